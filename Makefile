@@ -1,0 +1,55 @@
+# openmm_fab: `make run` shows it at work, `make test` tests it. Both set up .venv/ first, once.
+
+PYTHON ?= python3
+SYSTEM ?= alanine_dipeptide
+PRESET ?= laptop
+NAME ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OLDEST := 3.11
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types format clean
+
+help:
+	@echo "make run      train on systems/$(SYSTEM) and compare with its reference (PRESET=$(PRESET), SYSTEM=..., NAME=... for the run's name)"
+	@echo "make test     run the tests (PYTEST_ARGS='-k weights' to choose among them)"
+	@echo "make lint     ruff: rules and formatting"
+	@echo "make types    mypy"
+	@echo "make format   let ruff mend what it can"
+	@echo "make clean    remove $(VENV)/, caches and build artefacts; runs/ stays"
+	@echo "PYTHON=...    the interpreter that $(VENV)/ is made with, $(OLDEST) or newer (now $(PYTHON))"
+
+run: $(READY)
+	$(BIN)/openmm-fab run systems/$(SYSTEM) --preset $(PRESET) $(if $(NAME),--name $(NAME))
+
+test: $(READY)
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find openmm_fab tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last: an interrupted set-up starts again, and a changed list of packages is installed anew.
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < tuple(map(int, "$(OLDEST)".split("."))))' || \
+		{ echo "openmm_fab needs Python $(OLDEST) or newer; $(PYTHON) is not. Name one: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing openmm_fab into $(VENV)/ (PyTorch and OpenMM are large: a few minutes the first time)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[test,lint]" || \
+		{ echo "Could not install into $(VENV)/: pip says why above. The network? Then 'make' again." >&2; exit 1; }
+	@touch $(READY)

@@ -1,0 +1,56 @@
+"""Boltzmann ensembles and free energies from an OpenMM energy alone.
+
+One sample's way through the package::
+
+    PDB --system--> OpenMM System --energy--> u(x)
+                                                |
+    z --coordinates--> x                        +--target--> log p(z)
+    ^                                                           |
+    +--flow-- trained by path, hmc, ais, buffer, objectives, train
+    |
+    +--generator.sample--> Ensemble(x, u, log_w) --free_energy, compare--> F(phi), dF +- error, against MD
+"""
+
+from __future__ import annotations
+
+from .compare import Comparison, compare
+from .coordinates import InternalCoordinates
+from .energy import reduced_energy
+from .energy.bridge import OpenMMEnergy
+from .ensemble import Ensemble
+from .free_energy import Profile, basin_difference, profile, surface
+from .generator import BoltzmannGenerator, GeneratorSettings
+from .md import load_reference
+from .presets import PRESETS
+from .system import MolecularSystem, UnsupportedSystemError, available_systems
+from .train import Budget, Trainer, TrainingError
+from .weights import Estimate
+from .zmatrix import ZMatrix, build_zmatrix
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MolecularSystem",
+    "UnsupportedSystemError",
+    "available_systems",
+    "reduced_energy",
+    "OpenMMEnergy",
+    "ZMatrix",
+    "build_zmatrix",
+    "InternalCoordinates",
+    "BoltzmannGenerator",
+    "GeneratorSettings",
+    "PRESETS",
+    "Budget",
+    "Trainer",
+    "TrainingError",
+    "Ensemble",
+    "Estimate",
+    "load_reference",
+    "Profile",
+    "profile",
+    "surface",
+    "basin_difference",
+    "Comparison",
+    "compare",
+]

@@ -1,0 +1,81 @@
+"""Prioritised replay buffer of annealed samples (paper, section 4 and algorithm 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ReplayBuffer:
+    """The latest `capacity` samples with the log weights they were annealed with.
+
+    Parameters
+    ----------
+    capacity : int
+        Samples kept; the oldest are overwritten.
+    dim : int
+    dtype, device
+        Of the stored z; weights are float64.
+    """
+
+    def __init__(
+        self, capacity: int, dim: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> None:
+        self.capacity, self.size, self._next = capacity, 0, 0
+        self._z = torch.zeros(capacity, dim, dtype=dtype, device=device)
+        self._log_w = torch.full((capacity,), -torch.inf, dtype=torch.float64, device=device)
+        self._log_q = torch.zeros(capacity, dtype=dtype, device=device)
+
+    def add(self, z: Tensor, log_w: Tensor, log_q: Tensor) -> None:
+        """Store samples z (n, dim) with log weights and log q (n,) as they were when annealed; weightless ones are left out."""
+        keep = torch.isfinite(log_w) & torch.isfinite(log_q)
+        z, log_w, log_q = z[keep], log_w[keep], log_q[keep]
+        where = torch.arange(self._next, self._next + len(z), device=self._z.device) % self.capacity
+        self._z[where], self._log_w[where], self._log_q[where] = z, log_w.double(), log_q
+        self._next = (self._next + len(z)) % self.capacity
+        self.size = min(self.size + len(z), self.capacity)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw n different samples with probability proportional to their weights.
+
+        Returns
+        -------
+        index : Tensor of int, shape (n,)
+        z : Tensor, shape (n, dim)
+        log_q : Tensor, shape (n,)
+            As stored.
+
+        Raises
+        ------
+        ValueError
+            If fewer than n samples are stored.
+        """
+        if n > self.size:
+            raise ValueError(f"Expected at most {self.size} samples to be asked of the buffer; got {n}. Fill it first.")
+        # The n largest of log w + Gumbel noise are a draw without replacement.
+        uniform = torch.rand(self.size, generator=generator, dtype=torch.float64, device=self._z.device)
+        index = torch.topk(self._log_w[: self.size] - (-uniform.log()).log(), n).indices
+        index = index[torch.randperm(n, generator=generator, device=self._z.device)]
+        return index, self._z[index], self._log_q[index]
+
+    def adjust(self, index: Tensor, log_w_change: Tensor, log_q: Tensor) -> None:
+        """Follow the flow: weights towards p^alpha q^(1 - alpha) change by (1 - alpha)(log q - log q_old)."""
+        self._log_w[index] += log_w_change.double()
+        self._log_q[index] = log_q
+
+    @property
+    def log_w(self) -> Tensor:
+        """Log weights of what is stored, shape (size,)."""
+        return self._log_w[: self.size]
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        return {"z": self._z, "log_w": self._log_w, "log_q": self._log_q, "size": self.size, "next": self._next}
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        if state["z"].shape != self._z.shape:
+            raise ValueError(
+                f"Expected a buffer of shape {tuple(self._z.shape)}; got {tuple(state['z'].shape)}. "
+                "Resume with the settings that the checkpoint was made with."
+            )
+        self._z, self._log_w, self._log_q = state["z"].clone(), state["log_w"].clone(), state["log_q"].clone()
+        self.size, self._next = int(state["size"]), int(state["next"])

@@ -1,0 +1,296 @@
+"""OpenMM as one torch function: a batch of structures in, reduced energies and their gradient out.
+
+OpenMM evaluates one structure per call, so a batch is shared out to several *workers*: each is a Python
+thread with a Context of its own. OpenMM releases Python's lock while it computes, so threads run side by
+side. Worker processes evaluate about as many structures a second (`benchmarks/bridge.py` measures both,
+on every platform), but have to be started, fed through pipes and cleaned up after, can outlive a parent
+that died, and are awkward in Jupyter.
+
+On the CPU platform a Context with one thread still hands every step of the calculation to its own worker
+thread and waits for it. For small molecules on idle cores these waits dominate, so more workers than
+cores can be the fastest choice. Which platform and how many workers win differs from molecule to molecule
+and from machine to machine: they are timed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+import openmm
+import torch
+from torch import Tensor
+
+from openmm_fab.system import MolecularSystem
+
+TIMING_SECONDS = 0.06  # per candidate; up to about eight candidates
+TIMING_JIGGLE = 0.003  # nm, about a thermal displacement
+
+
+class OpenMMEnergy:
+    """u(x) = U(x)/kT from OpenMM, for a batch, differentiable once by autograd.
+
+    Every call computes afresh; nothing is cached. A structure with non-finite coordinates is never shown to
+    OpenMM (the CPU platform may answer with a plausible number); such a structure, and one with a non-finite
+    energy or gradient, gets u = +inf and gradient 0, and is counted in `invalid`. Finite energies stay,
+    however large. (Where only the gradient overflows, in nearly coincident atoms, a call without gradient
+    gives a finite u.)
+
+    Parameters
+    ----------
+    system : MolecularSystem
+    platform : str or None
+        "Reference", "CPU", "CUDA", "OpenCL", ...; None times Reference and CPU and takes the faster one.
+        The CPU platform works in single precision (errors of a few 1e-4 kJ/mol); which one wins can
+        change from run to run, so name the platform where numbers must repeat.
+    workers : int or None
+        Contexts and threads; None: timed together with the platform (GPUs: 1).
+    properties : mapping of str to str
+        OpenMM's platform properties; on the CPU platform Threads is "1" unless given.
+
+    Attributes
+    ----------
+    platform, workers
+        The choice made.
+    timings : dict of (platform, workers) to float
+        Seconds per structure, for the candidates that were timed; empty if nothing was.
+    evaluations, invalid : int
+        Structures asked for, and those of them that were invalid.
+    """
+
+    def __init__(
+        self,
+        system: MolecularSystem,
+        platform: str | None = None,
+        workers: int | None = None,
+        properties: Mapping[str, str] | None = None,
+    ):
+        known = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
+        if platform is not None and platform not in known:
+            raise ValueError(f"Expected a platform out of {known}; got {platform!r}.")
+        if properties and platform is None:
+            raise ValueError(f"Expected a platform for the properties {dict(properties)}; got None. Name it.")
+        if workers is not None and workers < 1:
+            raise ValueError(f"Expected workers >= 1; got {workers}.")
+        self.system = system
+        self.evaluations = 0
+        self.invalid = 0
+        self.timings: dict[tuple[str, int], float] = {}
+        self._properties = dict(properties or {})
+        self._lock = threading.Lock()  # a Context serves one caller at a time
+        self._pid = os.getpid()
+        self._contexts: list[openmm.Context] = []
+        self._pool: ThreadPoolExecutor | None = None
+        candidates = _candidates(platform, workers, known)
+        if len(candidates) > 1:
+            self._time(candidates)
+            candidates = [min(self.timings, key=self.timings.__getitem__)]
+        self._start(*candidates[0])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Reduced energies; forces are computed in the same pass where x needs a gradient, and only there.
+
+        Parameters
+        ----------
+        x : (batch, n_atoms, 3) float tensor, nm; any device
+
+        Returns
+        -------
+        (batch,) tensor of x's dtype and device; +inf where invalid
+            Its gradient can be taken once; a second derivative raises.
+        """
+        if x.requires_grad and torch.is_grad_enabled():
+            return _Energy.apply(x, self)
+        return self._evaluate(x.detach(), with_gradient=False)[0]
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """u (batch,) and du/dx (batch, n_atoms, 3) in 1/nm, both detached."""
+        u, gradient = self._evaluate(x.detach(), with_gradient=True)
+        assert gradient is not None
+        return u, gradient
+
+    def close(self) -> None:
+        """End the threads and free the Contexts. Calls after this raise."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._pool, self._contexts = None, []
+
+    def __enter__(self) -> OpenMMEnergy:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"OpenMMEnergy({self.system.name!r}, platform={self.platform!r}, workers={self.workers})"
+
+    # --- inside ---
+
+    def _start(self, platform: str, workers: int) -> None:
+        self.platform, self.workers = platform, workers
+        properties = {"Threads": "1", **self._properties} if platform == "CPU" else self._properties
+        self._contexts = [
+            openmm.Context(
+                self.system.system,
+                openmm.VerletIntegrator(0.001),  # never stepped
+                openmm.Platform.getPlatformByName(platform),
+                properties,
+            )
+            for _ in range(workers)
+        ]
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="openmm") if workers > 1 else None
+
+    def _time(self, candidates: list[tuple[str, int]]) -> None:
+        """Fill `timings` with seconds per structure on slightly perturbed copies of the molecule."""
+        noise = np.random.default_rng(0).normal(
+            scale=TIMING_JIGGLE, size=(2 * max(n for _, n in candidates), self.system.n_atoms, 3)
+        )
+        x = self.system.positions + noise
+        for platform, workers in candidates:
+            self._start(platform, workers)
+            self._share_out(x[:workers], True)  # the first evaluation of a Context compiles and allocates
+            seconds: list[float] = []
+            while sum(seconds) < TIMING_SECONDS:
+                start = time.perf_counter()
+                self._share_out(x[: 2 * workers], True)
+                seconds.append(time.perf_counter() - start)
+            # The median, as other programs on the machine slow some calls a lot.
+            self.timings[platform, workers] = float(np.median(seconds)) / len(x[: 2 * workers])
+            self.close()
+
+    def _evaluate(self, x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        if x.ndim != 3 or x.shape[1:] != (self.system.n_atoms, 3):
+            raise ValueError(
+                f"Expected x with shape (batch, {self.system.n_atoms}, 3) in nm; got {tuple(x.shape)}."
+            )
+        if not x.dtype.is_floating_point:
+            raise TypeError(f"Expected x of a floating-point dtype; got {x.dtype}.")
+        if os.getpid() != self._pid:
+            # OpenMM's threads do not follow into a forked child: its Contexts would wait for ever.
+            raise RuntimeError(
+                "This OpenMMEnergy was made in the parent process; make a new one after the fork."
+            )
+        if not self._contexts:
+            raise RuntimeError("This OpenMMEnergy was closed; make a new one.")
+        positions = x.to("cpu", torch.float64).numpy()
+        energies = np.full(len(x), np.inf)
+        forces = np.zeros(positions.shape) if with_gradient else None
+        usable = np.flatnonzero(np.isfinite(positions).all(axis=(1, 2)))
+        with self._lock:
+            energies[usable], found = self._share_out(positions[usable], with_gradient)
+        # Judged in the caller's dtype, where a large finite number may already be infinite.
+        u = torch.from_numpy(energies / self.system.kT).to(x)
+        valid = torch.isfinite(u)
+        gradient = None
+        if forces is not None:
+            forces[usable] = found
+            gradient = torch.from_numpy(forces / -self.system.kT).to(x)
+            valid &= torch.isfinite(gradient).all(dim=(1, 2))
+            gradient[~valid] = 0.0
+        u[~valid] = torch.inf
+        with self._lock:
+            self.evaluations += len(x)
+            self.invalid += int((~valid).sum())
+        return u, gradient
+
+    def _share_out(self, positions: np.ndarray, with_forces: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """Energies (n,) in kJ/mol, forces (n, atoms, 3) in kJ/mol/nm; one stretch of the batch a worker."""
+        energies = np.empty(len(positions))
+        forces = np.empty(positions.shape) if with_forces else None
+        stretches = [s for s in np.array_split(np.arange(len(positions)), self.workers) if len(s)]
+        jobs = [
+            (context, positions, s, energies, forces)
+            for context, s in zip(self._contexts, stretches, strict=False)
+        ]
+        if self._pool is None:
+            for job in jobs:
+                _fill(*job)
+        else:
+            futures = [self._pool.submit(_fill, *job) for job in jobs]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                # After Ctrl-C, too, no thread may still be using its Context when the next call comes.
+                wait(futures)
+        return energies, forces
+
+
+def _fill(
+    context: openmm.Context,
+    positions: np.ndarray,
+    rows: np.ndarray,
+    energies: np.ndarray,
+    forces: np.ndarray | None,
+) -> None:
+    # `_value` is the plain number in OpenMM's own units (kJ/mol, nm): Quantity arithmetic is slow.
+    for row in rows:
+        context.setPositions(positions[row])
+        state = context.getState(energy=True, forces=forces is not None)
+        energies[row] = state.getPotentialEnergy()._value
+        if forces is not None:
+            forces[row] = state.getForces(asNumpy=True)._value
+
+
+def _candidates(platform: str | None, workers: int | None, known: list[str]) -> list[tuple[str, int]]:
+    """(platform, workers) to choose from. GPUs only if asked for: starting one outlasts the whole timing."""
+    cores = _cores()
+    # More workers than cores hide the CPU platform's waits, on machines with few cores.
+    counts = {"Reference": [1, cores], "CPU": [1, cores, *(n for n in (2 * cores, 4 * cores) if n <= 16)]}
+    platforms = [platform] if platform is not None else [p for p in counts if p in known]
+    return [
+        (p, n)
+        for p in platforms
+        for n in ([workers] if workers is not None else sorted(set(counts.get(p, [1]))))
+    ]
+
+
+def _cores() -> int:
+    # Where a batch system pins us to a few cores, the others are not ours.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Energy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, energy: OpenMMEnergy) -> Tensor:
+        u, gradient = energy.value_and_gradient(x)
+        ctx.save_for_backward(x, u, gradient)
+        return u
+
+    @staticmethod
+    def backward(ctx: Any, grad_u: Tensor) -> tuple[Tensor, None]:
+        x, u, gradient = ctx.saved_tensors
+        gradient = _Gradient.apply(x, gradient)
+        # An invalid structure's gradient is 0 whatever comes down from above (inf and NaN included).
+        grad_u = torch.where(torch.isfinite(u), grad_u, torch.zeros_like(grad_u))
+        return grad_u[:, None, None] * gradient, None
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient as a function of x whose derivative raises.
+
+    torch's `once_differentiable` looks at the incoming gradient only: in the second derivative of
+    u(x) + f(x) it would silently leave out that of u.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gradient: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise RuntimeError("OpenMM gives first derivatives of the energy only; do not differentiate twice.")
+
+
+def regularize(u: Tensor, cut: float) -> Tensor:
+    """Energies above `cut` grow only logarithmically. Steers training only: weights use the true energy.
+
+    u for u <= cut, cut + log(1 + u - cut) above: monotone, with a continuous slope. +inf and NaN stay.
+    """
+    # The clamp keeps log1p inside its domain, so the branch not taken has a finite gradient.
+    return torch.where(u <= cut, u, cut + torch.log1p((u - cut).clamp(min=0.0)))

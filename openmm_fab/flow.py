@@ -1,0 +1,217 @@
+"""The normalizing flow: a base density and coupling layers of splines, on a mix of lines and circles.
+
+A flow is anything with ``sample(n, generator) -> (z, log_q)`` and ``log_prob(z) -> log_q``.  Here a layer moves half of
+the coordinates; how far, it decides from the other half, torsions entering as (cos, sin), so that nothing tears at
++-pi.  Straight coordinates go through a scale, a shift and a linear-tailed spline; circular ones through a rotation
+and a circular spline.  Base: standard normal on lines, uniform on circles.  A new flow is the identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from . import splines
+
+MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """Shape of the flow.
+
+    Attributes
+    ----------
+    layers : int
+        Coupling layers; each pair moves every coordinate once.
+    hidden : int
+        Units in each of the two hidden layers of a conditioner.
+    bins : int
+        Bins of each spline.
+    bound : float
+        Splines of straight coordinates act on [-bound, bound].
+    """
+
+    layers: int = 16
+    hidden: int = 128
+    bins: int = 8
+    bound: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.layers < 2 or self.hidden < 1 or self.bins < 2 or self.bound <= 0:
+            raise ValueError(f"Expected layers >= 2, hidden >= 1, bins >= 2 and bound > 0; got {self}.")
+
+
+class CouplingFlow(nn.Module):
+    """Coupling flow of circular and linear-tailed rational-quadratic splines.
+
+    Parameters
+    ----------
+    periodic : Tensor of bool, shape (dim,)
+        Which coordinates are angles in [-pi, pi).
+    settings : FlowSettings, optional
+    generator : torch.Generator, optional
+        Draws the partition of each layer and the initial conditioners.
+    """
+
+    def __init__(
+        self, periodic: Tensor, settings: FlowSettings | None = None, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings or FlowSettings()
+        self.dim = len(periodic)
+        if self.dim < 2:
+            raise ValueError(f"Expected at least 2 coordinates to couple; got {self.dim}.")
+        self.register_buffer("periodic", periodic.clone())
+        lines, circles = torch.nonzero(~periodic)[:, 0], torch.nonzero(periodic)[:, 0]
+        self.layers = nn.ModuleList()
+        for _ in range(self.settings.layers // 2):
+            lines = lines[torch.randperm(len(lines), generator=generator)]
+            circles = circles[torch.randperm(len(circles), generator=generator)]
+            for half in _halves(lines, circles):
+                layer = _Coupling(half, periodic, self.settings)
+                layer.reset(generator)
+                self.layers.append(layer)
+        self._compiled: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {}
+
+    def compile(self, batch: int) -> None:
+        """Fuse a layer with `torch.compile`, once for all layers; other batch sizes than `batch` run as they did.
+
+        Raises whatever the compiler raises: on CPU it needs a C++ compiler.
+        """
+        self._compiled = {batch: torch.compile(_couple, dynamic=False)}
+
+    def uncompile(self) -> None:
+        """Undo `compile`."""
+        self._compiled = {}
+
+    def _couple(self, z: Tensor, layer: nn.Module, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        couple = self._compiled.get(len(z), _couple)
+        return couple(z, *layer.arrays(), inverse)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""
+        if z.ndim != 2 or z.shape[1] != self.dim:
+            raise ValueError(f"Expected z with shape (batch, {self.dim}); got {tuple(z.shape)}.")
+        log_det = torch.zeros_like(z[:, 0])
+        for layer in reversed(self.layers):
+            z, change = self._couple(z, layer)
+            log_det = log_det + change
+        return self._base_log_prob(z) + log_det
+
+    def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """log q(z) (batch,) and its gradient in z (batch, dim), without a graph of the parameters."""
+        z = z.detach().requires_grad_()
+        log_q = self.log_prob(z)
+        (gradient,) = torch.autograd.grad(log_q.sum(), z)
+        return log_q.detach(), gradient
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """n samples z (n, dim), angles in [-pi, pi), and log q(z) (n,)."""
+        like = self.layers[0].w1
+        z = torch.randn(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
+        angles = torch.rand(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
+        z = torch.where(self.periodic, (2 * angles - 1) * math.pi, z)
+        log_q = self._base_log_prob(z)
+        for layer in self.layers:
+            z, change = self._couple(z, layer, inverse=True)
+            log_q = log_q - change
+        return z, log_q
+
+    def _base_log_prob(self, z: Tensor) -> Tensor:
+        normal = -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
+        return torch.where(self.periodic, -math.log(2 * math.pi), normal).sum(1)
+
+
+class _Coupling(nn.Module):
+    """Weights and index sets of one coupling layer; `_couple` is what it does with them."""
+
+    kept_lines: Tensor
+    kept_circles: Tensor
+    moved: Tensor
+    circular: Tensor
+    bound: Tensor
+    restore: Tensor
+    w1: nn.Parameter
+    w2: nn.Parameter
+
+    def __init__(self, moved: Tensor, periodic: Tensor, settings: FlowSettings) -> None:
+        super().__init__()
+        kept = torch.ones_like(periodic)
+        kept[moved] = False
+        kept_lines, kept_circles = torch.nonzero(kept & ~periodic)[:, 0], torch.nonzero(kept & periodic)[:, 0]
+        circular = periodic[moved]
+        self.register_buffer("kept_lines", kept_lines)
+        self.register_buffer("kept_circles", kept_circles)
+        self.register_buffer("moved", moved)
+        self.register_buffer("circular", circular)
+        self.register_buffer("bound", torch.where(circular, math.pi, settings.bound))
+        self.register_buffer("restore", torch.argsort(torch.cat([kept_lines, kept_circles, moved])))
+        features = len(kept_lines) + 2 * len(kept_circles)
+        sizes = [features, settings.hidden, settings.hidden, (3 * settings.bins + 2) * len(moved)]
+        for k, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
+            setattr(self, f"w{k}", nn.Parameter(torch.zeros(fan_out, fan_in)))
+            setattr(self, f"b{k}", nn.Parameter(torch.zeros(fan_out)))
+
+    def reset(self, generator: torch.Generator | None) -> None:
+        """Random hidden layers; an output of zero, so that the layer is the identity."""
+        with torch.no_grad():
+            for w in (self.w1, self.w2):
+                w.normal_(0.0, w.shape[1] ** -0.5, generator=generator)
+
+    def arrays(self) -> list[Tensor]:
+        """The arguments of `_couple` that differ from layer to layer."""
+        names = "kept_lines kept_circles moved circular bound restore w1 b1 w2 b2 w3 b3"
+        return [getattr(self, name) for name in names.split()]
+
+
+def _couple(
+    z: Tensor,
+    kept_lines: Tensor,
+    kept_circles: Tensor,
+    moved: Tensor,
+    circular: Tensor,
+    bound: Tensor,
+    restore: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+    inverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """One layer, data -> base (or back, if `inverse`): z (batch, dim) -> z and log |det| (batch,) of this direction."""
+    kept, angles, x = z[:, kept_lines], z[:, kept_circles], z[:, moved]
+    features = torch.cat([kept, angles.cos(), angles.sin()], dim=1)
+    raw = linear(silu(linear(silu(linear(features, w1, b1)), w2, b2)), w3, b3).view(len(z), -1, len(moved))
+    log_scale = torch.where(circular, 0.0, MAX_LOG_SCALE * torch.tanh(raw[:, 0] / MAX_LOG_SCALE))
+    shift = raw[:, 1]
+    if inverse:
+        x, log_det = splines.spline(x, raw[:, 2:], bound, circular, inverse=True)
+        x, log_det = (x - shift) * (-log_scale).exp(), log_det - log_scale
+        x = torch.where(circular, _wrap(x), x)
+    else:
+        x = x * log_scale.exp() + shift
+        x, log_det = splines.spline(torch.where(circular, _wrap(x), x), raw[:, 2:], bound, circular)
+        log_det = log_det + log_scale
+    return torch.cat([kept, angles, x], dim=1)[:, restore], log_det.sum(1)
+
+
+def _halves(lines: Tensor, circles: Tensor) -> list[Tensor]:
+    """Two sets that together hold every coordinate; they share one where a number is odd, so all layers have one shape."""
+    if len(lines) == len(circles) == 1:
+        return [lines, circles]
+    a, b = (len(lines) + 1) // 2, (len(circles) + 1) // 2
+    return [torch.cat([lines[:a], circles[:b]]), torch.cat([lines[len(lines) - a :], circles[len(circles) - b :]])]
+
+
+def _wrap(angle: Tensor) -> Tensor:
+    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi

@@ -1,0 +1,237 @@
+"""Free-energy profiles, surfaces and basin differences of an Ensemble, in kT, with bootstrap standard
+errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .weights import Estimate, z_score
+
+if TYPE_CHECKING:
+    import mdtraj
+
+    from .ensemble import Ensemble
+
+__all__ = [
+    "BasinDifference",
+    "Estimate",
+    "Profile",
+    "Surface",
+    "basin_difference",
+    "phi_positive",
+    "profile",
+    "surface",
+    "z_score",
+]
+
+PHI_POSITIVE = (0.0, 2.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """F = -ln p along one variable.
+
+    Parameters
+    ----------
+    edges : (bins + 1,)
+    value : (bins,), kT
+        Shifted so that its minimum is 0; inf in empty bins.
+    error : (bins,), kT
+        Standard error of -ln p, before the shift: normalisation, not the lowest bin, is what fixes it. nan
+        in empty bins.
+    probability : (bins,)
+        Share of all weight; less than 1 in sum where values lie outside the edges.
+    """
+
+    edges: np.ndarray
+    value: np.ndarray
+    error: np.ndarray
+    probability: np.ndarray
+
+    @property
+    def centers(self) -> np.ndarray:
+        return 0.5 * (self.edges[1:] + self.edges[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """F = -ln p over two variables: value, error, probability (bins, bins), first axis a; as in Profile."""
+
+    edges_a: np.ndarray
+    edges_b: np.ndarray
+    value: np.ndarray
+    error: np.ndarray
+    probability: np.ndarray
+
+
+@dataclass(frozen=True)
+class BasinDifference(Estimate):
+    """F(basin) - F(everything else) in kT, with what it rests on.
+
+    Parameters
+    ----------
+    probability : float
+        Share of the weight inside.
+    samples : int
+        Frames inside, and `effective`: Kish's effective number of them, (sum w)^2 / sum w^2 over the frames
+        inside. Frames of one MD trajectory are correlated: the error bar knows, this count does not.
+    note : str
+        Empty, or why there is no number.
+    """
+
+    probability: float = np.nan
+    samples: int = 0
+    effective: float = 0.0
+    note: str = ""
+
+    def __str__(self) -> str:
+        return super().__str__() + (f" ({self.note})" if self.note else "")
+
+
+def profile(
+    ensemble: Ensemble,
+    values: ArrayLike,
+    bins: int = 60,
+    range: tuple[float, float] = (-np.pi, np.pi),
+    n_bootstrap: int = 200,
+    seed: int = 0,
+) -> Profile:
+    """Free-energy profile along `values`.
+
+    Parameters
+    ----------
+    values : (n,)
+        One value a frame. Over a range of 2 pi they are angles (rad), wrapped into the range.
+    n_bootstrap : int
+        Bootstrap replicas (of blocks where the ensemble has blocks); 0 leaves the errors nan.
+    """
+    index, edges = _bin(ensemble, values, bins, range)
+    probability, error = _histogram(ensemble, index, bins, n_bootstrap, seed)
+    return Profile(edges, _free_energy(probability), error, probability)
+
+
+def surface(
+    ensemble: Ensemble,
+    a: ArrayLike,
+    b: ArrayLike,
+    bins: int = 64,
+    range: tuple[float, float] = (-np.pi, np.pi),
+    n_bootstrap: int = 0,
+    seed: int = 0,
+) -> Surface:
+    """Free-energy surface over `a` and `b`, (n,) each; arguments as in `profile`, without errors unless
+    asked for."""
+    index_a, edges = _bin(ensemble, a, bins, range)
+    index_b, _ = _bin(ensemble, b, bins, range)
+    index = np.where((index_a == bins) | (index_b == bins), bins * bins, index_a * bins + index_b)
+    probability, error = _histogram(ensemble, index, bins * bins, n_bootstrap, seed)
+    probability, error = probability.reshape(bins, bins), error.reshape(bins, bins)
+    return Surface(edges, edges, _free_energy(probability), error, probability)
+
+
+def phi_positive(ensemble: Ensemble, torsion: int = 0) -> np.ndarray:
+    """Mask (n,) of frames with 0 < phi < 2.5 rad, the left-handed region of a Ramachandran plot.
+
+    The upper edge is there because the beta region spills over phi = ±pi: "phi > 0" alone would count
+    its rim.
+
+    Parameters
+    ----------
+    torsion : int
+        Which phi, in residue order.
+    """
+    phi = ensemble.phi()
+    if torsion >= phi.shape[1]:
+        raise ValueError(
+            f"Expected a phi torsion number below {phi.shape[1]}, the number in this molecule; got {torsion}."
+        )
+    return in_phi_positive(phi[:, torsion])
+
+
+def in_phi_positive(phi: np.ndarray) -> np.ndarray:
+    """0 < phi < 2.5 rad; phi in (-pi, pi]."""
+    return (phi > PHI_POSITIVE[0]) & (phi < PHI_POSITIVE[1])
+
+
+def basin_difference(
+    ensemble: Ensemble,
+    basin: ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray] | None = None,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+) -> BasinDifference:
+    """dF = -ln(p_in / (1 - p_in)) in kT, the free energy of a basin less that of all the rest.
+
+    Parameters
+    ----------
+    basin : (n,) bool, or callable taking an mdtraj.Trajectory and returning it
+        Which frames are inside; by default `phi_positive` of the first phi.
+    """
+    if basin is None:
+        basin = phi_positive(ensemble)
+    mask = np.asarray(basin(ensemble.to_mdtraj()) if callable(basin) else basin)
+    if mask.shape != (ensemble.n,) or mask.dtype != bool:
+        raise ValueError(
+            f"Expected a boolean mask with shape ({ensemble.n},); got {mask.dtype} {mask.shape}."
+        )
+    w = ensemble.weights
+    inside, outside = w[mask].sum(), w[~mask].sum()
+    counts = dict(samples=int((w[mask] > 0.0).sum()), probability=float(inside))
+    if inside == 0.0:
+        return BasinDifference(np.inf, np.nan, **counts, note=f"none of {ensemble.n} samples is inside")
+    counts["effective"] = float(inside**2 / np.square(w[mask]).sum())
+    if outside == 0.0:
+        return BasinDifference(-np.inf, np.nan, **counts, note=f"all of {ensemble.n} samples are inside")
+    replicas = ensemble.bootstrap(lambda weights: weights[mask].sum(), n_bootstrap, seed)
+    # d(dF)/dp = -1 / (p (1 - p)). Replicas of dF itself are infinite whenever one leaves the basin empty.
+    error = float(ensemble.standard_error(replicas) / (inside * outside))
+    note = ""
+    if counts["effective"] < 10:
+        note = f"only {counts['effective']:.1f} effective samples inside: the error is itself uncertain"
+    return BasinDifference(float(np.log(outside / inside)), error, **counts, note=note)
+
+
+def _bin(
+    ensemble: Ensemble, values: ArrayLike, bins: int, range: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bin index (n,) of each value, `bins` for those outside or not finite; and the edges."""
+    low, high = range
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape != (ensemble.n,):
+        raise ValueError(f"Expected one value a frame, shape ({ensemble.n},); got {values.shape}.")
+    if bins < 1 or not low < high:
+        raise ValueError(f"Expected bins >= 1 and range[0] < range[1]; got {bins} and {range}.")
+    scaled = (values - low) / (high - low)
+    if abs(high - low - 2.0 * np.pi) < 1e-9:
+        scaled = np.mod(scaled, 1.0)
+    valid = (scaled >= 0.0) & (scaled <= 1.0)
+    index = np.minimum(bins * np.where(valid, scaled, 0.0), bins - 1).astype(np.int64)
+    return np.where(valid, index, bins), np.linspace(low, high, bins + 1)
+
+
+def _histogram(ensemble: Ensemble, index: np.ndarray, bins: int, n_bootstrap: int, seed: int):
+    """Probability (bins,) and the standard error of its -ln, by the delta method sd(p) / p."""
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        return np.bincount(index, weights=weights, minlength=bins + 1)[:bins]
+
+    probability = statistic(ensemble.weights)
+    if n_bootstrap == 0:
+        return probability, np.full(bins, np.nan)
+    error = ensemble.standard_error(ensemble.bootstrap(statistic, n_bootstrap, seed))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return probability, np.where(probability > 0.0, error / probability, np.nan)
+
+
+def _free_energy(probability: np.ndarray) -> np.ndarray:
+    if not (probability > 0.0).any():
+        raise ValueError(
+            "Expected some weight inside the range; every bin is empty. Check the range and its unit."
+        )
+    with np.errstate(divide="ignore"):
+        # + 0.0 turns the minimum's -0.0 into 0.0.
+        return -np.log(probability / probability.max()) + 0.0

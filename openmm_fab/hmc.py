@@ -1,0 +1,58 @@
+"""Hamiltonian Monte Carlo on one density of the path (Neal 2011, arXiv 1206.1901)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .path import Flow, Path, Points
+from .target import Target
+
+
+def hmc(
+    points: Points,
+    path: Path,
+    lam: float,
+    flow: Flow,
+    target: Target,
+    step_size: float,
+    leapfrogs: int,
+    generator: torch.Generator | None = None,
+) -> tuple[Points, Tensor]:
+    """One trajectory of unit mass; leaves the path's density at `lam` invariant.
+
+    Costs `leapfrogs` evaluations of flow and target a point.
+
+    Returns
+    -------
+    points : Points
+    acceptance : Tensor, shape (batch,)
+        Metropolis acceptance probabilities.  A point of zero density accepts whatever has some; a proposal whose
+        energy is not finite is refused.
+    """
+    z = points.z
+    start = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+    momentum = start + 0.5 * step_size * path.gradient(points, lam)
+    here = points
+    for k in range(leapfrogs):
+        z = _wrap(z + step_size * momentum, target.periodic.to(z.device))
+        here = Points.at(z, flow, target)
+        last = k == leapfrogs - 1
+        momentum = momentum + (0.5 if last else 1.0) * step_size * path.gradient(here, lam)
+    log_ratio = path.log_prob(here, lam) - path.log_prob(points, lam)
+    log_ratio = log_ratio - 0.5 * (momentum.square() - start.square()).sum(1)
+    log_ratio = torch.where(torch.isfinite(here.log_p) & torch.isfinite(here.log_q), log_ratio, -torch.inf)
+    acceptance = torch.where(log_ratio.isnan(), 0.0, log_ratio.clamp(max=0.0).exp())
+    accepted = torch.rand(len(z), generator=generator, dtype=z.dtype, device=z.device) < acceptance
+    return here.where(accepted, points), acceptance
+
+
+def adapt(step_size: float, acceptance: float, goal: float, factor: float = 1.05) -> float:
+    """A longer step after too much acceptance, a shorter one after too little."""
+    return step_size * factor if acceptance > goal else step_size / factor
+
+
+def _wrap(z: Tensor, periodic: Tensor) -> Tensor:
+    return torch.where(periodic, torch.remainder(z + math.pi, 2 * math.pi) - math.pi, z)

@@ -1,0 +1,41 @@
+"""Named settings of a whole run, each for a kind of machine and of patience."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .ais import AISSettings
+from .flow import FlowSettings
+from .generator import GeneratorSettings
+from .train import TrainSettings
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of a run.
+
+    Attributes
+    ----------
+    minutes : float
+        Training time, compilation included.
+    samples : int
+        Flow samples in the final ensemble.
+    settings : GeneratorSettings
+    """
+
+    minutes: float
+    samples: int
+    settings: GeneratorSettings = field(default_factory=GeneratorSettings)
+
+
+PRESETS = {
+    "smoke": Preset(
+        minutes=1.2,
+        samples=4_000,
+        settings=GeneratorSettings(
+            flow=FlowSettings(layers=8, hidden=64),
+            train=TrainSettings(batch=128, buffer_min=8, ais=AISSettings(intermediate=1, leapfrogs=3)),
+        ),
+    ),
+    "laptop": Preset(minutes=18.5, samples=20_000),
+}

@@ -1,0 +1,104 @@
+"""Monotonic rational-quadratic splines (Durkan et al. 2019, arXiv 1906.04032) on lines and circles, as pure functions.
+
+Raw parameters stand one plane a parameter, (batch, n_parameters, dim).  All raw parameters zero is the identity.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+MIN_SHARE = 1e-3  # least width and height of a bin, as a share of the whole
+MIN_SLOPE = 1e-3
+_UNIT_SLOPE = math.log(math.expm1(1.0 - MIN_SLOPE))  # a raw slope of zero is a slope of one
+
+
+def spline(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    """Map [-bound, bound] onto itself; beyond, a line is left alone and a circle does not exist.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, dim)
+        Angles in [-pi, pi) where `circular`.
+    raw : Tensor, shape (batch, 3 * bins, dim)
+        Widths, heights, slopes at the inner knots, slope at both ends.  The last is free on a circle, so that value
+        and slope are continuous at +-pi, and is not used on a line, whose ends have slope one.
+    bound : Tensor, shape (dim,)
+        pi where `circular`.
+    circular : Tensor of bool, shape (dim,)
+
+    Returns
+    -------
+    y, log_det : Tensor, shape (batch, dim)
+    """
+    bins = raw.shape[1] // 3
+    widths, heights, inner, end = raw.split([bins, bins, bins - 1, 1], dim=1)
+    end = torch.where(circular, end, 0.0)
+    inside = circular | (x.abs() < bound)
+    position = torch.where(inside, x / (2 * bound) + 0.5, 0.5)
+    y, log_det = _unit_spline(position, widths, heights, torch.cat([end, inner, end], dim=1), inverse)
+    return torch.where(inside, (2 * y - 1) * bound, x), torch.where(inside, log_det, 0.0)
+
+
+def _unit_spline(
+    x: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """Spline of [0, 1]; eq. 4 and 5 of the paper, or eq. 6 to 8 for the inverse."""
+    x0, width, y0, height, d0, d1 = _Bin.apply(x, widths, heights, slopes, inverse)
+    d0, d1 = MIN_SLOPE + softplus(d0 + _UNIT_SLOPE), MIN_SLOPE + softplus(d1 + _UNIT_SLOPE)
+    slope = height / width
+    bend = d0 + d1 - 2 * slope
+    if inverse:  # the root of a quadratic, in the form that does not cancel
+        rise = x - y0
+        a = height * (slope - d0) + rise * bend
+        b = height * d0 - rise * bend
+        c = -slope * rise
+        t = 2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())
+    else:
+        t = (x - x0) / width
+    s = t * (1 - t)
+    denominator = slope + bend * s
+    y = x0 + t * width if inverse else y0 + height * (slope * t.square() + d0 * s) / denominator
+    growth = d1 * t.square() + 2 * slope * s + d0 * (1 - t).square()
+    log_det = 2 * slope.log() + growth.log() - 2 * denominator.log()
+    return y, -log_det if inverse else log_det
+
+
+class _Bin(torch.autograd.Function):
+    """The bin that x lies in: left edge, width, bottom, height, raw slopes at both ends.
+
+    By hand because the gradient is so simple: an edge is the sum of the shares before it.  Autograd would walk back
+    through softmax, cumsum and gather, and take most of the flow's time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, inverse: bool
+    ) -> tuple[Tensor, ...]:
+        scale = 1 - MIN_SHARE * widths.shape[1]
+        p, q = widths.softmax(1), heights.softmax(1)
+        right, top = (MIN_SHARE + scale * p).cumsum(1), (MIN_SHARE + scale * q).cumsum(1)
+        k = (x[:, None] >= (top if inverse else right)[:, :-1]).sum(1, keepdim=True)
+        width, height = MIN_SHARE + scale * p.gather(1, k), MIN_SHARE + scale * q.gather(1, k)
+        x0, y0 = right.gather(1, k) - width, top.gather(1, k) - height
+        d0, d1 = slopes.gather(1, k), slopes.gather(1, k + 1)
+        ctx.save_for_backward(p, q, k)
+        return tuple(plane[:, 0] for plane in (x0, width, y0, height, d0, d1))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        p, q, k = ctx.saved_tensors
+        x0, width, y0, height, d0, d1 = (g[:, None] for g in gradients)
+        bins = torch.arange(p.shape[1], device=p.device)[:, None]
+        here, before = bins == k, bins < k
+
+        def shares(share: Tensor, edge: Tensor, size: Tensor) -> Tensor:
+            g = share * torch.where(here, size, torch.where(before, edge, 0.0))
+            return (1 - MIN_SHARE * p.shape[1]) * (g - share * g.sum(1, keepdim=True))
+
+        slopes = torch.zeros_like(p[:, :1]).expand(-1, p.shape[1] + 1, -1).scatter(1, k, d0).scatter_add(1, k + 1, d1)
+        return None, shares(p, x0, width), shares(q, y0, height), slopes, None

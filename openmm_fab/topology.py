@@ -1,0 +1,107 @@
+"""What an Ensemble asks of an mdtraj.Topology: names of torsions, the same atoms or not, arrays to put in a
+file."""
+
+from __future__ import annotations
+
+import warnings
+
+import mdtraj
+import numpy as np
+
+
+def named_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
+    """Backbone phi and psi by name ("phi ALA2"); where there are none, one torsion for every rotatable
+    heavy-atom bond.
+
+    A bond counts as rotatable when both its atoms have another heavy neighbour and it is in no ring.
+    """
+    dummy = mdtraj.Trajectory(np.zeros((1, topology.n_atoms, 3)), topology)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        phi, psi = (compute(dummy, periodic=False)[0] for compute in (mdtraj.compute_phi, mdtraj.compute_psi))
+    # phi is C-[N-CA-C], psi [N-CA-C]-N: in both the residue is that of the third or second atom.
+    named = {f"phi {topology.atom(row[2]).residue}": tuple(map(int, row)) for row in phi}
+    named |= {f"psi {topology.atom(row[1]).residue}": tuple(map(int, row)) for row in psi}
+    return named or _rotatable(topology)
+
+
+def _rotatable(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
+    heavy: dict[int, list[int]] = {a.index: [] for a in topology.atoms if a.element.symbol not in ("H", "VS")}
+    for a, b in topology.bonds:
+        if a.index in heavy and b.index in heavy:
+            heavy[a.index].append(b.index)
+            heavy[b.index].append(a.index)
+    named = {}
+    for j in heavy:
+        for k in heavy[j]:
+            ends = [sorted(set(heavy[j]) - {k}), sorted(set(heavy[k]) - {j})]
+            if j < k and all(ends) and not _joined(heavy, j, k):
+                quadruple = (ends[0][0], j, k, ends[1][0])
+                named["-".join(topology.atom(i).name for i in quadruple) + f" ({j},{k})"] = quadruple
+    return named
+
+
+def _joined(neighbours: dict[int, list[int]], j: int, k: int) -> bool:
+    """Is k reached from j without their own bond, that is, through a ring?"""
+    seen, todo = {j}, [i for i in neighbours[j] if i != k]
+    while todo:
+        i = todo.pop()
+        if i == k:
+            return True
+        if i not in seen:
+            seen.add(i)
+            todo += neighbours[i]
+    return False
+
+
+def check_same_atoms(got: mdtraj.Topology, expected: mdtraj.Topology) -> None:
+    """Raise a ValueError that says which atom differs unless both have the same atoms in the same order."""
+    if got.n_atoms != expected.n_atoms:
+        raise ValueError(
+            f"Expected a trajectory of the system's {expected.n_atoms} atoms; got {got.n_atoms}. "
+            "Slice it to the molecule first: trajectory.atom_slice(indices of the molecule)."
+        )
+    ours, theirs = list(expected.atoms), list(got.atoms)
+    # Files may name atoms by another convention (HN for H); the same names shuffled are another order.
+    same_names = sorted(a.name for a in ours) == sorted(a.name for a in theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        if a.element != b.element or (same_names and a.name != b.name):
+            raise ValueError(
+                f"Expected the system's atoms in the system's order; atom {a.index} is {a} "
+                f"({a.element.symbol}) in the system and {b} ({b.element.symbol}) in the trajectory. "
+                "Reorder it: mdtraj.Trajectory(trajectory.xyz[:, order], system.md_topology)."
+            )
+
+
+def topology_to_arrays(topology: mdtraj.Topology) -> dict[str, np.ndarray]:
+    """Arrays of names, elements, residues, chains and bonds: all that `topology_from_arrays` needs, without
+    pickling."""
+    atoms, residues = list(topology.atoms), list(topology.residues)
+    return {
+        "atom_name": np.array([a.name for a in atoms], dtype=str),
+        "atom_element": np.array([a.element.symbol for a in atoms], dtype=str),
+        "atom_residue": np.array([a.residue.index for a in atoms], dtype=int),
+        "residue_name": np.array([r.name for r in residues], dtype=str),
+        "residue_number": np.array([r.resSeq for r in residues], dtype=int),
+        "residue_segment": np.array([r.segment_id for r in residues], dtype=str),
+        "residue_chain": np.array([r.chain.index for r in residues], dtype=int),
+        "bonds": np.array([(a.index, b.index) for a, b in topology.bonds], dtype=int).reshape(-1, 2),
+    }
+
+
+def topology_from_arrays(arrays: dict[str, np.ndarray]) -> mdtraj.Topology:
+    """The inverse of `topology_to_arrays`."""
+    topology = mdtraj.Topology()
+    chains = [topology.add_chain() for _ in range(int(arrays["residue_chain"].max(initial=-1)) + 1)]
+    keys = ("residue_name", "residue_chain", "residue_number", "residue_segment")
+    residues = [
+        topology.add_residue(str(name), chains[chain], resSeq=int(number), segment_id=str(segment))
+        for name, chain, number, segment in zip(*(arrays[key] for key in keys), strict=True)
+    ]
+    keys = ("atom_name", "atom_element", "atom_residue")
+    for name, symbol, residue in zip(*(arrays[key] for key in keys), strict=True):
+        topology.add_atom(str(name), mdtraj.element.get_by_symbol(str(symbol)), residues[residue])
+    atoms = list(topology.atoms)
+    for i, j in arrays["bonds"]:
+        topology.add_bond(atoms[i], atoms[j])
+    return topology

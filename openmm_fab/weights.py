@@ -1,0 +1,212 @@
+"""Importance weights: effective sample size, tail diagnostics, normalising constant, resampling.
+
+Everything here takes unnormalised log weights in nats, a numpy array of shape (n,), and accumulates in
+float64. A weight of zero (log weight -inf, an invalid structure) is an ordinary sample: it stays counted in
+n.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import logsumexp
+
+CLIP_FRACTION = 1e-4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its standard error; both may be arrays of one shape.
+
+    Parameters
+    ----------
+    value : float or array
+    error : float or array
+        One standard error; nan where it cannot be known.
+    """
+
+    value: float | np.ndarray
+    error: float | np.ndarray
+
+    def __str__(self) -> str:
+        if np.ndim(self.value):
+            return f"array of shape {np.shape(self.value)}, largest standard error {np.max(self.error):.2g}"
+        value, error = float(self.value), float(self.error)
+        if not math.isfinite(value):
+            return f"{value}"
+        if not math.isfinite(error):
+            return f"{value:.4g} ± ?"
+        if error == 0.0:
+            return f"{value:.6g} ± 0"
+        digits = -math.floor(math.log10(error))
+        # One digit of an error that starts with 1 or 2 is too coarse; show two of those.
+        if error * 10.0**digits < 2.95:
+            digits += 1
+        digits = max(digits, 0)
+        return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def z_score(a: Estimate, b: Estimate) -> float | np.ndarray:
+    """(a - b) in units of their combined standard error; the two are taken as independent."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.subtract(a.value, b.value) / np.hypot(a.error, b.error)
+    return z if np.ndim(z) else float(z)
+
+
+def _checked(log_w: ArrayLike) -> np.ndarray:
+    log_w = np.asarray(log_w, dtype=np.float64)
+    if log_w.ndim != 1 or log_w.size == 0:
+        raise ValueError(f"Expected log weights with shape (n,), n > 0; got {log_w.shape}.")
+    if np.isnan(log_w).any() or (log_w == np.inf).any():
+        bad = int((np.isnan(log_w) | (log_w == np.inf)).sum())
+        raise ValueError(
+            f"Expected finite log weights, or -inf for weight zero; got {bad} of {log_w.size} "
+            "that are nan or +inf. Give structures with a non-finite energy the log weight -inf."
+        )
+    if (log_w == -np.inf).all():
+        raise ValueError(f"Expected at least one weight above zero; all {log_w.size} log weights are -inf.")
+    return log_w
+
+
+def log_sum_exp(log_w: ArrayLike) -> float:
+    """ln of the sum of the weights."""
+    return float(logsumexp(_checked(log_w)))
+
+
+def log_mean_exp(log_w: ArrayLike) -> float:
+    """ln of the mean of the weights, zeros included."""
+    log_w = _checked(log_w)
+    return float(logsumexp(log_w) - np.log(log_w.size))
+
+
+def normalized_weights(log_w: ArrayLike) -> np.ndarray:
+    """Weights that sum to one, (n,) float64."""
+    log_w = _checked(log_w)
+    w = np.exp(log_w - log_w.max())
+    return w / w.sum()
+
+
+def effective_sample_size(log_w: ArrayLike) -> float:
+    """Kish's effective number of samples, (sum w)^2 / sum w^2, between 1 and n; of the raw weights, never
+    clipped."""
+    return float(1.0 / np.square(normalized_weights(log_w)).sum())
+
+
+def clipped(log_w: ArrayLike, fraction: float = CLIP_FRACTION) -> np.ndarray:
+    """Log weights whose largest ``int(fraction * n)`` are set to the largest one below them.
+
+    Figures from clipped weights are biased and flatter: print them beside the raw ones, with the fraction.
+    Nothing is clipped when ``fraction * n < 1``.
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f"Expected 0 <= fraction < 1; got {fraction}.")
+    log_w = _checked(log_w)
+    count = int(fraction * log_w.size + 1e-9)
+    if count == 0:
+        return log_w.copy()
+    return np.minimum(log_w, np.partition(log_w, -count - 1)[-count - 1])
+
+
+def pareto_khat(log_w: ArrayLike) -> float:
+    """Shape k of a generalised Pareto distribution fitted to the largest weights.
+
+    Weights have a finite variance for k < 0.5 and a finite mean for k < 1. -inf for equal weights, which
+    have no tail; inf where a handful of weights dwarfs all others; nan for fewer than 25 positive weights or
+    a failed fit. Samples of weight zero say nothing about the tail and are left out. Vehtari, Simpson,
+    Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 25 (2024), arXiv 1507.02646.
+    """
+    try:
+        from arviz_stats.base import array_stats
+    except ImportError as error:
+        raise ImportError(
+            "k-hat needs arviz-stats: pip install openmm_fab, or pip install arviz-stats."
+        ) from error
+    log_w = _checked(log_w)
+    log_w = log_w[log_w > -np.inf]
+    if log_w.max() - log_w.min() < 1e-12:
+        return -np.inf
+    if log_w.size < 25:
+        return np.nan
+    # The fit starts from the lower quartile of its tail, 3 sqrt(n) weights or a fifth of them. Where exp of
+    # that underflows beside the largest weight it returns about 0, the best grade for the worst weights.
+    tail = int(3.0 * np.sqrt(log_w.size)) if log_w.size > 225 else log_w.size // 5
+    if log_w.max() - np.sort(log_w)[log_w.size - tail + tail // 4] > 700.0:
+        return np.inf
+    try:
+        with np.errstate(all="ignore"):
+            # psislw is made for log likelihoods and negates what it gets: +log_w fits the smallest weights.
+            khat = float(array_stats.psislw(-log_w)[1])
+    except ValueError as error:
+        if "tail values are the same" in str(error):
+            return -np.inf
+        raise
+    return khat if np.isfinite(khat) else np.nan
+
+
+def log_z(log_w: ArrayLike) -> Estimate:
+    """ln of the mean weight, with a standard error by the delta method: sd(w) / (mean(w) sqrt(n))."""
+    log_w = _checked(log_w)
+    w = log_w.size * normalized_weights(log_w)
+    error = w.std(ddof=1) / np.sqrt(w.size) if w.size > 1 else np.nan
+    return Estimate(log_mean_exp(log_w), float(error))
+
+
+def weighted_mean(log_w: ArrayLike, values: ArrayLike) -> Estimate:
+    """Self-normalised importance-sampling mean of independent samples, with its standard error.
+
+    error^2 = sum_i W_i^2 (f_i - mean)^2 with normalised weights W: Owen, "Monte Carlo theory, methods
+    and examples", eq. 9.9. Values of samples with weight zero are never looked at.
+
+    Parameters
+    ----------
+    log_w : (n,)
+    values : (n, ...)
+    """
+    w, values = _aligned(normalized_weights(log_w), values)
+    mean = np.tensordot(w, values, axes=1)
+    error = np.sqrt(np.tensordot(np.square(w), np.square(values - mean), axes=1))
+    return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
+
+
+def _aligned(w: np.ndarray, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and values in float64, with the values of samples of weight zero (perhaps nan) set to zero."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape[:1] != w.shape:
+        raise ValueError(f"Expected one value a sample, shape ({w.size}, ...); got {values.shape}.")
+    positive = (w > 0.0).reshape((-1,) + (1,) * (values.ndim - 1))
+    return w, np.where(positive, values, 0.0)
+
+
+def systematic_resample(log_w: ArrayLike, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices (n,) of samples drawn in proportion to their weights, by systematic resampling, in ascending
+    order.
+
+    Sample i is drawn floor(n W_i) or ceil(n W_i) times. Douc, Cappé, Moulines, ISPA 2005, section 2.4.
+    """
+    if n < 1:
+        raise ValueError(f"Expected n >= 1 samples to draw; got {n}.")
+    w = normalized_weights(log_w)
+    cumulative = np.cumsum(w)
+    last = int(np.flatnonzero(w)[-1])
+    # The sum may round to just below one: the last positive weight closes the interval.
+    cumulative[last:] = 1.0
+    return np.searchsorted(cumulative, (rng.random() + np.arange(n)) / n, side="right").clip(max=last)
+
+
+def diagnosis(log_w: ArrayLike) -> str:
+    """What k-hat and the effective sample size say about estimates made with these weights, in words."""
+    ess, khat = effective_sample_size(log_w), pareto_khat(log_w)
+    if khat == -np.inf:
+        tail = "equal weights"
+    elif np.isnan(khat):
+        tail = "k-hat cannot be estimated: do not trust these weights"
+    elif khat < 0.5:
+        tail = f"k-hat {khat:.2f}: reliable"
+    elif khat <= 0.7:
+        tail = f"k-hat {khat:.2f}: usable, errors are underrated"
+    else:
+        tail = f"k-hat {khat:.2f}: do not trust these weights"
+    return tail + (f"; effective sample size {ess:.0f}: too few, draw more samples" if ess < 100 else "")

@@ -1,0 +1,25 @@
+"""What every test may use.
+
+There is no global seed: a test that needs random numbers makes its own torch.Generator or numpy Generator.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Plots are drawn into files, and no test waits for a window.
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+from openmm_fab.memory import keep_freed_memory
+from openmm_fab.system import MolecularSystem
+
+# As early as it can be: batches of the same size come and go in every test.
+keep_freed_memory()
+
+
+@pytest.fixture(scope="session")
+def alanine_dipeptide() -> MolecularSystem:
+    """Alanine dipeptide from `systems/`, 22 atoms. Shared by all tests: do not change it."""
+    return MolecularSystem.load("alanine_dipeptide")

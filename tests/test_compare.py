@@ -1,0 +1,144 @@
+"""Comparison of ensembles whose free energies are known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from test_ensemble import backbone, backbone_topology
+
+from openmm_fab.compare import compare, divergence
+from openmm_fab.ensemble import Ensemble
+from openmm_fab.free_energy import in_phi_positive
+
+
+def two_basins(n: int, p: float, seed: int, shift: float = 0.0, **fields) -> Ensemble:
+    """phi: share p around +1, the rest around -1.5; psi: around 1 + shift."""
+    rng = np.random.default_rng(seed)
+    positive = rng.random(n) < p
+    phi = np.where(positive, 1.0, -1.5) + 0.3 * rng.normal(size=n)
+    return backbone(phi, 1.0 + shift + 0.5 * rng.normal(size=n), **fields)
+
+
+def flow(n: int, seed: int, p_flow: float = 0.4, p: float = 0.1) -> Ensemble:
+    """Draws the basins with share p_flow and carries the weights that turn it into p."""
+    ensemble = two_basins(n, p_flow, seed, name="flow")
+    # The Gaussians hardly overlap at phi = -0.25: below it the weight is that of the negative basin.
+    inside = ensemble.phi()[:, 0] > -0.25
+    noise = 0.3 * np.random.default_rng(seed + 1000).normal(size=n)
+    log_w = np.where(inside, np.log(p / p_flow), np.log((1 - p) / (1 - p_flow))) + noise
+    return Ensemble(ensemble.x, ensemble.u, log_w, ensemble.topology, 300.0, name="flow")
+
+
+def test_divergences_in_closed_form() -> None:
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.25, 0.5])
+    result = divergence(p, q)
+    assert result.kl == pytest.approx(np.log(2.0))
+    assert result.tv == pytest.approx(0.5)
+    half = 0.5 * (p + q)
+    js = 0.5 * (2 * 0.5 * np.log(0.5 / 0.375) + 2 * 0.25 * np.log(0.25 / 0.375) + 0.5 * np.log(0.5 / half[2]))
+    assert result.js == pytest.approx(js)
+    # Disjoint: total variation 1, Jensen-Shannon ln 2, KL at the floor.
+    apart = divergence([1.0, 0.0], [0.0, 1.0])
+    assert (apart.tv, apart.js, apart.kl) == pytest.approx((1.0, np.log(2.0), -np.log(1e-10)))
+    assert divergence(p, p).kl == 0.0
+
+
+def test_halves_of_one_ensemble_agree() -> None:
+    whole = two_basins(8000, 0.1, seed=0)
+    result = compare(whole[::2], whole[1::2], n_bootstrap=60)
+    (basin,) = result.basins
+    assert abs(basin.z) < 3 and basin.verdict == "agree within errors"
+    assert basin.ensemble.value == pytest.approx(np.log(9.0), abs=0.3)
+    phi = result.torsions[0]
+    assert phi.divergence.kl < 0.05 and phi.divergence == phi.divergence_flow
+    assert phi.largest.value < 5 * phi.largest.error
+
+
+def test_weights_turn_the_flow_into_the_reference() -> None:
+    result = compare(flow(6000, seed=1), two_basins(6000, 0.1, seed=2, name="md"), n_bootstrap=60)
+    (basin,) = result.basins
+    assert basin.verdict == "agree within errors"
+    assert basin.flow.value == pytest.approx(np.log(0.6 / 0.4), abs=0.15)
+    assert basin.reference.value == pytest.approx(np.log(9.0), abs=0.2)
+    phi, psi = result.torsions
+    assert (phi.name, psi.name) == ("phi ALA2", "psi ALA2")
+    # KL between the two mixtures: 0.1 ln(0.1 / 0.4) + 0.9 ln(0.9 / 0.6).
+    assert phi.divergence_flow.kl == pytest.approx(0.1 * np.log(0.25) + 0.9 * np.log(1.5), abs=0.04)
+    assert phi.divergence.kl < 0.05
+    assert set(result.pairs[0].divergence) == {64, 100}
+    assert result.pairs[0].divergence[64].js < result.pairs[0].divergence_flow[64].js
+
+
+def test_a_shifted_ensemble_disagrees() -> None:
+    result = compare(two_basins(6000, 0.2, seed=3, shift=0.5), two_basins(6000, 0.1, seed=4), n_bootstrap=60)
+    (basin,) = result.basins
+    assert basin.verdict == "disagree" and basin.z < -3
+    _, psi = result.torsions
+    assert psi.rms > 0.5
+    # Gaussians of one width s shifted by d: KL = d^2 / 2 s^2.
+    assert psi.divergence.kl == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_missing_basin_is_called_missing() -> None:
+    result = compare(two_basins(3000, 0.0, seed=5), two_basins(3000, 0.1, seed=6), n_bootstrap=40)
+    assert result.basins[0].verdict == "basin missing"
+    assert result.torsions[0].unvisited > 5
+    assert "inf" in result.table() and "basin missing" in result.table()
+    assert result.to_dict()["basins"][0]["ensemble"]["value"] is None
+    swapped = compare(two_basins(3000, 0.1, seed=6), two_basins(3000, 0.0, seed=5), n_bootstrap=40)
+    assert swapped.basins[0].verdict == "basin missing in the reference"
+
+
+def test_untrustworthy_weights_spoil_the_verdict() -> None:
+    ensemble = flow(4000, seed=7)
+    tail = -1.1 * np.log(np.random.default_rng(8).random(4000))
+    wild = Ensemble(ensemble.x, ensemble.u, ensemble.log_w + tail, ensemble.topology, 300.0)
+    verdict = compare(wild, two_basins(4000, 0.1, seed=9), n_bootstrap=40).basins[0].verdict
+    assert wild.khat > 0.7
+    assert "not to be trusted" in verdict
+
+
+def test_table_and_dict_hold_the_figures_that_qualify_each_other() -> None:
+    result = compare(
+        flow(3000, seed=10),
+        two_basins(3000, 0.1, seed=11, block=np.arange(3000) // 100, name="md"),
+        n_bootstrap=40,
+    )
+    table = str(result)
+    for word in (
+        "ESS",
+        "ESS clipped",
+        "k-hat",
+        "phi > 0 ALA2",
+        "psi ALA2",
+        "64x64",
+        "100x100",
+        "1e-10",
+        "verdict",
+    ):
+        assert word in table
+    assert "<pre>" in result._repr_html_() and "||" in result._repr_html_()
+    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert plain["reference"]["blocks"] == 30 and plain["reference"]["khat"] is None
+    assert plain["basins"][0]["z"] == pytest.approx(result.basins[0].z)
+    assert len(plain["torsions"][0]["ensemble"]["value"]) == 60
+
+
+def test_basins_of_ones_own_and_other_molecules() -> None:
+    a, b = two_basins(1000, 0.3, seed=12), two_basins(1000, 0.3, seed=13)
+    result = compare(a, b, {"all but nothing": lambda t: np.arange(t.n_frames) > 500}, n_bootstrap=20)
+    assert [x.name for x in result.basins] == ["all but nothing"]
+    with pytest.raises(ValueError, match="310 K"):
+        compare(a, two_basins(10, 0.3, seed=1, temperature=310.0))
+    other = backbone_topology()
+    other.atom(0).element = other.atom(1).element
+    with pytest.raises(ValueError, match="atom 0"):
+        compare(a, two_basins(10, 0.3, seed=1, topology=other))
+
+
+def test_default_basin_has_its_upper_edge() -> None:
+    np.testing.assert_array_equal(
+        in_phi_positive(np.array([-0.1, 0.1, 2.4, 2.6])), [False, True, True, False]
+    )

@@ -1,0 +1,302 @@
+"""Ensemble: error bars against repeated experiments and analytic errors; files; trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from types import SimpleNamespace
+
+import mdtraj
+import numpy as np
+import pytest
+
+from openmm_fab.ensemble import Ensemble, time_blocks
+from openmm_fab.topology import named_torsions
+
+
+def backbone_topology(alanine: Sequence[str] = ("N", "CA", "C")) -> mdtraj.Topology:
+    """The five backbone atoms of ACE-ALA-NME that carry phi and psi."""
+    topology = mdtraj.Topology()
+    chain = topology.add_chain()
+    for number, (residue, names) in enumerate([("ACE", ["C"]), ("ALA", alanine), ("NME", ["N"])], start=1):
+        added = topology.add_residue(residue, chain, resSeq=number)
+        for name in names:
+            topology.add_atom(name, mdtraj.element.get_by_symbol(name[0]), added)
+    atoms = list(topology.atoms)
+    for a, b in pairwise(atoms):
+        topology.add_bond(a, b)
+    return topology
+
+
+def place(a: np.ndarray, b: np.ndarray, c: np.ndarray, torsion: np.ndarray) -> np.ndarray:
+    """Fourth atom, 0.15 nm from c, bond angle 110 degrees, IUPAC torsion; (n, 3)."""
+    u = (c - b) / np.linalg.norm(c - b, axis=-1, keepdims=True)
+    normal = np.cross(b - a, u)
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+    angle, t = np.deg2rad(110.0), torsion[:, None]
+    side = np.cross(normal, u)
+    return c + 0.15 * (-np.cos(angle) * u + np.sin(angle) * (np.cos(t) * side + np.sin(t) * normal))
+
+
+def backbone(phi: np.ndarray, psi: np.ndarray, **fields) -> Ensemble:
+    """Ensemble of five-atom backbones with the given torsions."""
+    n = len(phi)
+    first = [np.tile(p, (n, 1)) for p in ([0.0, 0.14, 0.0], [0.0, 0.0, 0.0], [0.15, 0.0, 0.0])]
+    first.append(place(*first, phi))
+    first.append(place(*first[1:], psi))
+    x = np.stack(first, axis=1)
+    defaults = dict(u=np.full(n, np.nan), log_w=np.zeros(n), topology=backbone_topology(), temperature=300.0)
+    return Ensemble(x, **(defaults | fields))
+
+
+def flat(n: int, **fields) -> Ensemble:
+    """Ensemble whose structures do not matter."""
+    return backbone(np.zeros(n), np.zeros(n), **fields)
+
+
+def stub_system() -> SimpleNamespace:
+    return SimpleNamespace(md_topology=backbone_topology(), temperature=300.0, n_atoms=5)
+
+
+def test_torsions_are_the_ones_the_structures_were_built_with() -> None:
+    rng = np.random.default_rng(0)
+    phi, psi = rng.uniform(-np.pi, np.pi, (2, 100))
+    ensemble = backbone(phi, psi)
+    np.testing.assert_allclose(ensemble.phi()[:, 0], phi, atol=1e-4)
+    np.testing.assert_allclose(ensemble.psi()[:, 0], psi, atol=1e-4)
+    np.testing.assert_allclose(ensemble.torsions((0, 1, 2, 3)), ensemble.phi(), atol=1e-6)
+    assert named_torsions(ensemble.topology) == {"phi ALA2": (0, 1, 2, 3), "psi ALA2": (1, 2, 3, 4)}
+    with pytest.raises(ValueError, match="omega"):
+        ensemble.torsions("omega")
+
+
+def test_rotatable_bonds_where_there_is_no_backbone() -> None:
+    # Methylcyclopropane with an ethyl tail: ring bonds do not rotate, terminal bonds have nothing to rotate.
+    topology = mdtraj.Topology()
+    residue = topology.add_residue("LIG", topology.add_chain())
+    atoms = [topology.add_atom(f"C{i}", mdtraj.element.carbon, residue) for i in range(6)]
+    for i, j in [(0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 5)]:
+        topology.add_bond(atoms[i], atoms[j])
+    assert [q[1:3] for q in named_torsions(topology).values()] == [(2, 3), (3, 4)]
+
+
+def test_bootstrap_errors_are_calibrated_on_weighted_gaussians() -> None:
+    rng, m, z = np.random.default_rng(1), 0.6, []
+    for seed in range(200):
+        x = rng.normal(size=400)
+        estimate = flat(400, log_w=m * x).expectation(x, n_bootstrap=100, seed=seed)
+        z.append((estimate.value - m) / estimate.error)
+    assert abs(np.mean(z)) < 0.3
+    assert 0.8 < np.std(z) < 1.25
+
+
+def test_block_bootstrap_gives_the_error_of_a_correlated_mean_and_the_plain_one_does_not() -> None:
+    rng, rho, n = np.random.default_rng(2), 0.9, 5000
+    exact = np.sqrt((1 + rho) / (1 - rho) / n)
+    blocked, plain = [], []
+    for _ in range(10):
+        series, noise = np.zeros(n), rng.normal(size=n) * np.sqrt(1 - rho**2)
+        for t in range(1, n):
+            series[t] = rho * series[t - 1] + noise[t]
+        blocked.append(flat(n, block=np.arange(n) * 50 // n).expectation(series).error)
+        plain.append(flat(n).expectation(series).error)
+    assert np.mean(blocked) == pytest.approx(exact, rel=0.15)
+    assert np.mean(plain) == pytest.approx(exact / np.sqrt(19), rel=0.15)
+
+
+def test_few_blocks_do_not_shrink_the_error() -> None:
+    # Four walkers, each stuck on its own value: the exact error of their mean is sd(values, ddof=1) / 2.
+    values = np.repeat([0.0, 1.0, 2.0, 5.0], 100)
+    ensemble = flat(400, block=np.repeat([7, 3, 9, 1], 100))
+    expected = np.std([0, 1, 2, 5], ddof=1) / 2
+    assert ensemble.expectation(values, n_bootstrap=4000).error == pytest.approx(expected, rel=0.06)
+    assert np.isnan(flat(10, block=np.zeros(10)).expectation(np.arange(10.0)).error)
+
+
+def test_expectation_takes_callables_arrays_and_skips_invalid_frames() -> None:
+    phi = np.array([0.5, 1.0, 2.0])
+    ensemble = backbone(phi, phi, log_w=np.log([1.0, 3.0, 1e-300]), invalid=0)
+    assert ensemble.expectation(lambda t: mdtraj.compute_phi(t)[1][:, 0]).value == pytest.approx(
+        0.875, abs=1e-4
+    )
+    assert ensemble.expectation(np.ones((3, 2, 2))).error.shape == (2, 2)
+    ensemble = backbone(phi, phi, log_w=[0.0, 0.0, -np.inf], invalid=1)
+    assert ensemble.expectation([1.0, 2.0, np.nan]).value == pytest.approx(1.5)
+    assert ensemble.log_z.value == pytest.approx(np.log(2 / 3))
+    assert "1 invalid" in repr(ensemble) and "k-hat" in repr(ensemble)
+    assert "no frame" in repr(backbone(phi, phi, log_w=np.full(3, -np.inf)))
+
+
+def test_resampling_keeps_the_mean_and_remembers_copies() -> None:
+    rng = np.random.default_rng(3)
+    phi = rng.normal(size=2000)
+    ensemble = backbone(phi, phi, log_w=0.8 * phi)
+    drawn = ensemble.resample(20_000)
+    assert drawn.ess == pytest.approx(20_000)
+    weighted, resampled = ensemble.expectation(ensemble.phi()[:, 0]), drawn.expectation(drawn.phi()[:, 0])
+    assert resampled.value == pytest.approx(weighted.value, abs=0.01)
+    # Twenty thousand copies of two thousand frames know no more than the two thousand.
+    assert resampled.error == pytest.approx(weighted.error, rel=0.25)
+
+
+def test_slices_and_masks() -> None:
+    ensemble = flat(
+        10, log_w=np.r_[np.zeros(8), [-np.inf] * 2], invalid=2, block=np.arange(10), u=np.arange(10.0)
+    )
+    assert len(ensemble[2:5]) == 3 and ensemble[2:5].invalid == 0
+    assert ensemble[ensemble.u > 6].n == 3 and ensemble[-1].u == [9.0] and ensemble[-3:].invalid == 2
+    with pytest.raises(IndexError):
+        ensemble[10]
+
+
+@pytest.mark.parametrize("field", ["u", "log_w", "block", "log_q"])
+def test_shapes_are_checked(field: str) -> None:
+    with pytest.raises(ValueError, match=rf"{field} with shape \(4,\).*\(3,\)"):
+        flat(4, **{field: np.zeros(3)})
+
+
+def test_save_and_load_give_the_same_ensemble(tmp_path) -> None:
+    rng = np.random.default_rng(4)
+    phi = rng.normal(size=20)
+    saved = backbone(
+        phi,
+        phi,
+        u=rng.normal(size=20),
+        log_w=rng.normal(size=20),
+        block=np.arange(20) // 5,
+        log_q=rng.normal(size=20),
+        name="ein Name, mit ψ",
+        invalid=3,
+        temperature=310.5,
+    )
+    path = saved.save(tmp_path / "run.1")
+    assert path == tmp_path / "run.1.npz" and [p.name for p in tmp_path.iterdir()] == ["run.1.npz"]
+    for loaded in (Ensemble.load(path), Ensemble.load(tmp_path / "run.1")):
+        for key in ("x", "u", "log_w", "block", "log_q"):
+            np.testing.assert_array_equal(getattr(loaded, key), getattr(saved, key))
+        assert loaded.x.dtype == saved.x.dtype
+        assert (loaded.name, loaded.invalid, loaded.temperature) == (
+            saved.name,
+            saved.invalid,
+            saved.temperature,
+        )
+        assert loaded.topology == saved.topology
+        assert [(a.index, b.index) for a, b in loaded.topology.bonds] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+        assert [str(a) for a in loaded.topology.atoms] == [str(a) for a in saved.topology.atoms]
+    small = flat(2)
+    assert Ensemble.load(small.save(tmp_path / "small.npz")).block is None
+
+
+def test_foreign_and_truncated_files_say_so(tmp_path) -> None:
+    path = flat(50).save(tmp_path / "good.npz")
+    content = path.read_bytes()
+    bad = {"cut": content[: len(content) // 2], "text": b"ATOM 1 N ALA", "empty": b""}
+    flipped = bytearray(content)
+    flipped[1000] ^= 0xFF
+    bad["flipped"] = bytes(flipped)
+    for name, data in bad.items():
+        (tmp_path / f"{name}.npz").write_bytes(data)
+    np.savez(tmp_path / "foreign.npz", x=np.zeros(3))
+    np.savez(tmp_path / "newer.npz", format=np.array("openmm_fab ensemble 99"))
+    for name in [*bad, "foreign", "newer"]:
+        with pytest.raises(ValueError, match=rf"Ensemble.save; .*{name}.npz is truncated or something else"):
+            Ensemble.load(tmp_path / f"{name}.npz")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Ensemble.load(tmp_path / "nowhere")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch) -> None:
+    path = flat(3).save(tmp_path / "a.npz")
+    before = path.read_bytes()
+
+    def full_disk(file, **arrays) -> None:
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        flat(4).save(path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_from_mdtraj_refuses_other_atoms() -> None:
+    trajectory = flat(30).to_mdtraj()
+    with pytest.raises(ValueError, match="5 atoms; got 4"):
+        Ensemble.from_mdtraj(trajectory.atom_slice([0, 1, 2, 3]), stub_system(), energies=False)
+    # Another element, and two carbons that trade names.
+    for names, message in [
+        (["CA", "N", "C"], "atom 1 is ALA2-N"),
+        (["N", "C", "CA"], "atom 2 is ALA2-CA .* ALA2-C "),
+    ]:
+        swapped = mdtraj.Trajectory(trajectory.xyz, backbone_topology(names))
+        with pytest.raises(ValueError, match=message):
+            Ensemble.from_mdtraj(swapped, stub_system(), energies=False)
+    renamed = trajectory.topology.copy()
+    renamed.atom(2).name = "CX"
+    assert (
+        Ensemble.from_mdtraj(
+            mdtraj.Trajectory(trajectory.xyz, renamed), stub_system(), block=np.arange(30), energies=False
+        ).n
+        == 30
+    )
+
+
+def test_from_mdtraj_weights() -> None:
+    trajectory, block = flat(3).to_mdtraj(), np.arange(3)
+    by_weight = Ensemble.from_mdtraj(
+        trajectory, stub_system(), weights=[1.0, 3.0, 0.0], block=block, energies=False
+    )
+    np.testing.assert_allclose(by_weight.weights, [0.25, 0.75, 0.0])
+    by_log = Ensemble.from_mdtraj(
+        trajectory, stub_system(), log_weights=np.log([2.0, 6.0, 1.0]), block=block, energies=False
+    )
+    np.testing.assert_allclose(by_log.weights, [2 / 9, 6 / 9, 1 / 9])
+    assert np.isnan(by_log.u).all()
+    with pytest.raises(ValueError, match="both"):
+        Ensemble.from_mdtraj(trajectory, stub_system(), weights=[1] * 3, log_weights=[0] * 3)
+
+
+def test_time_blocks_are_longer_than_the_slowest_torsion_remembers() -> None:
+    pytest.importorskip("pymbar")
+    rng, n = np.random.default_rng(5), 20_000
+    independent = backbone(*rng.normal(size=(2, n)))
+    assert len(np.unique(time_blocks(independent))) == 50
+    # Two-state jumps with rate p a frame: inefficiency (1 - p) / p = 399 frames, so about 25 blocks.
+    state = np.cumsum(rng.random(n) < 0.0025) % 2
+    slow = backbone(np.where(state == 0, -1.5, 1.0) + 0.3 * rng.normal(size=n), rng.normal(size=n))
+    block = time_blocks(slow)
+    assert 12 <= len(np.unique(block)) <= 45
+    assert (np.diff(block) >= 0).all() and np.ptp(np.bincount(block)) <= 1
+    with pytest.warns(UserWarning, match="independent time blocks"):
+        assert len(np.unique(time_blocks(slow[:2000]))) < 10
+
+
+def test_frames_without_a_finite_energy_get_weight_zero_and_are_counted(monkeypatch) -> None:
+    import torch
+
+    import openmm_fab.energy
+
+    energies = torch.tensor([1.0, float("inf"), float("nan"), 2.0])
+    monkeypatch.setattr(openmm_fab.energy, "reduced_energy", lambda system: lambda x: energies[: len(x)])
+    ensemble = Ensemble.from_mdtraj(flat(4).to_mdtraj(), stub_system(), block=np.arange(4))
+    np.testing.assert_array_equal(ensemble.weights, [0.5, 0.0, 0.0, 0.5])
+    assert ensemble.invalid == 2 and ensemble.n == 4
+
+
+def test_energies_of_a_real_molecule() -> None:
+    import openmm
+    from openmm import unit
+
+    from openmm_fab.system import MolecularSystem
+
+    system = MolecularSystem.load("alanine_dipeptide")
+    rng = np.random.default_rng(6)
+    x = system.positions + 0.002 * rng.normal(size=(3, system.n_atoms, 3))
+    ensemble = Ensemble.from_mdtraj(mdtraj.Trajectory(x, system.md_topology), system, block=np.arange(3))
+    context = openmm.Context(
+        system.system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
+    for frame, u in zip(ensemble.x, ensemble.u, strict=True):
+        context.setPositions(frame.astype(float))
+        energy = context.getState(getEnergy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+        assert u == pytest.approx(energy / system.kT, abs=1e-2)

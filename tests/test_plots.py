@@ -1,0 +1,92 @@
+"""Figures are drawn, hold what they should, and leave pyplot alone."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from test_compare import flow, two_basins
+from test_ensemble import flat
+
+from openmm_fab import plots
+from openmm_fab.compare import compare
+
+pytest.importorskip("matplotlib")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def texts(figure) -> str:
+    from matplotlib.text import Text
+
+    return " | ".join(t.get_text() for t in figure.findobj(Text))
+
+
+def test_comparison_figure(tmp_path) -> None:
+    result = compare(flow(3000, seed=0), two_basins(3000, 0.1, seed=1, name="md"), n_bootstrap=30)
+    figure = result.plot(tmp_path / "comparison.png")
+    content = (tmp_path / "comparison.png").read_bytes()
+    assert content.startswith(PNG) and len(content) > 50_000
+    words = texts(figure)
+    for word in ("reweighted", "flow", "reference", "F / kT", "ΔF / kT", "k-hat", "ESS", "clipped", "−π/2"):
+        assert word in words
+    # Three Ramachandran plots share one colour scale.
+    images = [
+        c
+        for ax in figure.axes
+        for c in ax.collections
+        if c.__class__.__name__ == "QuadMesh" and ax.get_aspect() == 1.0
+    ]
+    assert len({i.get_clim() for i in images}) == 1 and len(images) == 3
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_comparison_with_a_missing_basin_and_equal_weights(tmp_path) -> None:
+    result = compare(two_basins(1000, 0.0, seed=2), two_basins(1000, 0.1, seed=3), n_bootstrap=20)
+    result.plot(tmp_path / "missing.png")
+    assert (tmp_path / "missing.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="below 1"):
+        plots.comparison(result, residue=1)
+
+
+def test_ramachandran_shows_the_weighted_surface() -> None:
+    figure = plots._figure(4, 4)
+    ensemble = flow(2000, seed=4)
+    weighted = plots.ramachandran(figure.add_subplot(), ensemble).get_array()
+    plain = plots.ramachandran(figure.add_subplot(), ensemble, weighted=False).get_array()
+    assert np.ma.min(weighted) == 0.0 and not np.ma.allequal(weighted, plain)
+    # Phi runs along x: columns of the array, as matplotlib has it.
+    column = np.ma.argmin(np.ma.min(weighted.reshape(64, 64), axis=0))
+    assert -np.pi + 2 * np.pi * column / 64 == pytest.approx(-1.5, abs=0.6)
+    with pytest.raises(ValueError, match="residue"):
+        plots.ramachandran(figure.add_subplot(), ensemble, residue=2)
+
+
+def test_learning_curve_tolerates_missing_keys(tmp_path) -> None:
+    rows = [
+        {"evaluations": 1000 * i, "seconds": 2.0 * i, "ess": 0.1 * i, "ess_ais": 0.15 * i} for i in range(5)
+    ]
+    rows[2].pop("ess_ais")
+    rows[3] |= {"basin_df": 2.1, "basin_df_error": 0.1}
+    rows[4] |= {"basin_df": 2.2, "basin_df_error": float("nan")}
+    figure = plots.learning_curve(rows)
+    figure.savefig(tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+    assert len(figure.axes) == 2 and len(figure.axes[0].lines[1].get_xdata()) == 4
+    assert figure.axes[0].get_xlabel() == "energy evaluations"
+    assert plots.learning_curve([{"ess": 0.1}, {"ess": 0.2}]).axes[0].get_xlabel() == "logged step"
+    assert plots.learning_curve([{"seconds": 1.0, "ess": 0.1}]).axes[0].get_xlabel() == "time / s"
+    with pytest.raises(ValueError, match="none"):
+        plots.learning_curve([])
+
+
+def test_viewer_says_how_to_install_it(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "nglview", None)
+    with pytest.raises(ImportError, match=r"pip install openmm_fab\[notebook\]"):
+        flat(3).view()
+
+
+def test_viewer_gets_superposed_resampled_frames() -> None:
+    pytest.importorskip("nglview")
+    widget = two_basins(50, 0.3, seed=5).view(7)
+    assert widget.max_frame == 6

@@ -1,0 +1,367 @@
+"""The molecule against OpenMM and openmmtools, and every input that is refused."""
+
+from __future__ import annotations
+
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+from openmm import app, unit
+
+from openmm_fab.system import MolecularSystem, UnsupportedSystemError, available_systems
+
+NAME = "alanine_dipeptide"
+
+
+@pytest.fixture(scope="module")
+def alanine() -> MolecularSystem:
+    return MolecularSystem.load(NAME)
+
+
+@pytest.fixture(scope="module")
+def pdb_text(alanine) -> str:
+    return (alanine.folder / "input.pdb").read_text()
+
+
+def _energies(system: openmm.System, structures) -> np.ndarray:
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
+    energies = []
+    for x in structures:
+        context.setPositions(x)
+        energies.append(context.getState(energy=True).getPotentialEnergy()._value)
+    return np.array(energies)
+
+
+def _copy(system: openmm.System) -> openmm.System:
+    return openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
+
+
+def _write(path, text):
+    path.write_text(text)
+    return path
+
+
+def _without(pdb_text: str, names: list[str]) -> str:
+    """The PDB without these atoms of ALA, and without CONECT (bonds follow from the standard names)."""
+    keep = [
+        line
+        for line in pdb_text.splitlines()
+        if not line.startswith("CONECT") and not (line[17:20] == "ALA" and line[12:16].strip() in names)
+    ]
+    return "\n".join(keep) + "\n"
+
+
+# --- the shipped molecule ---
+
+
+def test_energy_is_that_of_openmmtools(alanine):
+    testsystems = pytest.importorskip("openmmtools.testsystems")
+    other = testsystems.AlanineDipeptideImplicit(constraints=None)
+    assert [a.element for a in alanine.topology.atoms()] == [a.element for a in other.topology.atoms()]
+
+    integrator = openmm.LangevinMiddleIntegrator(300 * unit.kelvin, 5 / unit.picosecond, 0.001)
+    integrator.setRandomNumberSeed(1)
+    context = openmm.Context(
+        other.system, integrator, openmm.Platform.getPlatformByName("CPU"), {"Threads": "1"}
+    )
+    context.setPositions(alanine.positions)
+    context.setVelocitiesToTemperature(300, 1)
+    integrator.step(500)
+    structures = []
+    for _ in range(100):
+        integrator.step(10)
+        structures.append(context.getState(positions=True).getPositions(asNumpy=True)._value)
+
+    ours, theirs = _energies(alanine.system, structures), _energies(other.system, structures)
+    assert theirs.std() > 5.0  # thermal, not one structure 100 times
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-3)
+
+
+def test_alanine_is_left_handed(alanine):
+    """L: seen from HA, the way CO -> CB -> N turns clockwise (the CORN rule)."""
+    index = {(a.residue.name, a.name): a.index for a in alanine.topology.atoms()}
+    n, ca, c, cb, ha = (alanine.positions[index["ALA", name]] for name in ("N", "CA", "C", "CB", "HA"))
+    assert np.dot(np.cross(n - ca, c - ca), cb - ca) > 1e-3  # nm^3; the mirror image has the opposite sign
+    # The rule itself: looking down from HA, a clockwise turn is a negative rotation about the viewing axis.
+    assert np.dot(np.cross(cb - c, n - c), ha - ca) < 0
+
+
+def test_shipped_pdb_is_a_minimum(alanine):
+    assert np.abs(alanine.minimum - alanine.positions).max() < 1e-3  # the PDB's rounding and a little slack
+    context = openmm.Context(
+        alanine.system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
+    context.setPositions(alanine.minimum)
+    forces = context.getState(forces=True).getForces(asNumpy=True)._value
+    assert np.abs(forces).max() < 1.0  # kJ/mol/nm; thermal forces are about 1000
+
+
+def test_minimum_repeats():
+    first, second = MolecularSystem.load(NAME), MolecularSystem.load(NAME)
+    np.testing.assert_array_equal(first.minimum, second.minimum)
+    assert first.minimum is first.minimum  # computed once
+
+
+def test_properties(alanine):
+    assert alanine.n_atoms == 22
+    assert "".join(alanine.elements) == "HCHHCONHCHCHHHCONHCHHH"
+    assert alanine.bonds.shape == (21, 2) and (alanine.bonds[:, 0] < alanine.bonds[:, 1]).all()
+    assert alanine.masses.sum() == pytest.approx(144.174, abs=0.01)  # C6 H12 N2 O2
+    assert isinstance(alanine.md_topology, mdtraj.Topology)
+    assert alanine.md_topology.n_bonds == 21 and alanine.md_topology.n_atoms == 22
+    assert not any(isinstance(force, openmm.CMMotionRemover) for force in alanine.system.getForces())
+    assert repr(alanine) == "MolecularSystem('alanine_dipeptide', 22 atoms, 300 K)"
+
+
+def test_gas_constant_is_openmms(alanine):
+    assert alanine.kT == (unit.MOLAR_GAS_CONSTANT_R * 300 * unit.kelvin).value_in_unit(
+        unit.kilojoule_per_mole
+    )
+    assert alanine.kT == pytest.approx(
+        1.380649e-23 * 6.02214076e23 * 300 / 1000, rel=1e-6
+    )  # the 2019 SI's k_B N_A
+
+
+# --- ways in ---
+
+
+def test_load_by_name_and_folder(alanine, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    by_name, by_folder = MolecularSystem.load(NAME), MolecularSystem.load(alanine.folder)
+    assert by_name.fingerprint == by_folder.fingerprint == alanine.fingerprint
+    assert by_folder.folder == alanine.folder and by_folder.settings["pdb"] == "input.pdb"
+    assert NAME in available_systems()
+    with pytest.raises(FileNotFoundError, match=NAME):
+        MolecularSystem.load("no_such_molecule")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('pdb = "input.pdb"\ntemprature = 310.0', r"unknown temprature; .*name, pdb, .*temperature"),
+        ('pdb = "input.pdb"\n[reference]\nweigths = "w.npy"', r"unknown weigths in \[reference\].*weights"),
+        ('name = "x"', "expected the key pdb"),
+        ('pdb = "input.pdb"\nconstraints = "hbonds"', "expected constraints to be one of .*HBonds"),
+        ('pdb = "input.pdb"\nconstraints = "HBonds"', "12 constraints"),
+    ],
+)
+def test_system_toml_is_checked(tmp_path, pdb_text, text, message):
+    _write(tmp_path / "input.pdb", pdb_text)
+    _write(tmp_path / "system.toml", text)
+    with pytest.raises(ValueError, match=message):
+        MolecularSystem.load(tmp_path)
+
+
+def test_system_toml_is_obeyed(tmp_path, pdb_text):
+    _write(tmp_path / "a.pdb", pdb_text)
+    reference = '[reference]\ntrajectory = "reference/md.dcd"\nweights = "reference/w.npy"\n'
+    main = 'pdb = "a.pdb"\nforcefield = ["amber99sb.xml"]\ntemperature = 350\n'
+    _write(tmp_path / "system.toml", main + reference)
+    system = MolecularSystem.load(tmp_path)
+    assert system.name == tmp_path.name and system.temperature == 350.0
+    assert system.settings["reference"] == {"trajectory": "reference/md.dcd", "weights": "reference/w.npy"}
+    assert not any(isinstance(force, openmm.CustomGBForce) for force in system.system.getForces())
+
+
+def test_from_pdb_takes_units_and_options(alanine):
+    path = alanine.folder / "input.pdb"
+    system = MolecularSystem.from_pdb(
+        path, "amber96.xml", temperature=310 * unit.kelvin, hydrogenMass=2.0, name="x"
+    )
+    assert system.temperature == 310.0 and system.name == "x" and system.folder is None
+    assert system.masses[0] == 2.0
+    assert MolecularSystem.from_pdb(path, constraints=None).fingerprint == alanine.fingerprint
+    for wrong in (0, -300, np.nan, np.inf):
+        with pytest.raises(ValueError, match="temperature"):
+            MolecularSystem.from_pdb(path, temperature=wrong)
+
+
+def test_from_pdb_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pdb"):
+        MolecularSystem.from_pdb(tmp_path / "nowhere.pdb")
+
+
+def test_from_openmm_is_the_same_molecule(alanine):
+    angstrom = unit.Quantity(10 * alanine.positions, unit.angstrom)
+    other = MolecularSystem.from_openmm(
+        alanine.topology, alanine.system, angstrom, 300 * unit.kelvin, name=NAME
+    )
+    np.testing.assert_allclose(other.positions, alanine.positions, atol=1e-12)
+    assert other.fingerprint == alanine.fingerprint
+    vectors = [openmm.Vec3(*x) for x in alanine.positions] * unit.nanometer
+    other = MolecularSystem.from_openmm(alanine.topology, alanine.system, vectors, 300)
+    np.testing.assert_array_equal(other.positions, alanine.positions)
+
+
+def test_fingerprint_sees_changes(alanine):
+    def fingerprint(system, temperature):
+        return MolecularSystem(alanine.topology, system, alanine.positions, temperature).fingerprint
+
+    system = _copy(alanine.system)
+    assert fingerprint(system, 300) == alanine.fingerprint
+    assert fingerprint(system, 301) != alanine.fingerprint
+    nonbonded = next(force for force in system.getForces() if isinstance(force, openmm.NonbondedForce))
+    charge, sigma, epsilon = nonbonded.getParticleParameters(0)
+    nonbonded.setParticleParameters(0, charge * 1.0001, sigma, epsilon)
+    assert fingerprint(system, 300) != alanine.fingerprint
+
+
+def test_bonds_from_the_forces_where_the_topology_has_none(alanine):
+    bare = app.Topology()
+    residue = bare.addResidue("ALL", bare.addChain())
+    for atom in alanine.topology.atoms():
+        bare.addAtom(atom.name, atom.element, residue)
+    system = MolecularSystem.from_openmm(bare, alanine.system, alanine.positions, 300)
+    np.testing.assert_array_equal(system.bonds, alanine.bonds)
+    assert system.md_topology.n_bonds == 21
+
+
+def test_models_and_alternate_locations_are_mentioned(tmp_path, alanine, pdb_text):
+    atoms = [line for line in pdb_text.splitlines() if line.startswith("ATOM")]
+    models = "".join(f"MODEL {i:8d}\n" + "\n".join(atoms) + "\nENDMDL\n" for i in (1, 2)) + "END\n"
+    with pytest.warns(UserWarning, match="2 models; the first"):
+        MolecularSystem.from_pdb(_write(tmp_path / "models.pdb", models))
+
+    hb3 = next(i for i, line in enumerate(atoms) if line[12:16] == " HB3")
+    other = atoms[hb3][:16] + "B" + atoms[hb3][17:30] + f"{9.0:8.3f}" + atoms[hb3][38:]
+    atoms[hb3 : hb3 + 1] = [atoms[hb3][:16] + "A" + atoms[hb3][17:], other]
+    with pytest.warns(UserWarning, match="alternate locations"):
+        system = MolecularSystem.from_pdb(_write(tmp_path / "places.pdb", "\n".join([*atoms, "END\n"])))
+    np.testing.assert_allclose(system.positions, alanine.positions, atol=1e-9)
+
+
+# --- what is refused ---
+
+
+def _problem(call) -> str:
+    with pytest.raises(UnsupportedSystemError) as caught:
+        call()
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def solvated(alanine) -> app.Modeller:
+    modeller = app.Modeller(alanine.topology, alanine.positions * unit.nanometer)
+    ff = app.ForceField("amber96.xml", "tip3p.xml")
+    modeller.addSolvent(ff, boxSize=(2, 2, 2) * unit.nanometer, ionicStrength=0.2 * unit.molar)
+    return modeller
+
+
+def test_water_box_in_a_pdb(tmp_path, solvated):
+    with open(tmp_path / "box.pdb", "w") as file:
+        app.PDBFile.writeFile(solvated.topology, solvated.positions, file)
+    text = _problem(lambda: MolecularSystem.from_pdb(tmp_path / "box.pdb"))
+    waters = sum(residue.name == "HOH" for residue in solvated.topology.residues())
+    assert waters > 100
+    assert "Expected one molecule" in text and f"{waters} x HOH" in text and "1 x ACE-ALA-NME" in text
+    assert "1 x NA" in text and "1 x CL" in text
+    assert "solute only" in text and "implicit-solvent" in text
+    assert "addHydrogens" not in text  # advice that does not help with water
+
+
+def test_periodic_box_lists_all_problems(solvated):
+    ff = app.ForceField("amber96.xml", "tip3p.xml")
+    # The box is just too small for the default cutoff.
+    system = ff.createSystem(solvated.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.8)
+    system.addForce(openmm.MonteCarloBarostat(1.0, 300.0))
+    system.addForce(openmm.AndersenThermostat(300.0, 1.0))
+    text = _problem(lambda: MolecularSystem.from_openmm(solvated.topology, system, solvated.positions, 300))
+    for finding in ("one molecule", "periodic", "MonteCarloBarostat, AndersenThermostat", "constraints"):
+        assert finding in text
+    assert text.count("\n  - ") == 4
+
+
+def test_two_molecules(tmp_path, pdb_text):
+    atoms = [line for line in pdb_text.splitlines() if line.startswith("ATOM")]
+    moved = [f"{line[:21]}B{line[22:30]}{float(line[30:38]) + 20:8.3f}{line[38:]}" for line in atoms]
+    path = _write(tmp_path / "two.pdb", "\n".join([*atoms, "TER", *moved, "END\n"]))
+    assert "got 2 that no bond connects: 2 x ACE-ALA-NME" in _problem(lambda: MolecularSystem.from_pdb(path))
+
+
+def test_missing_heavy_atom(tmp_path, pdb_text):
+    path = _write(tmp_path / "short.pdb", _without(pdb_text, ["O"]))
+    with pytest.raises(UnsupportedSystemError) as caught:
+        MolecularSystem.from_pdb(path)
+    text = str(caught.value)
+    assert "ALA 2" in text and "missing 1 O atom" in text and "PDBFixer" in text and "amber96.xml" in text
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_missing_hydrogens(tmp_path, pdb_text):
+    text = _without(pdb_text, ["H", "HA", "HB1", "HB2", "HB3"])
+    text = _problem(lambda: MolecularSystem.from_pdb(_write(tmp_path / "bare.pdb", text)))
+    assert "ALA 2" in text and "missing 5 H atoms" in text and "addHydrogens" in text
+
+
+def test_ligand_without_conect_records(tmp_path):
+    lines = [
+        f"HETATM{i:5d}  C{i}  LIG A   1    {1.5 * i:8.3f}{0:8.3f}{0:8.3f}  1.00  0.00           C"
+        for i in (1, 2)
+    ]
+    path = _write(tmp_path / "ligand.pdb", "\n".join([*lines, "END\n"]))
+    text = _problem(lambda: MolecularSystem.from_pdb(path))
+    assert "LIG 1" in text and "CONECT" in text
+
+
+def test_virtual_site():
+    topology = app.Topology()
+    water = topology.addResidue("HOH", topology.addChain())
+    o, h1, h2 = (topology.addAtom(n, app.Element.getBySymbol(n[0]), water) for n in ("O", "H1", "H2"))
+    topology.addBond(o, h1)
+    topology.addBond(o, h2)
+    ff = app.ForceField("tip4pew.xml")
+    corners = [openmm.Vec3(0, 0, 0), openmm.Vec3(0.09572, 0, 0), openmm.Vec3(-0.024, 0.0927, 0)]
+    modeller = app.Modeller(topology, corners * unit.nanometer)
+    modeller.addExtraParticles(ff)
+    system = ff.createSystem(modeller.topology, rigidWater=False)
+    text = _problem(lambda: MolecularSystem.from_openmm(modeller.topology, system, modeller.positions, 300))
+    assert "1 particles are virtual sites (3, from 0)" in text and "TIP4P" in text
+
+
+def _drude(system):
+    system.addForce(openmm.DrudeForce())
+
+
+def _external(system):
+    system.addForce(openmm.CustomExternalForce("x^2"))
+
+
+def _massless(system):
+    system.setParticleMass(5, 0.0)
+
+
+def _constraint(system):
+    system.addConstraint(0, 1, 0.1)
+
+
+def _atom(system):
+    system.addParticle(1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "finding", "advice"),
+    [
+        (_drude, "DrudeForce", "fixed-charge"),
+        (_external, "CustomExternalForce", "restrain distances"),
+        (_massless, "particles 5 (from 0) are massless", "mass back"),
+        (_constraint, "1 constraints", "constraints=None"),
+        (_atom, "22 in the topology and 23 in the System", "Build the System from this topology"),
+    ],
+)
+def test_unsupported_system(alanine, change, finding, advice):
+    system = _copy(alanine.system)
+    change(system)
+    text = _problem(lambda: MolecularSystem.from_openmm(alanine.topology, system, alanine.positions, 300))
+    assert finding in text and advice in text and text.count("\n  - ") == 1
+
+
+def test_wrong_positions(alanine):
+    def problem(positions):
+        return _problem(lambda: MolecularSystem.from_openmm(alanine.topology, alanine.system, positions, 300))
+
+    assert "shape (22, 3) in nm; got (21, 3)" in problem(alanine.positions[:-1])
+    broken = alanine.positions.copy()
+    broken[7, 1] = np.nan
+    assert "atoms 7 (from 0)" in problem(broken)
