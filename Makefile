@@ -9,7 +9,9 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-OLDEST := 3.11
+OLDEST := 3.10
+# Some of the versions in constraints.txt need Python 3.11; with 3.10 pip chooses for itself.
+PINNED = $$($(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint types format clean
@@ -50,6 +52,6 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "openmm_fab needs Python $(OLDEST) or newer; $(PYTHON) is not. Name one: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing openmm_fab into $(VENV)/ (PyTorch and OpenMM are large: a few minutes the first time)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[test,lint]" || \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PINNED) -e ".[test,lint]" || \
 		{ echo "Could not install into $(VENV)/: pip says why above. The network? Then 'make' again." >&2; exit 1; }
 	@touch $(READY)

@@ -38,7 +38,7 @@ class AISSettings:
     def __post_init__(self) -> None:
         if self.intermediate < 0 or self.leapfrogs < 1 or self.step_size <= 0 or not 0 < self.acceptance < 1:
             raise ValueError(
-                "Expected intermediate >= 0, leapfrogs >= 1, step_size > 0 and 0 < acceptance < 1; " f"got {self}."
+                f"Expected intermediate >= 0, leapfrogs >= 1, step_size > 0 and 0 < acceptance < 1; got {self}."
             )
 
     @property
@@ -77,7 +77,7 @@ def run_ais(
     step_sizes: Sequence[float],
     generator: torch.Generator | None = None,
 ) -> AISResult:
-    """Move n flow samples along the path; log w sums log f_k - log f_(k-1) where each transition starts (Neal, eq. 11)."""
+    """Move n flow samples along the path; log w sums log f_k - log f_(k-1) where transitions start (Neal, eq. 11)."""
     path = Path(settings.alpha)
     z, _ = flow.sample(n, generator)
     points = start = Points.at(z, flow, target)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,9 +29,9 @@ class ReplayBuffer:
         self._log_q = torch.zeros(capacity, dtype=dtype, device=device)
 
     def add(self, z: Tensor, log_w: Tensor, log_q: Tensor) -> None:
-        """Store samples z (n, dim) with log weights and log q (n,) as they were when annealed; weightless ones are left out."""
+        """Store samples z (n, dim) with log weights and log q (n,) of when they were annealed; weightless ones not."""
         keep = torch.isfinite(log_w) & torch.isfinite(log_q)
-        z, log_w, log_q = z[keep], log_w[keep], log_q[keep]
+        z, log_w, log_q = (part[keep][-self.capacity :] for part in (z, log_w, log_q))
         where = torch.arange(self._next, self._next + len(z), device=self._z.device) % self.capacity
         self._z[where], self._log_w[where], self._log_q[where] = z, log_w.double(), log_q
         self._next = (self._next + len(z)) % self.capacity
@@ -59,8 +61,12 @@ class ReplayBuffer:
         return index, self._z[index], self._log_q[index]
 
     def adjust(self, index: Tensor, log_w_change: Tensor, log_q: Tensor) -> None:
-        """Follow the flow: weights towards p^alpha q^(1 - alpha) change by (1 - alpha)(log q - log q_old)."""
-        self._log_w[index] += log_w_change.double()
+        """Follow the flow: weights towards p^alpha q^(1 - alpha) change by (1 - alpha)(log q - log q_old).
+
+        A sample whose change is not finite loses its weight: NaN would sort first and be drawn for ever.
+        """
+        change = torch.where(torch.isfinite(log_w_change), log_w_change.double(), -torch.inf)
+        self._log_w[index] += change
         self._log_q[index] = log_q
 
     @property
@@ -71,7 +77,7 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Tensor | int]:
         return {"z": self._z, "log_w": self._log_w, "log_q": self._log_q, "size": self.size, "next": self._next}
 
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["z"].shape != self._z.shape:
             raise ValueError(
                 f"Expected a buffer of shape {tuple(self._z.shape)}; got {tuple(state['z'].shape)}. "

@@ -241,16 +241,13 @@ def compare(
     flow = replace(ensemble, log_w=np.where(ensemble.log_w > -np.inf, 0.0, -np.inf), name="unweighted")
     sides = (ensemble, flow, reference)
     named = named_torsions(ensemble.topology)
-    options = dict(n_bootstrap=n_bootstrap, seed=seed)
+    options: dict[str, Any] = dict(n_bootstrap=n_bootstrap, seed=seed)
     angles = {e: _angles(e, named) for e in sides}
     torsions = tuple(
-        _compare_torsion(name, *(profile(e, angles[e][name], BINS, **options) for e in sides))
-        for name in named
+        _compare_torsion(name, *(profile(e, angles[e][name], BINS, **options) for e in sides)) for name in named
     )
     pairs = tuple(
-        _compare_pair(
-            residue, sides, [(angles[e][f"phi {residue}"], angles[e][f"psi {residue}"]) for e in sides]
-        )
+        _compare_pair(residue, sides, [(angles[e][f"phi {residue}"], angles[e][f"psi {residue}"]) for e in sides])
         for residue in (name[4:] for name in named if name.startswith("phi "))
         if f"psi {residue}" in named
     )
@@ -263,7 +260,8 @@ def compare(
     compared = []
     for name, basin in basins.items():
         a, b, c = (basin_difference(e, np.asarray(basin(e.to_mdtraj())), **options) for e in sides)
-        compared.append(BasinComparison(name, a, b, c, z := z_score(a, c), _verdict(a, c, z, ensemble.khat)))
+        z = float(z_score(a, c))
+        compared.append(BasinComparison(name, a, b, c, z, _verdict(a, c, z, ensemble.khat)))
     return Comparison(ensemble, reference, torsions, pairs, tuple(compared))
 
 
@@ -317,9 +315,7 @@ def _compare_pair(
 ) -> PairComparison:
     weighted, unweighted = {}, {}
     for bins in BINS_2D:
-        p, flow, reference = (
-            surface(e, *a, bins=bins).probability for e, a in zip(sides, angles, strict=True)
-        )
+        p, flow, reference = (surface(e, *a, bins=bins).probability for e, a in zip(sides, angles, strict=True))
         weighted[bins], unweighted[bins] = divergence(reference, p), divergence(reference, flow)
     return PairComparison(residue, weighted, unweighted)
 
@@ -327,9 +323,7 @@ def _compare_pair(
 def _verdict(ensemble: BasinDifference, reference: BasinDifference, z: float, khat: float) -> str:
     missing = [side.effective < FEW for side in (ensemble, reference)]
     if any(missing):
-        words = "basin missing" + (
-            " on both sides" if all(missing) else " in the reference" if missing[1] else ""
-        )
+        words = "basin missing" + (" on both sides" if all(missing) else " in the reference" if missing[1] else "")
     elif math.isnan(z):
         words = "no error bar, no verdict"
     elif abs(z) < 3:

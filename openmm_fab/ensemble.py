@@ -123,7 +123,7 @@ class Ensemble:
             with np.errstate(divide="ignore", invalid="ignore"):
                 log_w = np.log(np.asarray(weights, dtype=np.float64))
         ensemble = cls(x, np.full(n, np.nan), log_w, system.md_topology, float(system.temperature), name=name)
-        block = time_blocks(ensemble) if block is None else block
+        block = time_blocks(ensemble) if block is None else np.asarray(block)
         if u is None and not energies:
             return replace(ensemble, block=block)
         u = _energies(x, system) if u is None else np.asarray(u, dtype=np.float64)
@@ -185,9 +185,7 @@ class Ensemble:
         values = values(self.to_mdtraj()) if callable(values) else values
         w, values = _weights._aligned(self.weights, values)
         mean = np.tensordot(w, values, axes=1)
-        error = self.standard_error(
-            self.bootstrap(lambda w: np.tensordot(w, values, axes=1), n_bootstrap, seed)
-        )
+        error = self.standard_error(self.bootstrap(lambda w: np.tensordot(w, values, axes=1), n_bootstrap, seed))
         return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
 
     def bootstrap(
@@ -215,9 +213,9 @@ class Ensemble:
                 empty.append(i)
                 drawn, total = w, 1.0
             replicas.append(statistic(drawn / total))
-        replicas = np.array(replicas, dtype=np.float64)
-        replicas[empty] = np.nan
-        return replicas
+        result = np.array(replicas, dtype=np.float64)
+        result[empty] = np.nan
+        return result
 
     def standard_error(self, replicas: np.ndarray) -> np.ndarray:
         """Standard deviation of bootstrap replicas, times sqrt(B / (B - 1)) for B blocks; nan for a single
@@ -231,7 +229,7 @@ class Ensemble:
         return np.nanstd(replicas, axis=0, ddof=1) * np.sqrt(blocks / (blocks - 1))
 
     def _blocks(self) -> tuple[int, np.ndarray]:
-        labels, label = np.unique(self.block, return_inverse=True)
+        labels, label = np.unique(np.asarray(self.block), return_inverse=True)
         return len(labels), label
 
     # Structures
@@ -311,9 +309,7 @@ class Ensemble:
         leaves no half."""
         path = _with_suffix(path)
         arrays = {
-            key: value
-            for key in ("x", "u", "log_w", "block", "log_q")
-            if (value := getattr(self, key)) is not None
+            key: value for key in ("x", "u", "log_w", "block", "log_q") if (value := getattr(self, key)) is not None
         }
         about = {"temperature": self.temperature, "name": self.name, "invalid": self.invalid}
         arrays |= topology_to_arrays(self.topology) | {
@@ -343,7 +339,7 @@ class Ensemble:
                 arrays = {key: file[key] for key in file.files}
             if str(arrays["format"]) != _FORMAT:
                 raise KeyError(f"format {str(arrays['format'])!r} is not {_FORMAT!r}")
-            fields = {key: arrays.get(key) for key in ("x", "u", "log_w", "block", "log_q")}
+            fields: dict[str, Any] = {key: arrays.get(key) for key in ("x", "u", "log_w", "block", "log_q")}
             return cls(**fields, topology=topology_from_arrays(arrays), **json.loads(str(arrays["about"])))
         except (
             zipfile.BadZipFile,

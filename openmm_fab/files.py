@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -15,18 +15,19 @@ def write_atomically(path: str | Path, write: Callable[[IO[Any]], object], mode:
     Raises
     ------
     OSError
-        If the folder cannot be written or the disk is full; names the file that was to be written.
+        If the folder cannot be written or the disk is full; a note names the file that was to be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # not by tempfile: others may read the result
     try:
-        with os.fdopen(descriptor, mode) as file:
+        with open(temporary, mode) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        error.add_note(f"{path} was not written.")
         raise
     return path

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,8 @@ class CouplingFlow(nn.Module):
         Draws the partition of each layer and the initial conditioners.
     """
 
+    periodic: Tensor
+
     def __init__(
         self, periodic: Tensor, settings: FlowSettings | None = None, generator: torch.Generator | None = None
     ) -> None:
@@ -93,7 +96,7 @@ class CouplingFlow(nn.Module):
 
     def _couple(self, z: Tensor, layer: nn.Module, inverse: bool = False) -> tuple[Tensor, Tensor]:
         couple = self._compiled.get(len(z), _couple)
-        return couple(z, *layer.arrays(), inverse)
+        return couple(z, *cast(_Coupling, layer).arrays(), inverse)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""
@@ -115,7 +118,7 @@ class CouplingFlow(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n samples z (n, dim), angles in [-pi, pi), and log q(z) (n,)."""
-        like = self.layers[0].w1
+        like = next(self.parameters())
         z = torch.randn(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
         angles = torch.rand(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
         z = torch.where(self.periodic, (2 * angles - 1) * math.pi, z)
@@ -152,7 +155,7 @@ class _Coupling(nn.Module):
         self.register_buffer("kept_circles", kept_circles)
         self.register_buffer("moved", moved)
         self.register_buffer("circular", circular)
-        self.register_buffer("bound", torch.where(circular, math.pi, settings.bound))
+        self.register_buffer("bound", torch.full((len(moved),), settings.bound))
         self.register_buffer("restore", torch.argsort(torch.cat([kept_lines, kept_circles, moved])))
         features = len(kept_lines) + 2 * len(kept_circles)
         sizes = [features, settings.hidden, settings.hidden, (3 * settings.bins + 2) * len(moved)]
@@ -206,7 +209,7 @@ def _couple(
 
 
 def _halves(lines: Tensor, circles: Tensor) -> list[Tensor]:
-    """Two sets that together hold every coordinate; they share one where a number is odd, so all layers have one shape."""
+    """Two sets that together hold every coordinate; they share one where a number is odd: all layers have one shape."""
     if len(lines) == len(circles) == 1:
         return [lines, circles]
     a, b = (len(lines) + 1) // 2, (len(circles) + 1) // 2

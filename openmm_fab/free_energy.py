@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -84,6 +84,8 @@ class BasinDifference(Estimate):
         Empty, or why there is no number.
     """
 
+    value: float
+    error: float
     probability: float = np.nan
     samples: int = 0
     effective: float = 0.0
@@ -175,12 +177,10 @@ def basin_difference(
         basin = phi_positive(ensemble)
     mask = np.asarray(basin(ensemble.to_mdtraj()) if callable(basin) else basin)
     if mask.shape != (ensemble.n,) or mask.dtype != bool:
-        raise ValueError(
-            f"Expected a boolean mask with shape ({ensemble.n},); got {mask.dtype} {mask.shape}."
-        )
+        raise ValueError(f"Expected a boolean mask with shape ({ensemble.n},); got {mask.dtype} {mask.shape}.")
     w = ensemble.weights
     inside, outside = w[mask].sum(), w[~mask].sum()
-    counts = dict(samples=int((w[mask] > 0.0).sum()), probability=float(inside))
+    counts: dict[str, Any] = dict(samples=int((w[mask] > 0.0).sum()), probability=float(inside))
     if inside == 0.0:
         return BasinDifference(np.inf, np.nan, **counts, note=f"none of {ensemble.n} samples is inside")
     counts["effective"] = float(inside**2 / np.square(w[mask]).sum())
@@ -195,9 +195,7 @@ def basin_difference(
     return BasinDifference(float(np.log(outside / inside)), error, **counts, note=note)
 
 
-def _bin(
-    ensemble: Ensemble, values: ArrayLike, bins: int, range: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
+def _bin(ensemble: Ensemble, values: ArrayLike, bins: int, range: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Bin index (n,) of each value, `bins` for those outside or not finite; and the edges."""
     low, high = range
     values = np.asarray(values, dtype=np.float64)
@@ -213,7 +211,9 @@ def _bin(
     return np.where(valid, index, bins), np.linspace(low, high, bins + 1)
 
 
-def _histogram(ensemble: Ensemble, index: np.ndarray, bins: int, n_bootstrap: int, seed: int):
+def _histogram(
+    ensemble: Ensemble, index: np.ndarray, bins: int, n_bootstrap: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Probability (bins,) and the standard error of its -ln, by the delta method sd(p) / p."""
 
     def statistic(weights: np.ndarray) -> np.ndarray:
@@ -229,9 +229,7 @@ def _histogram(ensemble: Ensemble, index: np.ndarray, bins: int, n_bootstrap: in
 
 def _free_energy(probability: np.ndarray) -> np.ndarray:
     if not (probability > 0.0).any():
-        raise ValueError(
-            "Expected some weight inside the range; every bin is empty. Check the range and its unit."
-        )
+        raise ValueError("Expected some weight inside the range; every bin is empty. Check the range and its unit.")
     with np.errstate(divide="ignore"):
         # + 0.0 turns the minimum's -0.0 into 0.0.
         return -np.log(probability / probability.max()) + 0.0

@@ -16,7 +16,7 @@ _LARGE = 2_000_000_000
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to reuse freed memory instead of returning it; true if it was told. Does nothing on other platforms."""
+    """Tell glibc to reuse freed memory instead of returning it; true if it was told. Elsewhere it does nothing."""
     if os.environ.get("OPENMM_FAB_KEEP_MEMORY", "1") == "0" or not sys.platform.startswith("linux"):
         return False
     try:

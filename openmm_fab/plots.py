@@ -32,12 +32,11 @@ def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
-        raise ImportError(
-            "Plotting needs matplotlib: pip install openmm_fab, or pip install matplotlib."
-        ) from error
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+        raise ImportError("Plotting needs matplotlib: pip install openmm_fab, or pip install matplotlib.") from error
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(width, height), dpi=150, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -61,13 +60,13 @@ def ramachandran(
     """
     phi, psi = ensemble.phi(), ensemble.psi()
     if residue >= (count := min(phi.shape[1], psi.shape[1])):
-        raise ValueError(
-            f"Expected a residue number below {count}, the number with phi and psi; got {residue}."
-        )
+        raise ValueError(f"Expected a residue number below {count}, the number with phi and psi; got {residue}.")
     return _ramachandran(ax, ensemble, phi[:, residue], psi[:, residue], weighted, bins, title)
 
 
-def _ramachandran(ax, ensemble, phi, psi, weighted, bins, title) -> Any:
+def _ramachandran(
+    ax: Axes, ensemble: Ensemble, phi: np.ndarray, psi: np.ndarray, weighted: bool, bins: int, title: str | None
+) -> Any:
     from dataclasses import replace
 
     if not weighted:
@@ -75,9 +74,7 @@ def _ramachandran(ax, ensemble, phi, psi, weighted, bins, title) -> Any:
     result = surface(ensemble, phi, psi, bins=bins)
     # Empty bins stay white: never visited is not the same as high.
     value = np.ma.masked_invalid(np.where(np.isinf(result.value), np.nan, result.value)).T
-    image = ax.pcolormesh(
-        result.edges_a, result.edges_b, value, cmap=CMAP, vmin=0.0, vmax=F_SHOWN, rasterized=True
-    )
+    image = ax.pcolormesh(result.edges_a, result.edges_b, value, cmap=CMAP, vmin=0.0, vmax=F_SHOWN, rasterized=True)
     ax.set_aspect("equal")
     _angle_axis(ax, "x", r"$\phi$ / rad")
     _angle_axis(ax, "y", r"$\psi$ / rad")
@@ -98,9 +95,7 @@ def profiles(ax: Axes, curves: Sequence[tuple[str, str, Profile]], label: str) -
         shown = np.where(np.isfinite(curve.value), curve.value, np.nan)
         # The dashes let the curve beneath show where two agree.
         ax.plot(curve.centers, shown, "--" if colour == REFERENCE else "-", color=colour, lw=1.5, label=name)
-        ax.fill_between(
-            curve.centers, shown - 2 * curve.error, shown + 2 * curve.error, color=colour, alpha=0.25, lw=0
-        )
+        ax.fill_between(curve.centers, shown - 2 * curve.error, shown + 2 * curve.error, color=colour, alpha=0.25, lw=0)
     ax.set_ylim(-0.5, F_SHOWN + 2.0)
     ax.set_ylabel("F / kT")
     ax.spines[["top", "right"]].set_visible(False)
@@ -146,8 +141,9 @@ def comparison(result: Comparison, residue: int = 0) -> Figure:
     if result.basins:
         _basins(figure.add_subplot(below[2]), result)
     _weight_histogram(figure.add_subplot(below[3]), result.ensemble)
-    names = f"{result.ensemble.name} against {result.reference.name}"
-    figure.suptitle(f"{names}, {result.ensemble.temperature:g} K", weight="bold")
+    figure.suptitle(
+        f"{result.ensemble.name} against {result.reference.name}, {result.ensemble.temperature:g} K", weight="bold"
+    )
     return figure
 
 
@@ -155,7 +151,8 @@ def _ramachandran_row(figure: Figure, grid: Any, result: Comparison, shown: list
     from .topology import named_torsions
 
     torsions = named_torsions(result.ensemble.topology)
-    axes, image = [], None
+    axes: list[Axes] = []
+    image: Any = None
     sides = (
         (result.ensemble, False, "flow"),
         (result.ensemble, True, "reweighted"),
@@ -233,7 +230,7 @@ def _weight_histogram(ax: Axes, ensemble: Ensemble) -> None:
     # Far-off low weights would squeeze the part that matters, the right-hand tail, into a corner.
     low = max(centred.min(), -15.0)
     bins = np.linspace(low, max(centred.max(), low + 1e-3), 60)
-    ax.hist(np.clip(centred, low, None), bins=bins, color=REWEIGHTED, alpha=0.85)
+    ax.hist(np.clip(centred, low, None), bins=bins.tolist(), color=REWEIGHTED, alpha=0.85)
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.7, top=ax.get_ylim()[1] * 40)
     ax.set_xlabel("ln w − ln mean w")
@@ -292,9 +289,7 @@ def _has(row: Mapping[str, float], key: str) -> bool:
     return value is not None and np.isfinite(value)
 
 
-def _series(
-    metrics: Sequence[Mapping[str, float]], x_key: str | None, key: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _series(metrics: Sequence[Mapping[str, float]], x_key: str | None, key: str) -> tuple[np.ndarray, np.ndarray]:
     rows = [
         (i if x_key is None else m[x_key], m[key])
         for i, m in enumerate(metrics)

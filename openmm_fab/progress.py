@@ -30,7 +30,7 @@ class TrainingBar:
             total=100.0,
             desc="training",
             disable=not show,
-            bar_format="{desc} {percentage:3.0f} %|{bar:20}| {elapsed}<{remaining} {postfix}",
+            bar_format="{desc} {percentage:3.0f} %|{bar:20}| {elapsed}<{remaining}{postfix}",
         )
         self._evaluated: dict[str, float] = {}
 

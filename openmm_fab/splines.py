@@ -18,7 +18,7 @@ _UNIT_SLOPE = math.log(math.expm1(1.0 - MIN_SLOPE))  # a raw slope of zero is a 
 
 
 def spline(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    """Map [-bound, bound] onto itself; beyond, a line is left alone and a circle does not exist.
+    """Map [-bound, bound] onto itself; beyond, a line is left alone. A circle is all of [-pi, pi].
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def spline(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: boo
         Widths, heights, slopes at the inner knots, slope at both ends.  The last is free on a circle, so that value
         and slope are continuous at +-pi, and is not used on a line, whose ends have slope one.
     bound : Tensor, shape (dim,)
-        pi where `circular`.
+        Of the lines.
     circular : Tensor of bool, shape (dim,)
 
     Returns
@@ -36,6 +36,7 @@ def spline(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: boo
     y, log_det : Tensor, shape (batch, dim)
     """
     bins = raw.shape[1] // 3
+    bound = torch.where(circular, math.pi, bound)  # here, where it takes bound's precision
     widths, heights, inner, end = raw.split([bins, bins, bins - 1, 1], dim=1)
     end = torch.where(circular, end, 0.0)
     inside = circular | (x.abs() < bound)
@@ -44,9 +45,7 @@ def spline(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: boo
     return torch.where(inside, (2 * y - 1) * bound, x), torch.where(inside, log_det, 0.0)
 
 
-def _unit_spline(
-    x: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, inverse: bool
-) -> tuple[Tensor, Tensor]:
+def _unit_spline(x: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
     """Spline of [0, 1]; eq. 4 and 5 of the paper, or eq. 6 to 8 for the inverse."""
     x0, width, y0, height, d0, d1 = _Bin.apply(x, widths, heights, slopes, inverse)
     d0, d1 = MIN_SLOPE + softplus(d0 + _UNIT_SLOPE), MIN_SLOPE + softplus(d1 + _UNIT_SLOPE)

@@ -114,9 +114,7 @@ class MolecularSystem:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(
-                f"Expected a PDB file at {path}; there is none (working directory {Path.cwd()})."
-            )
+            raise FileNotFoundError(f"Expected a PDB file at {path}; there is none (working directory {Path.cwd()}).")
         pdb = app.PDBFile(str(path))
         _warn_of_choices(path, pdb)
         files = [forcefield] if isinstance(forcefield, str) else list(forcefield)
@@ -183,9 +181,7 @@ class MolecularSystem:
     @property
     def kT(self) -> float:
         """float, kJ/mol, with OpenMM's own gas constant."""
-        return (
-            unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin) * self.temperature
-        )
+        return unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin) * self.temperature
 
     @property
     def elements(self) -> list[str]:
@@ -194,9 +190,7 @@ class MolecularSystem:
     @property
     def masses(self) -> np.ndarray:
         """(n_atoms,) float64, dalton: the System's, not the elements' (hydrogens may be repartitioned)."""
-        return np.array(
-            [self.system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(self.n_atoms)]
-        )
+        return np.array([self.system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(self.n_atoms)])
 
     @cached_property
     def bonds(self) -> np.ndarray:
@@ -266,18 +260,13 @@ def _count_problems(topology: app.Topology, system: openmm.System, positions: np
         problems.append(f"Expected positions with shape ({n_topology}, 3) in nm; got {positions.shape}.")
     elif not np.isfinite(positions).all():
         bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-        problems.append(
-            f"Expected finite positions; atoms {_some(bad.tolist())} (from 0) have NaN or infinite ones."
-        )
+        problems.append(f"Expected finite positions; atoms {_some(bad.tolist())} (from 0) have NaN or infinite ones.")
     return problems
 
 
 def _system_problems(system: openmm.System) -> list[str]:
     problems = []
-    forces = [
-        force.getName() if type(force) is openmm.Force else type(force).__name__
-        for force in system.getForces()
-    ]
+    forces = [force.getName() if type(force) is openmm.Force else type(force).__name__ for force in system.getForces()]
     particles = range(system.getNumParticles())
     if system.usesPeriodicBoundaryConditions():
         problems.append(
@@ -335,9 +324,7 @@ def _molecule_problems(topology: app.Topology, bonds: np.ndarray) -> list[str]:
     pieces = Counter(residue for molecule in residues for residue in molecule)
     torn = [f"{r.name} {r.id}" for r, count in pieces.items() if count > 1]
     if torn:
-        problem += (
-            f" Atoms of residue {_some(torn)} are not bonded to each other: add CONECT records to the PDB."
-        )
+        problem += f" Atoms of residue {_some(torn)} are not bonded to each other: add CONECT records to the PDB."
     return [problem]
 
 

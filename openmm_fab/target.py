@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Target(ABC):
@@ -44,6 +45,18 @@ class Target(ABC):
         return log_p, torch.where(finite[:, None], gradient, 0.0)
 
 
+class Coordinates(Protocol):
+    """What `BoltzmannTarget` asks of coordinates; `InternalCoordinates` is one."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def periodic(self) -> Tensor: ...
+
+    def to_cartesian(self, z: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 class BoltzmannTarget(Target):
     """log p(z) = -u(x(z)) + log |dx/dz|: a molecule's Boltzmann density in internal coordinates.
 
@@ -51,7 +64,7 @@ class BoltzmannTarget(Target):
     ----------
     energy : callable
         x (batch, n_atoms, 3) in nm -> reduced energy u (batch,), differentiable.
-    coordinates : module with dim, periodic, to_cartesian
+    coordinates : Coordinates
     regularize : callable, optional
         u -> u, tames the energy of clashing atoms.  For training only: final weights come from the true energy.
 
@@ -61,7 +74,10 @@ class BoltzmannTarget(Target):
     """
 
     def __init__(
-        self, energy: Callable[[Tensor], Tensor], coordinates: nn.Module, regularize: Callable[[Tensor], Tensor] | None = None
+        self,
+        energy: Callable[[Tensor], Tensor],
+        coordinates: Coordinates,
+        regularize: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.energy, self.coordinates, self.regularize = energy, coordinates, regularize
         self.dim, self.periodic = coordinates.dim, coordinates.periodic
@@ -75,7 +91,7 @@ class BoltzmannTarget(Target):
 
 
 class Gaussian(Target):
-    """Normal density with its own mean and deviation in each coordinate; log Z = `log_z` if `log_z` is given, else 0."""
+    """Normal density with its own mean and deviation in each coordinate, times exp(log_z)."""
 
     def __init__(self, mean: Tensor, std: Tensor, log_z: float = 0.0) -> None:
         self.mean, self.std, self.log_z = mean, std, log_z
@@ -107,7 +123,8 @@ class DoubleWells(Target):
     def __init__(self, pairs: int) -> None:
         self.dim, self.periodic = 2 * pairs, torch.zeros(2 * pairs, dtype=torch.bool)
         a = torch.linspace(-6, 6, 200_001, dtype=torch.float64)
-        self.log_z = pairs * (float(torch.logsumexp(self._well(a), 0) + (a[1] - a[0]).log()) + 0.5 * math.log(2 * math.pi))
+        log_z_a = float(torch.logsumexp(self._well(a), 0) + (a[1] - a[0]).log())
+        self.log_z = pairs * (log_z_a + 0.5 * math.log(2 * math.pi))
 
     @staticmethod
     def _well(a: Tensor) -> Tensor:

@@ -20,9 +20,14 @@ def named_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, 
         warnings.simplefilter("ignore")
         phi, psi = (compute(dummy, periodic=False)[0] for compute in (mdtraj.compute_phi, mdtraj.compute_psi))
     # phi is C-[N-CA-C], psi [N-CA-C]-N: in both the residue is that of the third or second atom.
-    named = {f"phi {topology.atom(row[2]).residue}": tuple(map(int, row)) for row in phi}
-    named |= {f"psi {topology.atom(row[1]).residue}": tuple(map(int, row)) for row in psi}
+    named = {f"phi {topology.atom(row[2]).residue}": _four(row) for row in phi}
+    named |= {f"psi {topology.atom(row[1]).residue}": _four(row) for row in psi}
     return named or _rotatable(topology)
+
+
+def _four(row: np.ndarray) -> tuple[int, int, int, int]:
+    i, j, k, m = map(int, row)
+    return i, j, k, m
 
 
 def _rotatable(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
@@ -98,8 +103,8 @@ def topology_from_arrays(arrays: dict[str, np.ndarray]) -> mdtraj.Topology:
         topology.add_residue(str(name), chains[chain], resSeq=int(number), segment_id=str(segment))
         for name, chain, number, segment in zip(*(arrays[key] for key in keys), strict=True)
     ]
-    keys = ("atom_name", "atom_element", "atom_residue")
-    for name, symbol, residue in zip(*(arrays[key] for key in keys), strict=True):
+    atom_keys = ("atom_name", "atom_element", "atom_residue")
+    for name, symbol, residue in zip(*(arrays[key] for key in atom_keys), strict=True):
         topology.add_atom(str(name), mdtraj.element.get_by_symbol(str(symbol)), residues[residue])
     atoms = list(topology.atoms)
     for i, j in arrays["bonds"]:

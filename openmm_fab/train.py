@@ -11,6 +11,7 @@ several gradient steps on what the buffer thinks matters most.
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ class TrainSettings:
     updates: int = 8
     buffer_min: int = 16
     buffer_max: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-4
     warmup: int = 200
     max_gradient: float = 100.0
     max_adjustment: float = 10.0
@@ -81,7 +82,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         limits = [v for v in (self.minutes, self.iterations, self.evaluations) if v is not None]
-        if not limits or min(limits) <= 0:
+        if not limits or not all(v > 0 for v in limits):
             raise ValueError(f"Expected a positive number of minutes, iterations or evaluations; got {self}.")
 
     def spent(self, seconds: float, iterations: int, evaluations: int) -> float:
@@ -149,15 +150,15 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """One pass of annealing and the gradient steps that follow it."""
         s = self.settings
-        result = self.anneal()
+        result, passes = self.anneal(), 1
         while self.buffer.size < s.buffer_min * s.batch:
-            if len(self._recent) > 4 * s.buffer_min:
+            if passes == 4 * s.buffer_min:
                 raise TrainingError(
-                    f"Expected at least {s.buffer_min * s.batch} usable samples after {len(self._recent)} passes of "
+                    f"Expected at least {s.buffer_min * s.batch} usable samples after {passes} passes of "
                     f"annealing; got {self.buffer.size}. Nearly every structure has a non-finite energy: check the "
                     "system, or lower the energy cut."
                 )
-            result = self.anneal()
+            result, passes = self.anneal(), passes + 1
         losses, norms = self.learn()
         self.iteration += 1
         flow_w = torch.cat(list(self._recent))
@@ -204,7 +205,7 @@ class Trainer:
                 self.skipped += 1
                 if self.skipped > 20:
                     raise TrainingError(
-                        f"Expected finite losses; got {float(loss)} with gradient norm {norm} for the last "
+                        f"Expected finite losses; got {float(loss.detach())} with gradient norm {norm} for the last "
                         f"{self.skipped} gradient steps. Lower the learning rate (now {self._learning_rate():.1e})."
                     )
             self.buffer.adjust(index, log_adjustment, log_q.detach())
@@ -222,8 +223,18 @@ class Trainer:
         return write_atomically(path, lambda file: torch.save(self.state_dict(), file))
 
     def load(self, path: str | Path) -> None:
-        """Go on from a checkpoint written by `save`; loads tensors and numbers only, never code."""
-        self.load_state_dict(torch.load(path, weights_only=True))
+        """Go on from a checkpoint written by `save`; loads tensors and numbers only, never code.
+
+        Raises
+        ------
+        ValueError
+            If the file is no checkpoint, or was made with other settings or for another flow.
+        """
+        try:
+            state = torch.load(path, weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            raise ValueError(f"Expected a training checkpoint at {path}; got a file torch cannot read.") from error
+        self.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -246,7 +257,13 @@ class Trainer:
                 f"Expected a checkpoint made with {asdict(self.settings)}; got one made with {state['settings']}. "
                 "Resume with the settings it was made with."
             )
-        self.flow.load_state_dict(state["flow"])
+        try:
+            self.flow.load_state_dict(state["flow"])
+        except RuntimeError as error:
+            raise ValueError(
+                "Expected a checkpoint of this flow; got one of another shape. Resume with the system and the flow "
+                "settings it was made with."
+            ) from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.buffer.load_state_dict(state["buffer"])
         self.step_sizes = list(state["step_sizes"])

@@ -118,32 +118,38 @@ def pareto_khat(log_w: ArrayLike) -> float:
     a failed fit. Samples of weight zero say nothing about the tail and are left out. Vehtari, Simpson,
     Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 25 (2024), arXiv 1507.02646.
     """
+    log_w = _checked(log_w)
+    log_w = np.sort(log_w[log_w > -np.inf])
+    n = log_w.size
+    if log_w[-1] - log_w[0] < 1e-12:
+        return -np.inf
+    if n < 25:
+        return np.nan
+    tail = int(3.0 * np.sqrt(n)) if n > 225 else n // 5
+    if log_w[-1] == log_w[-tail]:
+        return -np.inf
+    # The fit starts from the lower quartile of its tail. Where exp of that underflows beside the largest
+    # weight it returns about 0, the best grade for the worst weights.
+    if log_w[-1] - log_w[n - tail + tail // 4] > 700.0:
+        return np.inf
+    with np.errstate(all="ignore"):
+        khat = _fitted_khat(log_w, tail)
+    return khat if np.isfinite(khat) else np.nan
+
+
+def _fitted_khat(log_w: np.ndarray, tail: int) -> float:
+    """k-hat by arviz-stats or, on Python 3.10, for which there is none, by the arviz before it."""
     try:
         from arviz_stats.base import array_stats
-    except ImportError as error:
-        raise ImportError(
-            "k-hat needs arviz-stats: pip install openmm_fab, or pip install arviz-stats."
-        ) from error
-    log_w = _checked(log_w)
-    log_w = log_w[log_w > -np.inf]
-    if log_w.max() - log_w.min() < 1e-12:
-        return -np.inf
-    if log_w.size < 25:
-        return np.nan
-    # The fit starts from the lower quartile of its tail, 3 sqrt(n) weights or a fifth of them. Where exp of
-    # that underflows beside the largest weight it returns about 0, the best grade for the worst weights.
-    tail = int(3.0 * np.sqrt(log_w.size)) if log_w.size > 225 else log_w.size // 5
-    if log_w.max() - np.sort(log_w)[log_w.size - tail + tail // 4] > 700.0:
-        return np.inf
-    try:
-        with np.errstate(all="ignore"):
-            # psislw is made for log likelihoods and negates what it gets: +log_w fits the smallest weights.
-            khat = float(array_stats.psislw(-log_w)[1])
-    except ValueError as error:
-        if "tail values are the same" in str(error):
-            return -np.inf
-        raise
-    return khat if np.isfinite(khat) else np.nan
+    except ImportError:
+        try:
+            import arviz
+        except ImportError as error:
+            raise ImportError("k-hat needs arviz-stats: pip install openmm_fab, or pip install arviz-stats.") from error
+        # reff is there for the tail's size: arviz rounds 3 sqrt(n / reff) up, arviz-stats 3 sqrt(n) down.
+        return float(arviz.psislw(log_w, reff=9.0 * log_w.size / (tail - 0.5) ** 2)[1])
+    # arviz-stats is made for log likelihoods and negates what it gets: +log_w would fit the smallest weights.
+    return float(array_stats.psislw(-log_w)[1])
 
 
 def log_z(log_w: ArrayLike) -> Estimate:

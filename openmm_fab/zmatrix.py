@@ -77,7 +77,7 @@ def build_zmatrix(bonds: np.ndarray, masses: np.ndarray, positions: np.ndarray) 
     Raises
     ------
     ValueError
-        If the molecule is not connected, or an atom would have to be placed by a torsion about a linear angle.
+        If the molecule is not connected, or an atom would have to be placed by way of a linear angle.
     """
     n_atoms = len(masses)
     neighbours: list[list[int]] = [[] for _ in range(n_atoms)]
@@ -102,10 +102,10 @@ def build_zmatrix(bonds: np.ndarray, masses: np.ndarray, positions: np.ndarray) 
 
     def place(atom: int, bond: int, angle: int, torsion: int, first: int = -1, turns: bool = False) -> None:
         for a, b, c in ((atom, bond, angle), (bond, angle, torsion)):
-            if torsion >= 0 and _angle(positions, a, b, c) > LINEAR:
+            if c >= 0 and _angle(positions, a, b, c) > LINEAR:
                 raise ValueError(
-                    f"Atoms {a}-{b}-{c} are linear, so no torsion can place atom {atom}. Linear groups (nitriles, "
-                    "alkynes) are not supported yet."
+                    f"Atoms {a}-{b}-{c} are linear, so angles and torsions cannot place atom {atom}. Linear groups "
+                    "(nitriles, alkynes) are not supported yet."
                 )
         row_of[atom] = len(rows)
         rows.append((atom, bond, angle, torsion))

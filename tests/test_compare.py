@@ -139,6 +139,4 @@ def test_basins_of_ones_own_and_other_molecules() -> None:
 
 
 def test_default_basin_has_its_upper_edge() -> None:
-    np.testing.assert_array_equal(
-        in_phi_positive(np.array([-0.1, 0.1, 2.4, 2.6])), [False, True, True, False]
-    )
+    np.testing.assert_array_equal(in_phi_positive(np.array([-0.1, 0.1, 2.4, 2.6])), [False, True, True, False])

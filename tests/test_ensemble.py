@@ -116,9 +116,7 @@ def test_few_blocks_do_not_shrink_the_error() -> None:
 def test_expectation_takes_callables_arrays_and_skips_invalid_frames() -> None:
     phi = np.array([0.5, 1.0, 2.0])
     ensemble = backbone(phi, phi, log_w=np.log([1.0, 3.0, 1e-300]), invalid=0)
-    assert ensemble.expectation(lambda t: mdtraj.compute_phi(t)[1][:, 0]).value == pytest.approx(
-        0.875, abs=1e-4
-    )
+    assert ensemble.expectation(lambda t: mdtraj.compute_phi(t)[1][:, 0]).value == pytest.approx(0.875, abs=1e-4)
     assert ensemble.expectation(np.ones((3, 2, 2))).error.shape == (2, 2)
     ensemble = backbone(phi, phi, log_w=[0.0, 0.0, -np.inf], invalid=1)
     assert ensemble.expectation([1.0, 2.0, np.nan]).value == pytest.approx(1.5)
@@ -140,9 +138,7 @@ def test_resampling_keeps_the_mean_and_remembers_copies() -> None:
 
 
 def test_slices_and_masks() -> None:
-    ensemble = flat(
-        10, log_w=np.r_[np.zeros(8), [-np.inf] * 2], invalid=2, block=np.arange(10), u=np.arange(10.0)
-    )
+    ensemble = flat(10, log_w=np.r_[np.zeros(8), [-np.inf] * 2], invalid=2, block=np.arange(10), u=np.arange(10.0))
     assert len(ensemble[2:5]) == 3 and ensemble[2:5].invalid == 0
     assert ensemble[ensemble.u > 6].n == 3 and ensemble[-1].u == [9.0] and ensemble[-3:].invalid == 2
     with pytest.raises(IndexError):
@@ -243,9 +239,7 @@ def test_from_mdtraj_refuses_other_atoms() -> None:
 
 def test_from_mdtraj_weights() -> None:
     trajectory, block = flat(3).to_mdtraj(), np.arange(3)
-    by_weight = Ensemble.from_mdtraj(
-        trajectory, stub_system(), weights=[1.0, 3.0, 0.0], block=block, energies=False
-    )
+    by_weight = Ensemble.from_mdtraj(trajectory, stub_system(), weights=[1.0, 3.0, 0.0], block=block, energies=False)
     np.testing.assert_allclose(by_weight.weights, [0.25, 0.75, 0.0])
     by_log = Ensemble.from_mdtraj(
         trajectory, stub_system(), log_weights=np.log([2.0, 6.0, 1.0]), block=block, energies=False

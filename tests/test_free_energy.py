@@ -66,17 +66,11 @@ def test_basin_difference_closed_form_and_error() -> None:
     z = []
     for seed in range(100):
         inside = rng.random(n) < 0.7
-        result = basin_difference(
-            flat(n, log_w=np.where(inside, -0.5, 0.0)), inside, n_bootstrap=100, seed=seed
-        )
+        result = basin_difference(flat(n, log_w=np.where(inside, -0.5, 0.0)), inside, n_bootstrap=100, seed=seed)
         z.append((result.value - exact) / result.error)
     assert abs(np.mean(z)) < 0.4
     assert 0.8 < np.std(z) < 1.25
-    assert (
-        result.samples == inside.sum()
-        and result.effective == pytest.approx(inside.sum())
-        and result.note == ""
-    )
+    assert result.samples == inside.sum() and result.effective == pytest.approx(inside.sum()) and result.note == ""
     assert result.probability == pytest.approx(1 / (1 + np.exp(result.value)))
 
 

@@ -26,7 +26,7 @@ ORDER = (
     # the seam, and the sampler behind it
     *("target", "splines", "flow", "path", "hmc", "ais", "buffer", "objectives", "train", "progress"),
     # what comes of it
-    *("free_energy", "ensemble", "generator", "md", "compare", "moves", "plots", "view", "interop"),
+    *("free_energy", "ensemble", "generator", "presets", "md", "compare", "moves", "plots", "view", "interop"),
     # the doors
     *("__init__", "cli", "__main__"),
 )
@@ -38,7 +38,7 @@ BEHIND_SEAM = {"splines", "flow", "weights", "path", "hmc", "ais", "buffer", "ob
 ATOMS = {"openmm", "mdtraj"}
 ATOM_ROOMS = {"topology", "system", "energy", "zmatrix", "coordinates"}
 
-OPTIONAL = {"matplotlib", "nglview", "openmmtools", "pymbar", "bgflow", "arviz_stats"}
+OPTIONAL = {"matplotlib", "nglview", "openmmtools", "pymbar", "bgflow", "arviz_stats", "arviz"}
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,7 @@ def eager_optionals(imports: Iterator[Import]) -> list[str]:
 def test_every_module_has_its_place() -> None:
     assert ROOMS, f"no module below {ROOT}"
     unknown = sorted(ROOMS - set(ORDER))
-    assert not unknown, (
-        f"add {unknown} to ORDER in this file, after all that they import, and to docs/architecture.md"
-    )
+    assert not unknown, f"add {unknown} to ORDER in this file, after all that they import, and to docs/architecture.md"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

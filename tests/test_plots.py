@@ -32,10 +32,7 @@ def test_comparison_figure(tmp_path) -> None:
         assert word in words
     # Three Ramachandran plots share one colour scale.
     images = [
-        c
-        for ax in figure.axes
-        for c in ax.collections
-        if c.__class__.__name__ == "QuadMesh" and ax.get_aspect() == 1.0
+        c for ax in figure.axes for c in ax.collections if c.__class__.__name__ == "QuadMesh" and ax.get_aspect() == 1.0
     ]
     assert len({i.get_clim() for i in images}) == 1 and len(images) == 3
     assert "matplotlib.pyplot" not in sys.modules
@@ -63,9 +60,7 @@ def test_ramachandran_shows_the_weighted_surface() -> None:
 
 
 def test_learning_curve_tolerates_missing_keys(tmp_path) -> None:
-    rows = [
-        {"evaluations": 1000 * i, "seconds": 2.0 * i, "ess": 0.1 * i, "ess_ais": 0.15 * i} for i in range(5)
-    ]
+    rows = [{"evaluations": 1000 * i, "seconds": 2.0 * i, "ess": 0.1 * i, "ess_ais": 0.15 * i} for i in range(5)]
     rows[2].pop("ess_ais")
     rows[3] |= {"basin_df": 2.1, "basin_df_error": 0.1}
     rows[4] |= {"basin_df": 2.2, "basin_df_error": float("nan")}

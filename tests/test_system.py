@@ -24,9 +24,7 @@ def pdb_text(alanine) -> str:
 
 
 def _energies(system: openmm.System, structures) -> np.ndarray:
-    context = openmm.Context(
-        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
-    )
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
     energies = []
     for x in structures:
         context.setPositions(x)
@@ -63,9 +61,7 @@ def test_energy_is_that_of_openmmtools(alanine):
 
     integrator = openmm.LangevinMiddleIntegrator(300 * unit.kelvin, 5 / unit.picosecond, 0.001)
     integrator.setRandomNumberSeed(1)
-    context = openmm.Context(
-        other.system, integrator, openmm.Platform.getPlatformByName("CPU"), {"Threads": "1"}
-    )
+    context = openmm.Context(other.system, integrator, openmm.Platform.getPlatformByName("CPU"), {"Threads": "1"})
     context.setPositions(alanine.positions)
     context.setVelocitiesToTemperature(300, 1)
     integrator.step(500)
@@ -116,12 +112,8 @@ def test_properties(alanine):
 
 
 def test_gas_constant_is_openmms(alanine):
-    assert alanine.kT == (unit.MOLAR_GAS_CONSTANT_R * 300 * unit.kelvin).value_in_unit(
-        unit.kilojoule_per_mole
-    )
-    assert alanine.kT == pytest.approx(
-        1.380649e-23 * 6.02214076e23 * 300 / 1000, rel=1e-6
-    )  # the 2019 SI's k_B N_A
+    assert alanine.kT == (unit.MOLAR_GAS_CONSTANT_R * 300 * unit.kelvin).value_in_unit(unit.kilojoule_per_mole)
+    assert alanine.kT == pytest.approx(1.380649e-23 * 6.02214076e23 * 300 / 1000, rel=1e-6)  # the 2019 SI's k_B N_A
 
 
 # --- ways in ---
@@ -167,9 +159,7 @@ def test_system_toml_is_obeyed(tmp_path, pdb_text):
 
 def test_from_pdb_takes_units_and_options(alanine):
     path = alanine.folder / "input.pdb"
-    system = MolecularSystem.from_pdb(
-        path, "amber96.xml", temperature=310 * unit.kelvin, hydrogenMass=2.0, name="x"
-    )
+    system = MolecularSystem.from_pdb(path, "amber96.xml", temperature=310 * unit.kelvin, hydrogenMass=2.0, name="x")
     assert system.temperature == 310.0 and system.name == "x" and system.folder is None
     assert system.masses[0] == 2.0
     assert MolecularSystem.from_pdb(path, constraints=None).fingerprint == alanine.fingerprint
@@ -185,9 +175,7 @@ def test_from_pdb_missing_file(tmp_path):
 
 def test_from_openmm_is_the_same_molecule(alanine):
     angstrom = unit.Quantity(10 * alanine.positions, unit.angstrom)
-    other = MolecularSystem.from_openmm(
-        alanine.topology, alanine.system, angstrom, 300 * unit.kelvin, name=NAME
-    )
+    other = MolecularSystem.from_openmm(alanine.topology, alanine.system, angstrom, 300 * unit.kelvin, name=NAME)
     np.testing.assert_allclose(other.positions, alanine.positions, atol=1e-12)
     assert other.fingerprint == alanine.fingerprint
     vectors = [openmm.Vec3(*x) for x in alanine.positions] * unit.nanometer
@@ -296,10 +284,7 @@ def test_missing_hydrogens(tmp_path, pdb_text):
 
 
 def test_ligand_without_conect_records(tmp_path):
-    lines = [
-        f"HETATM{i:5d}  C{i}  LIG A   1    {1.5 * i:8.3f}{0:8.3f}{0:8.3f}  1.00  0.00           C"
-        for i in (1, 2)
-    ]
+    lines = [f"HETATM{i:5d}  C{i}  LIG A   1    {1.5 * i:8.3f}{0:8.3f}{0:8.3f}  1.00  0.00           C" for i in (1, 2)]
     path = _write(tmp_path / "ligand.pdb", "\n".join([*lines, "END\n"]))
     text = _problem(lambda: MolecularSystem.from_pdb(path))
     assert "LIG 1" in text and "CONECT" in text

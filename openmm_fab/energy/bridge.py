@@ -165,16 +165,12 @@ class OpenMMEnergy:
 
     def _evaluate(self, x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         if x.ndim != 3 or x.shape[1:] != (self.system.n_atoms, 3):
-            raise ValueError(
-                f"Expected x with shape (batch, {self.system.n_atoms}, 3) in nm; got {tuple(x.shape)}."
-            )
+            raise ValueError(f"Expected x with shape (batch, {self.system.n_atoms}, 3) in nm; got {tuple(x.shape)}.")
         if not x.dtype.is_floating_point:
             raise TypeError(f"Expected x of a floating-point dtype; got {x.dtype}.")
         if os.getpid() != self._pid:
             # OpenMM's threads do not follow into a forked child: its Contexts would wait for ever.
-            raise RuntimeError(
-                "This OpenMMEnergy was made in the parent process; make a new one after the fork."
-            )
+            raise RuntimeError("This OpenMMEnergy was made in the parent process; make a new one after the fork.")
         if not self._contexts:
             raise RuntimeError("This OpenMMEnergy was closed; make a new one.")
         positions = x.to("cpu", torch.float64).numpy()
@@ -204,8 +200,7 @@ class OpenMMEnergy:
         forces = np.empty(positions.shape) if with_forces else None
         stretches = [s for s in np.array_split(np.arange(len(positions)), self.workers) if len(s)]
         jobs = [
-            (context, positions, s, energies, forces)
-            for context, s in zip(self._contexts, stretches, strict=False)
+            (context, positions, s, energies, forces) for context, s in zip(self._contexts, stretches, strict=False)
         ]
         if self._pool is None:
             for job in jobs:
@@ -243,11 +238,7 @@ def _candidates(platform: str | None, workers: int | None, known: list[str]) -> 
     # More workers than cores hide the CPU platform's waits, on machines with few cores.
     counts = {"Reference": [1, cores], "CPU": [1, cores, *(n for n in (2 * cores, 4 * cores) if n <= 16)]}
     platforms = [platform] if platform is not None else [p for p in counts if p in known]
-    return [
-        (p, n)
-        for p in platforms
-        for n in ([workers] if workers is not None else sorted(set(counts.get(p, [1]))))
-    ]
+    return [(p, n) for p in platforms for n in ([workers] if workers is not None else sorted(set(counts.get(p, [1]))))]
 
 
 def _cores() -> int:

@@ -182,9 +182,7 @@ class Run:
                 context.setVelocities(saved["v"][w])
                 self.bias.push(context)
             state = context.getState(positions=True, velocities=True)
-            self.last.append(
-                (state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value)
-            )
+            self.last.append((state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value))
         self.frames: list[list[tuple]] = [[] for _ in range(s.walkers)]
         self.lock, self.stop, self.failure = threading.Lock(), threading.Event(), None
 
@@ -216,9 +214,7 @@ class Run:
         while not self.stop.is_set() and self.steps[w] * s.walkers * s.step_fs < s.ns * 1e6:
             context.getIntegrator().step(s.frame_every)
             x = self._state(w)
-            bias, u = (
-                context.getState(energy=True, groups={g}).getPotentialEnergy()._value / s.kT for g in (1, 0)
-            )
+            bias, u = (context.getState(energy=True, groups={g}).getPotentialEnergy()._value / s.kT for g in (1, 0))
             with self.lock:
                 self.steps[w] += s.frame_every
                 self.last[w] = self._pending[w]

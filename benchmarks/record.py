@@ -1,0 +1,39 @@
+"""Where benchmark figures are kept: RESULTS.md, one section a benchmark, each naming its command, machine and commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from datetime import date
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def record(name: str, title: str, command: str, body: str) -> None:
+    """Replace section `name` of RESULTS.md, or add it at the end."""
+    section = (
+        f"<!-- {name} -->\n## {title}\n\n"
+        f"`{command}`, {date.today()}, commit {_commit()}, {machine()}\n\n{body.strip()}\n<!-- /{name} -->\n"
+    )
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
+    old = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->\n", re.DOTALL)
+    text = old.sub(lambda _: section, text) if old.search(text) else f"{text.rstrip()}\n\n{section}"
+    RESULTS.write_text(text, encoding="utf-8")
+
+
+def machine() -> str:
+    """Processor, cores, Python and PyTorch, in words."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
+    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, PyTorch {torch.__version__}"
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip() or "unknown"

@@ -1,0 +1,111 @@
+"""Small molecules for tests, as bond graphs with idealised geometries; nothing here comes from the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MASSES = {"H": 1.008, "C": 12.011, "N": 14.007, "O": 15.999}
+TETRAHEDRAL = 109.471
+CH, CC, AROMATIC = 0.109, 0.153, 0.139  # nm
+
+
+@dataclass(frozen=True, eq=False)
+class Molecule:
+    """Elements, masses, bonds (n_bonds, 2) and positions (n_atoms, 3) in nm."""
+
+    elements: list[str]
+    bonds: np.ndarray
+    positions: np.ndarray
+
+    @property
+    def masses(self) -> np.ndarray:
+        return np.array([MASSES[e] for e in self.elements])
+
+    def permuted(self, order: np.ndarray) -> Molecule:
+        """Atom k of the result is atom order[k]."""
+        new = np.argsort(order)
+        return Molecule([self.elements[i] for i in order], new[self.bonds], self.positions[order])
+
+
+def build(*rows: tuple, closures: tuple[tuple[int, int], ...] = ()) -> Molecule:
+    """Rows (element, bond, angle, torsion, length in nm, angle in deg, torsion in deg), shorter for the first three."""
+    x: list[np.ndarray] = []
+    for row in rows:
+        if len(x) == 0:
+            x.append(np.zeros(3))
+        elif len(x) == 1:
+            x.append(np.array([row[2], 0.0, 0.0]))
+        elif len(x) == 2:
+            b, a = x[row[1]], x[row[2]]
+            theta, way = np.deg2rad(row[4]), (a - b) / np.linalg.norm(a - b)
+            x.append(b + row[3] * (np.cos(theta) * way + np.sin(theta) * np.array([0.0, 1.0, 0.0])))
+        else:
+            b, a, t = (x[k] for k in row[1:4])
+            theta, phi = np.deg2rad(row[5]), np.deg2rad(row[6])
+            axis = (b - a) / np.linalg.norm(b - a)
+            across = (t - a) - (t - a) @ axis * axis  # phi = 0 is on the torsion partner's side
+            across /= np.linalg.norm(across)
+            turned = np.cos(phi) * across + np.sin(phi) * np.cross(axis, across)
+            x.append(b + row[4] * (-np.cos(theta) * axis + np.sin(theta) * turned))
+    bonds = [(k, row[1]) for k, row in enumerate(rows) if k > 0] + list(closures)
+    return Molecule([row[0] for row in rows], np.array(bonds), np.array(x))
+
+
+def _hydrogens(carbon: int, angle: int, torsion: int, *phis: float, theta: float = TETRAHEDRAL) -> list[tuple]:
+    return [("H", carbon, angle, torsion, CH, theta, phi) for phi in phis]
+
+
+CARBON_MONOXIDE = build(("C",), ("O", 0, 0.113))
+WATER = build(("O",), ("H", 0, 0.096), ("H", 0, 1, 0.096, 104.5))
+CARBON_DIOXIDE = build(("C",), ("O", 0, 0.116), ("O", 0, 1, 0.116, 180.0))
+METHANE = build(("C",), ("H", 0, CH), ("H", 0, 1, CH, TETRAHEDRAL), *_hydrogens(0, 1, 2, 120, -120))
+HYDROGEN_PEROXIDE = build(("O",), ("O", 0, 0.147), ("H", 0, 1, 0.097, 100.0), ("H", 1, 0, 2, 0.097, 100.0, 112.0))
+ETHANE = build(
+    ("C",),
+    ("C", 0, CC),
+    ("H", 0, 1, CH, TETRAHEDRAL),
+    *_hydrogens(0, 1, 2, 120, -120),
+    *_hydrogens(1, 0, 2, 60, 180, -60),
+)
+ETHYLENE = build(
+    ("C",),
+    ("C", 0, 0.134),
+    ("H", 0, 1, CH, 121.0),
+    *_hydrogens(0, 1, 2, 180, theta=121.0),
+    *_hydrogens(1, 0, 2, 0, 180, theta=121.0),
+)
+BUTANE = build(
+    ("C",),
+    ("C", 0, CC),
+    ("C", 1, 0, CC, 112.0),
+    ("C", 2, 1, 0, CC, 112.0, 180.0),
+    *_hydrogens(0, 1, 2, 60, 180, -60),
+    *_hydrogens(1, 2, 3, 60, -60),
+    *_hydrogens(2, 1, 0, 60, -60),
+    *_hydrogens(3, 2, 1, 60, 180, -60),
+)
+TOLUENE = build(
+    ("C",),
+    ("C", 0, AROMATIC),
+    ("C", 1, 0, AROMATIC, 120.0),
+    ("C", 2, 1, 0, AROMATIC, 120.0, 0.0),
+    ("C", 3, 2, 1, AROMATIC, 120.0, 0.0),
+    ("C", 4, 3, 2, AROMATIC, 120.0, 0.0),
+    ("C", 0, 1, 2, CC, 120.0, 180.0),
+    *_hydrogens(6, 0, 1, 90, 210, 330),
+    *(("H", k, k - 1, (k + 1) % 6, CH, 120.0, 180.0) for k in range(1, 6)),
+    closures=((5, 0),),
+)
+ACETONITRILE = build(
+    ("C",), ("C", 0, 0.146), ("H", 0, 1, CH, 110.0), *_hydrogens(0, 1, 2, 120, -120), ("N", 1, 0, 2, 0.116, 180.0, 0.0)
+)
+PROPYNE = build(
+    ("C",),
+    ("C", 0, 0.146),
+    ("H", 0, 1, CH, 110.0),
+    *_hydrogens(0, 1, 2, 120, -120),
+    ("C", 1, 0, 2, 0.12, 180.0, 0.0),
+    ("H", 5, 1, 2, 0.106, 180.0, 0.0),
+)

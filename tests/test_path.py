@@ -1,0 +1,83 @@
+"""The annealed path: its two ends, its gradient, and what another lam costs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from examples import GaussianFlow
+
+from openmm_fab.path import Path, Points
+from openmm_fab.target import DoubleWells, Gaussian
+
+FLOW = GaussianFlow(torch.tensor([0.3, -0.2], dtype=torch.float64), torch.tensor([1.1, 0.9], dtype=torch.float64))
+
+
+def _points(target=None, n: int = 7) -> Points:
+    z, _ = FLOW.sample(n, torch.Generator().manual_seed(1))
+    return Points.at(z, FLOW, target or DoubleWells(pairs=1))
+
+
+def test_points_know_flow_and_target():
+    target, points = DoubleWells(pairs=1), _points()
+    torch.testing.assert_close(points.log_q, FLOW.log_prob(points.z))
+    torch.testing.assert_close(points.log_p, target.log_prob(points.z))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0, 1.5])
+def test_ends_of_the_path(alpha):
+    points, path = _points(), Path(alpha)
+    torch.testing.assert_close(path.log_prob(points, 0.0), points.log_q)
+    torch.testing.assert_close(path.log_prob(points, 1.0), alpha * points.log_p + (1 - alpha) * points.log_q)
+
+
+def test_the_paths_default_is_fabs_goal():
+    points = _points()
+    torch.testing.assert_close(Path().log_prob(points, 1.0), 2 * points.log_p - points.log_q)
+
+
+def test_between_the_ends_the_path_is_geometric():
+    points, path = _points(), Path(2.0)
+    start, end = path.log_prob(points, 0.0), path.log_prob(points, 1.0)
+    torch.testing.assert_close(path.log_prob(points, 0.3), 0.7 * start + 0.3 * end)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+@pytest.mark.parametrize("lam", [0.0, 0.4, 1.0])
+def test_gradient_against_finite_differences(alpha, lam):
+    target, path, h = DoubleWells(pairs=1), Path(alpha), 1e-5
+    points = _points(target)
+    gradient = path.gradient(points, lam)
+    for k in range(2):
+        step = torch.zeros(2, dtype=torch.float64)
+        step[k] = h
+        up, down = (Points.at(points.z + s, FLOW, target) for s in (step, -step))
+        slope = (path.log_prob(up, lam) - path.log_prob(down, lam)) / (2 * h)
+        torch.testing.assert_close(gradient[:, k], slope, rtol=1e-6, atol=1e-6)
+
+
+def test_another_lam_costs_no_evaluation():
+    target = DoubleWells(pairs=1)
+    points = _points(target, n=7)
+    assert target.evaluations == 7
+    for lam in (0.0, 0.5, 1.0):
+        Path(2.0).log_prob(points, lam)
+        Path(2.0).gradient(points, lam)
+    assert target.evaluations == 7
+
+
+def test_at_the_start_zero_density_of_p_does_not_matter():
+    """0 times -inf is 0 here: the flow's own density is finite wherever the flow is."""
+    points = _points()
+    lost = Points(points.z, points.log_q, torch.full_like(points.log_p, -torch.inf), points.grad_log_q, points.grad_log_p)
+    torch.testing.assert_close(Path(2.0).log_prob(lost, 0.0), points.log_q)
+    assert (Path(2.0).log_prob(lost, 0.5) == -torch.inf).all()
+
+
+def test_where_takes_whole_rows():
+    target = Gaussian(torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+    a, b = _points(), Points.at(torch.ones(7, 2, dtype=torch.float64), FLOW, target)
+    mask = torch.tensor([True, False, True, True, False, False, True])
+    chosen = a.where(mask, b)
+    for name in ("z", "log_q", "log_p", "grad_log_q", "grad_log_p"):
+        assert torch.equal(getattr(chosen, name)[mask], getattr(a, name)[mask])
+        assert torch.equal(getattr(chosen, name)[~mask], getattr(b, name)[~mask])

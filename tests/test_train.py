@@ -1,0 +1,232 @@
+"""The trainer: learns targets with a known answer from nothing, resumes exactly, and says when it cannot go on."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from openmm_fab.ais import AISSettings
+from openmm_fab.flow import CouplingFlow, FlowSettings
+from openmm_fab.target import DoubleWells, Gaussian, Target, VonMises
+from openmm_fab.train import Budget, Trainer, TrainingError, TrainSettings
+from openmm_fab.weights import Estimate, effective_sample_size, log_z, normalized_weights, z_score
+
+SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=4)
+LEARN = TrainSettings(batch=128, buffer_min=8, warmup=50, learning_rate=2e-3)
+
+
+class Mixed(Target):
+    """Two angles with two modes each and two lines, one of them off the middle and narrow; log Z = 1.5."""
+
+    dim, log_z = 4, 1.5
+
+    def __init__(self) -> None:
+        self.angles = VonMises(torch.tensor([0.5, -1.0]), torch.tensor([3.0, 2.0]), modes=2)
+        self.lines = Gaussian(torch.tensor([2.0, 0.0]), torch.tensor([0.4, 1.3]), self.log_z)
+        self.periodic = torch.tensor([False, True, False, True])
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.lines.log_prob(z[:, ::2]) + self.angles.log_prob(z[:, 1::2])
+
+
+def _trainer(target: Target, settings: TrainSettings, iterations: int, seed: int = 0, hidden: int = 16, layers: int = 2):
+    random = torch.Generator().manual_seed(seed)
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), random)
+    return Trainer(flow, target, Budget(iterations=iterations), settings, random)
+
+
+def _log_w(trainer: Trainer, n: int) -> tuple[Tensor, Tensor]:
+    z, log_q = trainer.flow.sample(n, torch.Generator().manual_seed(99))
+    return z, trainer.target.log_prob(z).double() - log_q.double()
+
+
+def test_learns_double_wells():
+    target = DoubleWells(pairs=2)
+    trainer = _trainer(target, LEARN, iterations=45, hidden=48, layers=6)
+    _, before = _log_w(trainer, 8192)
+    assert effective_sample_size(before.numpy()) < 0.05 * 8192
+    assert abs(log_z(before.numpy()).value - target.log_z) > 0.05
+    history = list(trainer)
+    z, log_w = _log_w(trainer, 8192)
+    assert effective_sample_size(log_w.numpy()) > 0.6 * 8192
+    estimate = log_z(log_w.numpy())
+    assert abs(estimate.value - target.log_z) < 0.04
+    assert abs(z_score(estimate, Estimate(target.log_z, 0.0))) < 4
+    a = torch.linspace(-6, 6, 100_001, dtype=torch.float64)
+    well = torch.softmax(target._well(a), 0)
+    right = float(well[a > 0].sum())
+    w = torch.from_numpy(normalized_weights(log_w.numpy()))
+    for k in (0, 2):
+        assert float(w[z[:, k] > 0].sum()) == pytest.approx(right, abs=0.03)
+    assert history[-1]["ess_flow"] > 0.5 and 0.3 < history[-1]["acceptance"] < 0.95
+    assert [h["iteration"] for h in history] == list(range(1, 46))
+    assert history[-1]["spent"] == 1.0 and history[-1]["evaluations"] == target.evaluations
+
+
+def test_learns_angles_and_lines():
+    target = Mixed()
+    trainer = _trainer(target, LEARN, iterations=45, hidden=48, layers=6)
+    _, before = _log_w(trainer, 8192)
+    assert effective_sample_size(before.numpy()) < 0.1 * 8192
+    list(trainer)
+    z, log_w = _log_w(trainer, 8192)
+    assert effective_sample_size(log_w.numpy()) > 0.6 * 8192
+    estimate = log_z(log_w.numpy())
+    assert abs(estimate.value - target.log_z) < 0.04
+    assert abs(z_score(estimate, Estimate(target.log_z, 0.0))) < 4
+    w = torch.from_numpy(normalized_weights(log_w.numpy()))
+    for k, mean in ((1, 0.5), (3, -1.0)):
+        assert float(w[(z[:, k] - mean).cos() > 0].sum()) == pytest.approx(0.5, abs=0.04)  # both modes
+
+
+def test_resumed_is_uninterrupted(tmp_path):
+    whole = _trainer(DoubleWells(1), SMALL, 6)
+    infos = list(whole)
+
+    first = _trainer(DoubleWells(1), SMALL, 6)
+    for info in first:
+        if info["iteration"] == 3:
+            break
+    first.save(tmp_path / "checkpoint.pt")
+    second = _trainer(DoubleWells(1), SMALL, 6, seed=77)  # everything random comes out of the file
+    second.load(tmp_path / "checkpoint.pt")
+    rest = list(second)
+
+    assert [i["iteration"] for i in rest] == [4, 5, 6]
+    for a, b in zip(infos[3:], rest, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+    states = [{k: v for k, v in t.state_dict().items() if k != "counts"} for t in (whole, second)]
+    _check_equal(*states)
+    assert whole.target.evaluations == second.target.evaluations and whole.updates == second.updates
+    assert whole.buffer.size == 8 * 32  # full, and already overwritten
+
+
+def _check_equal(a, b) -> None:
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            _check_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for one, other in zip(a, b, strict=True):
+            _check_equal(one, other)
+    else:
+        assert a == b
+
+
+def test_foreign_checkpoints_are_refused(tmp_path):
+    trainer, path = _trainer(DoubleWells(1), SMALL, 2), tmp_path / "checkpoint.pt"
+    path.write_text("no checkpoint")
+    with pytest.raises(ValueError, match="Expected a training checkpoint"):
+        trainer.load(path)
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="Expected a training checkpoint"):
+        trainer.load(path)
+    trainer.save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="Expected a training checkpoint"):
+        trainer.load(path)
+
+
+def test_checkpoints_of_other_settings_are_refused(tmp_path):
+    path = _trainer(DoubleWells(1), SMALL, 2).save(tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="Resume with the settings"):
+        _trainer(DoubleWells(1), TrainSettings(batch=64, updates=2, buffer_min=4, buffer_max=8), 2).load(path)
+    with pytest.raises(ValueError, match="of another shape"):
+        _trainer(DoubleWells(1), SMALL, 2, hidden=8).load(path)
+    with pytest.raises(ValueError, match="of another shape"):
+        _trainer(DoubleWells(2), SMALL, 2).load(path)
+
+
+def test_broken_losses_end_training():
+    class Broken(CouplingFlow):
+        def log_prob(self, z: Tensor) -> Tensor:
+            log_q = super().log_prob(z)
+            return log_q * torch.nan if self.broken else log_q
+
+    target = DoubleWells(1)
+    trainer = _trainer(target, SMALL, 100)
+    flow = Broken(target.periodic, FlowSettings(layers=2, hidden=16), torch.Generator().manual_seed(0))
+    flow.broken = False
+    trainer.flow = flow
+    trainer.step()
+    before = [p.clone() for p in flow.parameters()]
+    flow.broken, trainer.anneal = True, lambda: None
+    with pytest.raises(TrainingError, match="Expected finite losses; got nan"):
+        for _ in range(40):
+            trainer.learn()
+    assert all(torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("buffer_min", [2, 16])
+def test_a_target_without_valid_points_ends_training(buffer_min):
+    class Nowhere(DoubleWells):
+        def log_prob(self, z: Tensor) -> Tensor:
+            return super().log_prob(z) * torch.nan
+
+    settings = TrainSettings(batch=8, updates=1, buffer_min=buffer_min, buffer_max=32)
+    with pytest.raises(TrainingError, match="non-finite energy"):
+        next(iter(_trainer(Nowhere(1), settings, 5)))
+
+
+def test_budget_by_evaluations():
+    trainer = _trainer(DoubleWells(1), SMALL, 1)
+    trainer.budget = Budget(evaluations=3000)
+    history = list(trainer)
+    assert history[-1]["evaluations"] >= 3000 > history[-2]["evaluations"]
+    assert history[-1]["spent"] == history[-1]["evaluations"] / 3000
+
+
+def test_budget_by_time():
+    trainer = _trainer(DoubleWells(1), SMALL, 1)
+    trainer.budget = Budget(minutes=1.0 / 60)
+    history = list(trainer)
+    assert history[-1]["seconds"] >= 1.0 and all(h["seconds"] < 1.0 for h in history[:-1])
+
+
+def test_budget_is_the_first_limit_reached():
+    budget = Budget(minutes=2.0, iterations=10, evaluations=1000)
+    assert budget.spent(60.0, 1, 10) == 0.5
+    assert budget.spent(6.0, 8, 10) == 0.8
+    assert budget.spent(6.0, 1, 2000) == 2.0
+
+
+@pytest.mark.parametrize("wrong", [{}, {"minutes": 0}, {"iterations": -1}, {"minutes": 1, "evaluations": 0}, {"minutes": math.nan}])
+def test_budgets_are_checked(wrong):
+    with pytest.raises(ValueError, match="Expected a positive number"):
+        Budget(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"updates": 0}, {"updates": 9, "buffer_min": 8}, {"buffer_max": 8}, {"batch": 1}])
+def test_settings_are_checked(wrong):
+    with pytest.raises(ValueError, match="Expected 0 < updates"):
+        TrainSettings(**wrong)
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    settings = TrainSettings(batch=16, updates=2, buffer_min=2, buffer_max=4, warmup=10, learning_rate=1e-3)
+    rates = [info["learning_rate"] for info in _trainer(DoubleWells(1), settings, 20)]
+    peak = rates.index(max(rates))
+    assert rates[:peak] == sorted(rates[:peak]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[0] == pytest.approx(2e-4) and 0.6e-3 < max(rates) <= 1e-3 and rates[-1] < 0.02e-3
+
+
+def test_step_sizes_follow_the_acceptance():
+    settings = TrainSettings(batch=64, updates=1, buffer_min=1, buffer_max=4, ais=AISSettings(intermediate=3, step_size=1e-3))
+    trainer = _trainer(DoubleWells(1), settings, 10)
+    list(trainer)
+    assert all(e == pytest.approx(1e-3 * 1.05**10) for e in trainer.step_sizes)
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    trainer, path = _trainer(DoubleWells(1), SMALL, 2), tmp_path / "checkpoint.pt"
+    trainer.save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(trainer.buffer, "state_dict", lambda: {"broken": object.__reduce_ex__})
+    with pytest.raises(Exception):  # noqa: B017
+        trainer.save(path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -1,0 +1,139 @@
+"""Z-matrices of molecules whose rotatable bonds are known."""
+
+from __future__ import annotations
+
+import molecules as m
+import numpy as np
+import pytest
+
+from openmm_fab.system import MolecularSystem
+from openmm_fab.zmatrix import ZMatrix, build_zmatrix
+
+# Molecule and its rotatable bonds.
+KNOWN = {
+    "carbon monoxide": (m.CARBON_MONOXIDE, []),
+    "water": (m.WATER, []),
+    "methane": (m.METHANE, []),
+    "hydrogen peroxide": (m.HYDROGEN_PEROXIDE, [(0, 1)]),
+    "ethane": (m.ETHANE, [(0, 1)]),
+    "ethylene": (m.ETHYLENE, []),
+    "butane": (m.BUTANE, [(0, 1), (1, 2), (2, 3)]),
+    "toluene": (m.TOLUENE, [(0, 6)]),
+}
+
+
+def _built(molecule: m.Molecule) -> ZMatrix:
+    return build_zmatrix(molecule.bonds, molecule.masses, molecule.positions)
+
+
+def _turning_bonds(z: ZMatrix) -> list[tuple[int, ...]]:
+    return sorted(tuple(sorted(map(int, row[1:3]))) for row in z.rows[z.periodic])
+
+
+def _assert_valid(z: ZMatrix, bonds: np.ndarray) -> None:
+    n = z.n_atoms
+    bonded = {frozenset(map(int, b)) for b in bonds}
+    assert sorted(z.rows[:, 0]) == list(range(n))
+    for k, (row, leader) in enumerate(zip(z.rows, z.leader, strict=True)):
+        partners = row[row >= 0]
+        assert len(set(map(int, partners))) == len(partners) == min(k, 3) + 1
+        assert set(map(int, partners[1:])) <= set(map(int, z.rows[:k, 0]))  # placed before
+        atom, bond, angle, torsion = map(int, row)
+        if k >= 1:
+            assert {atom, bond} in bonded
+        if k >= 2:
+            assert {bond, angle} in bonded
+        if k >= 3:
+            assert {angle, torsion} in bonded or {bond, torsion} in bonded
+        if leader >= 0:
+            assert 3 <= leader < k and z.leader[leader] == -1
+            assert (z.rows[leader, 1:] == row[1:]).all()
+    assert not z.periodic[:3].any()
+    assert not z.periodic[z.leader >= 0].any()  # a follower is narrow
+
+    assert sorted(np.concatenate(z.blocks)) == list(range(n))
+    assert list(z.blocks[0]) == list(range(min(n, 3)))
+    placed = set(map(int, z.rows[:3, 0]))
+    for block in z.blocks[1:]:
+        assert {int(a) for a in z.rows[block, 1:].ravel()} <= placed
+        placed |= {int(a) for a in z.rows[block, 0]}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_small_molecules(name):
+    molecule, rotatable = KNOWN[name]
+    z = _built(molecule)
+    _assert_valid(z, molecule.bonds)
+    assert _turning_bonds(z) == rotatable
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_order_of_the_atoms_does_not_matter(name):
+    molecule, rotatable = KNOWN[name]
+    for seed in range(10):
+        order = np.random.default_rng(seed).permutation(len(molecule.elements))
+        permuted = molecule.permuted(order)
+        z = _built(permuted)
+        _assert_valid(z, permuted.bonds)
+        assert sorted(tuple(sorted(int(order[a]) for a in bond)) for bond in _turning_bonds(z)) == rotatable
+
+
+def test_alanine_dipeptide_turns_about_phi_psi_and_three_methyls(alanine_dipeptide: MolecularSystem):
+    s = alanine_dipeptide
+    z = build_zmatrix(s.bonds, s.masses, s.positions)
+    _assert_valid(z, s.bonds)
+    names = [f"{a.residue.name}:{a.name}" for a in s.topology.atoms()]
+    assert {frozenset(names[a] for a in bond) for bond in _turning_bonds(z)} == {
+        frozenset(bond)
+        for bond in (
+            ("ALA:N", "ALA:CA"),
+            ("ALA:CA", "ALA:C"),
+            ("ACE:CH3", "ACE:C"),
+            ("ALA:CA", "ALA:CB"),
+            ("NME:N", "NME:C"),
+        )
+    }
+    assert z.periodic.sum() == 5
+    lead = {names[row[0]]: (row, periodic) for row, periodic in zip(z.rows, z.periodic, strict=True)}
+    phi, psi = (names.index(a) for a in ("ACE:C", "NME:N"))
+    quartets = {tuple(map(int, row)) for row in z.rows[z.periodic]}
+    quartets |= {quartet[::-1] for quartet in quartets}
+    backbone = [names.index(f"ALA:{a}") for a in ("N", "CA", "C")]
+    assert (phi, *backbone) in quartets and (*backbone, psi) in quartets
+    for amide in (("ACE:CH3", "ACE:C", "ALA:N", "ALA:CA"), ("NME:C", "NME:N", "ALA:C", "ALA:CA")):  # omegas
+        row, periodic = lead[amide[0]]
+        assert tuple(names[a] for a in row) == amide and not periodic
+
+
+def test_depth_stays_small(alanine_dipeptide: MolecularSystem):
+    """From the middle outwards; few blocks are what makes placement fast and exact."""
+    s = alanine_dipeptide
+    assert len(build_zmatrix(s.bonds, s.masses, s.positions).blocks) <= 5
+
+
+def test_root_is_a_heavy_atom():
+    z = _built(m.WATER)
+    assert z.rows.tolist() == [[0, -1, -1, -1], [1, 0, -1, -1], [2, 0, 1, -1]]
+
+
+@pytest.mark.parametrize("molecule", [m.ACETONITRILE, m.PROPYNE, m.CARBON_DIOXIDE], ids=["nitrile", "alkyne", "CO2"])
+def test_linear_groups_are_refused(molecule):
+    with pytest.raises(ValueError, match=r"Atoms \d+-\d+-\d+ are linear.*not supported yet"):
+        _built(molecule)
+
+
+def test_two_molecules_are_refused():
+    bonds = np.concatenate([m.WATER.bonds, m.WATER.bonds + 3])
+    positions = np.concatenate([m.WATER.positions, m.WATER.positions + 0.3])
+    with pytest.raises(ValueError, match="one connected molecule of 6 atoms; bonds reach only 3"):
+        build_zmatrix(bonds, np.tile(m.WATER.masses, 2), positions)
+
+
+def test_describe_names_every_row():
+    z = _built(m.BUTANE)
+    names = [f"{e}{k}" for k, e in enumerate(m.BUTANE.elements)]
+    table = z.describe(names).splitlines()
+    assert len(table) == 1 + z.n_atoms
+    assert sum(line.endswith("periodic") for line in table) == 3
+    assert sum("narrow, from" in line for line in table) == (z.leader >= 0).sum()
+    assert table[4].split()[:4] == [names[i] for i in z.rows[3]]
