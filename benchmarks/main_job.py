@@ -73,7 +73,10 @@ def _read(folder: Path) -> tuple[dict, str]:
             for t in comparison["torsions"]
         },
     }
-    rows = ["| seconds | target evaluations | raw ESS % | clipped ESS % | k-hat | ΔF(φ > 0) / kT |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| seconds | target evaluations | raw ESS % | clipped ESS % | k-hat | ΔF(φ > 0) / kT |",
+        "|---|---|---|---|---|---|",
+    ]
     for m in metrics:
         if "ess" in m:
             basin_df = f"{_number(m.get('basin_df'), 2)} ± {_number(m.get('basin_df_error'), 2)}"

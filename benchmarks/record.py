@@ -1,4 +1,4 @@
-"""Where benchmark figures are kept: RESULTS.md, one section a benchmark, each naming its command, machine and commit."""
+"""Where benchmark figures are kept: RESULTS.md, a section a benchmark, each naming its command, machine and commit."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ class AISSettings:
     """
 
     alpha: float = 2.0
-    intermediate: int = 2
-    leapfrogs: int = 4
+    intermediate: int = 1
+    leapfrogs: int = 3
     step_size: float = 0.1
     acceptance: float = 0.65
 

@@ -7,7 +7,7 @@ import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,7 @@ def run(
     runs: Annotated[Path, typer.Option(help="Folder that runs are kept in.")] = Path("runs"),
     seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
     minutes: Annotated[float | None, typer.Option(help="Training time, instead of the preset's.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Samples drawn, instead of the preset's.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples drawn, instead of the preset's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where this run stopped.")] = False,
     compile: Annotated[bool, typer.Option(help="Fuse the flow with torch.compile.")] = True,
 ) -> None:
@@ -46,6 +46,7 @@ def run(
     from .md import load_reference
     from .presets import PRESETS
     from .system import MolecularSystem
+    from .train import Budget, TrainingError
     from .weights import diagnosis
 
     started = time.perf_counter()
@@ -53,30 +54,32 @@ def run(
         if preset not in PRESETS:
             raise ValueError(f"Expected a preset out of {sorted(PRESETS)}; got {preset!r}.")
         chosen = PRESETS[preset]
+        budget = Budget(minutes=chosen.minutes if minutes is None else minutes)
         molecule = MolecularSystem.load(system)
         folder = _run_folder(runs, name or f"{molecule.name}-{preset}", resume)
-        budget = minutes or chosen.minutes
         generator = BoltzmannGenerator(molecule, chosen.settings, seed)
         settings = {
             "system": molecule.name,
             "fingerprint": molecule.fingerprint,
             "preset": preset,
             "seed": seed,
-            "minutes": budget,
+            "minutes": budget.minutes,
             "samples": samples or chosen.samples,
             **asdict(chosen.settings),
         }
-        _write(folder / "settings.json", json.dumps(settings, indent=2))
+        _write_settings(folder / "settings.json", settings, resume)
         coordinates = generator.coordinates
         typer.echo(
             f"{molecule}: {coordinates.dim} internal coordinates, {coordinates.n_periodic} of them periodic; "
-            f"{generator.energy}\nTraining for {budget:g} minutes; results go to {folder}"
+            f"{generator.energy}\nTraining for {budget.minutes:g} minutes; results go to {folder}"
         )
         try:
             generator.train(budget, folder=folder, resume=resume, compile=compile)
         except KeyboardInterrupt:
             generator.save(folder / "model.safetensors")
-            typer.echo(f"\nStopped. Everything so far is in {folder}; the same command with --resume goes on.", err=True)
+            typer.echo(
+                f"\nStopped. Everything so far is in {folder}; the same command with --resume goes on.", err=True
+            )
             raise typer.Exit(130) from None
         generator.save(folder / "model.safetensors")
         ensemble = generator.sample(samples or chosen.samples, name="FAB", progress=True)
@@ -95,7 +98,7 @@ def run(
             report.append(comparison.table())
         _write(folder / "report.txt", "\n".join(report) + "\n")
         _plot_learning(folder)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, TrainingError) as error:
         typer.echo(f"openmm-fab: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo("\n".join(report))
@@ -124,6 +127,20 @@ def _run_folder(runs: Path, name: str, resume: bool) -> Path:
             folder = runs / f"{name}-{count}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _write_settings(path: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Only how long a run trains and how much it draws may change when it is resumed."""
+    text = json.dumps(settings, indent=2)
+    if resume:
+        old, new = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        changed = [k for k in new if k not in ("minutes", "samples") and old.get(k) != new[k]]
+        if changed:
+            raise ValueError(
+                f"Expected to resume with the settings in {path}; got another {', '.join(changed)}. "
+                "Use the same system and options, or leave out --resume."
+            )
+    _write(path, text)
 
 
 def _plot_learning(folder: Path) -> None:

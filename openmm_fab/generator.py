@@ -137,13 +137,15 @@ class BoltzmannGenerator:
         """
         from .progress import RunLog, TrainingBar
 
-        trainer = Trainer(self.flow, self.target, parse_budget(budget), self.settings.train, self._random)
+        started = time.perf_counter()
+        budget = parse_budget(budget)
+        if compile:
+            self._compile()
+        trainer = Trainer(self.flow, self.target, budget, self.settings.train, self._random)
         checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
         if resume and checkpoint is not None and checkpoint.exists():
             trainer.load(checkpoint)
-        started = time.perf_counter() - trainer.seconds
-        if compile:
-            self._compile()
+            started -= trainer.seconds
         history: list[Metrics] = []
         evaluated = saved = time.perf_counter()
         with RunLog(folder, resume) as log, TrainingBar(trainer, progress) as bar:
@@ -216,7 +218,7 @@ class BoltzmannGenerator:
             "ess": ensemble.ess_fraction,
             "ess_clipped": ensemble.ess_clipped / n,
             "khat": ensemble.khat,
-            "log_z": ensemble.log_z.value,
+            "log_z": float(ensemble.log_z.value),
             "outside": outside,
             "outside_weight": outside_weight,
         }
@@ -226,7 +228,7 @@ class BoltzmannGenerator:
         return metrics
 
     def outside_range(self, ensemble: Ensemble) -> tuple[float, float]:
-        """Shares of samples and of weight with a stiff coordinate beyond the splines' range, where the flow is rigid."""
+        """Shares of samples and of weight with a stiff coordinate beyond the range of the splines."""
         z, _ = self.coordinates.to_internal(torch.as_tensor(ensemble.x, dtype=torch.float64))
         outside = (z[:, : self.coordinates.n_stiff].abs() > self.settings.flow.bound).any(1).numpy()
         return float(outside.mean()), float(np.sum(ensemble.weights[outside]))
@@ -259,7 +261,7 @@ class BoltzmannGenerator:
         """
         try:
             with safe_open(str(path), framework="pt") as file:
-                header, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+                header, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
         except SafetensorError as error:
             raise ValueError(f"Expected a model file written by BoltzmannGenerator.save at {path}; {error}.") from error
         if header.get("format") != MODEL_FORMAT:
@@ -274,7 +276,8 @@ class BoltzmannGenerator:
         coordinates = InternalCoordinates(zmatrix, tensors["coordinates.mean"], tensors["coordinates.mixing"])
         settings = GeneratorSettings.from_dict(json.loads(header["settings"]))
         generator = cls(system, settings, int(header["seed"]), coordinates=coordinates)
-        generator.flow.load_state_dict({k.removeprefix("flow."): v for k, v in tensors.items() if k.startswith("flow.")})
+        flow = {k.removeprefix("flow."): v for k, v in tensors.items() if k.startswith("flow.")}
+        generator.flow.load_state_dict(flow)
         return generator
 
     def _compile(self) -> None:
@@ -291,11 +294,11 @@ class BoltzmannGenerator:
 
 
 def parse_budget(budget: str | float | Budget) -> Budget:
-    """"20 min", "90 s", "2 h", a number of minutes, or a Budget -> Budget."""
+    """A budget as "20 min", "90 s", "2 h", a number of minutes, or a Budget."""
     if isinstance(budget, Budget):
         return budget
     if isinstance(budget, str):
-        match = re.fullmatch(r"\s*([\d.]+)\s*(s|min|h)\s*", budget)
+        match = re.fullmatch(r"\s*(\d*\.?\d+)\s*(s|min|h)\s*", budget)
         if match is None:
             raise ValueError(f'Expected a budget such as "20 min", "90 s" or "2 h"; got {budget!r}.')
         budget = float(match[1]) * {"s": 1 / 60, "min": 1.0, "h": 60.0}[match[2]]

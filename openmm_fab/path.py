@@ -7,11 +7,12 @@ Points keep log q, log p and both gradients, so another lam costs no evaluation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .target import Target
 
@@ -24,6 +25,16 @@ class Flow(Protocol):
     def log_prob(self, z: Tensor) -> Tensor: ...
 
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class TrainableFlow(Flow, Protocol):
+    """What the trainer asks beyond that; any `torch.nn.Module` has it."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 @dataclass(frozen=True)

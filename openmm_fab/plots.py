@@ -7,6 +7,7 @@ used.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,17 @@ def _figure(width: float, height: float) -> Figure:
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise ImportError("Plotting needs matplotlib: pip install openmm_fab, or pip install matplotlib.") from error
+
+    class NotebookFigure(Figure):
+        """A Figure that a notebook shows as a picture, with or without %matplotlib inline."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    figure = Figure(figsize=(width, height), dpi=150, layout=layout)
+    figure = NotebookFigure(figsize=(width, height), dpi=150, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

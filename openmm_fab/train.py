@@ -5,11 +5,13 @@
         print(info["ess_flow"], info["ess_ais"])
 
 One iteration anneals a batch of flow samples towards p^alpha q^(1 - alpha), puts them into the buffer, and makes
-several gradient steps on what the buffer thinks matters most.
+gradient steps on what the buffer thinks matters most.  The steps move a *learner*; the flow itself is the learner's
+running average, which is far less noisy: it feeds annealing, and it is what training leaves.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import time
@@ -28,6 +30,7 @@ from .files import write_atomically
 from .hmc import adapt
 from .memory import keep_freed_memory
 from .objectives import fab_buffer_loss
+from .path import TrainableFlow
 from .target import Target
 from .weights import effective_sample_size
 
@@ -52,21 +55,26 @@ class TrainSettings:
         Norm to which the gradient is cut.
     max_adjustment : float
         Largest correction of a buffered weight inside the loss.
+    averaging : float
+        Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
     """
 
     batch: int = 256
-    updates: int = 8
+    updates: int = 2
     buffer_min: int = 16
     buffer_max: int = 256
-    learning_rate: float = 4e-4
-    warmup: int = 200
+    learning_rate: float = 2e-4
+    warmup: int = 100
     max_gradient: float = 100.0
     max_adjustment: float = 10.0
+    averaging: float = 0.99
     ais: AISSettings = field(default_factory=AISSettings)
 
     def __post_init__(self) -> None:
         if not 0 < self.updates <= self.buffer_min <= self.buffer_max or self.batch < 2:
             raise ValueError(f"Expected 0 < updates <= buffer_min <= buffer_max and batch >= 2; got {self}.")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"Expected 0 <= averaging < 1; got {self.averaging}.")
 
 
 @dataclass(frozen=True)
@@ -100,8 +108,8 @@ class Trainer:
 
     Parameters
     ----------
-    flow : nn.Module
-        With sample, log_prob and log_prob_and_gradient (see `path.Flow`).
+    flow : TrainableFlow
+        Any torch.nn.Module with sample, log_prob and log_prob_and_gradient; trained in place.
     target : Target
     budget : Budget
     settings : TrainSettings, optional
@@ -118,7 +126,7 @@ class Trainer:
 
     def __init__(
         self,
-        flow: nn.Module,
+        flow: TrainableFlow,
         target: Target,
         budget: Budget,
         settings: TrainSettings | None = None,
@@ -130,8 +138,9 @@ class Trainer:
         self.generator = generator or torch.Generator().manual_seed(0)
         parameter = next(flow.parameters())
         s = self.settings
+        self.learner = copy.deepcopy(flow)
         self.buffer = ReplayBuffer(s.buffer_max * s.batch, target.dim, parameter.dtype, parameter.device)
-        self.optimizer = torch.optim.Adam(flow.parameters(), lr=s.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(self.learner.parameters(), lr=s.learning_rate, fused=True)
         self.step_sizes = [s.ais.step_size] * s.ais.intermediate
         self.iteration, self.updates, self.seconds, self.skipped = 0, 0, 0.0, 0
         self._recent: deque[Tensor] = deque(maxlen=16)
@@ -192,14 +201,15 @@ class Trainer:
         for index, z, log_q_old in zip(*(part.split(s.batch) for part in drawn), strict=True):
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate()
-            log_q = self.flow.log_prob(z.requires_grad_())
+            log_q = self.learner.log_prob(z.requires_grad_())
             loss, log_adjustment = fab_buffer_loss(log_q, log_q_old, s.ais.alpha, s.max_adjustment)
             self.optimizer.zero_grad()
             loss.backward()
-            norm = float(nn.utils.clip_grad_norm_(self.flow.parameters(), s.max_gradient))
+            norm = float(nn.utils.clip_grad_norm_(self.learner.parameters(), s.max_gradient))
             self.updates += 1
             if math.isfinite(norm) and math.isfinite(float(loss.detach())):
                 self.optimizer.step()
+                self._average()
                 self.skipped = 0
             else:
                 self.skipped += 1
@@ -212,6 +222,11 @@ class Trainer:
             losses.append(float(loss.detach()))
             norms.append(norm)
         return losses, norms
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        for own, new in zip(self.flow.parameters(), self.learner.parameters(), strict=True):
+            own.lerp_(new, 1 - self.settings.averaging)
 
     def _learning_rate(self) -> float:
         s = self.settings
@@ -241,6 +256,7 @@ class Trainer:
             "format": CHECKPOINT_FORMAT,
             "settings": asdict(self.settings),
             "flow": self.flow.state_dict(),
+            "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "buffer": self.buffer.state_dict(),
             "step_sizes": list(self.step_sizes),
@@ -259,6 +275,7 @@ class Trainer:
             )
         try:
             self.flow.load_state_dict(state["flow"])
+            self.learner.load_state_dict(state["learner"])
         except RuntimeError as error:
             raise ValueError(
                 "Expected a checkpoint of this flow; got one of another shape. Resume with the system and the flow "

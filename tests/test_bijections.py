@@ -128,7 +128,7 @@ def _flow(lines: int, circles: int, layers: int) -> Bijection:
     with torch.no_grad():
         for name, parameter in flow.named_parameters():
             if name[-2:] in ("b1", "b2", "w3", "b3"):
-                parameter.normal_(0.0, 0.3, generator=random)
+                parameter.normal_(0.0, 0.2, generator=random)
     stack = list(flow.layers)[:layers]
 
     def one_way(z: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:

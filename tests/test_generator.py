@@ -1,0 +1,274 @@
+"""BoltzmannGenerator on a small chain: weights, saving, resuming, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from examples import chain, write_chain
+from safetensors.torch import save_file
+
+from openmm_fab.ais import AISSettings
+from openmm_fab.energy.bridge import OpenMMEnergy
+from openmm_fab.flow import FlowSettings
+from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings, parse_budget
+from openmm_fab.presets import PRESETS
+from openmm_fab.system import MolecularSystem
+from openmm_fab.train import Budget, Trainer, TrainSettings
+
+SMALL = GeneratorSettings(
+    flow=FlowSettings(layers=2, hidden=16, bins=4),
+    train=TrainSettings(
+        batch=32, updates=2, buffer_min=2, buffer_max=8, warmup=5, learning_rate=1e-2, averaging=0.5, ais=AISSettings()
+    ),
+)
+QUIET = {"progress": False, "compile": False, "evaluate_samples": 64, "evaluate_every": 1e9}
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory) -> MolecularSystem:
+    return chain(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture(scope="module")
+def energy(system):
+    with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
+        yield energy
+
+
+def _generator(system, energy, settings=SMALL, seed: int = 0) -> BoltzmannGenerator:
+    return BoltzmannGenerator(system, settings, seed, energy)
+
+
+@pytest.fixture(scope="module")
+def trained(system, energy) -> BoltzmannGenerator:
+    generator = _generator(system, energy)
+    generator.train(Budget(iterations=20), **QUIET)
+    return generator
+
+
+def test_weights_are_those_of_the_true_energy(system, energy, trained):
+    """All three parts of log w made anew from the structures; energies far above the cut among them."""
+    low = GeneratorSettings(SMALL.coordinates, SMALL.flow, SMALL.train, energy_cut=1.0)
+    generator = _generator(system, energy, low)
+    generator.flow.load_state_dict(trained.flow.state_dict())
+    ensemble = generator.sample(500)
+    assert ensemble.x.dtype == ensemble.u.dtype == ensemble.log_w.dtype == np.float64
+    x = torch.from_numpy(ensemble.x)
+    z, log_det = generator.coordinates.to_internal(x)
+    with torch.no_grad():
+        log_q = generator.flow.log_prob(z.float()).double()
+    u = energy(x)
+    torch.testing.assert_close(torch.from_numpy(ensemble.u), u, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(torch.from_numpy(ensemble.log_w), -log_det - u - log_q, rtol=0, atol=2e-3)
+    torch.testing.assert_close(torch.from_numpy(ensemble.log_q), log_q + log_det, rtol=0, atol=2e-3)
+    tamed = generator.target.log_prob(z) - log_q
+    assert (tamed - torch.from_numpy(ensemble.log_w)).abs().max() > 1  # what training sees is something else
+
+
+def test_training_learns(system, energy, trained):
+    assert trained.sample(2000).ess > 1.3 * _generator(system, energy).sample(2000).ess
+
+
+def test_sample_size_and_seed(trained):
+    a, b, c = trained.sample(33, seed=5), trained.sample(33, seed=5), trained.sample(33, seed=6)
+    assert a.n == 33 and a.x.shape == (33, 5, 3)  # no multiple of the batch
+    assert np.array_equal(a.x, b.x) and np.array_equal(a.log_w, b.log_w)
+    assert not np.array_equal(a.x, c.x)
+    assert np.array_equal(trained.sample(64, seed=5).x[:33], a.x)
+    with pytest.raises(ValueError, match="Expected n >= 1"):
+        trained.sample(0)
+
+
+def test_invalid_structures_stay_counted(system, energy, trained):
+    def half_broken(x):
+        u = energy(x)
+        return torch.where(x[:, 0, 1] > x[:, 0, 1].median(), torch.tensor(torch.inf, dtype=u.dtype), u)
+
+    generator = _generator(system, energy)
+    generator.energy = half_broken
+    generator.flow.load_state_dict(trained.flow.state_dict())
+    ensemble = generator.sample(64)
+    assert ensemble.n == 64 and ensemble.invalid == np.isneginf(ensemble.log_w).sum()
+    assert 20 < ensemble.invalid < 40
+    whole = trained.sample(64)
+    valid = np.isfinite(ensemble.log_w)
+    np.testing.assert_array_equal(ensemble.log_w[valid], whole.log_w[valid])
+
+
+def test_a_broken_flow_is_no_invalid_structure(system, energy):
+    generator = _generator(system, energy)
+    with torch.no_grad():
+        generator.flow.layers[0].b3.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="the flow is broken"):
+        generator.sample(10)
+
+
+def test_save_and_load(system, energy, trained, tmp_path):
+    path = trained.save(tmp_path / "model.safetensors")
+    loaded = BoltzmannGenerator.load(path, system)
+    assert loaded.settings == trained.settings and loaded.seed == trained.seed
+    a, b = trained.sample(100), loaded.sample(100)
+    assert np.array_equal(a.x, b.x) and np.array_equal(a.log_q, b.log_q)
+    np.testing.assert_allclose(a.u, b.u, atol=1e-2)  # OpenMM's platform is chosen anew
+    z = torch.randn(50, trained.coordinates.dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(trained.flow.log_prob(z), loaded.flow.log_prob(z))
+
+
+def test_models_of_others_are_refused(trained, tmp_path):
+    path = trained.save(tmp_path / "model.safetensors")
+    for other in (chain(tmp_path / "hot", temperature=310.0), _with_a_stiffer_bond(tmp_path / "stiff")):
+        with pytest.raises(ValueError, match="Load it with the system it was trained with"):
+            BoltzmannGenerator.load(path, other)
+
+
+def _with_a_stiffer_bond(folder) -> MolecularSystem:
+    write_chain(folder)
+    text = (folder / "chain.xml").read_text()
+    assert text.count('"20000.0"') == 1
+    (folder / "chain.xml").write_text(text.replace('"20000.0"', '"21000.0"'))
+    return MolecularSystem.load(folder)
+
+
+def test_files_that_are_no_models_are_refused(system, trained, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("a poem")
+    with pytest.raises(ValueError, match="Expected a model file"):
+        BoltzmannGenerator.load(path, system)
+    save_file({"a": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="Expected a file of format"):
+        BoltzmannGenerator.load(path, system)
+    trained.save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="Expected a model file"):
+        BoltzmannGenerator.load(path, system)
+    with pytest.raises(FileNotFoundError):
+        BoltzmannGenerator.load(tmp_path / "none.safetensors", system)
+
+
+def test_evaluate(trained):
+    metrics = trained.evaluate(256)
+    assert set(metrics) == {"ess", "ess_clipped", "khat", "log_z", "outside", "outside_weight"}  # the chain has no phi
+    ensemble = trained.sample(256, seed=trained.seed + 7)
+    assert metrics["ess"] == ensemble.ess_fraction and metrics["log_z"] == ensemble.log_z.value
+    assert 0 <= metrics["outside"] <= 1
+
+
+def test_outside_range_counts_what_lies_beyond(trained):
+    ensemble = trained.sample(200)
+    z, _ = trained.coordinates.to_internal(torch.from_numpy(ensemble.x))
+    n = trained.coordinates.n_stiff
+    beyond = z[:, :n].abs().max(1).values
+    bound = float(beyond.median())
+    narrow = GeneratorSettings(SMALL.coordinates, FlowSettings(2, 16, 4, bound), SMALL.train)
+    generator = BoltzmannGenerator(trained.system, narrow, energy=trained.energy)
+    share, weight = generator.outside_range(ensemble)
+    assert share == pytest.approx(0.5, abs=0.01)
+    assert weight == pytest.approx(float(ensemble.weights[beyond.numpy() > bound].sum()))
+
+
+def test_training_writes_metrics_and_a_checkpoint(system, energy, tmp_path):
+    generator = _generator(system, energy)
+    history = generator.train(Budget(iterations=3), folder=tmp_path, **QUIET)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+
+    def strict(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    rows = [json.loads(line, parse_constant=strict) for line in lines]
+    assert [r["iteration"] for r in rows] == [1, 2, 3]
+    assert rows[-1]["loss"] == history[-1]["loss"] and "ess" in rows[-1] and "ess" not in rows[0]
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_resumed_training_is_uninterrupted_training(system, energy, tmp_path, monkeypatch):
+    whole = _generator(system, energy)
+    whole.train(Budget(iterations=6), folder=tmp_path / "whole", **QUIET)
+
+    interrupted = _generator(system, energy)
+    _interrupt_after(2, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train(Budget(iterations=6), folder=tmp_path / "parts", **QUIET)
+    monkeypatch.undo()
+    assert (tmp_path / "parts" / "checkpoint.pt").exists()
+    assert interrupted.sample(64).n == 64  # usable
+    resumed = _generator(system, energy, seed=0)
+    history = resumed.train(Budget(iterations=6), folder=tmp_path / "parts", resume=True, **QUIET)
+    assert [h["iteration"] for h in history] == [3, 4, 5, 6]
+    rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["iteration"] for r in rows] == [1, 2, 3, 4, 5, 6]
+    for a, b in zip(whole.flow.parameters(), resumed.flow.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def _interrupt_after(iterations: int, monkeypatch) -> None:
+    step = Trainer.step
+
+    def interrupted(trainer: Trainer):
+        if trainer.iteration == iterations:
+            raise KeyboardInterrupt
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+
+
+def test_without_resume_a_folder_starts_anew(system, energy, tmp_path):
+    for _ in range(2):
+        _generator(system, energy).train(Budget(iterations=1), folder=tmp_path, **QUIET)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_evaluation_costs_time_of_the_budget(system, energy):
+    history = _generator(system, energy).train(
+        "2 s", progress=False, compile=False, evaluate_every=0.0, evaluate_samples=64
+    )
+    assert all("ess" in h for h in history)
+    assert 2.0 <= history[-1]["seconds"] < 20
+    assert all(h["seconds"] < 2.0 for h in history[:-1])
+
+
+def test_without_a_compiler_training_goes_on(system, energy, monkeypatch):
+    generator = _generator(system, energy)
+
+    def compile(batch: int) -> None:
+        raise RuntimeError("no g++ here\nand a long story")
+
+    monkeypatch.setattr(generator.flow, "compile", compile)
+    with pytest.warns(UserWarning, match=r"goes on without torch.compile.*no g\+\+ here\. On CPU"):
+        history = generator.train(Budget(iterations=1), **{**QUIET, "compile": True})
+    assert len(history) == 1
+
+
+def test_training_is_reproducible(system, energy):
+    flows = []
+    for _ in range(2):
+        generator = _generator(system, energy, seed=4)
+        generator.train(Budget(iterations=2), **QUIET)
+        flows.append(generator.flow)
+    assert all(torch.equal(a, b) for a, b in zip(*(f.parameters() for f in flows), strict=True))
+
+
+@pytest.mark.parametrize("settings", [SMALL, *(p.settings for p in PRESETS.values())])
+def test_settings_survive_json(settings):
+    assert GeneratorSettings.from_dict(json.loads(json.dumps(asdict(settings)))) == settings
+
+
+@pytest.mark.parametrize(
+    "text, minutes", [("20 min", 20), ("90 s", 1.5), ("2 h", 120), (" 1.5min", 1.5), (".5 h", 30), (3, 3), (0.25, 0.25)]
+)
+def test_parse_budget(text, minutes):
+    assert parse_budget(text) == Budget(minutes=minutes)
+
+
+def test_parse_budget_takes_a_budget():
+    assert parse_budget(Budget(iterations=3)) == Budget(iterations=3)
+
+
+@pytest.mark.parametrize("wrong", ["soon", "20", "20 days", "-3 min", "min", "1.2.3 min", "0 min", 0, -1.0])
+def test_parse_budget_refuses(wrong):
+    with pytest.raises(ValueError, match="Expected a"):
+        parse_budget(wrong)

@@ -1,0 +1,57 @@
+"""Every notebook runs from top to bottom, in a copy: the outputs that it was committed with stay as they are."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from ipykernel.kernelspec import install
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "systems", tmp_path / "systems", ignore=shutil.ignore_patterns("raw"))
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    # A kernel of this interpreter, found before any other "python3" on the machine.
+    install(prefix=str(tmp_path / "jupyter"))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter" / "share" / "jupyter"))
+    monkeypatch.setenv("OPENMM_FAB_NOTEBOOK_BUDGET", "20 s")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # compiling would take longer than the training
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+
+    notebook = nbformat.read(path, as_version=4)
+    for cell in _code(notebook):
+        cell.outputs, cell.execution_count = [], None
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
+
+    outputs = [output for cell in _code(notebook) for output in cell.outputs]
+    assert all(output.output_type != "error" for output in outputs)
+    assert all(cell.execution_count for cell in _code(notebook))
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    for cell in _code(notebook):
+        if "fab.compare(" in cell.source:
+            table = _text(cell)
+            assert all(word in table for word in ("ESS", "k-hat", "ΔF")), table
+
+
+def test_there_are_notebooks() -> None:
+    assert NOTEBOOKS
+
+
+def _code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _text(cell: NotebookNode) -> str:
+    return "\n".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in cell.outputs)
