@@ -5,8 +5,8 @@
         print(info["ess_flow"], info["ess_ais"])
 
 One iteration anneals a batch of flow samples towards p^alpha q^(1 - alpha), puts them into the buffer, and makes
-gradient steps on what the buffer thinks matters most.  The steps move a *learner*; the flow itself is the learner's
-running average, which is far less noisy: it feeds annealing, and it is what training leaves.
+gradient steps on what the buffer thinks matters most.  All this happens to a *learner*; the flow that training leaves
+is the learner's running average, which is far less noisy.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TrainSettings:
     updates: int = 2
     buffer_min: int = 16
     buffer_max: int = 256
-    learning_rate: float = 2e-4
+    learning_rate: float = 1.5e-4
     warmup: int = 100
     max_gradient: float = 100.0
     max_adjustment: float = 10.0
@@ -118,8 +118,8 @@ class Trainer:
 
     Notes
     -----
-    Metrics of an iteration: iteration, seconds, evaluations (of the target), loss, ess_flow (Kish share of the last
-    passes' flow samples towards p, on the target as trained on), ess_ais (of this pass towards p^alpha q^(1-alpha)),
+    Metrics of an iteration: iteration, seconds, evaluations (of the target), loss, ess_flow (Kish share of the
+    learner's samples in the last passes towards p, on the target as trained on), ess_ais (of this pass towards p^alpha q^(1-alpha)),
     acceptance, step_size, buffer (samples), invalid (flow samples of zero density in this pass), gradient (norm),
     learning_rate, spent (share of the budget).
     """
@@ -188,7 +188,7 @@ class Trainer:
     def anneal(self) -> AISResult:
         """One pass of annealed importance sampling into the buffer; adapts the step sizes."""
         s = self.settings.ais
-        result = run_ais(self.flow, self.target, self.settings.batch, s, self.step_sizes, self.generator)
+        result = run_ais(self.learner, self.target, self.settings.batch, s, self.step_sizes, self.generator)
         self.buffer.add(result.points.z, result.log_w, result.points.log_q)
         self.step_sizes = [adapt(e, a, s.acceptance) for e, a in zip(self.step_sizes, result.acceptance, strict=True)]
         self._recent.append((result.start.log_p.double() - result.start.log_q.double()).cpu())

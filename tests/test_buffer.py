@@ -28,7 +28,11 @@ def _check_counts(counts: np.ndarray, probability: np.ndarray) -> None:
 
 
 def test_draws_in_proportion_to_the_weights():
-    buffer, random, w = _filled([1.0, 2.0, 3.0, 4.0, 10.0]), torch.Generator().manual_seed(0), np.array([1, 2, 3, 4, 10])
+    buffer, random, w = (
+        _filled([1.0, 2.0, 3.0, 4.0, 10.0]),
+        torch.Generator().manual_seed(0),
+        np.array([1, 2, 3, 4, 10]),
+    )
     drawn = [int(buffer.sample(1, random)[0]) for _ in range(8000)]
     _check_counts(np.bincount(drawn, minlength=5), w)
 

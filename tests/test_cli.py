@@ -49,7 +49,12 @@ def test_a_run_leaves_everything(folders):
     folder = folders[1] / "chain-smoke"
     assert set(_contents(folder)) == OUTPUTS
     settings = json.loads((folder / "settings.json").read_text())
-    assert (settings["system"], settings["preset"], settings["minutes"], settings["samples"]) == ("chain", "smoke", 0.1, 500)
+    assert (settings["system"], settings["preset"], settings["minutes"], settings["samples"]) == (
+        "chain",
+        "smoke",
+        0.1,
+        500,
+    )
     assert settings["flow"]["layers"] == 8 and settings["train"]["ais"]["leapfrogs"] == 3
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["seconds"] >= 6 and "ess" in rows[-1]
@@ -164,7 +169,12 @@ def test_an_interrupted_run_can_be_resumed(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "step", interrupted)
     result = _run(folders[0], tmp_path, minutes=5)
     assert result.exit_code == 130 and "--resume goes on" in result.output
-    assert set(_contents(tmp_path / "chain-smoke")) == {"settings.json", "metrics.jsonl", "checkpoint.pt", "model.safetensors"}
+    assert set(_contents(tmp_path / "chain-smoke")) == {
+        "settings.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "model.safetensors",
+    }
     monkeypatch.undo()
     result = _run(folders[0], tmp_path, "--resume")
     assert result.exit_code == 0, result.output

@@ -68,7 +68,9 @@ def test_another_lam_costs_no_evaluation():
 def test_at_the_start_zero_density_of_p_does_not_matter():
     """0 times -inf is 0 here: the flow's own density is finite wherever the flow is."""
     points = _points()
-    lost = Points(points.z, points.log_q, torch.full_like(points.log_p, -torch.inf), points.grad_log_q, points.grad_log_p)
+    lost = Points(
+        points.z, points.log_q, torch.full_like(points.log_p, -torch.inf), points.grad_log_q, points.grad_log_p
+    )
     torch.testing.assert_close(Path(2.0).log_prob(lost, 0.0), points.log_q)
     assert (Path(2.0).log_prob(lost, 0.5) == -torch.inf).all()
 

@@ -81,7 +81,9 @@ def _measured(ensemble: Ensemble) -> dict[str, np.ndarray]:
     }
 
 
-def _z_scores(log_w: np.ndarray, measured: dict[str, np.ndarray], densities: dict[str, list[Density]]) -> dict[str, float]:
+def _z_scores(
+    log_w: np.ndarray, measured: dict[str, np.ndarray], densities: dict[str, list[Density]]
+) -> dict[str, float]:
     scores = {}
     for kind, group in densities.items():
         for column, density in enumerate(group):
@@ -120,7 +122,9 @@ def test_every_marginal(trained):
     assert len(scores) == 4 * 2 + 3 * 2 + 2 * 12
     worst = max(scores, key=lambda k: abs(scores[k]))
     assert abs(scores[worst]) < 4.5, (worst, scores[worst])
-    assert 0.5 < np.sqrt(np.mean(np.square(list(scores.values())))) < 1.5  # the errors are neither too small nor too large
+    assert (
+        0.5 < np.sqrt(np.mean(np.square(list(scores.values())))) < 1.5
+    )  # the errors are neither too small nor too large
 
 
 def test_errors_are_small(trained):

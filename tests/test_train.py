@@ -33,7 +33,9 @@ class Mixed(Target):
         return self.lines.log_prob(z[:, ::2]) + self.angles.log_prob(z[:, 1::2])
 
 
-def _trainer(target: Target, settings: TrainSettings, iterations: int, seed: int = 0, hidden: int = 16, layers: int = 2):
+def _trainer(
+    target: Target, settings: TrainSettings, iterations: int, seed: int = 0, hidden: int = 16, layers: int = 2
+):
     random = torch.Generator().manual_seed(seed)
     flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), random)
     return Trainer(flow, target, Budget(iterations=iterations), settings, random)
@@ -149,14 +151,13 @@ def test_broken_losses_end_training():
             log_q = super().log_prob(z)
             return log_q * torch.nan if self.broken else log_q
 
-    target = DoubleWells(1)
-    trainer = _trainer(target, SMALL, 100)
-    flow = Broken(target.periodic, FlowSettings(layers=2, hidden=16), torch.Generator().manual_seed(0))
+    target, random = DoubleWells(1), torch.Generator().manual_seed(0)
+    flow = Broken(target.periodic, FlowSettings(layers=2, hidden=16), random)
     flow.broken = False
-    trainer.flow = flow
+    trainer = Trainer(flow, target, Budget(iterations=100), SMALL, random)
     trainer.step()
     before = [p.clone() for p in flow.parameters()]
-    flow.broken, trainer.anneal = True, lambda: None
+    trainer.learner.broken = True
     with pytest.raises(TrainingError, match="Expected finite losses; got nan"):
         for _ in range(40):
             trainer.learn()
@@ -196,7 +197,9 @@ def test_budget_is_the_first_limit_reached():
     assert budget.spent(6.0, 1, 2000) == 2.0
 
 
-@pytest.mark.parametrize("wrong", [{}, {"minutes": 0}, {"iterations": -1}, {"minutes": 1, "evaluations": 0}, {"minutes": math.nan}])
+@pytest.mark.parametrize(
+    "wrong", [{}, {"minutes": 0}, {"iterations": -1}, {"minutes": 1, "evaluations": 0}, {"minutes": math.nan}]
+)
 def test_budgets_are_checked(wrong):
     with pytest.raises(ValueError, match="Expected a positive number"):
         Budget(**wrong)
@@ -216,8 +219,28 @@ def test_learning_rate_rises_then_falls_to_zero():
     assert rates[0] == pytest.approx(2e-4) and 0.6e-3 < max(rates) <= 1e-3 and rates[-1] < 0.02e-3
 
 
+def test_the_flow_is_the_learners_running_average():
+    settings = TrainSettings(batch=16, updates=2, buffer_min=2, buffer_max=4, averaging=0.9)
+    trainer = _trainer(DoubleWells(1), settings, 3)
+    average = [p.detach().clone() for p in trainer.flow.parameters()]
+    step = trainer.optimizer.step
+
+    def watched():
+        step()
+        for own, new in zip(average, trainer.learner.parameters(), strict=True):
+            own.copy_(0.9 * own + 0.1 * new.detach())
+
+    trainer.optimizer.step = watched
+    list(trainer)
+    for own, flow, learner in zip(average, trainer.flow.parameters(), trainer.learner.parameters(), strict=True):
+        torch.testing.assert_close(own, flow)
+        assert not torch.equal(flow, learner) or not own.any()
+
+
 def test_step_sizes_follow_the_acceptance():
-    settings = TrainSettings(batch=64, updates=1, buffer_min=1, buffer_max=4, ais=AISSettings(intermediate=3, step_size=1e-3))
+    settings = TrainSettings(
+        batch=64, updates=1, buffer_min=1, buffer_max=4, ais=AISSettings(intermediate=3, step_size=1e-3)
+    )
     trainer = _trainer(DoubleWells(1), settings, 10)
     list(trainer)
     assert all(e == pytest.approx(1e-3 * 1.05**10) for e in trainer.step_sizes)
