@@ -119,9 +119,9 @@ class Trainer:
     Notes
     -----
     Metrics of an iteration: iteration, seconds, evaluations (of the target), loss, ess_flow (Kish share of the
-    learner's samples in the last passes towards p, on the target as trained on), ess_ais (of this pass towards p^alpha q^(1-alpha)),
-    acceptance, step_size, buffer (samples), invalid (flow samples of zero density in this pass), gradient (norm),
-    learning_rate, spent (share of the budget).
+    learner's samples in the last passes towards p, on the target as trained on), ess_ais (of this pass towards
+    p^alpha q^(1 - alpha)), acceptance, step_size, buffer (samples), invalid (the learner's samples of zero density in
+    this pass), gradient (norm), learning_rate, spent (share of the budget).
     """
 
     def __init__(
