@@ -1,6 +1,6 @@
 """Threads against processes for OpenMM energies and forces.
 
-`python benchmarks/bridge.py [--quick] [--system NAME]`. Each figure is microseconds of wall time per
+`python benchmarks/bridge.py [--quick] [--system NAME] [--record]`. Each figure is microseconds of wall time per
 structure for a whole batch, handing over of positions and results included: the median of five repeats.
 Ends in one JSON line.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import openmm
 import torch
+from record import record
 
 from openmm_fab.energy import OpenMMEnergy
 from openmm_fab.system import MolecularSystem
@@ -72,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--system", default="alanine_dipeptide")
+    parser.add_argument("--record", action="store_true", help="write the table to RESULTS.md")
     arguments = parser.parse_args()
     system = MolecularSystem.load(arguments.system)
     n = 64 if arguments.quick else 512
@@ -91,6 +93,13 @@ def main() -> None:
         seconds = time.perf_counter() - start
         chosen = {"platform": energy.platform, "workers": energy.workers, "start_seconds": round(seconds, 2)}
     figures = {"system": system.name, "n": n, "microseconds": microseconds, "chosen": chosen}
+    if arguments.record:
+        rows = [f"| {label} | {value} |" for label, value in microseconds.items()]
+        table = ["| platform, way, workers | µs a structure, energy and forces |", "|---|---|", *rows]
+        picked = f"Picked at start-up in {seconds:.1f} s: {chosen['platform']}, {chosen['workers']} threads."
+        command = f"python benchmarks/bridge.py --system {system.name} --record"
+        title = f"OpenMM in threads and in processes: {system.name}, {n} structures"
+        record(f"bridge_{system.name}", title, command, "\n".join(table) + "\n\n" + picked)
     print(json.dumps({"benchmark": "bridge", "quick": arguments.quick, **figures}))
 
 

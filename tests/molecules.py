@@ -98,6 +98,16 @@ TOLUENE = build(
     *(("H", k, k - 1, (k + 1) % 6, CH, 120.0, 180.0) for k in range(1, 6)),
     closures=((5, 0),),
 )
+CYCLOHEXANE = build(  # the chair
+    ("C",),
+    ("C", 0, CC),
+    ("C", 1, 0, CC, 111.4),
+    ("C", 2, 1, 0, CC, 111.4, 55.0),
+    ("C", 3, 2, 1, CC, 111.4, -55.0),
+    ("C", 4, 3, 2, CC, 111.4, 55.0),
+    *(row for k in range(6) for row in _hydrogens(k, (k - 1) % 6, (k + 1) % 6, 120, -120)),
+    closures=((5, 0),),
+)
 ACETONITRILE = build(
     ("C",), ("C", 0, 0.146), ("H", 0, 1, CH, 110.0), *_hydrogens(0, 1, 2, 120, -120), ("N", 1, 0, 2, 0.116, 180.0, 0.0)
 )

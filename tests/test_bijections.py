@@ -150,6 +150,7 @@ BIJECTIONS: dict[str, Callable[[], Bijection]] = {
     "coordinates of ethane": partial(_coordinates, m.ETHANE),
     "coordinates of butane": partial(_coordinates, m.BUTANE),
     "coordinates of toluene": partial(_coordinates, m.TOLUENE),
+    "coordinates of cyclohexane": partial(_coordinates, m.CYCLOHEXANE),
     "coordinates of alanine dipeptide": _alanine_dipeptide,
     "spline on lines": partial(_spline, [False, False], 6),
     "spline on circles": partial(_spline, [True, True], 6),

@@ -19,6 +19,7 @@ KNOWN = {
     "ethylene": (m.ETHYLENE, []),
     "butane": (m.BUTANE, [(0, 1), (1, 2), (2, 3)]),
     "toluene": (m.TOLUENE, [(0, 6)]),
+    "cyclohexane": (m.CYCLOHEXANE, []),
 }
 
 
@@ -48,6 +49,10 @@ def _assert_valid(z: ZMatrix, bonds: np.ndarray) -> None:
         if leader >= 0:
             assert 3 <= leader < k and z.leader[leader] == -1
             assert (z.rows[leader, 1:] == row[1:]).all()
+    for k, row in enumerate(z.rows[3:], start=3):  # proper torsions about one axis: the first leads the others
+        proper = frozenset(map(int, row[2:])) in bonded
+        first = int(np.flatnonzero((z.rows[:, 1:] == row[1:]).all(1))[0])
+        assert z.leader[k] == (-1 if first == k or not proper else first)
     assert not z.periodic[:3].any()
     assert not z.periodic[z.leader >= 0].any()  # a follower is narrow
 
