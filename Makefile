@@ -52,6 +52,6 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "openmm_fab needs Python $(OLDEST) or newer; $(PYTHON) is not. Name one: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing openmm_fab into $(VENV)/ (PyTorch and OpenMM are large: a few minutes the first time)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PINNED) -e ".[test,lint]" || \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PINNED) -e ".[test,lint,tensorboard]" || \
 		{ echo "Could not install into $(VENV)/: pip says why above. The network? Then 'make' again." >&2; exit 1; }
 	@touch $(READY)
