@@ -7,9 +7,13 @@ import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from .ensemble import Ensemble
+    from .system import MolecularSystem
 
 app = typer.Typer(
     help="Boltzmann ensembles and free energies from an OpenMM energy alone.",
@@ -41,9 +45,7 @@ def run(
 
     Example: openmm-fab run systems/alanine_dipeptide --preset smoke
     """
-    from .compare import compare
     from .generator import BoltzmannGenerator
-    from .md import load_reference
     from .presets import PRESETS
     from .system import MolecularSystem
     from .train import Budget, TrainingError
@@ -90,12 +92,7 @@ def run(
             f"{diagnosis(ensemble.log_w)}",
             f"Beyond the splines' range: {100 * outside:.2f} % of samples, {100 * outside_weight:.2f} % of weight",
         ]
-        reference = load_reference(molecule)
-        if reference is not None:
-            comparison = compare(ensemble, reference)
-            _write(folder / "comparison.json", json.dumps(comparison.to_dict(), indent=2))
-            comparison.plot(folder / "comparison.png")
-            report.append(comparison.table())
+        report += _compare(molecule, ensemble, folder)
         _write(folder / "report.txt", "\n".join(report) + "\n")
         _plot_learning(folder)
     except (ValueError, OSError, TrainingError) as error:
@@ -106,11 +103,45 @@ def run(
 
 
 @app.command()
+def compare(
+    system: Annotated[str, typer.Argument(help="Folder with a system.toml, or the name of a shipped system.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+) -> None:
+    """Compare a run's ensemble with the system's reference once more, after either has changed.
+
+    Example: openmm-fab compare systems/alanine_dipeptide runs/alanine_dipeptide-laptop
+    """
+    from .ensemble import Ensemble
+    from .system import MolecularSystem
+
+    try:
+        report = _compare(MolecularSystem.load(system), Ensemble.load(run / "ensemble.npz"), run)
+    except (ValueError, OSError) as error:
+        typer.echo(f"openmm-fab: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo("\n".join(report) or f"{system} has no reference: see [reference] in the system.toml of other systems.")
+
+
+@app.command()
 def systems() -> None:
     """List the systems that come with the package."""
     from .system import available_systems
 
     typer.echo("\n".join(available_systems()))
+
+
+def _compare(molecule: MolecularSystem, ensemble: Ensemble, folder: Path) -> list[str]:
+    """Compare with the reference where there is one; leaves comparison.json and comparison.png."""
+    from .compare import compare
+    from .md import load_reference
+
+    reference = load_reference(molecule)
+    if reference is None:
+        return []
+    comparison = compare(ensemble, reference)
+    _write(folder / "comparison.json", json.dumps(comparison.to_dict(), indent=2))
+    comparison.plot(folder / "comparison.png")
+    return [comparison.table()]
 
 
 def _run_folder(runs: Path, name: str, resume: bool) -> Path:
