@@ -75,13 +75,21 @@ class ReplayBuffer:
         return self._log_w[: self.size]
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        return {"z": self._z, "log_w": self._log_w, "log_q": self._log_q, "size": self.size, "next": self._next}
+        """What is stored, without the empty places."""
+        filled = {"z": self._z, "log_w": self._log_w, "log_q": self._log_q}
+        return {key: part[: self.size].clone() for key, part in filled.items()} | {
+            "capacity": self.capacity,
+            "next": self._next,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["z"].shape != self._z.shape:
+        expected, got = (self.capacity, self._z.shape[1]), (state["capacity"], state["z"].shape[1])
+        if got != expected:
             raise ValueError(
-                f"Expected a buffer of shape {tuple(self._z.shape)}; got {tuple(state['z'].shape)}. "
+                f"Expected a buffer of (capacity, dim) {expected}; got {got}. "
                 "Resume with the settings that the checkpoint was made with."
             )
-        self._z, self._log_w, self._log_q = state["z"].clone(), state["log_w"].clone(), state["log_q"].clone()
-        self.size, self._next = int(state["size"]), int(state["next"])
+        self.size, self._next = len(state["z"]), int(state["next"])
+        self._log_w.fill_(-torch.inf)
+        self._z[: self.size], self._log_w[: self.size] = state["z"], state["log_w"]
+        self._log_q[: self.size] = state["log_q"]

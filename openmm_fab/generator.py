@@ -34,6 +34,7 @@ from .train import Budget, Trainer, TrainSettings
 from .zmatrix import ZMatrix
 
 MODEL_FORMAT = "openmm_fab model 1"
+CHECKPOINT_EVERY = 120.0  # s
 Metrics = dict[str, float]
 
 
@@ -160,7 +161,7 @@ class BoltzmannGenerator:
                     history.append(info)
                     log.write(info)
                     bar.update(info)
-                    if checkpoint is not None and now - saved > 60:
+                    if checkpoint is not None and now - saved > CHECKPOINT_EVERY:
                         trainer.save(checkpoint)
                         saved = time.perf_counter()
             finally:

@@ -142,14 +142,18 @@ def test_a_broken_proposal_is_refused():
     assert torch.equal(after.z, points.z) and torch.equal(after.log_p, points.log_p)
 
 
-def test_a_proposal_where_the_flow_is_broken_is_refused():
+@pytest.mark.parametrize("broken, lam", [(torch.nan, 0.3), (-torch.inf, 0.8)])
+def test_a_proposal_where_the_flow_is_broken_is_refused(broken, lam):
+    """Past the middle of FAB's path q stands in the denominator: a density of zero there would be irresistible."""
+
     class Broken(GaussianFlow):
         def log_prob(self, z: Tensor) -> Tensor:
-            return torch.where(z[:, 0] > 1, torch.nan, super().log_prob(z))
+            return torch.where(z[:, 0] > 1, broken, super().log_prob(z))
 
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     target = Gaussian(zero, one)
-    points, acceptance = _run(_normal(2000, 1).clamp(max=0.9), target, 0.8, 3, Path(2.0), 0.3, Broken(zero, one), n=5)
+    start = _normal(2000, 1).clamp(max=0.9)
+    points, acceptance = _run(start, target, 0.8, 3, Path(2.0), lam, Broken(zero, one), n=5)
     assert 0.1 < acceptance < 1
     assert torch.isfinite(points.log_q).all() and (points.z <= 1).all()
 
