@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from record import record
+from record import current_commit, record
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,12 +32,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.read or _run(options, options.runs or Path(temporary))
         figures, curve = _read(folder)
-    if options.record:
-        name = f"main_job_{options.system}_{figures['preset']}_{figures['seed']}"
-        command = f"python benchmarks/main_job.py --preset {figures['preset']} --seed {figures['seed']} --record"
-        title = f"{options.system}, preset {figures['preset']}, seed {figures['seed']}: FAB without MD data"
-        record(name, title, command, _table(figures) + "\n\n" + curve)
+        if options.record:
+            _record(options.system, folder, figures, curve)
     print(json.dumps(figures))
+
+
+def _record(system: str, folder: Path, figures: dict, curve: str) -> None:
+    name = f"main_job_{system}_{figures['preset']}_{figures['seed']}"
+    pictures = []
+    for picture in ("comparison", "learning"):
+        target = Path(__file__).parent / "figures" / f"{name}_{picture}.png"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(folder / f"{picture}.png", target)
+        pictures.append(f"![{picture}](figures/{target.name})")
+    command = f"python benchmarks/main_job.py --preset {figures['preset']} --seed {figures['seed']} --record"
+    title = f"{system}, preset {figures['preset']}, seed {figures['seed']}: FAB without MD data"
+    record(name, title, command, "\n\n".join([_table(figures), *pictures, curve]), (folder / "commit.txt").read_text())
 
 
 def _run(options: argparse.Namespace, runs: Path) -> Path:
@@ -47,8 +58,11 @@ def _run(options: argparse.Namespace, runs: Path) -> Path:
         command += ["--preset", "smoke", "--minutes", "0.3", "--samples", "1000"]
     else:
         command += ["--preset", options.preset]
+    commit = current_commit()
     subprocess.run(command, check=True, stdout=sys.stderr)
-    return max(runs.glob(f"{name}*"), key=lambda folder: folder.stat().st_mtime)
+    folder = max(runs.glob(f"{name}*"), key=lambda folder: folder.stat().st_mtime)
+    (folder / "commit.txt").write_text(commit)
+    return folder
 
 
 def _read(folder: Path) -> tuple[dict, str]:

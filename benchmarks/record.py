@@ -12,11 +12,12 @@ from pathlib import Path
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
-def record(name: str, title: str, command: str, body: str) -> None:
-    """Replace section `name` of RESULTS.md, or add it at the end."""
+def record(name: str, title: str, command: str, body: str, commit: str | None = None) -> None:
+    """Replace section `name` of RESULTS.md, or add it at the end; `commit` is what ran, if not what is here now."""
     section = (
         f"<!-- {name} -->\n## {title}\n\n"
-        f"`{command}`, {date.today()}, commit {_commit()}, {machine()}\n\n{body.strip()}\n<!-- /{name} -->\n"
+        f"`{command}`, {date.today()}, commit {commit or current_commit()}, {machine()}\n\n"
+        f"{body.strip()}\n<!-- /{name} -->\n"
     )
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
     old = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->\n", re.DOTALL)
@@ -34,6 +35,7 @@ def machine() -> str:
     return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, PyTorch {torch.__version__}"
 
 
-def _commit() -> str:
+def current_commit() -> str:
+    """Short hash, with -dirty where tracked files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
     return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip() or "unknown"
