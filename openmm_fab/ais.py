@@ -22,7 +22,7 @@ class AISSettings:
     alpha : float
         The path ends at p^alpha q^(1 - alpha).
     intermediate : int
-        Densities between the two ends, each with one HMC trajectory; lam evenly spaced (paper, appendix C).
+        Densities between the two ends, each with one HMC trajectory; lam evenly spaced.
     leapfrogs : int
         Steps in a trajectory.
     step_size, acceptance : float
@@ -77,7 +77,10 @@ def run_ais(
     step_sizes: Sequence[float],
     generator: torch.Generator | None = None,
 ) -> AISResult:
-    """Move n flow samples along the path; log w sums log f_k - log f_(k-1) where transitions start (Neal, eq. 11)."""
+    """Move n flow samples along the path.
+
+    log w = sum_k log f_k(z_(k-1)) - log f_(k-1)(z_(k-1)), each term where the k-th transition starts (Neal 2001).
+    """
     path = Path(settings.alpha)
     z, _ = flow.sample(n, generator)
     points = start = Points.at(z, flow, target)

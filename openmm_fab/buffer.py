@@ -1,4 +1,4 @@
-"""Prioritised replay buffer of annealed samples (paper, section 4 and algorithm 1)."""
+"""Prioritised replay buffer of annealed samples (FAB paper, algorithm 1)."""
 
 from __future__ import annotations
 

@@ -6,10 +6,12 @@ from torch import Tensor
 
 
 def fab_buffer_loss(log_q: Tensor, log_q_old: Tensor, alpha: float, max_adjustment: float) -> tuple[Tensor, Tensor]:
-    """FAB with the prioritised buffer (paper, eq. 9 and algorithm 1).
+    """FAB with the prioritised buffer (FAB paper, algorithm 1).
 
-    Samples drawn in proportion to their weights towards p^alpha q_old^(1 - alpha) estimate the alpha-divergence's
-    gradient as -E[c grad log q], where c = (q / q_old)^(1 - alpha) follows the flow since they were annealed.
+    The alpha-divergence's loss is L = integral p^alpha q^(1 - alpha), here times a constant, so
+    grad L = (1 - alpha) integral p^alpha q^(1 - alpha) grad log q.  Samples drawn in proportion to their weights
+    towards p^alpha q_old^(1 - alpha) estimate its direction as -E[c grad log q], where c = (q / q_old)^(1 - alpha)
+    follows the flow since they were annealed.
 
     Parameters
     ----------

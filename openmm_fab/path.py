@@ -1,6 +1,6 @@
 """Points, and the annealed path between a flow q and FAB's goal p^alpha q^(1 - alpha).
 
-Every density on the path is a linear combination of log q and log p (paper: eq. 5 and section 3):
+Every density on the path is a linear combination of log q and log p (FAB paper, section 3):
 ``log f = (1 - lam) log q + lam (alpha log p + (1 - alpha) log q)``.
 Points keep log q, log p and both gradients, so another lam costs no evaluation.
 """

@@ -1,4 +1,4 @@
-"""The training loop: Flow AIS Bootstrap with a prioritised replay buffer (paper, algorithm 1).
+"""The training loop: Flow AIS Bootstrap with a prioritised replay buffer (FAB paper, algorithm 1).
 
     trainer = Trainer(flow, target, budget=Budget(minutes=20))
     for info in trainer:
