@@ -62,7 +62,7 @@ class TrainSettings:
     batch: int = 256
     updates: int = 2
     buffer_min: int = 16
-    buffer_max: int = 2048
+    buffer_max: int = 256
     learning_rate: float = 1.5e-4
     warmup: int = 100
     max_gradient: float = 100.0

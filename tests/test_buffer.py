@@ -120,5 +120,5 @@ def test_state_round_trip():
 
 
 def test_the_state_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="Expected a buffer of shape"):
+    with pytest.raises(ValueError, match=r"Expected a buffer of \(capacity, dim\)"):
         ReplayBuffer(5, 2).load_state_dict(_filled([1.0, 2.0]).state_dict())

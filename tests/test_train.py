@@ -220,7 +220,9 @@ def test_learning_rate_rises_then_falls_to_zero():
 
 
 def test_the_flow_is_the_learners_running_average():
-    settings = TrainSettings(batch=16, updates=2, buffer_min=2, buffer_max=4, averaging=0.9)
+    settings = TrainSettings(
+        batch=16, updates=2, buffer_min=2, buffer_max=4, learning_rate=1e-2, warmup=1, averaging=0.9
+    )
     trainer = _trainer(DoubleWells(1), settings, 3)
     average = [p.detach().clone() for p in trainer.flow.parameters()]
     step = trainer.optimizer.step
@@ -235,6 +237,21 @@ def test_the_flow_is_the_learners_running_average():
     for own, flow, learner in zip(average, trainer.flow.parameters(), trainer.learner.parameters(), strict=True):
         torch.testing.assert_close(own, flow)
         assert not torch.equal(flow, learner) or not own.any()
+
+
+def test_the_buffer_follows_the_learner():
+    """Weights towards p^2 / q: the buffer's change by what log q fell, for the samples that were learned from."""
+    settings = TrainSettings(batch=32, updates=1, buffer_min=1, buffer_max=1, learning_rate=1e-2, warmup=1)
+    trainer = _trainer(DoubleWells(1), settings, 100)
+    trainer.step()  # the learner moves away from where the samples were annealed
+    buffer = trainer.buffer
+    log_w, log_q = buffer.log_w.clone(), buffer._log_q.clone()
+    with torch.no_grad():
+        now = trainer.learner.log_prob(buffer._z)
+    trainer.learn()  # from the whole buffer
+    assert (now - log_q).abs().max() > 0.01
+    torch.testing.assert_close(buffer._log_q, now)
+    torch.testing.assert_close(buffer.log_w, log_w - (now - log_q).double())
 
 
 def test_step_sizes_follow_the_acceptance():
