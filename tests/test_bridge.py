@@ -206,7 +206,9 @@ def test_number_of_workers_changes_nothing(alanine, platform):
 
 def test_choice_of_platform(alanine):
     with OpenMMEnergy(alanine) as energy:
-        assert (energy.platform, energy.workers) == min(energy.timings, key=energy.timings.get)
+        limit = 1.3 * min(energy.timings.values())
+        assert energy.timings[energy.platform, energy.workers] < limit
+        assert energy.workers == max(workers for (_, workers), seconds in energy.timings.items() if seconds < limit)
         assert {platform for platform, _ in energy.timings} == {"Reference", "CPU"}
         assert all(seconds > 0 for seconds in energy.timings.values())
         assert energy.evaluations == 0  # timing is not counted
