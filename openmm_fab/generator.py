@@ -153,11 +153,12 @@ class BoltzmannGenerator:
             try:
                 for info in trainer:
                     now = time.perf_counter()
+                    trainer.seconds = now - started  # the clock on the wall: all of it counts
                     if now - evaluated > evaluate_every or trainer.spent >= 1:
                         info |= self.evaluate(evaluate_samples)
                         evaluated = time.perf_counter()
-                    trainer.seconds = time.perf_counter() - started  # the clock on the wall: all of it counts
-                    info["seconds"] = trainer.seconds
+                        trainer.seconds = evaluated - started
+                    info |= {"seconds": trainer.seconds, "spent": trainer.spent}
                     history.append(info)
                     log.write(info)
                     bar.update(info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 
 import numpy as np
@@ -16,6 +17,7 @@ from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.flow import FlowSettings
 from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings, parse_budget
 from openmm_fab.presets import PRESETS
+from openmm_fab.progress import RunLog
 from openmm_fab.system import MolecularSystem
 from openmm_fab.train import Budget, Trainer, TrainSettings
 
@@ -185,6 +187,12 @@ def test_training_writes_metrics_and_a_checkpoint(system, energy, tmp_path):
     assert (tmp_path / "checkpoint.pt").exists()
 
 
+def test_metrics_without_a_finite_value_are_null(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.write({"iteration": 1, "khat": -np.inf, "loss": np.nan, "ess": 0.5})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"iteration": 1, "khat": null, "loss": null, "ess": 0.5}\n'
+
+
 def test_resumed_training_is_uninterrupted_training(system, energy, tmp_path, monkeypatch):
     whole = _generator(system, energy)
     whole.train(Budget(iterations=6), folder=tmp_path / "whole", **QUIET)
@@ -229,6 +237,19 @@ def test_evaluation_costs_time_of_the_budget(system, energy):
     assert all("ess" in h for h in history)
     assert 2.0 <= history[-1]["seconds"] < 20
     assert all(h["seconds"] < 2.0 for h in history[:-1])
+
+
+def test_training_ends_with_an_evaluation(system, energy, monkeypatch):
+    """Also where the budget went into something else than the trainer's steps."""
+
+    class Slow(RunLog):
+        def __enter__(self) -> RunLog:
+            time.sleep(0.6)
+            return super().__enter__()
+
+    monkeypatch.setattr("openmm_fab.progress.RunLog", Slow)
+    history = _generator(system, energy).train("0.5 s", **QUIET)
+    assert "ess" in history[-1] and history[-1]["spent"] >= 1 and history[-1]["seconds"] >= 0.6
 
 
 def test_without_a_compiler_training_goes_on(system, energy, monkeypatch):
