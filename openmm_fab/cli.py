@@ -79,9 +79,9 @@ def run(
             generator.train(budget, folder=folder, resume=resume, compile=compile)
         except KeyboardInterrupt:
             generator.save(folder / "model.safetensors")
-            typer.echo(
-                f"\nStopped. Everything so far is in {folder}; the same command with --resume goes on.", err=True
-            )
+            kept = (folder / "checkpoint.pt").exists()
+            advice = "the same command with --resume goes on" if kept else "it is too early to resume: start anew"
+            typer.echo(f"\nStopped. Everything so far is in {folder}; {advice}.", err=True)
             raise typer.Exit(130) from None
         generator.save(folder / "model.safetensors")
         ensemble = generator.sample(samples or chosen.samples, name="FAB", progress=True)

@@ -45,8 +45,8 @@ class FlowSettings:
     bound: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.layers < 2 or self.hidden < 1 or self.bins < 2 or self.bound <= 0:
-            raise ValueError(f"Expected layers >= 2, hidden >= 1, bins >= 2 and bound > 0; got {self}.")
+        if self.layers < 2 or self.layers % 2 or self.hidden < 1 or self.bins < 2 or self.bound <= 0:
+            raise ValueError(f"Expected an even number of layers, hidden >= 1, bins >= 2 and bound > 0; got {self}.")
 
 
 class CouplingFlow(nn.Module):

@@ -166,7 +166,7 @@ class BoltzmannGenerator:
                         trainer.save(checkpoint)
                         saved = time.perf_counter()
             finally:
-                if checkpoint is not None and trainer.iteration:
+                if checkpoint is not None:
                     trainer.save(checkpoint)
         return history
 

@@ -232,8 +232,8 @@ def test_wrong_input():
             flow.log_prob(torch.zeros(shape))
     with pytest.raises(ValueError, match="at least 2 coordinates"):
         CouplingFlow(torch.tensor([True]))
-    for wrong in ({"layers": 1}, {"hidden": 0}, {"bins": 1}, {"bound": 0.0}):
-        with pytest.raises(ValueError, match="Expected layers >= 2"):
+    for wrong in ({"layers": 1}, {"layers": 3}, {"hidden": 0}, {"bins": 1}, {"bound": 0.0}):
+        with pytest.raises(ValueError, match="Expected an even number of layers"):
             FlowSettings(**wrong)
 
 
