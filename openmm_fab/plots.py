@@ -272,7 +272,12 @@ def learning_curve(metrics: Sequence[Mapping[str, float]]) -> Figure:
     axes = figure.subplots(1, 2 if with_basin else 1, squeeze=False)[0]
     for key, name, colour in (("ess", "flow", FLOW), ("ess_ais", "AIS", REWEIGHTED)):
         x, y = _series(metrics, x_key, key)
-        if len(x):
+        if len(x) > 100:  # one point an iteration: its spread, and the mean of its neighbours
+            axes[0].plot(x, 100 * y, ".", color=colour, ms=2, alpha=0.25)
+            span = len(y) // 40
+            x, y, name = x[span:-span], _running_mean(y, span), f"{name}, running mean"
+            axes[0].plot(x, 100 * y, color=colour, lw=1.5, label=name)
+        elif len(x):
             axes[0].plot(x, 100 * y, color=colour, marker="o", ms=3, lw=1.5, label=name)
     axes[0].set(xlabel=label, ylabel="ESS / %", title="effective sample size", ylim=(0, None))
     if axes[0].lines:
@@ -307,6 +312,11 @@ def _series(metrics: Sequence[Mapping[str, float]], x_key: str | None, key: str)
     ]
     data = np.array(rows, dtype=np.float64).reshape(-1, 2)
     return data[:, 0], data[:, 1]
+
+
+def _running_mean(y: np.ndarray, span: int) -> np.ndarray:
+    """Mean over each point and `span` neighbours on either side, where there are so many."""
+    return np.convolve(y, np.full(2 * span + 1, 1 / (2 * span + 1)), mode="valid")
 
 
 def _duration(seconds: float) -> str:
