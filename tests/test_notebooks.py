@@ -32,7 +32,7 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for cell in _code(notebook):
         cell.outputs, cell.execution_count = [], None
     NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
 
     outputs = [output for cell in _code(notebook) for output in cell.outputs]

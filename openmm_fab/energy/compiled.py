@@ -1,0 +1,344 @@
+"""An OpenMM System read force by force into one batched torch function.
+
+OpenMM evaluates one structure at a time; here every term runs over a whole batch, on the device of x, and
+`torch.compile` fuses what is left.  `docs/energy.md` says which forces are covered and how it is checked.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import openmm
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from openmm_fab.energy.forces import Term, UncoveredError, read
+from openmm_fab.energy.geometry import Frame, Pairs, Parameters, Value
+from openmm_fab.memory import keep_freed_memory
+from openmm_fab.system import MolecularSystem
+
+FUSED_BYTES = 2**19  # of one value a pair in a chunk: intermediate results stay in the processor's caches
+EAGER_BYTES = 2**26
+
+
+class UncoveredSystemError(NotImplementedError):
+    """A System with forces that have no translation; the message lists all of them."""
+
+
+class Potential(nn.Module):
+    """U(x) in kJ/mol of a batch, from the forces of a System, as plain torch operations without any bookkeeping.
+
+    Parameters
+    ----------
+    system : openmm.System
+
+    Raises
+    ------
+    UncoveredSystemError
+    """
+
+    def __init__(self, system: openmm.System) -> None:
+        super().__init__()
+        terms, problems = _translate(system)
+        if problems:
+            raise UncoveredSystemError("\n".join(["Not covered by CompiledEnergy:", *(f"  - {p}" for p in problems)]))
+        n_atoms = system.getNumParticles()
+        pairs = np.unique(np.concatenate([np.empty((0, 2), dtype=np.int64), *(t.pairs() for t in terms)]), axis=0)
+        for term in terms:
+            term.bind(pairs)
+        self.pairs = Pairs(pairs, n_atoms)
+        self.terms = nn.ModuleList(terms)
+
+    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
+        """x (batch, n_atoms, 3) in nm -> (batch,); parameters: numbers or (batch,)."""
+        return self.of_rows(x.permute(2, 1, 0).contiguous(), parameters)
+
+    def of_rows(self, x: Tensor, parameters: Parameters) -> Tensor:
+        """The same for x (3, n_atoms, batch)."""
+        frame = Frame(x, self.pairs)
+        energy = x.new_zeros(x.shape[-1])
+        for term in self.terms:
+            energy = energy + term(frame, parameters)
+        return energy
+
+
+class CompiledEnergy(nn.Module):
+    """u(x) = U(x)/kT from a translated System, for a batch, differentiable once by autograd.
+
+    Failures are treated as `OpenMMEnergy` treats them: a structure with non-finite coordinates, energy or gradient
+    gets u = +inf and gradient 0 and is counted in `invalid`; other structures are untouched. Nothing is cached.
+
+    Parameters
+    ----------
+    system : MolecularSystem
+    dtype : torch.dtype or None
+        Precision of the calculation; None: that of x. Results have the dtype of x.
+
+    Attributes
+    ----------
+    defaults : dict of str to float
+        The System's global parameters and their default values.
+    evaluations, invalid : int
+        Structures asked for, and those of them that were invalid.
+
+    Raises
+    ------
+    UncoveredSystemError
+        Forces without translation; see `uncovered`.
+    """
+
+    def __init__(self, system: MolecularSystem, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        keep_freed_memory()
+        self.system, self.dtype = system, dtype
+        self.potential = Potential(system.system)
+        self.defaults = global_parameters(system.system)
+        self.evaluations = 0
+        self.invalid = 0
+        self.reason = ""
+        self.fused = False
+        self._potentials: dict[tuple[torch.device, torch.dtype], Potential] = {}
+        self._functions: dict[Any, Callable[..., Sequence[Tensor]]] = {}
+
+    @staticmethod
+    def uncovered(system: openmm.System) -> list[str]:
+        """What of the System has no translation, and why; empty if all is covered."""
+        return _translate(system)[1]
+
+    def compile(self, chunk: int | None = None) -> CompiledEnergy:  # type: ignore[override]
+        """Fuse the energy and its gradient with torch.compile, from the next call on (which takes a while).
+
+        One function is built, for `chunk` structures; a batch is cut into chunks and the last one filled up, so that
+        no batch size needs another one.
+        """
+        self.fused, self.chunk = True, chunk
+        self._functions.clear()
+        return self
+
+    def forward(self, x: Tensor, parameters: Mapping[str, Value] | None = None) -> Tensor:
+        """Reduced energies.
+
+        Parameters
+        ----------
+        x : (batch, n_atoms, 3) float tensor, nm; any device
+        parameters : mapping of str to number, 0-d tensor or (batch,) tensor
+            Global parameters; those not named have their default. Differentiable where they are tensors.
+
+        Returns
+        -------
+        (batch,) tensor of x's dtype and device; +inf where invalid
+            Its gradient can be taken once; a second derivative raises.
+        """
+        names, values = self._given(x, parameters)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *values)):
+            return _Energy.apply(x, self, names, *values)
+        return self._evaluate(x, names, values, gradient=False)[0]
+
+    def value_and_gradient(self, x: Tensor, parameters: Mapping[str, Value] | None = None) -> tuple[Tensor, Tensor]:
+        """u (batch,) and du/dx (batch, n_atoms, 3) in 1/nm, both detached."""
+        names, values = self._given(x, parameters)
+        u, gradient = self._evaluate(x, names, values)
+        return u, gradient
+
+    def close(self) -> None:
+        """Nothing to close; here so that energies of either kind can be treated alike."""
+
+    def __enter__(self) -> CompiledEnergy:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"CompiledEnergy({self.system.name!r}, {'fused' if self.fused else 'eager'})"
+
+    # --- inside ---
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledEnergy:
+        # .to(), .float(), .cuda(): the constants stay as they were read; copies follow x.
+        return self
+
+    def _given(self, x: Tensor, given: Mapping[str, Value] | None) -> tuple[tuple[str, ...], list[Tensor]]:
+        """Names and values (batch,) of the given parameters."""
+        if x.ndim != 3 or x.shape[1:] != (self.system.n_atoms, 3):
+            raise ValueError(f"Expected x with shape (batch, {self.system.n_atoms}, 3) in nm; got {tuple(x.shape)}.")
+        if not x.dtype.is_floating_point:
+            raise TypeError(f"Expected x of a floating-point dtype; got {x.dtype}.")
+        given = given or {}
+        unknown = [name for name in given if name not in self.defaults]
+        if unknown:
+            raise ValueError(f"Expected parameters out of {sorted(self.defaults)}; got {unknown}.")
+        values = [torch.as_tensor(value, dtype=x.dtype, device=x.device) for value in given.values()]
+        wrong = [n for n, v in zip(given, values, strict=True) if v.shape not in ((), (len(x),))]
+        if wrong:
+            raise ValueError(f"Expected one value or one a structure for the parameters {wrong}; got other shapes.")
+        return tuple(given), [value.expand(len(x)) for value in values]
+
+    @torch.no_grad()
+    @torch.inference_mode(False)  # the gradient is taken by autograd, wherever we are called
+    def _evaluate(
+        self, x: Tensor, names: tuple[str, ...], values: Sequence[Tensor], gradient: bool = True, slopes: bool = False
+    ) -> list[Tensor]:
+        """u, then du/dx where `gradient`, then du/dvalue of each where `slopes`; all of x's dtype."""
+        dtype = self.dtype or x.dtype
+        function, chunk = self._function(x.device, dtype, names, gradient, slopes)
+        u, *rest = [torch.empty_like(t) for t in (x[:, 0, 0], *([x] * gradient), *(values if slopes else ()))]
+        for k in range(0, len(x), chunk):
+            rows = x[k : k + chunk].to(dtype).permute(2, 1, 0)
+            inputs = [rows, *(value[k : k + chunk].to(dtype) for value in values)]
+            found = function(*(t.detach().clone(memory_format=torch.contiguous_format) for t in inputs))
+            u[k : k + chunk] = found[0]
+            for whole, part in zip(rest, found[1:], strict=True):
+                whole[k : k + chunk] = part.permute(2, 1, 0) if part.ndim == 3 else part
+        # Judged in the caller's dtype, where a large finite number may already be infinite.
+        valid = torch.isfinite(u) & torch.isfinite(x).all(dim=(1, 2))
+        if gradient:
+            valid &= torch.isfinite(rest[0]).all(dim=(1, 2))
+        u = torch.where(valid, u, torch.inf)
+        self.evaluations += len(x)
+        self.invalid += int((~valid).sum())
+        return [u, *(torch.where(valid.view(-1, *[1] * (t.ndim - 1)), t, 0.0) for t in rest)]
+
+    def _function(
+        self, device: torch.device, dtype: torch.dtype, names: tuple[str, ...], gradient: bool, slopes: bool
+    ) -> tuple[Callable[..., Sequence[Tensor]], int]:
+        """Of one chunk (x (3, n_atoms, chunk), *values) -> u, gradients in the same layout; and the chunk's size."""
+        chunk = self._chunk(device)
+        key = (device, dtype, names, gradient or self.fused, slopes)
+        if key not in self._functions:
+            potential = self._potential(device, dtype)
+            if self.fused:
+                # One function with gradient also serves those who want u alone: the fused gradient costs little.
+                function = _derivatives(potential, self.system.kT, self.defaults, names, slopes)
+                self._functions[key] = self._fuse(function, chunk, device, dtype, len(names))
+            elif gradient:
+                self._functions[key] = _derivatives(potential, self.system.kT, self.defaults, names, slopes)
+            else:
+                self._functions[key] = _values(potential, self.system.kT, self.defaults, names)
+        function = self._functions[key]
+        return (function if gradient else lambda *inputs: function(*inputs)[:1]), chunk
+
+    def _potential(self, device: torch.device, dtype: torch.dtype) -> Potential:
+        if (device, dtype) not in self._potentials:
+            self._potentials[device, dtype] = copy.deepcopy(self.potential).to(device, dtype)
+        return self._potentials[device, dtype]
+
+    def _chunk(self, device: torch.device) -> int:
+        if self.fused and self.chunk is not None:
+            return self.chunk
+        budget = FUSED_BYTES if self.fused and device.type == "cpu" else EAGER_BYTES
+        rows = max(self.potential.pairs.number, self.system.n_atoms)
+        return max(16, 2 ** int(np.log2(budget / 8 / rows)))
+
+    def _fuse(
+        self, function: Callable[..., Sequence[Tensor]], chunk: int, device: torch.device, dtype: torch.dtype, n: int
+    ) -> Callable[..., Sequence[Tensor]]:
+        x = torch.from_numpy(self.system.positions).to(device, dtype)
+        example = [
+            x.T[:, :, None].repeat(1, 1, chunk),
+            *(torch.zeros(chunk, device=device, dtype=dtype) for _ in range(n)),
+        ]
+        # Derivatives are written out first, so that one graph holds energy and gradient and nothing is kept between.
+        fused = torch.compile(make_fx(function)(*example), dynamic=False)
+        try:
+            fused(*example)
+        except Exception as error:
+            message = str(error).strip().splitlines() or [""]
+            warnings.warn(
+                f"The energy is not fused, several times slower: {type(error).__name__}: {message[0]}", stacklevel=2
+            )
+            return function
+
+        def filled_up(*inputs: Tensor) -> Sequence[Tensor]:
+            n = inputs[0].shape[-1]
+            whole = [torch.cat([t, t[..., -1:].expand(*t.shape[:-1], chunk - n)], -1) for t in inputs]
+            return [out[..., :n] for out in fused(*(inputs if n == chunk else whole))]
+
+        return filled_up
+
+
+def global_parameters(system: openmm.System) -> dict[str, float]:
+    """Default values of all global parameters of a System's forces."""
+    found = {}
+    forces = list(system.getForces())
+    for force in forces:  # grows while it is walked
+        for n in range(getattr(force, "getNumGlobalParameters", int)()):
+            found[force.getGlobalParameterName(n)] = force.getGlobalParameterDefaultValue(n)
+        forces += [force.getCollectiveVariable(n) for n in range(getattr(force, "getNumCollectiveVariables", int)())]
+    return found
+
+
+def _translate(system: openmm.System) -> tuple[list[Term], list[str]]:
+    terms, problems = [], []
+    virtual = sum(system.isVirtualSite(i) for i in range(system.getNumParticles()))
+    if virtual:
+        problems.append(f"{virtual} virtual sites: their forces are not handed on to other particles")
+    for force in system.getForces():
+        try:
+            term = read(force, system)
+        except UncoveredError as error:
+            problems.append(f"{type(force).__name__}: {error}")
+        else:
+            terms += [] if term is None else [term]
+    return terms, problems
+
+
+def _values(
+    potential: Potential, kT: float, defaults: Mapping[str, float], names: Sequence[str]
+) -> Callable[..., Sequence[Tensor]]:
+    def values(x: Tensor, *given: Tensor) -> Sequence[Tensor]:
+        with torch.no_grad():
+            return [potential.of_rows(x, {**defaults, **dict(zip(names, given, strict=True))}) / kT]
+
+    return values
+
+
+def _derivatives(
+    potential: Potential, kT: float, defaults: Mapping[str, float], names: Sequence[str], slopes: bool
+) -> Callable[..., Sequence[Tensor]]:
+    def derivatives(x: Tensor, *given: Tensor) -> Sequence[Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            given = tuple(value.detach().requires_grad_(slopes) for value in given)
+            u = potential.of_rows(x, {**defaults, **dict(zip(names, given, strict=True))}) / kT
+            wanted = [x, *(given if slopes else ())]
+            if not u.requires_grad:  # no force at all
+                return [u, *(torch.zeros_like(t) for t in wanted)]
+            found = torch.autograd.grad(u.sum(), wanted, allow_unused=True, materialize_grads=True)
+        return [u.detach(), *found]
+
+    return derivatives
+
+
+class _Energy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, energy: CompiledEnergy, names: tuple[str, ...], *values: Tensor) -> Tensor:
+        u, *found = energy._evaluate(x, names, values, slopes=any(ctx.needs_input_grad[3:]))
+        ctx.save_for_backward(x, *values, u, *found)
+        ctx.number = len(values)
+        return u
+
+    @staticmethod
+    def backward(ctx: Any, grad_u: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, (u, *found) = ctx.saved_tensors[: 1 + ctx.number], ctx.saved_tensors[1 + ctx.number :]
+        # An invalid structure's gradient is 0 whatever comes down from above (inf and NaN included).
+        grad_u = torch.where(torch.isfinite(u), grad_u, 0.0)
+        parts = [grad_u.view(-1, *[1] * (t.ndim - 1)) * _Once.apply(t, *inputs) for t in found]
+        return parts[0], None, None, *(parts[1:] or [None] * ctx.number)
+
+
+class _Once(torch.autograd.Function):
+    """A derivative as a function of all inputs whose own derivative raises instead of silently missing."""
+
+    @staticmethod
+    def forward(ctx: Any, derivative: Tensor, *inputs: Tensor) -> Tensor:
+        return derivative.view_as(derivative)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise RuntimeError("CompiledEnergy gives first derivatives only; use its `potential` for higher ones.")

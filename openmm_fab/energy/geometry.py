@@ -1,0 +1,201 @@
+"""Atoms picked out of a batch, distances of pairs, angles: what every term of a force field is made of.
+
+The batch is the last, contiguous dimension: a row is one coordinate of one atom in all structures, so picking atoms
+copies whole rows and every operation runs along the batch.  Derivatives of picking sum over tables of fixed size
+(for each atom: the places it was picked to) instead of scattering, which on a CPU cannot be vectorised and on a GPU
+needs atomic additions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Value = Tensor | float
+Parameters = dict[str, Value]
+
+
+def places(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """For each of n rows the places in `index` (m,) that hold it: table (degree, n) int, and its weights.
+
+    The weights (degree, n, 1) are 1 for a place and 0 for padding; None where nothing is padded. The degree comes
+    first, so that sums over it run over the outermost dimension: torch.compile then vectorises along the batch alone.
+    """
+    order = np.argsort(index, kind="stable")
+    degree = np.bincount(index, minlength=n)
+    table = np.zeros((n, max(int(degree.max(initial=0)), 1)), dtype=np.int64)
+    weights = np.arange(table.shape[1]) < degree[:, None]
+    table[weights] = order
+    table, weights = np.ascontiguousarray(table.T), weights.T
+    return table, None if weights.all() else weights[:, :, None].astype(np.float64)
+
+
+class Gather(nn.Module):
+    """Rows of a tensor (..., n, batch) by index, an integer array of any shape: -> (..., *index.shape, batch)."""
+
+    index: Tensor
+    table: Tensor
+    weights: Tensor | None
+
+    def __init__(self, index: np.ndarray, n: int) -> None:
+        super().__init__()
+        index = np.asarray(index, dtype=np.int64)
+        self.shape = tuple(index.shape)
+        table, weights = places(index.ravel(), n)
+        self.register_buffer("index", torch.from_numpy(index.ravel()))
+        self.register_buffer("table", torch.from_numpy(table))
+        self.register_buffer("weights", None if weights is None else torch.from_numpy(weights))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        picked = _Gather.apply(rows, self.index, self.table, self.weights)
+        return picked.unflatten(-2, self.shape) if len(self.shape) != 1 else picked
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, table: Tensor, weights: Tensor | None) -> Tensor:
+        ctx.save_for_backward(table, weights)
+        return rows.index_select(-2, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        table, weights = ctx.saved_tensors
+        return _summed(grad, table, weights), None, None, None
+
+
+def _summed(rows: Tensor, table: Tensor, weights: Tensor | None) -> Tensor:
+    """(..., m, batch) -> (..., n, batch): for each column of the table the sum of the rows that it lists."""
+    if rows.shape[-2] == 0:
+        return rows.new_zeros(*rows.shape[:-2], table.shape[1], rows.shape[-1])
+    found = rows.index_select(-2, table.flatten()).unflatten(-2, tuple(table.shape))
+    return (found if weights is None else found * weights).sum(-3)
+
+
+class Pairs(nn.Module):
+    """Squared distances of pairs of atoms i < j.
+
+    Parameters
+    ----------
+    pairs : (n_pairs, 2) int, i < j, sorted, each once
+    n_atoms : int
+
+    Attributes
+    ----------
+    neighbours, rows : (degree, n_atoms) int
+        For each atom the other atom, and the pair, of all pairs that it is in.
+    """
+
+    i: Tensor
+    j: Tensor
+    neighbours: Tensor
+    rows: Tensor
+    weights: Tensor | None
+
+    def __init__(self, pairs: np.ndarray, n_atoms: int) -> None:
+        super().__init__()
+        pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+        self.number = len(pairs)
+        both, others = pairs.T.ravel(), pairs[:, ::-1].T.ravel()
+        table, weights = places(both, n_atoms)
+        self.register_buffer("i", torch.from_numpy(pairs[:, 0].copy()))
+        self.register_buffer("j", torch.from_numpy(pairs[:, 1].copy()))
+        self.register_buffer("neighbours", torch.from_numpy(others[table] if len(pairs) else table))
+        self.register_buffer("rows", torch.from_numpy(table % max(len(pairs), 1)))
+        self.register_buffer("weights", None if weights is None else torch.from_numpy(weights))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (3, n_atoms, batch) -> squared distances (n_pairs, batch)."""
+        return _Squares.apply(x, self.i, self.j, self.neighbours, self.rows, self.weights)
+
+
+class _Squares(torch.autograd.Function):
+    # One coordinate after the other: (3, pairs, batch) would be written to memory and read back.
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, i: Tensor, j: Tensor, neighbours: Tensor, rows: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, neighbours, rows, weights)
+        dx, dy, dz = (c.index_select(0, i) - c.index_select(0, j) for c in x.unbind(0))
+        return dx * dx + dy * dy + dz * dz
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, neighbours, rows, weights = ctx.saved_tensors
+        if len(grad) == 0:
+            return torch.zeros_like(x), None, None, None, None, None
+        slope = 2.0 * grad.index_select(0, rows.flatten()).unflatten(0, tuple(rows.shape))
+        if weights is not None:
+            slope = slope * weights
+        parts = []
+        for c in x.unbind(0):
+            others = c.index_select(0, neighbours.flatten()).unflatten(0, tuple(rows.shape))
+            parts.append((slope * (c - others)).sum(0))
+        return torch.stack(parts), None, None, None, None, None
+
+
+class Frame:
+    """A batch of structures while it is evaluated: x (3, n_atoms, batch) in nm, and the pairs' distances."""
+
+    def __init__(self, x: Tensor, pairs: Pairs) -> None:
+        self.x = x
+        self.pairs = pairs
+
+    @cached_property
+    def r2(self) -> Tensor:
+        """(n_pairs, batch), nm^2"""
+        return self.pairs(self.x)
+
+    @cached_property
+    def r(self) -> Tensor:
+        """(n_pairs, batch), nm"""
+        return self.r2.sqrt()
+
+
+# --- distances, angles and torsions of gathered atoms: (3, m, batch) -> (m, batch) ---
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    (ax, ay, az), (bx, by, bz) = a.unbind(0), b.unbind(0)
+    return ax * bx + ay * by + az * bz
+
+
+def cross(a: Tensor, b: Tensor) -> Tensor:
+    (ax, ay, az), (bx, by, bz) = a.unbind(0), b.unbind(0)
+    return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    d = a - b
+    return dot(d, d).sqrt()
+
+
+def angle(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """The angle at b in [0, pi], rad."""
+    u, v = a - b, c - b
+    w = cross(u, v)
+    # Straight angles get gradient 0 rather than NaN; OpenMM, too, keeps the sine from vanishing.
+    return torch.atan2(dot(w, w).clamp(min=1e-30).sqrt(), dot(u, v))
+
+
+def torsion(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """The torsion about b-c in (-pi, pi], rad, with the sign of IUPAC."""
+    u, v, w = b - a, c - b, d - c
+    p, q = cross(u, v), cross(v, w)
+    return torch.atan2(dot(u, q) * dot(v, v).sqrt(), dot(p, q))
+
+
+def filled(value: Value, like: Tensor) -> Tensor:
+    """A value that may lack dimensions (constant, one a row, one a structure) in the shape of `like`."""
+    if not isinstance(value, Tensor):
+        return torch.full_like(like, value)
+    return value.expand(like.shape)
+
+
+def picked(x: Tensor, gather: Gather) -> Sequence[Tensor]:
+    """Atoms of terms, by an index (k, m): k tensors (3, m, batch)."""
+    return gather(x).unbind(1)

@@ -1,0 +1,177 @@
+"""Implicit solvent: GBSAOBCForce and CustomGBForce."""
+
+from __future__ import annotations
+
+import numpy as np
+import openmm
+import torch
+from torch import Tensor, nn
+
+from openmm_fab.energy.custom import CustomExpression, functions_of, global_names, per_particle
+from openmm_fab.energy.forces import Term, UncoveredError, plain
+from openmm_fab.energy.geometry import Frame, Gather, Parameters, Value, filled, places
+from openmm_fab.energy.nonbonded import COULOMB, all_pairs, find_pairs
+
+
+class Neighbours(nn.Module):
+    """Every atom with every other one: tables (n_atoms - 1, n_atoms) and the distances in that order."""
+
+    other: Tensor
+
+    def __init__(self, n_atoms: int) -> None:
+        super().__init__()
+        pairs = all_pairs(n_atoms)
+        table, _ = places(pairs.T.ravel(), n_atoms)
+        self.register_buffer("other", torch.from_numpy(pairs[:, ::-1].T.ravel()[table]))
+        self.gather = Gather(table % max(len(pairs), 1), len(pairs))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """One value a pair (pairs, batch) -> (n_atoms - 1, n_atoms, batch)."""
+        return self.gather(values)
+
+
+class GBSAOBC(Term):
+    """Generalised Born with OBC2 radii (Onufriev, Bashford, Case 2004) and a surface term, as OpenMM computes it."""
+
+    charge: Tensor
+    radius: Tensor
+    scaled: Tensor
+    offset_radius: Tensor
+    pair_charge: Tensor
+
+    OFFSET, PROBE = 0.009, 0.14  # nm
+    ALPHA, BETA, GAMMA = 1.0, 0.8, 4.85
+
+    def __init__(self, force: openmm.GBSAOBCForce, system: openmm.System) -> None:
+        super().__init__()
+        n_atoms = system.getNumParticles()
+        if force.getNonbondedMethod() != force.NoCutoff:
+            raise UncoveredError("a cutoff")
+        rows = np.array([plain(*force.getParticleParameters(i)) for i in range(n_atoms)])
+        charge, radius, scale = rows.T
+        solvent, solute = plain(force.getSolventDielectric())[0], plain(force.getSoluteDielectric())[0]
+        self.surface = 4.0 * np.pi * plain(force.getSurfaceAreaEnergy())[0]
+        self.factor = -COULOMB * (1.0 / solute - 1.0 / solvent)
+        offset_radius = radius - self.OFFSET
+        scaled = scale * offset_radius
+        self.column("charge", charge)
+        self.column("radius", radius)
+        self.column("offset_radius", offset_radius)
+        pairs = all_pairs(n_atoms)
+        self._n_atoms = n_atoms
+        self.column("pair_charge", charge[pairs[:, 0]] * charge[pairs[:, 1]])
+        self.ends = Gather(pairs.T, n_atoms)
+        self.neighbours = Neighbours(n_atoms)
+        self.constant("scaled", scaled[self.neighbours.other.numpy()][:, :, None])
+
+    def pairs(self) -> np.ndarray:
+        return all_pairs(self._n_atoms)
+
+    def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
+        r = self.neighbours(frame.r)
+        own = self.offset_radius
+        low = torch.maximum(own, (r - self.scaled).abs())
+        high = r + self.scaled
+        inverse_low, inverse_high = 1.0 / low, 1.0 / high
+        difference = inverse_high * inverse_high - inverse_low * inverse_low
+        value = inverse_low - inverse_high + 0.25 * (r - self.scaled * self.scaled / r) * difference
+        value = value + 0.5 * torch.log(low * inverse_high) / r
+        # An atom inside the other's sphere.
+        value = value + torch.where(own < self.scaled - r, 2.0 * (1.0 / own - inverse_low), 0.0)
+        psi = 0.5 * self.offset_radius * torch.where(own < high, value, 0.0).sum(0)
+        polynomial = psi * (self.ALPHA + psi * (-self.BETA + psi * self.GAMMA))
+        born = 1.0 / (1.0 / self.offset_radius - torch.tanh(polynomial) / self.radius)
+        b1, b2 = self.ends(born).unbind(0)
+        product = b1 * b2
+        f = (frame.r2 + product * torch.exp(-0.25 * frame.r2 / product)).sqrt()
+        energy = (self.factor * self.pair_charge / f).sum(0)
+        single = 0.5 * self.factor * self.charge * self.charge / born
+        single = single + self.surface * (self.radius + self.PROBE) ** 2 * (self.radius / born) ** 6
+        return energy + single.sum(0)
+
+
+class CustomGB(Term):
+    """Computed values and energy terms, each an expression over particles or pairs."""
+
+    present: Tensor
+    pair_present: Tensor
+
+    def __init__(self, force: openmm.CustomGBForce, system: openmm.System) -> None:
+        super().__init__()
+        n_atoms = system.getNumParticles()
+        if force.getNonbondedMethod() not in (force.NoCutoff, force.CutoffNonPeriodic):
+            raise UncoveredError("periodic: only NoCutoff and CutoffNonPeriodic are translated")
+        self.cutoff = plain(force.getCutoffDistance())[0] if force.getNonbondedMethod() else None
+        functions = functions_of(force)
+        self.n_atoms = n_atoms
+        self.globals = global_names(force)
+        names, values = per_particle(force, n_atoms)
+        self.values_of = [force.getComputedValueParameters(n) for n in range(force.getNumComputedValues())]
+        self.terms_of = [force.getEnergyTermParameters(n) for n in range(force.getNumEnergyTerms())]
+        self.values = [CustomExpression(text, functions) for _, text, _ in self.values_of]
+        self.terms = [CustomExpression(text, functions) for text, _ in self.terms_of]
+
+        pairs = all_pairs(n_atoms)
+        self.neighbours = Neighbours(n_atoms)
+        self.ends = Gather(pairs.T, n_atoms)
+        other = self.neighbours.other.numpy()
+        self.names = names
+        for name, value in zip(names, values.T, strict=True):
+            self.column(f"single_{name}", value)
+            self.constant(f"other_{name}", value[other][:, :, None])
+            self.column(f"first_{name}", value[pairs[:, 0]])
+            self.column(f"second_{name}", value[pairs[:, 1]])
+        pair_present = np.ones(len(pairs), dtype=bool)
+        excluded = [force.getExclusionParticles(n) for n in range(force.getNumExclusions())]
+        pair_present[find_pairs(np.array(excluded, dtype=np.int64).reshape(-1, 2), pairs)] = False
+        self.has_exclusions = bool(excluded)
+        self.register_buffer("pair_present", torch.from_numpy(pair_present)[:, None])
+        table = self.neighbours.gather.index.view(self.neighbours.gather.shape)
+        self.register_buffer("present", torch.from_numpy(pair_present)[table][:, :, None])
+
+    def pairs(self) -> np.ndarray:
+        return all_pairs(self.n_atoms)
+
+    def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
+        batch = frame.x.shape[-1]
+        shared: dict[str, Value] = {name: parameters[name] for name in self.globals}
+        x, y, z = frame.x.unbind(0)
+        single: dict[str, Value] = {**shared, "x": x, "y": y, "z": z}
+        single |= {name: getattr(self, f"single_{name}") for name in self.names}
+        pair: dict[str, Value] = {**shared, "r": frame.r}
+        for name in self.names:
+            pair[f"{name}1"], pair[f"{name}2"] = getattr(self, f"first_{name}"), getattr(self, f"second_{name}")
+
+        for (name, _, kind), expression in zip(self.values_of, self.values, strict=True):
+            if kind == openmm.CustomGBForce.SingleParticle:
+                value = filled(expression(single), x)
+            else:
+                value = self._pair_value(expression, frame, shared, kind)
+            single[name] = value
+            if any(f"{name}{k}" in term.variables for term in self.terms for k in (1, 2)):
+                pair[f"{name}1"], pair[f"{name}2"] = self.ends(value).unbind(0)
+
+        energy = frame.x.new_zeros(batch)
+        for (_, kind), expression in zip(self.terms_of, self.terms, strict=True):
+            if kind == openmm.CustomGBForce.SingleParticle:
+                energy = energy + filled(expression(single), x).sum(0)
+                continue
+            value = filled(expression(pair), frame.r)
+            value = self._present(value, frame.r, kind, self.pair_present)
+            energy = energy + value.sum(0)
+        return energy
+
+    def _pair_value(self, expression: CustomExpression, frame: Frame, shared: dict[str, Value], kind: int) -> Tensor:
+        r = self.neighbours(frame.r)
+        values = {**shared, "r": r}
+        for name in self.names:
+            values[f"{name}1"], values[f"{name}2"] = getattr(self, f"single_{name}"), getattr(self, f"other_{name}")
+        value = filled(expression(values), r)
+        return self._present(value, r, kind, self.present).sum(0)
+
+    def _present(self, value: Tensor, r: Tensor, kind: int, present: Tensor) -> Tensor:
+        if self.cutoff is not None:
+            value = torch.where(r < self.cutoff, value, 0.0)
+        if kind == openmm.CustomGBForce.ParticlePair and self.has_exclusions:
+            value = torch.where(present, value, 0.0)
+        return value

@@ -1,0 +1,181 @@
+"""NonbondedForce without a periodic box: Coulomb and Lennard-Jones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import openmm
+import torch
+from torch import Tensor, nn
+
+from openmm_fab.energy.forces import Term, UncoveredError, plain
+from openmm_fab.energy.geometry import Frame, Parameters
+
+# CODATA 2018, as in OpenMM: e^2 N_A / (4 pi epsilon_0), kJ nm / mol / e^2.
+COULOMB = 1.602176634e-19**2 * 6.02214076e23 / (4 * math.pi * 8.8541878128e-12) * 1e6
+
+
+def all_pairs(n_atoms: int) -> np.ndarray:
+    """(n_atoms (n_atoms - 1) / 2, 2) int, i < j, sorted."""
+    return np.stack(np.triu_indices(n_atoms, 1), axis=1)
+
+
+def find_pairs(wanted: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The rows of `pairs` (sorted) that hold the pairs `wanted` (m, 2) in either order."""
+    n = int(pairs.max(initial=0)) + 1
+    keys = pairs[:, 0] * n + pairs[:, 1]
+    return np.searchsorted(keys, wanted.min(1) * n + wanted.max(1))
+
+
+def switch(r: Tensor, start: float, cutoff: float) -> Tensor:
+    """1 below `start`, 0 beyond `cutoff`, with two continuous derivatives."""
+    t = ((r - start) / (cutoff - start)).clamp(0.0, 1.0)
+    return 1.0 + t**3 * (-10.0 + t * (15.0 - 6.0 * t))
+
+
+def _root(value: Tensor) -> Tensor:
+    """Square root with derivative 0 at 0, where an atom without Lennard-Jones interaction would give NaN."""
+    positive = value > 0
+    return torch.where(positive, torch.where(positive, value, 1.0).sqrt(), 0.0)
+
+
+class _Offset(nn.Module):
+    """Charge, sigma, epsilon of particles or exceptions: a base value plus each global parameter times its scale."""
+
+    base: Tensor
+    scale: Tensor
+
+    def __init__(self, base: np.ndarray, offsets: Sequence[Any]) -> None:
+        super().__init__()
+        self.names = list(dict.fromkeys(offset[0] for offset in offsets))
+        scale = np.zeros((len(self.names), *base.shape))
+        for name, row, *change in offsets:
+            scale[self.names.index(name), row] += change
+        self.register_buffer("base", torch.from_numpy(base.T[:, :, None].copy()))
+        self.register_buffer("scale", torch.from_numpy(np.moveaxis(scale, 2, 1)[..., None].copy()))
+
+    def forward(self, parameters: Parameters) -> Sequence[Tensor]:
+        """Charge, sigma, epsilon, each (rows, batch) or (rows, 1)."""
+        value = self.base
+        for name, scale in zip(self.names, self.scale, strict=True):
+            value = value + parameters[name] * scale
+        return value.unbind(0)
+
+
+class Nonbonded(Term):
+    """All pairs, those of exceptions with their own parameters; parameter offsets are functions of global parameters.
+
+    Charges, sigma, epsilon of a pair: q_i q_j, (sigma_i + sigma_j) / 2, sqrt(epsilon_i epsilon_j).
+    """
+
+    i: Tensor
+    j: Tensor
+    own: Tensor
+    regular: Tensor
+    charge: Tensor
+    sigma2: Tensor
+    epsilon: Tensor
+
+    def __init__(self, force: openmm.NonbondedForce, system: openmm.System) -> None:
+        super().__init__()
+        n_atoms = system.getNumParticles()
+        method = force.getNonbondedMethod()
+        if method not in (force.NoCutoff, force.CutoffNonPeriodic):
+            raise UncoveredError("periodic: only NoCutoff and CutoffNonPeriodic are translated")
+        if not force.getIncludeDirectSpace():
+            raise UncoveredError("includeDirectSpace=False")
+        particles = np.array([plain(*force.getParticleParameters(i)) for i in range(n_atoms)])
+        exceptions = [force.getExceptionParameters(n) for n in range(force.getNumExceptions())]
+        found = np.array([plain(*e[2:]) for e in exceptions]).reshape(-1, 3)
+        offsets = [force.getExceptionParameterOffset(n) for n in range(force.getNumExceptionParameterOffsets())]
+        changing = {offset[1] for offset in offsets}
+
+        every = all_pairs(n_atoms)
+        own = find_pairs(np.array([e[:2] for e in exceptions], dtype=np.int64).reshape(-1, 2), every)
+        is_exception = np.zeros(len(every), dtype=bool)
+        is_exception[own] = True
+        alive = [n for n in range(len(exceptions)) if n in changing or found[n, 0] != 0.0 or found[n, 2] != 0.0]
+        needed = ~is_exception
+        needed[own[alive]] = True
+        self._needed, self._is_exception = every[needed], is_exception[needed]
+        self._exception_pairs = every[own[alive]]
+
+        self.particles = _Offset(
+            particles,
+            [force.getParticleParameterOffset(n) for n in range(force.getNumParticleParameterOffsets())],
+        )
+        where = {n: k for k, n in enumerate(alive)}
+        self.exceptions = _Offset(found[alive], [(o[0], where[o[1]], *o[2:]) for o in offsets])
+        self.cutoff: float | None = None
+        self.switch_from: float | None = None
+        if method == force.CutoffNonPeriodic:
+            self.cutoff = plain(force.getCutoffDistance())[0]
+            if force.getUseSwitchingFunction():
+                self.switch_from = plain(force.getSwitchingDistance())[0]
+            dielectric = plain(force.getReactionFieldDielectric())[0]
+            self.k_rf = (dielectric - 1.0) / (2.0 * dielectric + 1.0) / self.cutoff**3
+            self.c_rf = 3.0 * dielectric / (2.0 * dielectric + 1.0) / self.cutoff
+
+    def pairs(self) -> np.ndarray:
+        return self._needed
+
+    def bind(self, pairs: np.ndarray) -> None:
+        """Keep, for each pair of the frame: its atoms, whether it is present, and the exception it has."""
+        present = np.zeros(len(pairs), dtype=bool)
+        rows = find_pairs(self._needed, pairs)
+        present[rows] = True
+        regular = np.zeros(len(pairs), dtype=bool)
+        regular[rows[~self._is_exception]] = True
+        self.register_buffer("i", torch.from_numpy(pairs[:, 0].copy()))
+        self.register_buffer("j", torch.from_numpy(pairs[:, 1].copy()))
+        self.register_buffer("own", torch.from_numpy(find_pairs(self._exception_pairs, pairs)))
+        self.column("regular", regular)
+        if not self.particles.names and not self.exceptions.names:
+            charge, sigma, epsilon = self._pair_parameters({})
+            self.column("charge", charge.numpy())
+            self.column("sigma2", sigma.square().numpy())
+            self.column("epsilon", epsilon.numpy())
+
+    def _pair_parameters(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+        """Charge products, sigma, 4 epsilon: (pairs, batch) or (pairs, 1) where they are constant."""
+        q, sigma, epsilon = self.particles(parameters)
+        values = [
+            self.regular * q[self.i] * q[self.j],
+            0.5 * (sigma[self.i] + sigma[self.j]),
+            self.regular * _root(epsilon[self.i] * epsilon[self.j]),
+        ]
+        special = self.exceptions(parameters)
+        if len(self.own):
+            width = max(v.shape[1] for v in (*values, *special))
+            values = [
+                v.expand(-1, width).index_copy(0, self.own, s.expand(-1, width).contiguous())
+                for v, s in zip(values, special, strict=True)
+            ]
+        return COULOMB * values[0], values[1], 4.0 * values[2]
+
+    def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
+        if hasattr(self, "charge"):
+            charge, sigma2, epsilon = self.charge, self.sigma2, self.epsilon
+        else:
+            charge, sigma, epsilon = self._pair_parameters(parameters)
+            sigma2 = sigma * sigma
+        inverse2 = 1.0 / frame.r2
+        inverse = inverse2 * frame.r
+        s2 = sigma2 * inverse2
+        s6 = s2 * s2 * s2
+        lennard_jones = epsilon * (s6 * s6 - s6)
+        coulomb = charge * inverse
+        if self.cutoff is not None:
+            # Exceptions know no cutoff.
+            inside = frame.r < self.cutoff
+            regular = self.regular > 0.0
+            if self.switch_from is not None:
+                lennard_jones = torch.where(
+                    regular, lennard_jones * switch(frame.r, self.switch_from, self.cutoff), lennard_jones
+                )
+            coulomb = coulomb + self.regular * charge * (self.k_rf * frame.r2 - self.c_rf)
+            return torch.where(inside | ~regular, coulomb + lennard_jones, 0.0).sum(0)
+        return (coulomb + lennard_jones).sum(0)
