@@ -1,46 +1,437 @@
-"""The compiled energy against OpenMM's Reference platform, in float64."""
+"""Translated forces against OpenMM's Reference platform: energies, forces, parameters, failures, fusing."""
 
 from __future__ import annotations
 
+import shutil
+import warnings
+from functools import cache
+from pathlib import Path
+
 import numpy as np
+import openmm
 import pytest
 import torch
+from examples import chain
+from forces import FORCES, POSITIONS, N, custom_bonds, nonbonded, system_of
+from openmm import app, unit
 
-from openmm_fab.energy import CompiledEnergy, OpenMMEnergy, reduced_energy
+from openmm_fab.energy import compiled
+from openmm_fab.energy.bridge import OpenMMEnergy
+from openmm_fab.energy.compiled import CompiledEnergy, Potential, UncoveredSystemError, global_parameters
 from openmm_fab.system import MolecularSystem
+
+PDB = Path(__file__).parents[1] / "systems" / "alanine_dipeptide" / "input.pdb"
+THERMAL, STRAINED = 0.003, 0.03  # nm
+FORCE_FIELDS = (
+    ("amber96.xml", "implicit/obc1.xml"),
+    ("amber99sbildn.xml", "implicit/hct.xml"),
+    ("amber14-all.xml", "implicit/obc2.xml"),
+    ("amber14-all.xml", "implicit/gbn.xml"),
+    ("amber19-all.xml", "implicit/gbn2.xml"),
+    ("amber99_obc.xml", "amber99sb.xml"),
+    pytest.param(("charmm36_2024.xml",), marks=pytest.mark.slow),  # a large file to read
+)
 
 
 @pytest.fixture(scope="module")
-def structures(alanine_dipeptide: MolecularSystem) -> torch.Tensor:
-    """Thermal and strained structures, (12, 22, 3) nm."""
-    noise = np.random.default_rng(0).normal(size=(12, alanine_dipeptide.n_atoms, 3))
-    widths = np.repeat([0.003, 0.02], 6)[:, None, None]
-    return torch.as_tensor(alanine_dipeptide.minimum + widths * noise)
+def energy(alanine_dipeptide) -> CompiledEnergy:
+    return CompiledEnergy(alanine_dipeptide)
 
 
-def test_energies_and_gradients_are_openmms(alanine_dipeptide, structures):
-    with OpenMMEnergy(alanine_dipeptide, platform="Reference", workers=1) as reference:
-        u, gradient = reference.value_and_gradient(structures)
-    compiled = CompiledEnergy(alanine_dipeptide)
-    ours, our_gradient = compiled.value_and_gradient(structures)
-    torch.testing.assert_close(ours, u, rtol=1e-6, atol=1e-6)
-    assert (our_gradient - gradient).abs().max() < 1e-5 * gradient.abs().max()
-    x = structures.clone().requires_grad_()
-    torch.testing.assert_close(torch.autograd.grad(compiled(x).sum(), x)[0], our_gradient)
+def _structures(positions: np.ndarray, n: int = 2, scale: float = THERMAL, seed: int = 0) -> torch.Tensor:
+    noise = np.random.default_rng(seed).normal(scale=scale, size=(n, *positions.shape))
+    return torch.from_numpy(positions + noise)
 
 
-def test_an_invalid_structure_leaves_the_others_alone(alanine_dipeptide, structures):
-    compiled = CompiledEnergy(alanine_dipeptide)
-    whole, _ = compiled.value_and_gradient(structures)
-    broken = structures.clone()
-    broken[3, 5, 1] = torch.nan
-    u, gradient = compiled.value_and_gradient(broken)
-    assert u[3] == torch.inf and not gradient[3].any()
-    others = torch.arange(len(u)) != 3
-    torch.testing.assert_close(u[others], whole[others])
-    assert compiled.invalid == 1
+def _agrees(system: openmm.System, x: torch.Tensor, given: dict[str, float] | None = None) -> None:
+    """Energies to 1e-9 kJ/mol or relative, forces to 1e-9 of the largest: it is the same arithmetic."""
+    given = given or {}
+    assert CompiledEnergy.uncovered(system) == []
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    for name, value in given.items():
+        context.setParameter(name, value)
+    x = x.requires_grad_()
+    energies = Potential(system)(x, {**global_parameters(system), **given})
+    gradients = torch.zeros_like(x)
+    if energies.requires_grad:
+        (gradients,) = torch.autograd.grad(energies.sum(), x)
+    for structure, energy, gradient in zip(x.detach().numpy(), energies.detach(), gradients, strict=True):
+        context.setPositions(structure)
+        state = context.getState(energy=True, forces=True)
+        expected, forces = state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+        assert float(energy) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        np.testing.assert_allclose(-gradient.numpy(), forces, rtol=0, atol=1e-9 * np.abs(forces).max() + 1e-12)
 
 
-def test_openmm_stays_the_default(alanine_dipeptide):
-    assert isinstance(reduced_energy(alanine_dipeptide), OpenMMEnergy)
-    assert isinstance(reduced_energy(alanine_dipeptide, "compiled"), CompiledEnergy)
+# --- every force ---
+
+
+@pytest.mark.parametrize("name", FORCES)
+def test_force_is_openmms(name):
+    system = system_of(FORCES[name]())
+    _agrees(system, _structures(POSITIONS, 3, STRAINED))
+    changed = {parameter: value + 0.15 for parameter, value in global_parameters(system).items()}
+    if changed:
+        _agrees(system, _structures(POSITIONS, 1), changed)
+
+
+def test_all_forces_in_one_system():
+    """They share one list of pairs, of which each needs others."""
+    _agrees(system_of(*(make() for make in FORCES.values())), _structures(POSITIONS))
+    some = ("bonds", "nonbonded switching", "custom nonbonded groups")
+    assert Potential(system_of(*(FORCES[name]() for name in some))).pairs.number < N * (N - 1) // 2
+    _agrees(system_of(*(FORCES[name]() for name in some)), _structures(POSITIONS))
+
+
+def test_offset_from_epsilon_zero_has_a_gradient():
+    x = _structures(POSITIONS, 1).requires_grad_()
+    lam = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    u = Potential(system_of(nonbonded()))(x, {"lam": lam, "mu": 0.0})
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(u.sum(), [x, lam]))
+
+
+# --- real molecules ---
+
+
+@cache
+def _dipeptide(files: tuple[str, ...], cutoff: bool = False) -> tuple[openmm.System, np.ndarray]:
+    pdb = app.PDBFile(str(PDB))
+    options = {"nonbondedMethod": app.NoCutoff}
+    if cutoff:
+        options = {
+            "nonbondedMethod": app.CutoffNonPeriodic,
+            "nonbondedCutoff": 0.5 * unit.nanometer,
+            "switchDistance": 0.4 * unit.nanometer,
+        }
+    system = app.ForceField(*files).createSystem(pdb.topology, **options)
+    return system, np.array(pdb.positions.value_in_unit(unit.nanometer))
+
+
+@pytest.mark.parametrize("files", FORCE_FIELDS, ids=lambda files: "+".join(files))
+def test_force_field_is_openmms(files):
+    system, positions = _dipeptide(files)
+    _agrees(system, _structures(positions))
+    _agrees(system, _structures(positions, scale=STRAINED))
+
+
+def test_force_field_with_cutoff_is_openmms():
+    system, positions = _dipeptide(("amber14-all.xml", "implicit/gbn2.xml"), cutoff=True)
+    _agrees(system, _structures(positions))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AlanineDipeptideVacuum",
+        "AlanineDipeptideImplicit",
+        *(f"TolueneImplicit{model}" for model in ("HCT", "OBC1", "OBC2", "GBn", "GBn2")),
+        "HostGuestVacuum",
+        "HostGuestImplicit",
+        "LennardJonesCluster",
+        "HarmonicOscillator",
+        "Diatom",
+    ],
+)
+def test_openmmtools_system_is_openmms(name):
+    testsystems = pytest.importorskip("openmmtools.testsystems")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        test = getattr(testsystems, name)()
+    positions = np.array(test.positions.value_in_unit(unit.nanometer))
+    _agrees(test.system, _structures(positions, 1))
+
+
+@pytest.fixture(scope="module")
+def alchemical() -> tuple[openmm.System, np.ndarray]:
+    alchemy = pytest.importorskip("openmmtools.alchemy")
+    system, positions = _dipeptide(FORCE_FIELDS[0])
+    system = openmm.XmlSerializer.clone(system)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        region = alchemy.AlchemicalRegion(alchemical_atoms=range(6), alchemical_torsions=True)
+        return alchemy.AbsoluteAlchemicalFactory().create_alchemical_system(system, region), positions
+
+
+def test_alchemical_system_is_openmms(alchemical):
+    system, positions = alchemical
+    names = [name for name in global_parameters(system) if name.startswith("lambda_")]
+    assert {"lambda_sterics", "lambda_electrostatics", "lambda_torsions"} <= set(names)
+    for value in (1.0, 0.4, 0.0):
+        _agrees(system, _structures(positions, 1), dict.fromkeys(names, value))
+
+
+# --- global parameters ---
+
+
+def _with_parameters(tmp_path: Path) -> MolecularSystem:
+    """The chain of five beads with a force in two global parameters."""
+    loaded = chain(tmp_path / "chain")
+    system = openmm.XmlSerializer.clone(loaded.system)
+    force = openmm.CustomNonbondedForce("lam*q1*q2/(r+0.1*mu^2)")
+    force.addPerParticleParameter("q")
+    force.addGlobalParameter("lam", 0.5)
+    force.addGlobalParameter("mu", 1.5)
+    for i in range(system.getNumParticles()):
+        force.addParticle([1.0 + i])
+    system.addForce(force)
+    return MolecularSystem.from_openmm(loaded.topology, system, loaded.positions, 300.0)
+
+
+def test_gradient_in_parameters_against_finite_differences(tmp_path):
+    system = _with_parameters(tmp_path)
+    energy = CompiledEnergy(system)
+    x = _structures(system.positions, 4).requires_grad_()
+    lam = torch.tensor([0.1, 0.4, 0.7, 1.0], dtype=torch.float64, requires_grad=True)  # one a structure
+    mu = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)  # one for all
+    u = energy(x, {"lam": lam, "mu": mu})
+    slopes = torch.autograd.grad(u.sum(), [x, lam, mu])
+    h = 1e-6
+    with torch.no_grad():
+        by_lam = (energy(x, {"lam": lam + h, "mu": mu}) - energy(x, {"lam": lam - h, "mu": mu})) / (2 * h)
+        by_mu = (energy(x, {"lam": lam, "mu": mu + h}) - energy(x, {"lam": lam, "mu": mu - h})) / (2 * h)
+        torch.testing.assert_close(slopes[0], energy.value_and_gradient(x, {"lam": lam, "mu": mu})[1], rtol=0, atol=0)
+    torch.testing.assert_close(slopes[1], by_lam, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(slopes[2], by_mu.sum(), rtol=1e-6, atol=1e-6)
+    assert (slopes[1].abs() > 1.0).all()
+
+
+def test_parameters_not_given_have_their_default(tmp_path):
+    energy = CompiledEnergy(_with_parameters(tmp_path))
+    x = _structures(energy.system.positions, 3)
+    assert energy.defaults == {"lam": 0.5, "mu": 1.5}
+    torch.testing.assert_close(energy(x), energy(x, {"lam": 0.5, "mu": torch.tensor(1.5)}))
+    assert not torch.allclose(energy(x), energy(x, {"lam": 0.6}))
+    with pytest.raises(ValueError, match=r"parameters out of \['lam', 'mu'\]; got \['nu'\]"):
+        energy(x, {"nu": 1.0})
+    with pytest.raises(ValueError, match=r"one value or one a structure for the parameters \['lam'\]"):
+        energy(x, {"lam": torch.zeros(2)})
+
+
+# --- as an energy of the package ---
+
+
+def test_gradient_against_finite_differences(energy, alanine_dipeptide):
+    x = _structures(alanine_dipeptide.positions).requires_grad_()
+    u = energy(x)
+    weights = torch.tensor([1.0, -2.0], dtype=u.dtype)
+    (gradient,) = torch.autograd.grad((weights * u).sum(), x)
+    random, h = np.random.default_rng(3), 1e-5
+    for atom, axis in [(int(random.integers(22)), int(random.integers(3))) for _ in range(6)]:
+        step = torch.zeros_like(x)
+        step[:, atom, axis] = h
+        with torch.no_grad():
+            slope = weights * (energy(x + step) - energy(x - step)) / (2 * h)
+        torch.testing.assert_close(gradient[:, atom, axis], slope, rtol=1e-5, atol=1e-2)
+
+
+def test_reduced_units_are_the_bridges(energy, alanine_dipeptide):
+    x = _structures(alanine_dipeptide.positions)
+    with OpenMMEnergy(alanine_dipeptide, platform="Reference", workers=1) as bridge:
+        u, gradient = bridge.value_and_gradient(x)
+    torch.testing.assert_close(energy(x), u, rtol=1e-9, atol=1e-9)
+    found_u, found = energy.value_and_gradient(x)
+    torch.testing.assert_close(found_u, u, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found, gradient, rtol=0, atol=1e-9 * float(gradient.abs().max()))
+    assert not found_u.requires_grad and not found.requires_grad
+
+
+def test_second_derivative_is_refused_but_the_potential_has_it(energy, alanine_dipeptide):
+    x = _structures(alanine_dipeptide.positions, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(energy(x).sum() + (x**2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad((gradient**2).sum(), x)
+
+    def slope(x: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(energy.potential(x, {}).sum(), x, create_graph=True)[0][0, 4, 1]
+
+    (second,) = torch.autograd.grad(slope(x), x)
+    step, h = torch.zeros_like(x), 1e-5
+    step[0, 6, 2] = h
+    expected = (slope((x + step).detach().requires_grad_()) - slope((x - step).detach().requires_grad_())) / (2 * h)
+    torch.testing.assert_close(second[0, 6, 2], expected.detach(), rtol=1e-5, atol=1e-2)
+
+
+def test_invalid_structures_are_counted_and_leave_others_alone(alanine_dipeptide):
+    energy = CompiledEnergy(alanine_dipeptide)
+    x = _structures(alanine_dipeptide.positions, 6)
+    expected = energy.value_and_gradient(x)
+    assert (energy.evaluations, energy.invalid) == (6, 0)
+    bad = x.clone()
+    bad[0, 3, 1] = torch.nan
+    bad[2, 0, 0] = torch.inf
+    bad[4, 5] = bad[4, 4]  # coincident atoms
+    good = [1, 3, 5]
+    u, gradient = energy.value_and_gradient(bad)
+    assert (energy.evaluations, energy.invalid) == (12, 3)
+    torch.testing.assert_close(u[good], expected[0][good], rtol=0, atol=0)
+    torch.testing.assert_close(gradient[good], expected[1][good], rtol=0, atol=0)
+    assert (u[[0, 2, 4]] == torch.inf).all() and (gradient[[0, 2, 4]] == 0).all()
+    assert (energy(bad)[[0, 2, 4]] == torch.inf).all()
+    leaf = bad.clone().requires_grad_()
+    energy(leaf).backward(torch.full((6,), torch.nan, dtype=bad.dtype))
+    assert (leaf.grad[[0, 2, 4]] == 0).all() and leaf.grad[good].isnan().all()
+
+
+def test_infinite_coordinates_without_infinite_energy_are_invalid(tmp_path):
+    """A Lennard-Jones energy of an atom at infinity is 0."""
+    energy = CompiledEnergy(_with_parameters(tmp_path))
+    energy.potential.terms = energy.potential.terms[-1:]  # the nonbonded one alone
+    x = _structures(energy.system.positions)
+    x[1, 0, 0] = torch.inf
+    u = energy(x)
+    assert torch.isfinite(u[0]) and u[1] == torch.inf and energy.invalid == 1
+
+
+def test_batches(energy, alanine_dipeptide, monkeypatch):
+    x = _structures(alanine_dipeptide.positions, 41)
+    u, gradient = energy.value_and_gradient(x)
+    monkeypatch.setattr(compiled, "EAGER_BYTES", 16 * 8 * 231)  # chunks of 16
+    in_chunks = energy.value_and_gradient(x)
+    torch.testing.assert_close(in_chunks[0], u, rtol=1e-12, atol=1e-10)
+    torch.testing.assert_close(in_chunks[1], gradient, rtol=1e-12, atol=1e-8)
+    torch.testing.assert_close(energy(x[7:8]), u[7:8], rtol=1e-12, atol=1e-10)
+    changed = x.clone()
+    changed[18:22] = _structures(alanine_dipeptide.positions, 4, seed=1)
+    torch.testing.assert_close(energy(changed)[:18], u[:18], rtol=1e-12, atol=1e-10)
+    assert (energy(changed)[18:22] != u[18:22]).all()
+    empty = torch.empty(0, 22, 3, requires_grad=True)
+    assert energy.value_and_gradient(empty)[1].shape == (0, 22, 3)
+    energy(empty).sum().backward()
+    assert empty.grad.shape == (0, 22, 3)
+
+
+def test_dtype_follows_x_or_is_chosen(alanine_dipeptide):
+    x = _structures(alanine_dipeptide.positions, 3)
+    follows, single = CompiledEnergy(alanine_dipeptide), CompiledEnergy(alanine_dipeptide, dtype=torch.float32)
+    u, gradient = follows.value_and_gradient(x)
+    u32, gradient32 = follows.value_and_gradient(x.float())
+    assert u32.dtype == gradient32.dtype == torch.float32
+    torch.testing.assert_close(u32.double(), u, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(gradient32.double(), gradient, rtol=0, atol=1e-3 * float(gradient.abs().max()))
+    torch.testing.assert_close(single(x), u32.double(), rtol=0, atol=0)
+    torch.testing.assert_close(follows.float()(x), u, rtol=0, atol=0)  # .float() on the module changes nothing
+    with torch.inference_mode():
+        torch.testing.assert_close(follows.value_and_gradient(x + 0.0)[1], gradient, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda(energy, alanine_dipeptide):
+    x = _structures(alanine_dipeptide.positions, 8)
+    u, gradient = energy.value_and_gradient(x.cuda())
+    assert u.device.type == "cuda"
+    torch.testing.assert_close(u.cpu(), energy(x), rtol=1e-10, atol=1e-8)
+    torch.testing.assert_close(gradient.cpu(), energy.value_and_gradient(x)[1], rtol=1e-10, atol=1e-6)
+
+
+def test_shape_and_dtype_errors(energy):
+    with pytest.raises(ValueError, match=r"\(batch, 22, 3\) in nm; got \(22, 3\)"):
+        energy(torch.zeros(22, 3))
+    with pytest.raises(TypeError, match="floating"):
+        energy(torch.zeros(1, 22, 3, dtype=torch.int64))
+
+
+# --- fused ---
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
+
+def _fused_agrees(energy: CompiledEnergy, fused: CompiledEnergy, batches: tuple[int, ...]) -> None:
+    calls = []
+    for n in batches:
+        x = _structures(energy.system.positions, n, seed=n)
+        if n > 2:
+            x[1, 0, 0] = torch.nan
+        for found, expected in zip(fused.value_and_gradient(x), energy.value_and_gradient(x), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected[0].abs().max()))
+        torch.testing.assert_close(fused(x), energy(x), rtol=1e-9, atol=1e-9)
+        calls.append(len(fused._functions))
+    assert set(calls) == {1}  # one function for every batch size, with and without gradient
+    assert fused.invalid == energy.invalid > 0
+
+
+@needs_compiler
+def test_fused(tmp_path):
+    system = _with_parameters(tmp_path)
+    _fused_agrees(CompiledEnergy(system), CompiledEnergy(system).compile(chunk=16), (5, 16, 40, 1))
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_fused_alanine_dipeptide(alanine_dipeptide):
+    fused = CompiledEnergy(alanine_dipeptide).compile()
+    _fused_agrees(CompiledEnergy(alanine_dipeptide), fused, (300, 7))
+
+
+def test_without_compiler_it_goes_on(alanine_dipeptide, monkeypatch):
+    def broken(*_, **__):
+        def call(*inputs):
+            raise RuntimeError("no compiler here")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    x = _structures(alanine_dipeptide.positions)
+    with pytest.warns(UserWarning, match="not fused, several times slower: RuntimeError: no compiler here"):
+        u = CompiledEnergy(alanine_dipeptide).compile()(x)
+    torch.testing.assert_close(u, CompiledEnergy(alanine_dipeptide)(x), rtol=1e-12, atol=1e-10)
+
+
+# --- what is not covered; the choice ---
+
+
+def test_uncovered_names_force_and_reason():
+    periodic = nonbonded()
+    periodic.setNonbondedMethod(periodic.PME)
+    boxed = custom_bonds()
+    boxed.setUsesPeriodicBoundaryConditions(True)
+    external = openmm.CustomExternalForce("periodicdistance(x,y,z,0,0,0)")
+    external.addParticle(0, [])
+    reduced = FORCES["gbsa obc"]()
+    reduced.setNonbondedMethod(reduced.CutoffNonPeriodic)
+    system = system_of(periodic, boxed, external, openmm.RMSDForce(np.zeros((N, 3))), reduced, openmm.CMMotionRemover())
+    found = CompiledEnergy.uncovered(system)
+    assert [line.split(":")[0] for line in found] == [
+        "NonbondedForce",
+        "CustomBondForce",
+        "CustomExternalForce",
+        "RMSDForce",
+        "GBSAOBCForce",
+    ]
+    assert "periodic" in found[2]
+    system.setVirtualSite(3, openmm.TwoParticleAverageSite(0, 1, 0.5, 0.5))
+    assert "1 virtual sites" in CompiledEnergy.uncovered(system)[0]
+    with pytest.raises(UncoveredSystemError, match="RMSDForce: no translation of this force"):
+        Potential(system)
+
+
+def test_choice_of_backend(tmp_path, alanine_dipeptide, monkeypatch):
+    import openmm_fab.energy as module
+
+    options = {"platform": "Reference", "workers": 1}
+    assert isinstance(module.reduced_energy(alanine_dipeptide, "compiled"), CompiledEnergy)
+    with module.reduced_energy(alanine_dipeptide, **options) as energy:
+        assert isinstance(energy, OpenMMEnergy) and energy.reason.startswith("openmm")
+    monkeypatch.setattr(module, "AUTO_MAY_COMPILE", True)
+    energy = module.reduced_energy(alanine_dipeptide)
+    assert isinstance(energy, CompiledEnergy) and energy.reason == "compiled: every force has a translation"
+    loaded = chain(tmp_path / "chain")
+    system = openmm.XmlSerializer.clone(loaded.system)
+    system.addForce(openmm.RMSDForce(loaded.positions))
+    rmsd = MolecularSystem.from_openmm(loaded.topology, system, loaded.positions, 300.0)
+    with module.reduced_energy(rmsd, **options) as energy:
+        assert isinstance(energy, OpenMMEnergy) and "RMSDForce" in energy.reason
+
+
+def test_verify_raises_on_the_first_batch(alanine_dipeptide):
+    from openmm_fab.energy import DisagreementError, reduced_energy
+
+    x = _structures(alanine_dipeptide.positions, 3)
+    x[2, 0] = torch.nan
+    good = reduced_energy(alanine_dipeptide, "verify")
+    good.value_and_gradient(x)
+    assert good.verified and (good.evaluations, good.invalid) == (3, 1)
+    reduced_energy(alanine_dipeptide, "verify")(x.float())
+    wrong = reduced_energy(alanine_dipeptide, "verify")
+    wrong.potential.terms = wrong.potential.terms[1:]
+    with pytest.raises(DisagreementError, match="2 of 3 structures differ, the first is 0"):
+        wrong(x)

@@ -354,8 +354,9 @@ RANDOM_POINTS = np.random.default_rng(5).uniform(-2, 2, size=(8, 3)).tolist()
 @given(texts("x", "y", "z", "a", "b"), texts("x", "y", "b"), texts("x", "y", "z"))
 def test_random_expressions(main, a, b):
     text = f"{main}; a={a}; b={b}"
-    # Lepton simplifies for ever where a constant is NaN.
-    assume(all(np.isfinite(s.value) for s in Expression.parse(text)._steps if s.kind == "number"))
+    # Lepton simplifies for ever where a constant is NaN, as it can be in derivatives after x - x = 0.
+    numbers = [s.value for s in Expression.parse(text)._steps if s.kind == "number"]
+    assume(np.isfinite(numbers).all() and 0.0 not in numbers)
     expected, found = by_openmm(text, RANDOM_POINTS), by_torch(text, RANDOM_POINTS)
     rough = by_torch(text, RANDOM_POINTS, dtype=torch.float32)
     with np.errstate(all="ignore"):

@@ -15,7 +15,6 @@ import numpy as np
 import openmm
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from openmm_fab.energy.forces import Term, UncoveredError, read
 from openmm_fab.energy.geometry import Frame, Pairs, Parameters, Value
@@ -238,6 +237,8 @@ class CompiledEnergy(nn.Module):
     def _fuse(
         self, function: Callable[..., Sequence[Tensor]], chunk: int, device: torch.device, dtype: torch.dtype, n: int
     ) -> Callable[..., Sequence[Tensor]]:
+        from torch.fx.experimental.proxy_tensor import make_fx  # slow to import
+
         x = torch.from_numpy(self.system.positions).to(device, dtype)
         example = [
             x.T[:, :, None].repeat(1, 1, chunk),
@@ -264,7 +265,7 @@ class CompiledEnergy(nn.Module):
 
 def global_parameters(system: openmm.System) -> dict[str, float]:
     """Default values of all global parameters of a System's forces."""
-    found = {}
+    found: dict[str, float] = {}
     forces = list(system.getForces())
     for force in forces:  # grows while it is walked
         for n in range(getattr(force, "getNumGlobalParameters", int)()):
