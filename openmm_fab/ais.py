@@ -82,8 +82,8 @@ def run_ais(
     log w = sum_k log f_k(z_(k-1)) - log f_(k-1)(z_(k-1)), each term where the k-th transition starts (Neal 2001).
     """
     path = Path(settings.alpha)
-    z, _ = flow.sample(n, generator)
-    points = start = Points.at(z, flow, target)
+    z, log_q = flow.sample(n, generator)
+    points = start = Points(z, log_q, *target.log_prob_and_gradient(z))
     log_w = torch.zeros(n, dtype=torch.float64, device=z.device)
     acceptance = []
     for k, (before, lam) in enumerate(zip(settings.ladder, settings.ladder[1:], strict=False)):

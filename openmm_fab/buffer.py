@@ -69,6 +69,15 @@ class ReplayBuffer:
         self._log_w[index] += change
         self._log_q[index] = log_q
 
+    def reweight(self, log_w_change: Tensor) -> None:
+        """Follow a change of the target: add to the log weights of everything stored, shape (size,)."""
+        self._log_w[: self.size] += log_w_change
+
+    @property
+    def z(self) -> Tensor:
+        """What is stored, shape (size, dim)."""
+        return self._z[: self.size]
+
     @property
     def log_w(self) -> Tensor:
         """Log weights of what is stored, shape (size,)."""

@@ -94,24 +94,33 @@ class CouplingFlow(nn.Module):
         """Undo `compile`."""
         self._compiled = {}
 
-    def _couple(self, z: Tensor, layer: nn.Module, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    def _couple(
+        self, z: Tensor, layer: nn.Module, inverse: bool = False, frozen: bool = False
+    ) -> tuple[Tensor, Tensor]:
         couple = self._compiled.get(len(z), _couple)
-        return couple(z, *cast(_Coupling, layer).arrays(), inverse)
+        arrays = cast(_Coupling, layer).arrays()
+        return couple(z, *([a.detach() for a in arrays] if frozen else arrays), inverse)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""
+        return self._log_prob(self._checked(z))
+
+    def _checked(self, z: Tensor) -> Tensor:
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise ValueError(f"Expected z with shape (batch, {self.dim}); got {tuple(z.shape)}.")
+        return z
+
+    def _log_prob(self, z: Tensor, frozen: bool = False) -> Tensor:
         log_det = torch.zeros_like(z[:, 0])
         for layer in reversed(self.layers):
-            z, change = self._couple(z, layer)
+            z, change = self._couple(z, layer, frozen=frozen)
             log_det = log_det + change
         return self._base_log_prob(z) + log_det
 
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log q(z) (batch,) and its gradient in z (batch, dim), without a graph of the parameters."""
-        z = z.detach().requires_grad_()
-        log_q = self.log_prob(z)
+        z = self._checked(z).detach().requires_grad_()
+        log_q = self._log_prob(z, frozen=True)
         (gradient,) = torch.autograd.grad(log_q.sum(), z)
         return log_q.detach(), gradient
 

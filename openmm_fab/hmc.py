@@ -23,7 +23,7 @@ def hmc(
 ) -> tuple[Points, Tensor]:
     """One trajectory of unit mass; leaves the path's density at `lam` invariant.
 
-    Costs `leapfrogs` evaluations of flow and target a point.
+    Costs `leapfrogs` evaluations of the target a point, and as many of the flow's gradient if q has an exponent.
 
     Returns
     -------
@@ -32,15 +32,18 @@ def hmc(
         Metropolis acceptance probabilities.  A point of zero density accepts whatever has some; a proposal whose
         energy is not finite is refused.
     """
+    moved_by_flow = path.exponents(lam)[0] != 0
+    if moved_by_flow:
+        points = points.with_flow_gradient(flow)
     z = points.z
     start = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
     momentum = start + 0.5 * step_size * path.gradient(points, lam)
-    here = points
     for k in range(leapfrogs):
         z = _wrap(z + step_size * momentum, target.periodic.to(z.device))
-        here = Points.at(z, flow, target)
-        last = k == leapfrogs - 1
-        momentum = momentum + (0.5 if last else 1.0) * step_size * path.gradient(here, lam)
+        if k < leapfrogs - 1:
+            momentum = momentum + step_size * path.gradient_at(z, lam, flow, target)
+    here = Points.at(z, flow, target, flow_gradient=moved_by_flow)
+    momentum = momentum + 0.5 * step_size * path.gradient(here, lam)
     log_ratio = path.log_prob(here, lam) - path.log_prob(points, lam)
     log_ratio = log_ratio - 0.5 * (momentum.square() - start.square()).sum(1)
     log_ratio = torch.where(torch.isfinite(here.log_p) & torch.isfinite(here.log_q), log_ratio, -torch.inf)

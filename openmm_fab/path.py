@@ -2,13 +2,14 @@
 
 Every density on the path is a linear combination of log q and log p (FAB paper, section 3):
 ``log f = (1 - lam) log q + lam (alpha log p + (1 - alpha) log q)``.
-Points keep log q, log p and both gradients, so another lam costs no evaluation.
+Points keep log q, log p and their gradients, so another lam costs no evaluation.  The flow's gradient, by far the
+dearest of the four, is taken only where q has an exponent: for alpha = 2 the middle of the path is p itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -45,26 +46,41 @@ class Points:
     ----------
     z : Tensor, shape (batch, dim)
     log_q, log_p : Tensor, shape (batch,)
-    grad_log_q, grad_log_p : Tensor, shape (batch, dim)
+    grad_log_p : Tensor, shape (batch, dim)
+    grad_log_q : Tensor, shape (batch, dim), or None
+        None until somebody needs it.
     """
 
     z: Tensor
     log_q: Tensor
     log_p: Tensor
-    grad_log_q: Tensor
     grad_log_p: Tensor
+    grad_log_q: Tensor | None = None
 
     @classmethod
-    def at(cls, z: Tensor, flow: Flow, target: Target) -> Points:
+    def at(cls, z: Tensor, flow: Flow, target: Target, flow_gradient: bool = False) -> Points:
         """Evaluate flow and target at z."""
-        log_q, grad_log_q = flow.log_prob_and_gradient(z)
         log_p, grad_log_p = target.log_prob_and_gradient(z)
-        return cls(z, log_q, log_p, grad_log_q, grad_log_p)
+        if flow_gradient:
+            log_q, grad_log_q = flow.log_prob_and_gradient(z)
+            return cls(z, log_q, log_p, grad_log_p, grad_log_q)
+        with torch.no_grad():
+            return cls(z, flow.log_prob(z), log_p, grad_log_p)
+
+    def with_flow_gradient(self, flow: Flow) -> Points:
+        """The same points, where log q and its gradient are there, too."""
+        if self.grad_log_q is not None:
+            return self
+        log_q, grad_log_q = flow.log_prob_and_gradient(self.z)
+        return replace(self, log_q=log_q, grad_log_q=grad_log_q)
 
     def where(self, mask: Tensor, other: Points) -> Points:
         """These points where mask (batch,) is true, the other ones elsewhere."""
-        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return Points(*(torch.where(mask[:, None] if a.ndim == 2 else mask, a, b) for a, b in pairs))
+
+        def chosen(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return None if a is None or b is None else torch.where(mask[:, None] if a.ndim == 2 else mask, a, b)
+
+        return Points(**{f.name: chosen(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -82,8 +98,18 @@ class Path:
 
     def log_prob(self, points: Points, lam: float) -> Tensor:
         a, b = self.exponents(lam)
-        return a * points.log_q + (b * points.log_p if b else 0.0)
+        return (a * points.log_q if a else 0.0) + (b * points.log_p if b else torch.zeros_like(points.log_p))
 
     def gradient(self, points: Points, lam: float) -> Tensor:
+        """Of points that have the flow's gradient, see `Points.with_flow_gradient`, if q has an exponent."""
         a, b = self.exponents(lam)
+        if not a:
+            return b * points.grad_log_p
+        assert points.grad_log_q is not None
         return a * points.grad_log_q + b * points.grad_log_p
+
+    def gradient_at(self, z: Tensor, lam: float, flow: Flow, target: Target) -> Tensor:
+        """The gradient (batch, dim) at z, where nothing is known yet."""
+        a, b = self.exponents(lam)
+        gradient = b * target.log_prob_and_gradient(z)[1]
+        return gradient + a * flow.log_prob_and_gradient(z)[1] if a else gradient

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .ais import AISResult, AISSettings, run_ais
+from .basins import LiftedTarget
 from .buffer import ReplayBuffer
 from .files import write_atomically
 from .hmc import adapt
@@ -34,7 +35,8 @@ from .path import TrainableFlow
 from .target import Target
 from .weights import effective_sample_size
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
+BASINS_EVERY = 25  # iterations
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class TrainSettings:
         Largest correction of a buffered weight inside the loss.
     averaging : float
         Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
+    basin_share : float
+        Least share of the training that each torsional basin gets, see `basins`; 0 trains on the target as it is.
     """
 
     batch: int = 256
@@ -68,6 +72,7 @@ class TrainSettings:
     max_gradient: float = 100.0
     max_adjustment: float = 10.0
     averaging: float = 0.99
+    basin_share: float = 0.05
     ais: AISSettings = field(default_factory=AISSettings)
 
     def __post_init__(self) -> None:
@@ -75,6 +80,8 @@ class TrainSettings:
             raise ValueError(f"Expected 0 < updates <= buffer_min <= buffer_max and batch >= 2; got {self}.")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"Expected 0 <= averaging < 1; got {self.averaging}.")
+        if not 0 <= self.basin_share < 0.5:
+            raise ValueError(f"Expected 0 <= basin_share < 0.5; got {self.basin_share}.")
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ class Trainer:
     Notes
     -----
     Metrics of an iteration: iteration, seconds, evaluations (of the target), loss, ess_flow (Kish share of the
-    learner's samples in the last passes towards p, on the target as trained on), ess_ais (of this pass towards
+    learner's samples in the last passes, towards the target as trained on), ess_ais (of this pass towards
     p^alpha q^(1 - alpha)), acceptance, step_size, buffer (samples), invalid (the learner's samples of zero density in
     this pass), gradient (norm), learning_rate, spent (share of the budget).
     """
@@ -138,6 +145,7 @@ class Trainer:
         self.generator = generator or torch.Generator().manual_seed(0)
         parameter = next(flow.parameters())
         s = self.settings
+        self.lifted = LiftedTarget(target, s.basin_share)
         self.learner = copy.deepcopy(flow)
         self.buffer = ReplayBuffer(s.buffer_max * s.batch, target.dim, parameter.dtype, parameter.device)
         self.optimizer = torch.optim.Adam(self.learner.parameters(), lr=s.learning_rate, fused=True)
@@ -168,6 +176,8 @@ class Trainer:
                     "system, or lower the energy cut."
                 )
             result, passes = self.anneal(), passes + 1
+        if s.basin_share and self.iteration % BASINS_EVERY == 0:
+            self.buffer.reweight(s.ais.alpha * self.lifted.update(self.buffer.z, self.buffer.log_w))
         losses, norms = self.learn()
         self.iteration += 1
         flow_w = torch.cat(list(self._recent))
@@ -188,7 +198,7 @@ class Trainer:
     def anneal(self) -> AISResult:
         """One pass of annealed importance sampling into the buffer; adapts the step sizes."""
         s = self.settings.ais
-        result = run_ais(self.learner, self.target, self.settings.batch, s, self.step_sizes, self.generator)
+        result = run_ais(self.learner, self.lifted, self.settings.batch, s, self.step_sizes, self.generator)
         self.buffer.add(result.points.z, result.log_w, result.points.log_q)
         self.step_sizes = [adapt(e, a, s.acceptance) for e, a in zip(self.step_sizes, result.acceptance, strict=True)]
         self._recent.append((result.start.log_p.double() - result.start.log_q.double()).cpu())
@@ -260,6 +270,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "buffer": self.buffer.state_dict(),
             "step_sizes": list(self.step_sizes),
+            "basins": self.lifted.coefficients,
             "recent": list(self._recent),
             "random": self.generator.get_state(),
             "counts": [self.iteration, self.updates, self.seconds, self.skipped, self.target.evaluations],
@@ -284,6 +295,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.buffer.load_state_dict(state["buffer"])
         self.step_sizes = list(state["step_sizes"])
+        self.lifted.coefficients = state["basins"]
         self._recent = deque(state["recent"], maxlen=self._recent.maxlen)
         self.generator.set_state(state["random"])
         self.iteration, self.updates, self.seconds, self.skipped, self.target.evaluations = state["counts"]

@@ -24,7 +24,7 @@ ORDER = (
     # the molecule
     *("topology", "system", "energy", "zmatrix", "coordinates"),
     # the seam, and the sampler behind it
-    *("target", "splines", "flow", "path", "hmc", "ais", "buffer", "objectives", "train", "progress"),
+    *("target", "splines", "flow", "path", "hmc", "ais", "buffer", "basins", "objectives", "train", "progress"),
     # what comes of it
     *("free_energy", "ensemble", "generator", "presets", "md", "compare", "moves", "plots", "view", "interop"),
     # the doors
@@ -34,7 +34,7 @@ ORDER = (
 OPENED_ON_USE = {"plots", "view"}
 
 # Nothing here has seen an atom.
-BEHIND_SEAM = {"splines", "flow", "weights", "path", "hmc", "ais", "buffer", "objectives", "train"}
+BEHIND_SEAM = {"splines", "flow", "weights", "path", "hmc", "ais", "buffer", "basins", "objectives", "train"}
 ATOMS = {"openmm", "mdtraj"}
 ATOM_ROOMS = {"topology", "system", "energy", "zmatrix", "coordinates"}
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from examples import GaussianFlow
 
+from openmm_fab.hmc import hmc
 from openmm_fab.path import Path, Points
 from openmm_fab.target import DoubleWells, Gaussian
 
@@ -14,7 +17,7 @@ FLOW = GaussianFlow(torch.tensor([0.3, -0.2], dtype=torch.float64), torch.tensor
 
 def _points(target=None, n: int = 7) -> Points:
     z, _ = FLOW.sample(n, torch.Generator().manual_seed(1))
-    return Points.at(z, FLOW, target or DoubleWells(pairs=1))
+    return Points.at(z, FLOW, target or DoubleWells(pairs=1), flow_gradient=True)
 
 
 def test_points_know_flow_and_target():
@@ -68,18 +71,48 @@ def test_another_lam_costs_no_evaluation():
 def test_at_the_start_zero_density_of_p_does_not_matter():
     """0 times -inf is 0 here: the flow's own density is finite wherever the flow is."""
     points = _points()
-    lost = Points(
-        points.z, points.log_q, torch.full_like(points.log_p, -torch.inf), points.grad_log_q, points.grad_log_p
-    )
+    lost = replace(points, log_p=torch.full_like(points.log_p, -torch.inf))
     torch.testing.assert_close(Path(2.0).log_prob(lost, 0.0), points.log_q)
     assert (Path(2.0).log_prob(lost, 0.5) == -torch.inf).all()
 
 
 def test_where_takes_whole_rows():
     target = Gaussian(torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
-    a, b = _points(), Points.at(torch.ones(7, 2, dtype=torch.float64), FLOW, target)
+    a, b = _points(), Points.at(torch.ones(7, 2, dtype=torch.float64), FLOW, target, flow_gradient=True)
     mask = torch.tensor([True, False, True, True, False, False, True])
     chosen = a.where(mask, b)
     for name in ("z", "log_q", "log_p", "grad_log_q", "grad_log_p"):
         assert torch.equal(getattr(chosen, name)[mask], getattr(a, name)[mask])
         assert torch.equal(getattr(chosen, name)[~mask], getattr(b, name)[~mask])
+
+
+class Counting(GaussianFlow):
+    """How often it was asked for what."""
+
+    def __init__(self) -> None:
+        super().__init__(FLOW.mean, FLOW.std)
+        self.values = self.gradients = 0
+
+    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        self.values += 1
+        return super().log_prob(z)
+
+    def log_prob_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.gradients += 1
+        return GaussianFlow.log_prob(self, z), (self.mean - z) / self.std**2
+
+
+@pytest.mark.parametrize("lam, values, gradients", [(0.5, 1, 0), (0.25, 0, 5)])
+def test_the_flows_gradient_is_taken_only_where_it_counts(lam, values, gradients):
+    """In the middle of FAB's path stands p alone."""
+    target, flow = DoubleWells(pairs=1), Counting()
+    start = replace(_points(target), grad_log_q=None)
+    end, _ = hmc(start, Path(2.0), lam, flow, target, 0.1, 4, torch.Generator().manual_seed(0))
+    assert (flow.values, flow.gradients) == (values, gradients)
+    torch.testing.assert_close(end.log_q, FLOW.log_prob(end.z))
+
+
+def test_unknown_gradients_stay_unknown():
+    a, b = _points(), replace(_points(), grad_log_q=None)
+    assert a.where(torch.ones(7, dtype=torch.bool), b).grad_log_q is None
+    torch.testing.assert_close(b.with_flow_gradient(FLOW).grad_log_q, a.grad_log_q)

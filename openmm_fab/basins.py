@@ -1,0 +1,120 @@
+"""Rare torsional basins: finding them, and a bias that has them trained on no less than the common ones.
+
+A basin that holds 0.3 % of the Boltzmann distribution fills 0.3 % of the training, too little to learn its shape, and
+then no reweighting saves its free energy.  So the flow learns p exp(b) instead of p: b lifts every basin of every
+periodic coordinate to at least a given share.  Weights are towards p as ever, so b costs at most the share it lifts.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from .target import Target
+
+BINS = 72
+SMOOTHING = 2.0  # bins; of the histogram, and of the bias where it steps from basin to basin
+BARRIER = 1.5  # kT; a lower one does not part two basins
+MAX_LIFT = 5.0  # kT
+ORDER = 18  # of the Fourier series that b is
+
+
+class LiftedTarget(Target):
+    """p exp(b), where b is a sum of functions of one periodic coordinate each; zero until `update` is called.
+
+    Parameters
+    ----------
+    target : Target
+        p; its `evaluations` are counted there.
+    share : float
+        Least share of the training that a basin gets.
+
+    Attributes
+    ----------
+    coefficients : Tensor, shape (n_periodic, 2 * ORDER), float64
+        Of cos(k theta), sin(k theta), k = 1 .. ORDER; the constant is left out.
+    """
+
+    def __init__(self, target: Target, share: float) -> None:
+        self.target, self.share = target, share
+        self.dim, self.periodic = target.dim, target.periodic
+        self.coefficients = torch.zeros(int(self.periodic.sum()), 2 * ORDER, dtype=torch.float64)
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        return self.target.evaluations
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.target.log_prob(z) + self.bias(z)[0].to(z.dtype)
+
+    def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        log_p, gradient = self.target.log_prob_and_gradient(z)
+        bias, slope = self.bias(z.detach())
+        gradient = gradient.index_add(1, torch.nonzero(self.periodic.to(z.device))[:, 0], slope.to(z.dtype))
+        return log_p + bias.to(z.dtype), torch.where(torch.isfinite(log_p)[:, None], gradient, 0.0)
+
+    def bias(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """b (batch,) and its derivatives in the periodic coordinates (batch, n_periodic), float64."""
+        k = torch.arange(1, ORDER + 1, device=z.device)
+        phase = z[:, self.periodic.to(z.device), None].double() * k
+        waves = torch.cat([phase.cos(), phase.sin()], dim=2)
+        turned = torch.cat([-k * phase.sin(), k * phase.cos()], dim=2)
+        coefficients = self.coefficients.to(z.device)
+        return (waves * coefficients).sum((1, 2)), (turned * coefficients).sum(2)
+
+    def update(self, z: Tensor, log_w: Tensor) -> Tensor:
+        """Find the basins anew from samples of p exp(b) with log weights; returns the change of b at z (batch,)."""
+        before, _ = self.bias(z)
+        log_w = log_w - before
+        weights = (log_w - log_w.max()).exp().cpu().numpy()
+        angles = z[:, self.periodic.to(z.device)].cpu().numpy()
+        lifts = [_lift(column, weights, self.share) for column in angles.T]
+        if lifts:
+            waves = np.fft.rfft(np.array(lifts), axis=1)[:, 1 : ORDER + 1] * 2 / BINS
+            # Bin n has its centre at -pi + 2 pi (n + 1/2) / BINS.
+            waves = waves * np.exp(-1j * np.arange(1, ORDER + 1) * (-math.pi + math.pi / BINS))
+            self.coefficients = torch.from_numpy(np.concatenate([waves.real, -waves.imag], axis=1))
+        return self.bias(z)[0] - before
+
+
+def basins(density: np.ndarray) -> np.ndarray:
+    """Label (bins,) of the basin that each bin of a density on a circle lies in, 0, 1, ...
+
+    Basins are what is left when the lowest barriers are taken away until all are higher than `BARRIER` above the
+    shallower of their two sides.
+    """
+    energy = -np.log(np.maximum(density, 1e-300))
+    order = np.argsort(energy, kind="stable")
+    owner = np.full(len(energy), -1)
+    parent: dict[int, int] = {}
+
+    def root(label: int) -> int:
+        while parent[label] != label:
+            label = parent[label]
+        return label
+
+    for place in order:  # the water rises
+        near = {root(owner[k]) for k in (place - 1, (place + 1) % len(energy)) if owner[k] >= 0}
+        if not near:
+            owner[place] = parent[place] = place
+            continue
+        deepest = min(near, key=lambda label: energy[label])
+        owner[place] = deepest
+        for other in near - {deepest}:
+            if energy[place] - energy[other] < BARRIER:
+                parent[other] = deepest
+    return np.unique([root(label) for label in owner], return_inverse=True)[1]
+
+
+def _lift(angles: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
+    """b (BINS,) of one periodic coordinate."""
+    counts, _ = np.histogram(np.remainder(angles + math.pi, 2 * math.pi), BINS, (0, 2 * math.pi), weights=weights)
+    density = gaussian_filter1d(counts / counts.sum(), SMOOTHING, mode="wrap")
+    label = basins(density)
+    population = np.bincount(label, weights=density)
+    lift = np.clip(np.log(share / np.maximum(population, 1e-300)), 0.0, MAX_LIFT)
+    return gaussian_filter1d(lift[label], SMOOTHING, mode="wrap")
