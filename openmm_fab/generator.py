@@ -21,8 +21,7 @@ from torch import Tensor
 
 from .ais import AISSettings
 from .coordinates import CoordinateSettings, InternalCoordinates
-from .energy import reduced_energy
-from .energy.bridge import regularize
+from .energy import CompiledEnergy, OpenMMEnergy, check, reduced_energy, regularize
 from .ensemble import Ensemble
 from .files import write_atomically
 from .flow import CouplingFlow, FlowSettings
@@ -35,6 +34,7 @@ from .zmatrix import ZMatrix
 
 MODEL_FORMAT = "openmm_fab model 1"
 CHECKPOINT_EVERY = 120.0  # s
+CHECK_JIGGLE = 0.01  # nm
 Metrics = dict[str, float]
 
 
@@ -81,6 +81,11 @@ class BoltzmannGenerator:
         x (batch, n_atoms, 3) -> u (batch,); by default `energy.reduced_energy(system)`.
     coordinates : InternalCoordinates, optional
         By default made from the system.
+
+    Raises
+    ------
+    DisagreementError
+        If OpenMM's forces were translated and the translation differs from OpenMM on a few structures.
     """
 
     def __init__(
@@ -93,7 +98,7 @@ class BoltzmannGenerator:
     ) -> None:
         keep_freed_memory()
         self.system, self.settings, self.seed = system, settings or GeneratorSettings(), seed
-        self.energy = reduced_energy(system) if energy is None else energy
+        self.energy = _checked_energy(system) if energy is None else energy
         self.coordinates = coordinates or InternalCoordinates.from_system(system, self.settings.coordinates)
         self._random = torch.Generator().manual_seed(seed)
         self.flow = CouplingFlow(self.coordinates.periodic, self.settings.flow, self._random)
@@ -122,7 +127,8 @@ class BoltzmannGenerator:
         resume : bool
             Go on from the checkpoint in `folder`, if there is one.
         compile : bool
-            Fuse the flow with `torch.compile`; without a C++ compiler training goes on unfused, with a warning.
+            Fuse the flow and a translated energy with `torch.compile`; without a C++ compiler training goes on
+            unfused, with a warning.
         evaluate_every : float, s
             How often `evaluate` is called on `evaluate_samples` samples; its time counts too.
 
@@ -283,6 +289,8 @@ class BoltzmannGenerator:
         return generator
 
     def _compile(self) -> None:
+        if isinstance(self.energy, CompiledEnergy):
+            self.energy.compile()
         try:
             self.flow.compile(self.settings.train.batch)
             self.flow.sample(self.settings.train.batch, torch.Generator())
@@ -293,6 +301,14 @@ class BoltzmannGenerator:
                 f"{str(error).strip().splitlines()[0]}. On CPU it needs a C++ compiler (g++ or clang).",
                 stacklevel=3,
             )
+
+
+def _checked_energy(system: MolecularSystem) -> OpenMMEnergy | CompiledEnergy:
+    energy = reduced_energy(system)
+    if isinstance(energy, CompiledEnergy):
+        jiggle = np.random.default_rng(0).normal(scale=CHECK_JIGGLE, size=(4, system.n_atoms, 3))
+        check(energy, torch.from_numpy(system.minimum + jiggle))
+    return energy
 
 
 def parse_budget(budget: str | float | Budget) -> Budget:

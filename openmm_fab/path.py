@@ -77,10 +77,12 @@ class Points:
     def where(self, mask: Tensor, other: Points) -> Points:
         """These points where mask (batch,) is true, the other ones elsewhere."""
 
-        def chosen(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-            return None if a is None or b is None else torch.where(mask[:, None] if a.ndim == 2 else mask, a, b)
+        def chosen(a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(mask[:, None] if a.ndim == 2 else mask, a, b)
 
-        return Points(**{f.name: chosen(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
+        known = self.grad_log_q is not None and other.grad_log_q is not None
+        names = [f.name for f in fields(self) if known or f.name != "grad_log_q"]
+        return Points(**{name: chosen(getattr(self, name), getattr(other, name)) for name in names})
 
 
 @dataclass(frozen=True)

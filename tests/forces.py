@@ -1,18 +1,93 @@
-"""Twelve particles under one OpenMM force after the other, with every option that has a translation.
+"""How far the translated energy is from OpenMM's; and a System of twelve particles for every force and option.
 
-A global parameter has the same default in all of them, so that they can share a System.
+A global parameter has the same default in all of these forces, so that they can share a System.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import openmm
+import torch
+
+from openmm_fab.energy.compiled import CompiledEnergy, Potential, global_parameters
 
 N = 12
+THERMAL, STRAINED = 0.003, 0.03  # nm
 POSITIONS = np.random.default_rng(3).normal(scale=0.4, size=(N, 3))  # nm
+
+
+# --- against OpenMM ---
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """The largest differences from OpenMM's Reference platform over some structures.
+
+    Attributes
+    ----------
+    energy : float, kJ/mol
+    relative : float
+        Of an energy, relative to it, or to 1 kJ/mol where it is smaller.
+    force : float
+        Relative to the largest component in its structure, or to 0.001 kJ/mol/nm where that is smaller.
+    """
+
+    energy: float
+    relative: float
+    force: float
+
+
+def structures(positions: np.ndarray, n: int = 2, scale: float = THERMAL, seed: int = 0) -> torch.Tensor:
+    noise = np.random.default_rng(seed).normal(scale=scale, size=(n, *positions.shape))
+    return torch.from_numpy(positions + noise)
+
+
+def deviation(system: openmm.System, x: torch.Tensor, given: dict[str, float] | None = None) -> Deviation:
+    """Of the translated System from OpenMM's, in structures x (batch, n_atoms, 3); global parameters as given."""
+    given = given or {}
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    for name in given.keys() & context.getParameters().keys():
+        context.setParameter(name, given[name])
+    x = x.detach().requires_grad_()
+    energies = Potential(system)(x, {**global_parameters(system), **given})
+    gradients = torch.zeros_like(x)
+    if energies.requires_grad:
+        (gradients,) = torch.autograd.grad(energies.sum(), x)
+    found = []
+    for structure, energy, gradient in zip(x.detach().numpy(), energies.tolist(), gradients.numpy(), strict=True):
+        context.setPositions(structure)
+        state = context.getState(energy=True, forces=True)
+        expected, forces = state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+        off = abs(energy - expected)
+        found.append(
+            (off, off / max(abs(expected), 1.0), np.abs(forces + gradient).max() / max(np.abs(forces).max(), 1e-3))
+        )
+    return Deviation(*(float(worst) for worst in np.max(found, axis=0)))
+
+
+def agrees(system: openmm.System, x: torch.Tensor, given: dict[str, float] | None = None) -> None:
+    """Energies to 1e-9 kJ/mol or relative, forces to 1e-9 of the largest: it is the same arithmetic."""
+    assert CompiledEnergy.uncovered(system) == []
+    found = deviation(system, x, given)
+    assert found.relative < 1e-9 and found.force < 1e-9, found
+
+
+def alone(system: openmm.System) -> Iterator[openmm.System]:
+    """Every force, in a System without the others."""
+    for force in system.getForces():
+        single = openmm.System()
+        for i in range(system.getNumParticles()):
+            single.addParticle(system.getParticleMass(i))
+        single.addForce(copy.deepcopy(force))
+        yield single
+
+
+# --- the forces ---
 
 
 def system_of(*forces: openmm.Force) -> openmm.System:
@@ -93,10 +168,13 @@ def nonbonded(cutoff: bool = False, switching: bool = False) -> openmm.Force:
     return force
 
 
-def gbsa_obc() -> openmm.Force:
+def gbsa_obc(cutoff: bool = False) -> openmm.Force:
     force, random = openmm.GBSAOBCForce(), np.random.default_rng(7)
     for _ in range(N):
         force.addParticle(random.normal(scale=0.3), 0.1 + 0.1 * random.random(), 0.7 + 0.3 * random.random())
+    if cutoff:
+        force.setNonbondedMethod(force.CutoffNonPeriodic)
+        force.setCutoffDistance(0.8)
     return force
 
 
@@ -223,6 +301,7 @@ FORCES: dict[str, Callable[[], openmm.Force]] = {
     "nonbonded cutoff": lambda: nonbonded(True),
     "nonbonded switching": lambda: nonbonded(True, True),
     "gbsa obc": gbsa_obc,
+    "gbsa obc cutoff": lambda: gbsa_obc(True),
     "custom gb": custom_gb,
     "custom gb cutoff": lambda: custom_gb(True),
     "custom bonds": custom_bonds,

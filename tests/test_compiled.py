@@ -1,10 +1,8 @@
-"""Translated forces against OpenMM's Reference platform: energies, forces, parameters, failures, fusing."""
+"""Translated forces one by one, and the energy of the package made of them: parameters, failures, fusing, choice."""
 
 from __future__ import annotations
 
 import shutil
-import warnings
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,55 +10,17 @@ import openmm
 import pytest
 import torch
 from examples import chain
-from forces import FORCES, POSITIONS, N, custom_bonds, nonbonded, system_of
-from openmm import app, unit
+from forces import FORCES, POSITIONS, STRAINED, N, agrees, custom_bonds, nonbonded, structures, system_of
 
-from openmm_fab.energy import compiled
+from openmm_fab.energy import DisagreementError, check, compiled, reduced_energy
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.energy.compiled import CompiledEnergy, Potential, UncoveredSystemError, global_parameters
 from openmm_fab.system import MolecularSystem
-
-PDB = Path(__file__).parents[1] / "systems" / "alanine_dipeptide" / "input.pdb"
-THERMAL, STRAINED = 0.003, 0.03  # nm
-FORCE_FIELDS = (
-    ("amber96.xml", "implicit/obc1.xml"),
-    ("amber99sbildn.xml", "implicit/hct.xml"),
-    ("amber14-all.xml", "implicit/obc2.xml"),
-    ("amber14-all.xml", "implicit/gbn.xml"),
-    ("amber19-all.xml", "implicit/gbn2.xml"),
-    ("amber99_obc.xml", "amber99sb.xml"),
-    pytest.param(("charmm36_2024.xml",), marks=pytest.mark.slow),  # a large file to read
-)
 
 
 @pytest.fixture(scope="module")
 def energy(alanine_dipeptide) -> CompiledEnergy:
     return CompiledEnergy(alanine_dipeptide)
-
-
-def _structures(positions: np.ndarray, n: int = 2, scale: float = THERMAL, seed: int = 0) -> torch.Tensor:
-    noise = np.random.default_rng(seed).normal(scale=scale, size=(n, *positions.shape))
-    return torch.from_numpy(positions + noise)
-
-
-def _agrees(system: openmm.System, x: torch.Tensor, given: dict[str, float] | None = None) -> None:
-    """Energies to 1e-9 kJ/mol or relative, forces to 1e-9 of the largest: it is the same arithmetic."""
-    given = given or {}
-    assert CompiledEnergy.uncovered(system) == []
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-    for name, value in given.items():
-        context.setParameter(name, value)
-    x = x.requires_grad_()
-    energies = Potential(system)(x, {**global_parameters(system), **given})
-    gradients = torch.zeros_like(x)
-    if energies.requires_grad:
-        (gradients,) = torch.autograd.grad(energies.sum(), x)
-    for structure, energy, gradient in zip(x.detach().numpy(), energies.detach(), gradients, strict=True):
-        context.setPositions(structure)
-        state = context.getState(energy=True, forces=True)
-        expected, forces = state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
-        assert float(energy) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-        np.testing.assert_allclose(-gradient.numpy(), forces, rtol=0, atol=1e-9 * np.abs(forces).max() + 1e-12)
 
 
 # --- every force ---
@@ -69,95 +29,25 @@ def _agrees(system: openmm.System, x: torch.Tensor, given: dict[str, float] | No
 @pytest.mark.parametrize("name", FORCES)
 def test_force_is_openmms(name):
     system = system_of(FORCES[name]())
-    _agrees(system, _structures(POSITIONS, 3, STRAINED))
+    agrees(system, structures(POSITIONS, 3, STRAINED))
     changed = {parameter: value + 0.15 for parameter, value in global_parameters(system).items()}
     if changed:
-        _agrees(system, _structures(POSITIONS, 1), changed)
+        agrees(system, structures(POSITIONS, 1), changed)
 
 
 def test_all_forces_in_one_system():
     """They share one list of pairs, of which each needs others."""
-    _agrees(system_of(*(make() for make in FORCES.values())), _structures(POSITIONS))
+    agrees(system_of(*(make() for make in FORCES.values())), structures(POSITIONS))
     some = ("bonds", "nonbonded switching", "custom nonbonded groups")
     assert Potential(system_of(*(FORCES[name]() for name in some))).pairs.number < N * (N - 1) // 2
-    _agrees(system_of(*(FORCES[name]() for name in some)), _structures(POSITIONS))
+    agrees(system_of(*(FORCES[name]() for name in some)), structures(POSITIONS))
 
 
 def test_offset_from_epsilon_zero_has_a_gradient():
-    x = _structures(POSITIONS, 1).requires_grad_()
+    x = structures(POSITIONS, 1).requires_grad_()
     lam = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     u = Potential(system_of(nonbonded()))(x, {"lam": lam, "mu": 0.0})
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(u.sum(), [x, lam]))
-
-
-# --- real molecules ---
-
-
-@cache
-def _dipeptide(files: tuple[str, ...], cutoff: bool = False) -> tuple[openmm.System, np.ndarray]:
-    pdb = app.PDBFile(str(PDB))
-    options = {"nonbondedMethod": app.NoCutoff}
-    if cutoff:
-        options = {
-            "nonbondedMethod": app.CutoffNonPeriodic,
-            "nonbondedCutoff": 0.5 * unit.nanometer,
-            "switchDistance": 0.4 * unit.nanometer,
-        }
-    system = app.ForceField(*files).createSystem(pdb.topology, **options)
-    return system, np.array(pdb.positions.value_in_unit(unit.nanometer))
-
-
-@pytest.mark.parametrize("files", FORCE_FIELDS, ids=lambda files: "+".join(files))
-def test_force_field_is_openmms(files):
-    system, positions = _dipeptide(files)
-    _agrees(system, _structures(positions))
-    _agrees(system, _structures(positions, scale=STRAINED))
-
-
-def test_force_field_with_cutoff_is_openmms():
-    system, positions = _dipeptide(("amber14-all.xml", "implicit/gbn2.xml"), cutoff=True)
-    _agrees(system, _structures(positions))
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "AlanineDipeptideVacuum",
-        "AlanineDipeptideImplicit",
-        *(f"TolueneImplicit{model}" for model in ("HCT", "OBC1", "OBC2", "GBn", "GBn2")),
-        "HostGuestVacuum",
-        "HostGuestImplicit",
-        "LennardJonesCluster",
-        "HarmonicOscillator",
-        "Diatom",
-    ],
-)
-def test_openmmtools_system_is_openmms(name):
-    testsystems = pytest.importorskip("openmmtools.testsystems")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        test = getattr(testsystems, name)()
-    positions = np.array(test.positions.value_in_unit(unit.nanometer))
-    _agrees(test.system, _structures(positions, 1))
-
-
-@pytest.fixture(scope="module")
-def alchemical() -> tuple[openmm.System, np.ndarray]:
-    alchemy = pytest.importorskip("openmmtools.alchemy")
-    system, positions = _dipeptide(FORCE_FIELDS[0])
-    system = openmm.XmlSerializer.clone(system)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        region = alchemy.AlchemicalRegion(alchemical_atoms=range(6), alchemical_torsions=True)
-        return alchemy.AbsoluteAlchemicalFactory().create_alchemical_system(system, region), positions
-
-
-def test_alchemical_system_is_openmms(alchemical):
-    system, positions = alchemical
-    names = [name for name in global_parameters(system) if name.startswith("lambda_")]
-    assert {"lambda_sterics", "lambda_electrostatics", "lambda_torsions"} <= set(names)
-    for value in (1.0, 0.4, 0.0):
-        _agrees(system, _structures(positions, 1), dict.fromkeys(names, value))
 
 
 # --- global parameters ---
@@ -180,7 +70,7 @@ def _with_parameters(tmp_path: Path) -> MolecularSystem:
 def test_gradient_in_parameters_against_finite_differences(tmp_path):
     system = _with_parameters(tmp_path)
     energy = CompiledEnergy(system)
-    x = _structures(system.positions, 4).requires_grad_()
+    x = structures(system.positions, 4).requires_grad_()
     lam = torch.tensor([0.1, 0.4, 0.7, 1.0], dtype=torch.float64, requires_grad=True)  # one a structure
     mu = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)  # one for all
     u = energy(x, {"lam": lam, "mu": mu})
@@ -197,7 +87,7 @@ def test_gradient_in_parameters_against_finite_differences(tmp_path):
 
 def test_parameters_not_given_have_their_default(tmp_path):
     energy = CompiledEnergy(_with_parameters(tmp_path))
-    x = _structures(energy.system.positions, 3)
+    x = structures(energy.system.positions, 3)
     assert energy.defaults == {"lam": 0.5, "mu": 1.5}
     torch.testing.assert_close(energy(x), energy(x, {"lam": 0.5, "mu": torch.tensor(1.5)}))
     assert not torch.allclose(energy(x), energy(x, {"lam": 0.6}))
@@ -211,7 +101,7 @@ def test_parameters_not_given_have_their_default(tmp_path):
 
 
 def test_gradient_against_finite_differences(energy, alanine_dipeptide):
-    x = _structures(alanine_dipeptide.positions).requires_grad_()
+    x = structures(alanine_dipeptide.positions).requires_grad_()
     u = energy(x)
     weights = torch.tensor([1.0, -2.0], dtype=u.dtype)
     (gradient,) = torch.autograd.grad((weights * u).sum(), x)
@@ -225,7 +115,7 @@ def test_gradient_against_finite_differences(energy, alanine_dipeptide):
 
 
 def test_reduced_units_are_the_bridges(energy, alanine_dipeptide):
-    x = _structures(alanine_dipeptide.positions)
+    x = structures(alanine_dipeptide.positions)
     with OpenMMEnergy(alanine_dipeptide, platform="Reference", workers=1) as bridge:
         u, gradient = bridge.value_and_gradient(x)
     torch.testing.assert_close(energy(x), u, rtol=1e-9, atol=1e-9)
@@ -236,7 +126,7 @@ def test_reduced_units_are_the_bridges(energy, alanine_dipeptide):
 
 
 def test_second_derivative_is_refused_but_the_potential_has_it(energy, alanine_dipeptide):
-    x = _structures(alanine_dipeptide.positions, 1).requires_grad_()
+    x = structures(alanine_dipeptide.positions, 1).requires_grad_()
     (gradient,) = torch.autograd.grad(energy(x).sum() + (x**2).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="first derivatives only"):
         torch.autograd.grad((gradient**2).sum(), x)
@@ -253,7 +143,7 @@ def test_second_derivative_is_refused_but_the_potential_has_it(energy, alanine_d
 
 def test_invalid_structures_are_counted_and_leave_others_alone(alanine_dipeptide):
     energy = CompiledEnergy(alanine_dipeptide)
-    x = _structures(alanine_dipeptide.positions, 6)
+    x = structures(alanine_dipeptide.positions, 6)
     expected = energy.value_and_gradient(x)
     assert (energy.evaluations, energy.invalid) == (6, 0)
     bad = x.clone()
@@ -276,14 +166,14 @@ def test_infinite_coordinates_without_infinite_energy_are_invalid(tmp_path):
     """A Lennard-Jones energy of an atom at infinity is 0."""
     energy = CompiledEnergy(_with_parameters(tmp_path))
     energy.potential.terms = energy.potential.terms[-1:]  # the nonbonded one alone
-    x = _structures(energy.system.positions)
+    x = structures(energy.system.positions)
     x[1, 0, 0] = torch.inf
     u = energy(x)
     assert torch.isfinite(u[0]) and u[1] == torch.inf and energy.invalid == 1
 
 
 def test_batches(energy, alanine_dipeptide, monkeypatch):
-    x = _structures(alanine_dipeptide.positions, 41)
+    x = structures(alanine_dipeptide.positions, 41)
     u, gradient = energy.value_and_gradient(x)
     monkeypatch.setattr(compiled, "EAGER_BYTES", 16 * 8 * 231)  # chunks of 16
     in_chunks = energy.value_and_gradient(x)
@@ -291,7 +181,7 @@ def test_batches(energy, alanine_dipeptide, monkeypatch):
     torch.testing.assert_close(in_chunks[1], gradient, rtol=1e-12, atol=1e-8)
     torch.testing.assert_close(energy(x[7:8]), u[7:8], rtol=1e-12, atol=1e-10)
     changed = x.clone()
-    changed[18:22] = _structures(alanine_dipeptide.positions, 4, seed=1)
+    changed[18:22] = structures(alanine_dipeptide.positions, 4, seed=1)
     torch.testing.assert_close(energy(changed)[:18], u[:18], rtol=1e-12, atol=1e-10)
     assert (energy(changed)[18:22] != u[18:22]).all()
     empty = torch.empty(0, 22, 3, requires_grad=True)
@@ -301,7 +191,7 @@ def test_batches(energy, alanine_dipeptide, monkeypatch):
 
 
 def test_dtype_follows_x_or_is_chosen(alanine_dipeptide):
-    x = _structures(alanine_dipeptide.positions, 3)
+    x = structures(alanine_dipeptide.positions, 3)
     follows, single = CompiledEnergy(alanine_dipeptide), CompiledEnergy(alanine_dipeptide, dtype=torch.float32)
     u, gradient = follows.value_and_gradient(x)
     u32, gradient32 = follows.value_and_gradient(x.float())
@@ -316,7 +206,7 @@ def test_dtype_follows_x_or_is_chosen(alanine_dipeptide):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda(energy, alanine_dipeptide):
-    x = _structures(alanine_dipeptide.positions, 8)
+    x = structures(alanine_dipeptide.positions, 8)
     u, gradient = energy.value_and_gradient(x.cuda())
     assert u.device.type == "cuda"
     torch.testing.assert_close(u.cpu(), energy(x), rtol=1e-10, atol=1e-8)
@@ -338,7 +228,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a
 def _fused_agrees(energy: CompiledEnergy, fused: CompiledEnergy, batches: tuple[int, ...]) -> None:
     calls = []
     for n in batches:
-        x = _structures(energy.system.positions, n, seed=n)
+        x = structures(energy.system.positions, n, seed=n)
         if n > 2:
             x[1, 0, 0] = torch.nan
         for found, expected in zip(fused.value_and_gradient(x), energy.value_and_gradient(x), strict=True):
@@ -370,7 +260,7 @@ def test_without_compiler_it_goes_on(alanine_dipeptide, monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", broken)
-    x = _structures(alanine_dipeptide.positions)
+    x = structures(alanine_dipeptide.positions)
     with pytest.warns(UserWarning, match="not fused, several times slower: RuntimeError: no compiler here"):
         u = CompiledEnergy(alanine_dipeptide).compile()(x)
     torch.testing.assert_close(u, CompiledEnergy(alanine_dipeptide)(x), rtol=1e-12, atol=1e-10)
@@ -387,7 +277,7 @@ def test_uncovered_names_force_and_reason():
     external = openmm.CustomExternalForce("periodicdistance(x,y,z,0,0,0)")
     external.addParticle(0, [])
     reduced = FORCES["gbsa obc"]()
-    reduced.setNonbondedMethod(reduced.CutoffNonPeriodic)
+    reduced.setNonbondedMethod(reduced.CutoffPeriodic)
     system = system_of(periodic, boxed, external, openmm.RMSDForce(np.zeros((N, 3))), reduced, openmm.CMMotionRemover())
     found = CompiledEnergy.uncovered(system)
     assert [line.split(":")[0] for line in found] == [
@@ -404,28 +294,25 @@ def test_uncovered_names_force_and_reason():
         Potential(system)
 
 
-def test_choice_of_backend(tmp_path, alanine_dipeptide, monkeypatch):
-    import openmm_fab.energy as module
-
+def test_choice_of_backend(tmp_path, alanine_dipeptide):
     options = {"platform": "Reference", "workers": 1}
-    assert isinstance(module.reduced_energy(alanine_dipeptide, "compiled"), CompiledEnergy)
-    with module.reduced_energy(alanine_dipeptide, **options) as energy:
-        assert isinstance(energy, OpenMMEnergy) and energy.reason.startswith("openmm")
-    monkeypatch.setattr(module, "AUTO_MAY_COMPILE", True)
-    energy = module.reduced_energy(alanine_dipeptide)
-    assert isinstance(energy, CompiledEnergy) and energy.reason == "compiled: every force has a translation"
+    with reduced_energy(alanine_dipeptide, "openmm", **options) as energy:
+        assert isinstance(energy, OpenMMEnergy) and energy.reason == "openmm, as asked for"
+    energy = reduced_energy(alanine_dipeptide)
+    assert isinstance(energy, CompiledEnergy) and energy.reason == "compiled, all is translated"
+    with pytest.raises(ValueError, match=r"Expected a named backend for the options \['platform', 'workers'\]"):
+        reduced_energy(alanine_dipeptide, **options)
     loaded = chain(tmp_path / "chain")
     system = openmm.XmlSerializer.clone(loaded.system)
     system.addForce(openmm.RMSDForce(loaded.positions))
     rmsd = MolecularSystem.from_openmm(loaded.topology, system, loaded.positions, 300.0)
-    with module.reduced_energy(rmsd, **options) as energy:
-        assert isinstance(energy, OpenMMEnergy) and "RMSDForce" in energy.reason
+    with reduced_energy(rmsd) as energy:
+        assert isinstance(energy, OpenMMEnergy)
+        assert energy.reason == "openmm, no translation of RMSDForce: no translation of this force"
 
 
 def test_verify_raises_on_the_first_batch(alanine_dipeptide):
-    from openmm_fab.energy import DisagreementError, reduced_energy
-
-    x = _structures(alanine_dipeptide.positions, 3)
+    x = structures(alanine_dipeptide.positions, 3)
     x[2, 0] = torch.nan
     good = reduced_energy(alanine_dipeptide, "verify")
     good.value_and_gradient(x)
@@ -435,3 +322,9 @@ def test_verify_raises_on_the_first_batch(alanine_dipeptide):
     wrong.potential.terms = wrong.potential.terms[1:]
     with pytest.raises(DisagreementError, match="2 of 3 structures differ, the first is 0"):
         wrong(x)
+
+
+def test_check_leaves_no_trace(alanine_dipeptide, energy):
+    counts = energy.evaluations, energy.invalid
+    check(energy, structures(alanine_dipeptide.positions, 2))
+    assert (energy.evaluations, energy.invalid) == counts

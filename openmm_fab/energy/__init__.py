@@ -6,7 +6,7 @@ from typing import Any
 
 from openmm_fab.energy.bridge import OpenMMEnergy, regularize
 from openmm_fab.energy.compiled import CompiledEnergy, UncoveredSystemError
-from openmm_fab.energy.verify import DisagreementError, VerifiedEnergy
+from openmm_fab.energy.verify import DisagreementError, VerifiedEnergy, check
 from openmm_fab.system import MolecularSystem
 
 __all__ = [
@@ -15,12 +15,12 @@ __all__ = [
     "OpenMMEnergy",
     "UncoveredSystemError",
     "VerifiedEnergy",
+    "check",
     "reduced_energy",
     "regularize",
 ]
 
 BACKENDS = ("auto", "compiled", "openmm", "verify")
-AUTO_MAY_COMPILE = False  # "auto" is OpenMM for now, whatever is covered
 
 
 def reduced_energy(system: MolecularSystem, backend: str = "auto", **options: Any) -> OpenMMEnergy | CompiledEnergy:
@@ -31,9 +31,10 @@ def reduced_energy(system: MolecularSystem, backend: str = "auto", **options: An
     system : MolecularSystem
     backend : "auto", "compiled", "openmm" or "verify"
         "openmm": OpenMM itself, through a pool of Contexts. "compiled": its forces translated to torch; call
-        `.compile()` on it to fuse them. "verify": the same, checked against OpenMM on the first batch. "auto" chooses.
+        `.compile()` on it to fuse them. "verify": the same, checked against OpenMM on the first batch. "auto":
+        "compiled" if every force has a translation, else "openmm".
     **options
-        Handed to the backend, e.g. `platform` and `workers` of `OpenMMEnergy`, `dtype` of `CompiledEnergy`.
+        Handed to the backend named, e.g. `platform` and `workers` of `OpenMMEnergy`, `dtype` of `CompiledEnergy`.
 
     Returns
     -------
@@ -43,28 +44,20 @@ def reduced_energy(system: MolecularSystem, backend: str = "auto", **options: An
     Raises
     ------
     ValueError
-        Unknown backend.
+        Unknown backend; options without a named one.
     UncoveredSystemError
         "compiled" or "verify", and a force has no translation.
     """
     if backend not in BACKENDS:
         raise ValueError(f"Expected a backend out of {BACKENDS}; got {backend!r}.")
+    if backend == "auto" and options:
+        raise ValueError(f'Expected a named backend for the options {sorted(options)}; got "auto". Name one.')
     reason = f"{backend}, as asked for"
     if backend == "auto":
-        backend, reason = _choose(system)
-    energy: Any  # that both have a reason is known here only
-    if backend == "openmm":
-        energy = OpenMMEnergy(system, **options)
-    else:
-        energy = (VerifiedEnergy if backend == "verify" else CompiledEnergy)(system, **options)
+        uncovered = CompiledEnergy.uncovered(system.system)
+        backend = "openmm" if uncovered else "compiled"
+        reason = f"{backend}, " + ("no translation of " + "; ".join(uncovered) if uncovered else "all is translated")
+    backends = {"openmm": OpenMMEnergy, "compiled": CompiledEnergy, "verify": VerifiedEnergy}
+    energy: OpenMMEnergy | CompiledEnergy = backends[backend](system, **options)
     energy.reason = reason
     return energy
-
-
-def _choose(system: MolecularSystem) -> tuple[str, str]:
-    if not AUTO_MAY_COMPILE:
-        return "openmm", "openmm: the default"
-    uncovered = CompiledEnergy.uncovered(system.system)
-    if uncovered:
-        return "openmm", "openmm: no translation of " + "; ".join(uncovered)
-    return "compiled", "compiled: every force has a translation"

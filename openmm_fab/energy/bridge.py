@@ -62,6 +62,8 @@ class OpenMMEnergy:
         Seconds per structure, for the candidates that were timed; empty if nothing was.
     evaluations, invalid : int
         Structures asked for, and those of them that were invalid.
+    reason : str
+        Why it is OpenMM and not a translation, if `reduced_energy` chose.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class OpenMMEnergy:
         self.system = system
         self.evaluations = 0
         self.invalid = 0
+        self.reason = ""
         self.timings: dict[tuple[str, int], float] = {}
         self._properties = dict(properties or {})
         self._lock = threading.Lock()  # a Context serves one caller at a time
@@ -128,7 +131,8 @@ class OpenMMEnergy:
         self.close()
 
     def __repr__(self) -> str:
-        return f"OpenMMEnergy({self.system.name!r}, platform={self.platform!r}, workers={self.workers})"
+        about = f"platform={self.platform!r}, workers={self.workers}, {self.reason!r}"
+        return f"OpenMMEnergy({self.system.name!r}, {about})"
 
     # --- inside ---
 

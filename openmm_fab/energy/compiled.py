@@ -84,6 +84,8 @@ class CompiledEnergy(nn.Module):
         The System's global parameters and their default values.
     evaluations, invalid : int
         Structures asked for, and those of them that were invalid.
+    reason : str
+        Why it is a translation and not OpenMM, if `reduced_energy` chose.
 
     Raises
     ------
@@ -154,7 +156,7 @@ class CompiledEnergy(nn.Module):
         self.close()
 
     def __repr__(self) -> str:
-        return f"CompiledEnergy({self.system.name!r}, {'fused' if self.fused else 'eager'})"
+        return f"CompiledEnergy({self.system.name!r}, {'fused' if self.fused else 'eager'}, {self.reason!r})"
 
     # --- inside ---
 

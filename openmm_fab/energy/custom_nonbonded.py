@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from openmm_fab.energy.custom import CustomExpression, functions_of, global_names, per_particle
-from openmm_fab.energy.forces import Term, UncoveredError, plain
+from openmm_fab.energy.forces import Term, cutoff_of, plain
 from openmm_fab.energy.geometry import Frame, Gather, Parameters, Value, filled
 from openmm_fab.energy.nonbonded import all_pairs, find_pairs, switch
 
@@ -19,10 +19,7 @@ class CustomNonbonded(Term):
     def __init__(self, force: openmm.CustomNonbondedForce, system: openmm.System) -> None:
         super().__init__()
         n_atoms = system.getNumParticles()
-        method = force.getNonbondedMethod()
-        if method not in (force.NoCutoff, force.CutoffNonPeriodic):
-            raise UncoveredError("periodic: only NoCutoff and CutoffNonPeriodic are translated")
-        self.cutoff = plain(force.getCutoffDistance())[0] if method == force.CutoffNonPeriodic else None
+        self.cutoff = cutoff_of(force)
         self.switch_from: float | None = None
         if force.getUseSwitchingFunction() and self.cutoff is not None:
             self.switch_from = plain(force.getSwitchingDistance())[0]

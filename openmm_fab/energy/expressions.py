@@ -21,6 +21,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from openmm_fab.energy.geometry import root
 from openmm_fab.energy.tables import tabulated
 
 __all__ = ["Expression", "tabulated"]
@@ -139,11 +140,6 @@ class Expression:
 # --- operations ---
 
 
-def _sqrt(x: Tensor) -> Tensor:
-    # Distances that happen to be 0 are kept from making every gradient NaN.
-    return torch.sqrt(torch.where(x == 0, x.detach(), x))
-
-
 def _step(x: Tensor) -> Tensor:
     return (x >= 0).to(x.dtype)
 
@@ -177,7 +173,7 @@ _TIGHTNESS = {"+": 1, "-": 1, "*": 2, "/": 2, "^": 4}
 _TIGHTNESS_OF_SIGN = 3
 
 _FUNCTIONS: dict[str, tuple[int, Callable[..., Tensor]]] = {
-    "sqrt": (1, _sqrt),
+    "sqrt": (1, root),
     "exp": (1, torch.exp),
     "log": (1, torch.log),
     "sin": (1, torch.sin),

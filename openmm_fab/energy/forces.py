@@ -56,6 +56,14 @@ def refuse_periodic(force: openmm.Force) -> None:
         raise UncoveredError("uses periodic boundary conditions")
 
 
+def cutoff_of(force: Any) -> float | None:
+    """Of a force over pairs, in nm; None where it has none."""
+    method = force.getNonbondedMethod()
+    if method not in (force.NoCutoff, force.CutoffNonPeriodic):
+        raise UncoveredError("periodic: only NoCutoff and CutoffNonPeriodic are translated")
+    return plain(force.getCutoffDistance())[0] if method == force.CutoffNonPeriodic else None
+
+
 def atoms_of(rows: Sequence[Sequence[int]], n_atoms: int) -> Gather:
     """Gathers the atoms of terms (terms, k), for `picked`."""
     return Gather(np.array(rows, dtype=np.int64).T, n_atoms)
@@ -206,7 +214,7 @@ def read(force: openmm.Force, system: openmm.System) -> Term | None:
         "CustomCVForce": (custom.CustomCV, lambda f: 1),
     }
     name = type(force).__name__
-    if name == "CMMotionRemover":
+    if name in ("AndersenThermostat", "CMMotionRemover"):
         return None
     if name not in readers:
         raise UncoveredError("no translation of this force")

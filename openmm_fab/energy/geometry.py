@@ -169,24 +169,30 @@ def cross(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
 
 
+def root(x: Tensor) -> Tensor:
+    """Square root with derivative 0 at 0, as distances that vanish must not make every gradient NaN."""
+    return torch.sqrt(torch.where(x == 0, x.detach(), x))
+
+
 def distance(a: Tensor, b: Tensor) -> Tensor:
     d = a - b
-    return dot(d, d).sqrt()
+    return root(dot(d, d))
 
 
 def angle(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """The angle at b in [0, pi], rad."""
+    """The angle at b in [0, pi], rad; NaN if a or c is at b. A straight angle has gradient 0, as in OpenMM."""
     u, v = a - b, c - b
     w = cross(u, v)
-    # Straight angles get gradient 0 rather than NaN; OpenMM, too, keeps the sine from vanishing.
-    return torch.atan2(dot(w, w).clamp(min=1e-30).sqrt(), dot(u, v))
+    theta = torch.atan2(root(dot(w, w)), dot(u, v))
+    return torch.where(dot(u, u) * dot(v, v) > 0, theta, torch.nan)
 
 
 def torsion(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """The torsion about b-c in (-pi, pi], rad, with the sign of IUPAC."""
+    """The torsion about b-c in (-pi, pi], rad, with the sign of IUPAC; NaN if a, b, c or b, c, d are on a line."""
     u, v, w = b - a, c - b, d - c
     p, q = cross(u, v), cross(v, w)
-    return torch.atan2(dot(u, q) * dot(v, v).sqrt(), dot(p, q))
+    phi = torch.atan2(dot(u, q) * root(dot(v, v)), dot(p, q))
+    return torch.where(dot(p, p) * dot(q, q) > 0, phi, torch.nan)
 
 
 def filled(value: Value, like: Tensor) -> Tensor:

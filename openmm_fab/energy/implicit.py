@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from openmm_fab.energy.custom import CustomExpression, functions_of, global_names, per_particle
-from openmm_fab.energy.forces import Term, UncoveredError, plain
-from openmm_fab.energy.geometry import Frame, Gather, Parameters, Value, filled, places
+from openmm_fab.energy.forces import Term, cutoff_of, plain
+from openmm_fab.energy.geometry import Frame, Gather, Parameters, Value, filled
 from openmm_fab.energy.nonbonded import COULOMB, all_pairs, find_pairs
 
 
@@ -20,10 +20,12 @@ class Neighbours(nn.Module):
 
     def __init__(self, n_atoms: int) -> None:
         super().__init__()
+        atom, k = np.arange(n_atoms), np.arange(n_atoms - 1)[:, None]
+        other = k + (k >= atom)
         pairs = all_pairs(n_atoms)
-        table, _ = places(pairs.T.ravel(), n_atoms)
-        self.register_buffer("other", torch.from_numpy(pairs[:, ::-1].T.ravel()[table]))
-        self.gather = Gather(table % max(len(pairs), 1), len(pairs))
+        rows = find_pairs(np.stack(np.broadcast_arrays(atom, other), axis=-1).reshape(-1, 2), pairs)
+        self.register_buffer("other", torch.from_numpy(other))
+        self.gather = Gather(rows.reshape(other.shape), len(pairs))
 
     def forward(self, values: Tensor) -> Tensor:
         """One value a pair (pairs, batch) -> (n_atoms - 1, n_atoms, batch)."""
@@ -45,8 +47,7 @@ class GBSAOBC(Term):
     def __init__(self, force: openmm.GBSAOBCForce, system: openmm.System) -> None:
         super().__init__()
         n_atoms = system.getNumParticles()
-        if force.getNonbondedMethod() != force.NoCutoff:
-            raise UncoveredError("a cutoff")
+        self.cutoff = cutoff_of(force)
         rows = np.array([plain(*force.getParticleParameters(i)) for i in range(n_atoms)])
         charge, radius, scale = rows.T
         solvent, solute = plain(force.getSolventDielectric())[0], plain(force.getSoluteDielectric())[0]
@@ -78,13 +79,17 @@ class GBSAOBC(Term):
         value = value + 0.5 * torch.log(low * inverse_high) / r
         # An atom inside the other's sphere.
         value = value + torch.where(own < self.scaled - r, 2.0 * (1.0 / own - inverse_low), 0.0)
-        psi = 0.5 * self.offset_radius * torch.where(own < high, value, 0.0).sum(0)
+        counts = own < high if self.cutoff is None else (own < high) & (r < self.cutoff)
+        psi = 0.5 * self.offset_radius * torch.where(counts, value, 0.0).sum(0)
         polynomial = psi * (self.ALPHA + psi * (-self.BETA + psi * self.GAMMA))
         born = 1.0 / (1.0 / self.offset_radius - torch.tanh(polynomial) / self.radius)
         b1, b2 = self.ends(born).unbind(0)
         product = b1 * b2
         f = (frame.r2 + product * torch.exp(-0.25 * frame.r2 / product)).sqrt()
-        energy = (self.factor * self.pair_charge / f).sum(0)
+        inverse = 1.0 / f
+        if self.cutoff is not None:
+            inverse = torch.where(frame.r < self.cutoff, inverse - 1.0 / self.cutoff, 0.0)
+        energy = (self.factor * self.pair_charge * inverse).sum(0)
         single = 0.5 * self.factor * self.charge * self.charge / born
         single = single + self.surface * (self.radius + self.PROBE) ** 2 * (self.radius / born) ** 6
         return energy + single.sum(0)
@@ -99,9 +104,7 @@ class CustomGB(Term):
     def __init__(self, force: openmm.CustomGBForce, system: openmm.System) -> None:
         super().__init__()
         n_atoms = system.getNumParticles()
-        if force.getNonbondedMethod() not in (force.NoCutoff, force.CutoffNonPeriodic):
-            raise UncoveredError("periodic: only NoCutoff and CutoffNonPeriodic are translated")
-        self.cutoff = plain(force.getCutoffDistance())[0] if force.getNonbondedMethod() else None
+        self.cutoff = cutoff_of(force)
         functions = functions_of(force)
         self.n_atoms = n_atoms
         self.globals = global_names(force)

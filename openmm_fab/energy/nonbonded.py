@@ -11,7 +11,7 @@ import openmm
 import torch
 from torch import Tensor, nn
 
-from openmm_fab.energy.forces import Term, UncoveredError, plain
+from openmm_fab.energy.forces import Term, UncoveredError, cutoff_of, plain
 from openmm_fab.energy.geometry import Frame, Parameters
 
 # CODATA 2018, as in OpenMM: e^2 N_A / (4 pi epsilon_0), kJ nm / mol / e^2.
@@ -82,9 +82,7 @@ class Nonbonded(Term):
     def __init__(self, force: openmm.NonbondedForce, system: openmm.System) -> None:
         super().__init__()
         n_atoms = system.getNumParticles()
-        method = force.getNonbondedMethod()
-        if method not in (force.NoCutoff, force.CutoffNonPeriodic):
-            raise UncoveredError("periodic: only NoCutoff and CutoffNonPeriodic are translated")
+        self.cutoff = cutoff_of(force)
         if not force.getIncludeDirectSpace():
             raise UncoveredError("includeDirectSpace=False")
         particles = np.array([plain(*force.getParticleParameters(i)) for i in range(n_atoms)])
@@ -109,10 +107,8 @@ class Nonbonded(Term):
         )
         where = {n: k for k, n in enumerate(alive)}
         self.exceptions = _Offset(found[alive], [(o[0], where[o[1]], *o[2:]) for o in offsets])
-        self.cutoff: float | None = None
         self.switch_from: float | None = None
-        if method == force.CutoffNonPeriodic:
-            self.cutoff = plain(force.getCutoffDistance())[0]
+        if self.cutoff is not None:
             if force.getUseSwitchingFunction():
                 self.switch_from = plain(force.getSwitchingDistance())[0]
             dielectric = plain(force.getReactionFieldDielectric())[0]

@@ -1,4 +1,4 @@
-"""A translated energy that shows its first batch to OpenMM and raises where they differ."""
+"""A translated energy held against OpenMM's own."""
 
 from __future__ import annotations
 
@@ -19,36 +19,20 @@ class DisagreementError(RuntimeError):
     """The translated energy differs from OpenMM's."""
 
 
-class VerifiedEnergy(CompiledEnergy):
-    """`CompiledEnergy` whose first batch is evaluated by OpenMM's Reference platform, too.
+def check(energy: CompiledEnergy, x: Tensor) -> None:
+    """Compare with OpenMM's Reference platform on structures x (batch, n_atoms, 3) in nm.
 
     Raises
     ------
     DisagreementError
-        In the first call with structures, if u or a gradient is off.
+        If u or a gradient is off; global parameters have their defaults.
     """
-
-    verified = False
-
-    def _evaluate(
-        self, x: Tensor, names: tuple[str, ...], values: Sequence[Tensor], gradient: bool = True, slopes: bool = False
-    ) -> list[Tensor]:
-        if not self.verified and len(x) > 0:
-            counts = self.evaluations, self.invalid
-            # Global parameters have their defaults in OpenMM's Contexts.
-            u, slope = super()._evaluate(x, (), ())
-            self.evaluations, self.invalid = counts
-            _compare(self, x.detach(), u, slope, TOLERANCES[self.dtype or x.dtype])
-            self.verified = True
-        return super()._evaluate(x, names, values, gradient, slopes)
-
-
-def _compare(
-    energy: CompiledEnergy, x: Tensor, u: Tensor, gradient: Tensor, tolerances: tuple[float, float, float]
-) -> None:
-    relative, absolute, of_gradient = tolerances
-    with OpenMMEnergy(energy.system, platform="Reference") as openmm_energy:
+    counts = energy.evaluations, energy.invalid
+    u, gradient = energy.value_and_gradient(x)
+    energy.evaluations, energy.invalid = counts
+    with OpenMMEnergy(energy.system, platform="Reference", workers=1) as openmm_energy:
         expected_u, expected = openmm_energy.value_and_gradient(x)
+    relative, absolute, of_gradient = TOLERANCES[energy.dtype or x.dtype]
     both = torch.isfinite(u) & torch.isfinite(expected_u)
     scale = expected.abs().amax(dim=(1, 2)).clamp(min=1.0)
     off = (gradient - expected).abs().amax(dim=(1, 2)) / scale
@@ -59,5 +43,30 @@ def _compare(
         raise DisagreementError(
             f"Expected OpenMM's energies; {int(wrong.sum())} of {len(u)} structures differ, the first is {row}: "
             f"u = {float(u[row]):.8g} kT against OpenMM's {float(expected_u[row]):.8g}, gradient off by "
-            f'{float(off[row]):.2g} of its largest component. Use backend="openmm", and report this System.'
+            f'{float(off[row]):.2g} of its largest component. Use reduced_energy(system, backend="openmm"), and '
+            "report this System."
         )
+
+
+class VerifiedEnergy(CompiledEnergy):
+    """`CompiledEnergy` whose first batch is checked.
+
+    Raises
+    ------
+    DisagreementError
+        In the first call with structures; see `check`.
+    """
+
+    verified = False
+
+    def _evaluate(
+        self, x: Tensor, names: tuple[str, ...], values: Sequence[Tensor], gradient: bool = True, slopes: bool = False
+    ) -> list[Tensor]:
+        if not self.verified and len(x) > 0:
+            self.verified = True  # the check evaluates, too
+            try:
+                check(self, x.detach())
+            except DisagreementError:
+                self.verified = False
+                raise
+        return super()._evaluate(x, names, values, gradient, slopes)
