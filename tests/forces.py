@@ -14,7 +14,8 @@ import numpy as np
 import openmm
 import torch
 
-from openmm_fab.energy.compiled import CompiledEnergy, Potential, global_parameters
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.energy.potential import Potential, global_parameters
 
 N = 12
 THERMAL, STRAINED = 0.003, 0.03  # nm

@@ -1,4 +1,4 @@
-"""Peptides for tests, from ideal internal coordinates: `python tests/peptides.py` writes `data/peptide_*.pdb`.
+"""Peptides for tests, from ideal internal coordinates: `python tests/peptides.py [NAME ...]` writes them to `data/`.
 
 OpenMM's Modeller adds hydrogens, and the structure is relaxed a little. Nothing here comes from the package.
 """
@@ -6,6 +6,7 @@ OpenMM's Modeller adds hydrogens, and the structure is relaxed a little. Nothing
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 from molecules import build
@@ -16,6 +17,8 @@ DATA = Path(__file__).with_name("data")
 PEPTIDES = {
     "akf": ("ALA", "LYS", "PHE"),
     "chm": ("ACE", "CYS", "HIS", "MET", "NME"),
+    "ala9": ("ACE", *["ALA"] * 9, "NME"),
+    "ala29": ("ACE", *["ALA"] * 29, "NME"),
     "chignolin": ("GLY", "TYR", "ASP", "PRO", "GLU", "THR", "GLY", "THR", "TRP", "GLY"),
 }
 PSI = 135.0  # phi: -120, in proline -70; omega: 180
@@ -120,7 +123,7 @@ def peptide(residues: tuple[str, ...]) -> app.Modeller:
 
 
 if __name__ == "__main__":
-    for name, residues in PEPTIDES.items():
-        found = peptide(residues)
+    for name in sys.argv[1:] or PEPTIDES:
+        found = peptide(PEPTIDES[name])
         with open(DATA / f"peptide_{name}.pdb", "w") as file:
             app.PDBFile.writeFile(found.topology, found.positions, file)

@@ -26,7 +26,7 @@ from forces import (
 )
 from openmm import unit
 
-from openmm_fab.energy.compiled import Potential, UncoveredSystemError, global_parameters
+from openmm_fab.energy.potential import Potential, UncoveredSystemError, global_parameters
 
 
 def _context(system: openmm.System, given: dict[str, float] | None = None) -> openmm.Context:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from openmm_fab.energy.bridge import OpenMMEnergy, regularize
-from openmm_fab.energy.compiled import CompiledEnergy, UncoveredSystemError
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.energy.potential import UncoveredSystemError
 from openmm_fab.energy.verify import DisagreementError, VerifiedEnergy, check
 from openmm_fab.system import MolecularSystem
 

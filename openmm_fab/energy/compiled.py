@@ -16,54 +16,13 @@ import openmm
 import torch
 from torch import Tensor, nn
 
-from openmm_fab.energy.forces import Term, UncoveredError, read
-from openmm_fab.energy.geometry import Frame, Pairs, Parameters, Value
+from openmm_fab.energy.geometry import Value
+from openmm_fab.energy.potential import FreedPotential, Potential, global_parameters, translate
 from openmm_fab.memory import keep_freed_memory
 from openmm_fab.system import MolecularSystem
 
 FUSED_BYTES = 2**19  # of one value a pair in a chunk: intermediate results stay in the processor's caches
-EAGER_BYTES = 2**26
-
-
-class UncoveredSystemError(NotImplementedError):
-    """A System with forces that have no translation; the message lists all of them."""
-
-
-class Potential(nn.Module):
-    """U(x) in kJ/mol of a batch, from the forces of a System, as plain torch operations without any bookkeeping.
-
-    Parameters
-    ----------
-    system : openmm.System
-
-    Raises
-    ------
-    UncoveredSystemError
-    """
-
-    def __init__(self, system: openmm.System) -> None:
-        super().__init__()
-        terms, problems = _translate(system)
-        if problems:
-            raise UncoveredSystemError("\n".join(["Not covered by CompiledEnergy:", *(f"  - {p}" for p in problems)]))
-        n_atoms = system.getNumParticles()
-        pairs = np.unique(np.concatenate([np.empty((0, 2), dtype=np.int64), *(t.pairs() for t in terms)]), axis=0)
-        for term in terms:
-            term.bind(pairs)
-        self.pairs = Pairs(pairs, n_atoms)
-        self.terms = nn.ModuleList(terms)
-
-    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        """x (batch, n_atoms, 3) in nm -> (batch,); parameters: numbers or (batch,)."""
-        return self.of_rows(x.permute(2, 1, 0).contiguous(), parameters)
-
-    def of_rows(self, x: Tensor, parameters: Parameters) -> Tensor:
-        """The same for x (3, n_atoms, batch)."""
-        frame = Frame(x, self.pairs)
-        energy = x.new_zeros(x.shape[-1])
-        for term in self.terms:
-            energy = energy + term(frame, parameters)
-        return energy
+EAGER_BYTES = {"cpu": 2**24, "cuda": 2**26}  # of one value a pair; some sixty such values are held at once
 
 
 class CompiledEnergy(nn.Module):
@@ -82,6 +41,8 @@ class CompiledEnergy(nn.Module):
     ----------
     defaults : dict of str to float
         The System's global parameters and their default values.
+    leaves : ParameterDict
+        Parameters of the force field that u is differentiable by; see `make_leaves`.
     evaluations, invalid : int
         Structures asked for, and those of them that were invalid.
     reason : str
@@ -103,21 +64,68 @@ class CompiledEnergy(nn.Module):
         self.invalid = 0
         self.reason = ""
         self.fused = False
-        self._potentials: dict[tuple[torch.device, torch.dtype], Potential] = {}
+        self.leaves = nn.ParameterDict()
+        self._potentials: dict[tuple[torch.device, torch.dtype], Potential | FreedPotential] = {}
         self._functions: dict[Any, Callable[..., Sequence[Tensor]]] = {}
 
     @staticmethod
     def uncovered(system: openmm.System) -> list[str]:
         """What of the System has no translation, and why; empty if all is covered."""
-        return _translate(system)[1]
+        return translate(system)[1]
 
     def compile(self, chunk: int | None = None) -> CompiledEnergy:  # type: ignore[override]
         """Fuse the energy and its gradient with torch.compile, from the next call on (which takes a while).
 
         One function is built, for `chunk` structures; a batch is cut into chunks and the last one filled up, so that
         no batch size needs another one.
+
+        Raises
+        ------
+        ValueError
+            There are leaves: fused functions hold the force field's parameters as constants.
         """
+        if self.leaves:
+            raise ValueError("Expected an energy without leaves to fuse; make another CompiledEnergy.")
         self.fused, self.chunk = True, chunk
+        self._functions.clear()
+        return self
+
+    @property
+    def force_field(self) -> dict[str, Tensor]:
+        """The force field's parameters by name, (rows,) float64 in OpenMM's units and order, as they were read.
+
+        Names are the force's class, a number where there are several, what it holds, and OpenMM's name of the
+        parameter: "HarmonicBondForce/k", "NonbondedForce/particles/charge", "CustomTorsionForce2/theta0". Rows are
+        the force's bonds, angles, torsions, particles or exceptions.
+        """
+        return {name: self.potential.get_buffer(buffer)[:, 0] for name, buffer in self.potential.fields().items()}
+
+    def make_leaves(self, *names: str) -> CompiledEnergy:
+        """Make u differentiable by parameters of the force field, as `parameters()` then gives them.
+
+        u is then plain autograd, slower and with all intermediate results kept, and may be differentiated more than
+        once. Charges of exceptions are parameters of their own, and pairs that are excluded stay so. The System
+        that OpenMM has is not changed.
+
+        Parameters
+        ----------
+        *names : str
+            Out of `force_field`.
+
+        Raises
+        ------
+        ValueError
+            Unknown names; the energy is fused.
+        """
+        force_field = self.force_field
+        unknown = [name for name in names if name not in force_field]
+        if unknown:
+            raise ValueError(f"Expected names out of {sorted(force_field)}; got {unknown}.")
+        if self.fused:
+            raise ValueError("Expected an energy that is not fused; make leaves of another CompiledEnergy.")
+        for name in names:
+            self.leaves[name] = nn.Parameter(force_field[name].clone())
+        self._potentials.clear()
         self._functions.clear()
         return self
 
@@ -133,9 +141,11 @@ class CompiledEnergy(nn.Module):
         Returns
         -------
         (batch,) tensor of x's dtype and device; +inf where invalid
-            Its gradient can be taken once; a second derivative raises.
+            Its gradient can be taken once; a second derivative raises, but where there are leaves.
         """
         names, values = self._given(x, parameters)
+        if torch.is_grad_enabled() and self.leaves:
+            return self._with_graph(x, names, values)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *values)):
             return _Energy.apply(x, self, names, *values)
         return self._evaluate(x, names, values, gradient=False)[0]
@@ -179,6 +189,19 @@ class CompiledEnergy(nn.Module):
         if wrong:
             raise ValueError(f"Expected one value or one a structure for the parameters {wrong}; got other shapes.")
         return tuple(given), [value.expand(len(x)) for value in values]
+
+    def _with_graph(self, x: Tensor, names: tuple[str, ...], values: Sequence[Tensor]) -> Tensor:
+        valid = torch.isfinite(self._evaluate(x, names, values)[0])
+        # A bad structure would make the slope of every parameter NaN.
+        safe = torch.where(valid[:, None, None], x, torch.from_numpy(self.system.positions).to(x))
+        dtype = self.dtype or x.dtype
+        potential, chunk = self._potential(x.device, dtype), self._chunk(x.device)
+        parts = [x.new_zeros(0, dtype=dtype)]
+        for k in range(0, len(x), chunk):
+            given = dict(zip(names, (value[k : k + chunk].to(dtype) for value in values), strict=True))
+            rows = safe[k : k + chunk].to(dtype).permute(2, 1, 0).contiguous()
+            parts.append(potential.of_rows(rows, {**self.defaults, **given}))
+        return torch.where(valid, (torch.cat(parts) / self.system.kT).to(x.dtype), torch.inf)
 
     @torch.no_grad()
     @torch.inference_mode(False)  # the gradient is taken by autograd, wherever we are called
@@ -224,15 +247,16 @@ class CompiledEnergy(nn.Module):
         function = self._functions[key]
         return (function if gradient else lambda *inputs: function(*inputs)[:1]), chunk
 
-    def _potential(self, device: torch.device, dtype: torch.dtype) -> Potential:
+    def _potential(self, device: torch.device, dtype: torch.dtype) -> Potential | FreedPotential:
         if (device, dtype) not in self._potentials:
-            self._potentials[device, dtype] = copy.deepcopy(self.potential).to(device, dtype)
+            potential = copy.deepcopy(self.potential).to(device, dtype)
+            self._potentials[device, dtype] = FreedPotential(potential, self.leaves) if self.leaves else potential
         return self._potentials[device, dtype]
 
     def _chunk(self, device: torch.device) -> int:
         if self.fused and self.chunk is not None:
             return self.chunk
-        budget = FUSED_BYTES if self.fused and device.type == "cpu" else EAGER_BYTES
+        budget = FUSED_BYTES if self.fused and device.type == "cpu" else EAGER_BYTES[device.type]
         rows = max(self.potential.pairs.number, self.system.n_atoms)
         return max(16, 2 ** int(np.log2(budget / 8 / rows)))
 
@@ -265,34 +289,8 @@ class CompiledEnergy(nn.Module):
         return filled_up
 
 
-def global_parameters(system: openmm.System) -> dict[str, float]:
-    """Default values of all global parameters of a System's forces."""
-    found: dict[str, float] = {}
-    forces = list(system.getForces())
-    for force in forces:  # grows while it is walked
-        for n in range(getattr(force, "getNumGlobalParameters", int)()):
-            found[force.getGlobalParameterName(n)] = force.getGlobalParameterDefaultValue(n)
-        forces += [force.getCollectiveVariable(n) for n in range(getattr(force, "getNumCollectiveVariables", int)())]
-    return found
-
-
-def _translate(system: openmm.System) -> tuple[list[Term], list[str]]:
-    terms, problems = [], []
-    virtual = sum(system.isVirtualSite(i) for i in range(system.getNumParticles()))
-    if virtual:
-        problems.append(f"{virtual} virtual sites: their forces are not handed on to other particles")
-    for force in system.getForces():
-        try:
-            term = read(force, system)
-        except UncoveredError as error:
-            problems.append(f"{type(force).__name__}: {error}")
-        else:
-            terms += [] if term is None else [term]
-    return terms, problems
-
-
 def _values(
-    potential: Potential, kT: float, defaults: Mapping[str, float], names: Sequence[str]
+    potential: Potential | FreedPotential, kT: float, defaults: Mapping[str, float], names: Sequence[str]
 ) -> Callable[..., Sequence[Tensor]]:
     def values(x: Tensor, *given: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
@@ -302,7 +300,7 @@ def _values(
 
 
 def _derivatives(
-    potential: Potential, kT: float, defaults: Mapping[str, float], names: Sequence[str], slopes: bool
+    potential: Potential | FreedPotential, kT: float, defaults: Mapping[str, float], names: Sequence[str], slopes: bool
 ) -> Callable[..., Sequence[Tensor]]:
     def derivatives(x: Tensor, *given: Tensor) -> Sequence[Tensor]:
         with torch.enable_grad():

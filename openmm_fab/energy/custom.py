@@ -55,10 +55,10 @@ def global_names(force: Any) -> list[str]:
 
 
 def per_particle(force: Any, n_atoms: int) -> tuple[list[str], np.ndarray]:
-    """Names of the per-particle parameters, and their values (n_atoms, names)."""
+    """Names of the per-particle parameters, and the values (n_atoms,) of each."""
     names = [force.getPerParticleParameterName(n) for n in range(force.getNumPerParticleParameters())]
     values = np.array([plain(*force.getParticleParameters(i)) for i in range(n_atoms)])
-    return names, values.reshape(n_atoms, len(names))
+    return names, values.reshape(n_atoms, len(names)).T
 
 
 # --- sums over bonds, angles, torsions, particles, groups of atoms ---
@@ -85,7 +85,7 @@ class _PerRow(Term):
         self.globals = global_names(force)
         self.expression = CustomExpression(force.getEnergyFunction(), functions_of(force), self.functions)
         for n, name in enumerate(self.names):
-            self.column(f"value_{name}", plain(*(row[-1][n] for row in rows)))
+            self.field(name, plain(*(row[-1][n] for row in rows)))
         self.read_atoms([row[0] if isinstance(row[0], tuple) else row[:-1] for row in rows], force, system)
 
     def read_atoms(self, rows: list[tuple[int, ...]], force: Any, system: openmm.System) -> None:
@@ -98,7 +98,7 @@ class _PerRow(Term):
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
         atoms = picked(frame.x, self.atoms)
         values: dict[str, Value] = {name: parameters[name] for name in self.globals}
-        values |= {name: getattr(self, f"value_{name}") for name in self.names}
+        values |= {name: self.value(name) for name in self.names}
         return filled(self.expression(values | self.variables(atoms)), atoms[0][0]).sum(0)
 
 

@@ -27,11 +27,8 @@ class CustomNonbonded(Term):
         self.globals = global_names(force)
         self.expression = CustomExpression(force.getEnergyFunction(), functions)
         self.ordered = _interactions(force, n_atoms)
-        self.names, values = per_particle(force, n_atoms)
-        for name, value in zip(self.names, values.T, strict=True):
-            self.column(f"single_{name}", value)
-            self.column(f"first_{name}", value[self.ordered[:, 0]])
-            self.column(f"second_{name}", value[self.ordered[:, 1]])
+        for name, value in zip(*per_particle(force, n_atoms), strict=True):
+            self.field(name, value)
         computed = [force.getComputedValueParameters(n) for n in range(force.getNumComputedValues())]
         self.computed = [name for name, _ in computed]
         self.computed_by = torch.nn.ModuleList(CustomExpression(text, functions) for _, text in computed)
@@ -44,13 +41,18 @@ class CustomNonbonded(Term):
         rows = find_pairs(self.ordered, pairs)
         self.distances = None if np.array_equal(rows, np.arange(len(pairs))) else Gather(rows, len(pairs))
 
+    def fold(self) -> dict[str, Tensor]:
+        """Every field of the first and of the second atom of a pair."""
+        found = {}
+        for name in self.fields:
+            found[f"{name}1"], found[f"{name}2"] = self.ends(self.value(name)).unbind(0)
+        return found
+
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
         r = frame.r if self.distances is None else self.distances(frame.r)
         shared: dict[str, Value] = {name: parameters[name] for name in self.globals}
-        values: dict[str, Value] = {**shared, "r": r}
-        for name in self.names:
-            values[f"{name}1"], values[f"{name}2"] = getattr(self, f"first_{name}"), getattr(self, f"second_{name}")
-        single = {**shared, **{name: getattr(self, f"single_{name}") for name in self.names}}
+        values: dict[str, Value] = {**shared, **self.folded(), "r": r}
+        single = {**shared, **{name: self.value(name) for name in self.fields}}
         for name, expression in zip(self.computed, self.computed_by, strict=True):
             value = filled(expression(single), frame.x[0])
             values[f"{name}1"], values[f"{name}2"] = self.ends(value).unbind(0)

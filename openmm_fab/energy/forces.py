@@ -21,11 +21,37 @@ class UncoveredError(NotImplementedError):
     """A force, or an option of one, that has no translation; the message says which and why."""
 
 
-class Term(nn.Module):
-    """A part of the energy, made from (force, system). Constants are buffers, float64 when read."""
+class Constants(nn.Module):
+    """Numbers read from a force, as buffers, float64. Those that users may differentiate by are its `fields`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields: list[str] = []
+
+    def constant(self, name: str, value: Any) -> None:
+        self.register_buffer(name, torch.as_tensor(np.asarray(value, dtype=np.float64)))
+
+    def column(self, name: str, values: Sequence[float] | np.ndarray) -> None:
+        """A constant with one value a row, (rows, 1): it broadcasts along the batch."""
+        self.constant(name, np.asarray(values, dtype=np.float64).reshape(-1, 1))
+
+    def field(self, name: str, values: Sequence[float] | np.ndarray) -> None:
+        """A column that is a parameter of the force field."""
+        self.column(f"field_{name}", values)
+        self.fields.append(name)
+
+    def value(self, field: str) -> Tensor:
+        """(rows, 1)"""
+        return cast(Tensor, getattr(self, f"field_{field}"))
+
+
+class Term(Constants):
+    """A part of the energy, made from (force, system)."""
 
     def __init__(self, *made_from: Any) -> None:
         super().__init__()
+        self.freed = False  # its fields may change from call to call
+        self._folded: list[str] = []
 
     def pairs(self) -> np.ndarray:
         """(n, 2) int, i < j: the pairs of atoms whose distances it needs."""
@@ -34,16 +60,22 @@ class Term(nn.Module):
     def bind(self, pairs: np.ndarray) -> None:
         """Told once which pairs (n, 2) the frame will hold: a superset of its own, in this order."""
 
+    def fold(self) -> dict[str, Tensor]:
+        """What follows from the fields before any structure is seen."""
+        return {}
+
+    def settle(self) -> None:
+        """Fold once, after `bind`."""
+        for name, value in self.fold().items():
+            self.register_buffer(f"folded_{name}", value)
+            self._folded.append(name)
+
+    def folded(self) -> dict[str, Tensor]:
+        return self.fold() if self.freed else {name: self.get_buffer(f"folded_{name}") for name in self._folded}
+
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
         """Energy (batch,) in kJ/mol."""
         raise NotImplementedError
-
-    def constant(self, name: str, value: Any) -> None:
-        self.register_buffer(name, torch.as_tensor(np.asarray(value, dtype=np.float64)))
-
-    def column(self, name: str, values: Sequence[float] | np.ndarray) -> None:
-        """A constant with one value a row, (rows, 1): it broadcasts along the batch."""
-        self.constant(name, np.asarray(values, dtype=np.float64).reshape(-1, 1))
 
 
 def plain(*quantities: Any) -> list[float]:
@@ -73,47 +105,39 @@ def atoms_of(rows: Sequence[Sequence[int]], n_atoms: int) -> Gather:
 
 
 class HarmonicBonds(Term):
-    length: Tensor
-    k: Tensor
-
     def __init__(self, force: openmm.HarmonicBondForce, system: openmm.System) -> None:
         super().__init__()
         n_atoms = system.getNumParticles()
         refuse_periodic(force)
         rows = [force.getBondParameters(n) for n in range(force.getNumBonds())]
         self.atoms = atoms_of([row[:2] for row in rows], n_atoms)
-        self.column("length", [plain(row[2])[0] for row in rows])
-        self.column("k", [plain(row[3])[0] for row in rows])
+        self.field("length", [plain(row[2])[0] for row in rows])
+        self.field("k", [plain(row[3])[0] for row in rows])
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
-        deviation = distance(*picked(frame.x, self.atoms)) - self.length
-        return (0.5 * self.k * deviation * deviation).sum(0)
+        deviation = distance(*picked(frame.x, self.atoms)) - self.value("length")
+        return (0.5 * self.value("k") * deviation * deviation).sum(0)
 
 
 class HarmonicAngles(Term):
-    theta: Tensor
-    k: Tensor
-
     def __init__(self, force: openmm.HarmonicAngleForce, system: openmm.System) -> None:
         super().__init__()
         n_atoms = system.getNumParticles()
         refuse_periodic(force)
         rows = [force.getAngleParameters(n) for n in range(force.getNumAngles())]
         self.atoms = atoms_of([row[:3] for row in rows], n_atoms)
-        self.column("theta", [plain(row[3])[0] for row in rows])
-        self.column("k", [plain(row[4])[0] for row in rows])
+        self.field("theta", [plain(row[3])[0] for row in rows])
+        self.field("k", [plain(row[4])[0] for row in rows])
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
-        deviation = angle(*picked(frame.x, self.atoms)) - self.theta
-        return (0.5 * self.k * deviation * deviation).sum(0)
+        deviation = angle(*picked(frame.x, self.atoms)) - self.value("theta")
+        return (0.5 * self.value("k") * deviation * deviation).sum(0)
 
 
 class PeriodicTorsions(Term):
     """Torsions of the same four atoms are computed once, as many terms as they have."""
 
     periodicity: Tensor
-    phase: Tensor
-    k: Tensor
 
     def __init__(self, force: openmm.PeriodicTorsionForce, system: openmm.System) -> None:
         super().__init__()
@@ -125,18 +149,16 @@ class PeriodicTorsions(Term):
         self.atoms = atoms_of(quadruples, n_atoms)
         self.angle = Gather(np.array([which[tuple(row[:4])] for row in rows]), len(quadruples))
         self.column("periodicity", [row[4] for row in rows])
-        self.column("phase", [plain(row[5])[0] for row in rows])
-        self.column("k", [plain(row[6])[0] for row in rows])
+        self.field("phase", [plain(row[5])[0] for row in rows])
+        self.field("k", [plain(row[6])[0] for row in rows])
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
         phi = self.angle(torsion(*picked(frame.x, self.atoms)))
-        return (self.k * (1.0 + torch.cos(self.periodicity * phi - self.phase))).sum(0)
+        return (self.value("k") * (1.0 + torch.cos(self.periodicity * phi - self.value("phase")))).sum(0)
 
 
 class RBTorsions(Term):
     """Ryckaert-Bellemans: sum_n c_n cos(phi - pi)^n, n = 0 .. 5."""
-
-    c: Tensor
 
     def __init__(self, force: openmm.RBTorsionForce, system: openmm.System) -> None:
         super().__init__()
@@ -144,13 +166,14 @@ class RBTorsions(Term):
         refuse_periodic(force)
         rows = [force.getTorsionParameters(n) for n in range(force.getNumTorsions())]
         self.atoms = atoms_of([row[:4] for row in rows], n_atoms)
-        self.constant("c", np.array([plain(*row[4:]) for row in rows]).T[:, :, None])
+        for n in range(6):
+            self.field(f"c{n}", [plain(row[4 + n])[0] for row in rows])
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
         cosine = -torch.cos(torsion(*picked(frame.x, self.atoms)))
-        energy = self.c[5]
+        energy = self.value("c5")
         for n in range(4, -1, -1):
-            energy = energy * cosine + self.c[n]
+            energy = energy * cosine + self.value(f"c{n}")
         return energy.sum(0)
 
 

@@ -35,12 +35,6 @@ class Neighbours(nn.Module):
 class GBSAOBC(Term):
     """Generalised Born with OBC2 radii (Onufriev, Bashford, Case 2004) and a surface term, as OpenMM computes it."""
 
-    charge: Tensor
-    radius: Tensor
-    scaled: Tensor
-    offset_radius: Tensor
-    pair_charge: Tensor
-
     OFFSET, PROBE = 0.009, 0.14  # nm
     ALPHA, BETA, GAMMA = 1.0, 0.8, 4.85
 
@@ -49,49 +43,49 @@ class GBSAOBC(Term):
         n_atoms = system.getNumParticles()
         self.cutoff = cutoff_of(force)
         rows = np.array([plain(*force.getParticleParameters(i)) for i in range(n_atoms)])
-        charge, radius, scale = rows.T
         solvent, solute = plain(force.getSolventDielectric())[0], plain(force.getSoluteDielectric())[0]
         self.surface = 4.0 * np.pi * plain(force.getSurfaceAreaEnergy())[0]
         self.factor = -COULOMB * (1.0 / solute - 1.0 / solvent)
-        offset_radius = radius - self.OFFSET
-        scaled = scale * offset_radius
-        self.column("charge", charge)
-        self.column("radius", radius)
-        self.column("offset_radius", offset_radius)
-        pairs = all_pairs(n_atoms)
+        for name, values in zip(("charge", "radius", "scale"), rows.T, strict=True):
+            self.field(name, values)
         self._n_atoms = n_atoms
-        self.column("pair_charge", charge[pairs[:, 0]] * charge[pairs[:, 1]])
-        self.ends = Gather(pairs.T, n_atoms)
+        self.ends = Gather(all_pairs(n_atoms).T, n_atoms)
         self.neighbours = Neighbours(n_atoms)
-        self.constant("scaled", scaled[self.neighbours.other.numpy()][:, :, None])
 
     def pairs(self) -> np.ndarray:
         return all_pairs(self._n_atoms)
 
+    def fold(self) -> dict[str, Tensor]:
+        offset_radius = self.value("radius") - self.OFFSET
+        first, second = self.ends(self.value("charge")).unbind(0)
+        scaled = (self.value("scale") * offset_radius)[self.neighbours.other]
+        return {"offset_radius": offset_radius, "scaled": scaled, "pair_charge": first * second}
+
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
         r = self.neighbours(frame.r)
-        own = self.offset_radius
-        low = torch.maximum(own, (r - self.scaled).abs())
-        high = r + self.scaled
+        constants, charge, radius = self.folded(), self.value("charge"), self.value("radius")
+        own, scaled = constants["offset_radius"], constants["scaled"]
+        low = torch.maximum(own, (r - scaled).abs())
+        high = r + scaled
         inverse_low, inverse_high = 1.0 / low, 1.0 / high
         difference = inverse_high * inverse_high - inverse_low * inverse_low
-        value = inverse_low - inverse_high + 0.25 * (r - self.scaled * self.scaled / r) * difference
+        value = inverse_low - inverse_high + 0.25 * (r - scaled * scaled / r) * difference
         value = value + 0.5 * torch.log(low * inverse_high) / r
         # An atom inside the other's sphere.
-        value = value + torch.where(own < self.scaled - r, 2.0 * (1.0 / own - inverse_low), 0.0)
+        value = value + torch.where(own < scaled - r, 2.0 * (1.0 / own - inverse_low), 0.0)
         counts = own < high if self.cutoff is None else (own < high) & (r < self.cutoff)
-        psi = 0.5 * self.offset_radius * torch.where(counts, value, 0.0).sum(0)
+        psi = 0.5 * own * torch.where(counts, value, 0.0).sum(0)
         polynomial = psi * (self.ALPHA + psi * (-self.BETA + psi * self.GAMMA))
-        born = 1.0 / (1.0 / self.offset_radius - torch.tanh(polynomial) / self.radius)
+        born = 1.0 / (1.0 / own - torch.tanh(polynomial) / radius)
         b1, b2 = self.ends(born).unbind(0)
         product = b1 * b2
         f = (frame.r2 + product * torch.exp(-0.25 * frame.r2 / product)).sqrt()
         inverse = 1.0 / f
         if self.cutoff is not None:
             inverse = torch.where(frame.r < self.cutoff, inverse - 1.0 / self.cutoff, 0.0)
-        energy = (self.factor * self.pair_charge * inverse).sum(0)
-        single = 0.5 * self.factor * self.charge * self.charge / born
-        single = single + self.surface * (self.radius + self.PROBE) ** 2 * (self.radius / born) ** 6
+        energy = (self.factor * constants["pair_charge"] * inverse).sum(0)
+        single = 0.5 * self.factor * charge * charge / born
+        single = single + self.surface * (radius + self.PROBE) ** 2 * (radius / born) ** 6
         return energy + single.sum(0)
 
 
@@ -108,7 +102,6 @@ class CustomGB(Term):
         functions = functions_of(force)
         self.n_atoms = n_atoms
         self.globals = global_names(force)
-        names, values = per_particle(force, n_atoms)
         self.values_of = [force.getComputedValueParameters(n) for n in range(force.getNumComputedValues())]
         self.terms_of = [force.getEnergyTermParameters(n) for n in range(force.getNumEnergyTerms())]
         self.values = [CustomExpression(text, functions) for _, text, _ in self.values_of]
@@ -117,13 +110,8 @@ class CustomGB(Term):
         pairs = all_pairs(n_atoms)
         self.neighbours = Neighbours(n_atoms)
         self.ends = Gather(pairs.T, n_atoms)
-        other = self.neighbours.other.numpy()
-        self.names = names
-        for name, value in zip(names, values.T, strict=True):
-            self.column(f"single_{name}", value)
-            self.constant(f"other_{name}", value[other][:, :, None])
-            self.column(f"first_{name}", value[pairs[:, 0]])
-            self.column(f"second_{name}", value[pairs[:, 1]])
+        for name, value in zip(*per_particle(force, n_atoms), strict=True):
+            self.field(name, value)
         pair_present = np.ones(len(pairs), dtype=bool)
         excluded = [force.getExclusionParticles(n) for n in range(force.getNumExclusions())]
         pair_present[find_pairs(np.array(excluded, dtype=np.int64).reshape(-1, 2), pairs)] = False
@@ -135,21 +123,31 @@ class CustomGB(Term):
     def pairs(self) -> np.ndarray:
         return all_pairs(self.n_atoms)
 
+    def fold(self) -> dict[str, Tensor]:
+        """Of every field: of an atom's others, and of the first and the second atom of a pair."""
+        found = {}
+        for name in self.fields:
+            found[f"other {name}"] = self.value(name)[self.neighbours.other]
+            found[f"{name}1"], found[f"{name}2"] = self.ends(self.value(name)).unbind(0)
+        return found
+
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
-        batch = frame.x.shape[-1]
+        batch, folded = frame.x.shape[-1], self.folded()
         shared: dict[str, Value] = {name: parameters[name] for name in self.globals}
         x, y, z = frame.x.unbind(0)
         single: dict[str, Value] = {**shared, "x": x, "y": y, "z": z}
-        single |= {name: getattr(self, f"single_{name}") for name in self.names}
-        pair: dict[str, Value] = {**shared, "r": frame.r}
-        for name in self.names:
-            pair[f"{name}1"], pair[f"{name}2"] = getattr(self, f"first_{name}"), getattr(self, f"second_{name}")
+        single |= {name: self.value(name) for name in self.fields}
+        pair: dict[str, Value] = {**shared, **folded, "r": frame.r}
 
         for (name, _, kind), expression in zip(self.values_of, self.values, strict=True):
             if kind == openmm.CustomGBForce.SingleParticle:
                 value = filled(expression(single), x)
             else:
-                value = self._pair_value(expression, frame, shared, kind)
+                values = {**shared, "r": self.neighbours(frame.r)}
+                for own in self.fields:
+                    values |= {f"{own}1": self.value(own), f"{own}2": folded[f"other {own}"]}
+                value = filled(expression(values), values["r"])
+                value = self._present(value, values["r"], kind, self.present).sum(0)
             single[name] = value
             if any(f"{name}{k}" in term.variables for term in self.terms for k in (1, 2)):
                 pair[f"{name}1"], pair[f"{name}2"] = self.ends(value).unbind(0)
@@ -163,14 +161,6 @@ class CustomGB(Term):
             value = self._present(value, frame.r, kind, self.pair_present)
             energy = energy + value.sum(0)
         return energy
-
-    def _pair_value(self, expression: CustomExpression, frame: Frame, shared: dict[str, Value], kind: int) -> Tensor:
-        r = self.neighbours(frame.r)
-        values = {**shared, "r": r}
-        for name in self.names:
-            values[f"{name}1"], values[f"{name}2"] = getattr(self, f"single_{name}"), getattr(self, f"other_{name}")
-        value = filled(expression(values), r)
-        return self._present(value, r, kind, self.present).sum(0)
 
     def _present(self, value: Tensor, r: Tensor, kind: int, present: Tensor) -> Tensor:
         if self.cutoff is not None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import openmm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from openmm_fab.energy.forces import Term, UncoveredError, cutoff_of, plain
+from openmm_fab.energy.forces import Constants, Term, UncoveredError, cutoff_of, plain
 from openmm_fab.energy.geometry import Frame, Parameters
 
 # CODATA 2018, as in OpenMM: e^2 N_A / (4 pi epsilon_0), kJ nm / mol / e^2.
@@ -42,10 +42,9 @@ def _root(value: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, value, 1.0).sqrt(), 0.0)
 
 
-class _Offset(nn.Module):
+class _Offset(Constants):
     """Charge, sigma, epsilon of particles or exceptions: a base value plus each global parameter times its scale."""
 
-    base: Tensor
     scale: Tensor
 
     def __init__(self, base: np.ndarray, offsets: Sequence[Any]) -> None:
@@ -54,12 +53,13 @@ class _Offset(nn.Module):
         scale = np.zeros((len(self.names), *base.shape))
         for name, row, *change in offsets:
             scale[self.names.index(name), row] += change
-        self.register_buffer("base", torch.from_numpy(base.T[:, :, None].copy()))
-        self.register_buffer("scale", torch.from_numpy(np.moveaxis(scale, 2, 1)[..., None].copy()))
+        for name, values in zip(("charge", "sigma", "epsilon"), base.T, strict=True):
+            self.field(name, values)
+        self.constant("scale", np.moveaxis(scale, 2, 1)[..., None])
 
     def forward(self, parameters: Parameters) -> Sequence[Tensor]:
         """Charge, sigma, epsilon, each (rows, batch) or (rows, 1)."""
-        value = self.base
+        value = torch.stack([self.value(name) for name in self.fields])
         for name, scale in zip(self.names, self.scale, strict=True):
             value = value + parameters[name] * scale
         return value.unbind(0)
@@ -75,9 +75,7 @@ class Nonbonded(Term):
     j: Tensor
     own: Tensor
     regular: Tensor
-    charge: Tensor
-    sigma2: Tensor
-    epsilon: Tensor
+    alive: Tensor
 
     def __init__(self, force: openmm.NonbondedForce, system: openmm.System) -> None:
         super().__init__()
@@ -105,8 +103,8 @@ class Nonbonded(Term):
             particles,
             [force.getParticleParameterOffset(n) for n in range(force.getNumParticleParameterOffsets())],
         )
-        where = {n: k for k, n in enumerate(alive)}
-        self.exceptions = _Offset(found[alive], [(o[0], where[o[1]], *o[2:]) for o in offsets])
+        self.exceptions = _Offset(found, offsets)
+        self.register_buffer("alive", torch.tensor(alive, dtype=torch.int64))
         self.switch_from: float | None = None
         if self.cutoff is not None:
             if force.getUseSwitchingFunction():
@@ -129,35 +127,30 @@ class Nonbonded(Term):
         self.register_buffer("j", torch.from_numpy(pairs[:, 1].copy()))
         self.register_buffer("own", torch.from_numpy(find_pairs(self._exception_pairs, pairs)))
         self.column("regular", regular)
-        if not self.particles.names and not self.exceptions.names:
-            charge, sigma, epsilon = self._pair_parameters({})
-            self.column("charge", charge.numpy())
-            self.column("sigma2", sigma.square().numpy())
-            self.column("epsilon", epsilon.numpy())
 
-    def _pair_parameters(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
-        """Charge products, sigma, 4 epsilon: (pairs, batch) or (pairs, 1) where they are constant."""
+    def fold(self) -> dict[str, Tensor]:
+        return {} if self.particles.names or self.exceptions.names else self._pair_parameters({})
+
+    def _pair_parameters(self, parameters: Parameters) -> dict[str, Tensor]:
+        """Of the frame's pairs: (pairs, batch), or (pairs, 1) where they are constant."""
         q, sigma, epsilon = self.particles(parameters)
         values = [
             self.regular * q[self.i] * q[self.j],
             0.5 * (sigma[self.i] + sigma[self.j]),
             self.regular * _root(epsilon[self.i] * epsilon[self.j]),
         ]
-        special = self.exceptions(parameters)
+        special = [value[self.alive] for value in self.exceptions(parameters)]
         if len(self.own):
             width = max(v.shape[1] for v in (*values, *special))
             values = [
                 v.expand(-1, width).index_copy(0, self.own, s.expand(-1, width).contiguous())
                 for v, s in zip(values, special, strict=True)
             ]
-        return COULOMB * values[0], values[1], 4.0 * values[2]
+        return {"charge": COULOMB * values[0], "sigma2": values[1].square(), "epsilon": 4.0 * values[2]}
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
-        if hasattr(self, "charge"):
-            charge, sigma2, epsilon = self.charge, self.sigma2, self.epsilon
-        else:
-            charge, sigma, epsilon = self._pair_parameters(parameters)
-            sigma2 = sigma * sigma
+        values = self.folded() or self._pair_parameters(parameters)
+        charge, sigma2, epsilon = values["charge"], values["sigma2"], values["epsilon"]
         inverse2 = 1.0 / frame.r2
         inverse = inverse2 * frame.r
         s2 = sigma2 * inverse2
