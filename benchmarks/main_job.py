@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from record import current_commit, record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +78,7 @@ def _read(folder: Path) -> tuple[dict, str]:
         "samples": ensemble["n"],
         "ess": ensemble["ess"] / ensemble["n"],
         "ess_clipped": ensemble["ess_clipped"] / ensemble["n"],
+        "ess_of_first_20000": _raw_ess(folder, 20_000),
         "khat": ensemble["khat"],
         "basin_df": basin["ensemble"]["value"],
         "basin_df_error": basin["ensemble"]["error"],
@@ -107,6 +109,7 @@ def _table(f: dict) -> str:
         "|---|---|",
         f"| training | {f['seconds']:.0f} s, {f['evaluations']:.3g} target evaluations |",
         f"| raw ESS, N = {f['samples']:,} | {100 * f['ess']:.1f} % (clipped at 1e-4: {100 * f['ess_clipped']:.1f} %) |",
+        f"| raw ESS of the first 20,000 | {100 * f['ess_of_first_20000']:.1f} % |",
         f"| k-hat | {_number(f['khat'], 2)} |",
         f"| ΔF of 0 < φ < 2.5 | {_number(f['basin_df'], 2)} ± {_number(f['basin_df_error'], 2)} kT; reference "
         f"{f['basin_df_reference']:.2f} ± {f['basin_df_reference_error']:.2f} kT |",
@@ -117,6 +120,13 @@ def _table(f: dict) -> str:
             f"{_number(t['max_df_error'], 2)} kT (rms {_number(t['rms_df'], 3)}) |"
         )
     return "\n".join(rows)
+
+
+def _raw_ess(folder: Path, n: int) -> float:
+    """Normalised effective sample size of the first n samples."""
+    log_w = np.load(folder / "ensemble.npz")["log_w"][:n]
+    w = np.exp(log_w - log_w.max())
+    return float(w.sum() ** 2 / (w @ w) / len(w))
 
 
 def _number(value: float | None, digits: int) -> str:
