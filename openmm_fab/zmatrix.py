@@ -3,19 +3,22 @@
 Every atom but the first hangs on a *parent* it is bonded to.  Atoms that share a parent are *siblings*: the first of
 them, the leader, is placed by a proper torsion about the bond (grandparent, parent); the others by the difference of
 their torsion to the leader's.  So one variable turns a methyl group, and the differences stay narrow: they hold
-planarity, ring shape and chirality.  Rules, not lists of residues, so any connected molecule has a Z-matrix.
+planarity, ring shape and chirality.  Rules, not lists of residues, so any connected molecule has a Z-matrix, but for
+one that is all on one line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 
 import numpy as np
 
-LINEAR = np.deg2rad(170.0)  # an angle beyond this cannot carry a torsion
+LINEAR = np.deg2rad(165.0)  # an angle beyond this, or below 15 degrees, cannot carry a torsion
 PLANAR = np.deg2rad(357.0)  # a centre of three bonds whose angles sum to more than this is planar
 PARTIAL_DOUBLE = 0.142  # nm; two planar centres bonded more closely than this do not turn freely
+DOUBLE = 0.136  # nm; bonds of linear centres longer than this are single: alkynes have one, cumulenes none
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,9 @@ class ZMatrix:
         return "\n".join(lines)
 
 
-def build_zmatrix(bonds: np.ndarray, masses: np.ndarray, positions: np.ndarray) -> ZMatrix:
+def build_zmatrix(
+    bonds: np.ndarray, masses: np.ndarray, positions: np.ndarray, turning: Iterable[Sequence[int]] = ()
+) -> ZMatrix:
     """Z-matrix of one connected molecule.
 
     Parameters
@@ -73,77 +78,140 @@ def build_zmatrix(bonds: np.ndarray, masses: np.ndarray, positions: np.ndarray) 
         Only tells heavy atoms from hydrogens.
     positions : ndarray, shape (n_atoms, 3), nm
         A minimised structure; it tells planar and linear groups.
+    turning : pairs of atoms
+        Bonds that turn freely, whatever they look like.
 
     Raises
     ------
     ValueError
-        If the molecule is not connected, or an atom would have to be placed by way of a linear angle.
+        If the molecule is not connected, or all its atoms lie on one line.
     """
-    n_atoms = len(masses)
-    neighbours: list[list[int]] = [[] for _ in range(n_atoms)]
-    for i, j in np.asarray(bonds, dtype=int):
-        neighbours[i].append(int(j))
-        neighbours[j].append(int(i))
-    root = _root(neighbours, masses)
-    order, parent = _spanning_tree(root, neighbours)
-    if len(order) != n_atoms:
-        raise ValueError(
-            f"Expected one connected molecule of {n_atoms} atoms; bonds reach only {len(order)} of them from atom "
-            f"{root}. Keep one molecule, or add the missing bonds (CONECT records) to the topology."
-        )
-    size = np.ones(n_atoms, dtype=int)  # atoms in the branch that starts here
-    for atom in reversed(order[1:]):
-        size[parent[atom]] += size[atom]
-    children = {a: sorted((b for b in neighbours[a] if parent[b] == a), key=lambda b: (-size[b], b)) for a in order}
-    flexible = _RotatableBonds(neighbours, positions)
+    tree = _Tree(bonds, masses, positions)
+    flexible = _RotatableBonds(tree, turning)
+    rows: list[tuple[int, ...]] = []
+    leader: list[int] = []
+    periodic: list[bool] = []
+    row_of: dict[int, int] = {}
 
-    rows, leader, periodic = [(root, -1, -1, -1)], [-1], [False]
-    row_of = {root: 0}
-
-    def place(atom: int, bond: int, angle: int, torsion: int, first: int = -1, turns: bool = False) -> None:
-        for a, b, c in ((atom, bond, angle), (bond, angle, torsion)):
-            if c >= 0 and _angle(positions, a, b, c) > LINEAR:
-                raise ValueError(
-                    f"Atoms {a}-{b}-{c} are linear, so angles and torsions cannot place atom {atom}. Linear groups "
-                    "(nitriles, alkynes) are not supported yet."
-                )
+    def place(
+        atom: int, bond: int = -1, angle: int = -1, torsion: int = -1, lead: int = -1, turns: bool = False
+    ) -> None:
         row_of[atom] = len(rows)
         rows.append((atom, bond, angle, torsion))
-        leader.append(row_of[first] if first >= 0 else -1)
+        leader.append(row_of.get(lead, -1))
         periodic.append(turns)
 
-    first = children[root][0] if children[root] else -1  # the branch that the molecule's frame is fixed to
-    second = -1
+    first, second = tree.seeds()  # the molecule's frame is fixed to these and the root
+    place(tree.root)
     if first >= 0:
-        place(first, root, -1, -1)
-    if n_atoms > 2:
-        second = children[first][0] if children[first] else children[root][1]
-        place(second, *((first, root) if parent[second] == first else (root, first)), -1)
+        place(first, tree.root)
+    if second >= 0:
+        place(second, *((first, tree.root) if tree.parent[second] == first else (tree.root, first)))
 
-    for centre in order:
-        kids = [k for k in children[centre] if k not in row_of]
+    for centre in tree.order:
+        kids = [kid for kid in tree.children[centre] if kid not in row_of]
         if not kids:
             continue
-        axis = parent[centre] if centre != root else first
-        if parent[second] == centre:  # the second seed leads its siblings; its own torsion is the frame's
-            for kid in kids:
-                place(kid, centre, axis, second)
-            continue
-        if centre == root:
+        axis = tree.parent[centre] if centre != tree.root else first
+        if second in tree.children[centre] or centre == tree.root:
             reference = second
         else:
-            reference = parent[axis] if axis != root else first
-        lead, *others = kids
-        place(lead, centre, axis, reference, turns=flexible(axis, centre))
-        for kid in others:
-            place(kid, centre, axis, reference, first=lead)
+            reference = tree.reference(centre, axis, first)
+        lead = -1
+        for kid in sorted(kids, key=lambda kid: tree.in_line(kid, centre, axis)):
+            if tree.in_line(kid, centre, axis):  # a sibling takes the part of the axis
+                beside = [k for k in tree.children[centre] if k in row_of and not tree.in_line(kid, centre, k)]
+                place(kid, centre, beside[0], axis)
+            elif (
+                lead >= 0 or second in tree.children[centre]
+            ):  # a seed leads its siblings, without a torsion of its own
+                place(kid, centre, axis, reference, lead=lead)
+            else:
+                lead = kid
+                place(kid, centre, axis, reference, turns=flexible(centre))
     return ZMatrix.from_rows(np.array(rows, dtype=int), np.array(leader), np.array(periodic))
 
 
-def _root(neighbours: list[list[int]], masses: np.ndarray) -> int:
-    """The heavy atom nearest to the middle of the bond graph: fewest placement steps, least error carried along."""
-    heavy = [i for i in range(len(masses)) if masses[i] > 3.5] or list(range(len(masses)))
-    return min(heavy, key=lambda i: (_eccentricity(i, neighbours), -len(neighbours[i]), i))
+class _Tree:
+    """The molecule as a tree: the atom that each one is placed from.
+
+    That is a bonded one, as a rule. An atom beyond a linear centre hangs on the atom before that centre instead, as a
+    sibling of the centre, since an angle of 180 degrees carries no torsion.
+
+    Attributes
+    ----------
+    root : int
+    order : list of int
+        Breadth first from the root: a ring is cut opposite to where it is entered.
+    parent, bonded : dict of int
+        The atom that it is placed from, and the one that it is bonded to on the way from the root; -1 of the root.
+    children : dict of list of int
+        By parent; larger branches first, those beyond a linear centre last.
+    """
+
+    def __init__(self, bonds: np.ndarray, masses: np.ndarray, positions: np.ndarray) -> None:
+        self.n_atoms, self.positions = len(masses), positions
+        self.neighbours: list[list[int]] = [[] for _ in range(self.n_atoms)]
+        for i, j in np.asarray(bonds, dtype=int).reshape(-1, 2):
+            self.neighbours[i].append(int(j))
+            self.neighbours[j].append(int(i))
+        self.root = self._root(masses)
+        self.order, self.bonded = [self.root], {self.root: -1}
+        for atom in self.order:  # grows while it is walked
+            for other in sorted(self.neighbours[atom], key=lambda b: (-len(self.neighbours[b]), b)):
+                if other not in self.bonded:
+                    self.bonded[other] = atom
+                    self.order.append(other)
+        if len(self.order) != self.n_atoms:
+            raise ValueError(
+                f"Expected one connected molecule of {self.n_atoms} atoms; bonds reach only {len(self.order)} of them "
+                f"from atom {self.root}. Keep one molecule, or add the missing bonds (CONECT records) to the topology."
+            )
+        self.parent = {self.root: -1}
+        for atom in self.order[1:]:
+            before = self.bonded[atom]
+            self.parent[atom] = self.parent[before] if self.linear(before) else before
+        size = dict.fromkeys(self.order, 1)  # atoms in the branch that starts here
+        for atom in reversed(self.order[1:]):
+            size[self.parent[atom]] += size[atom]
+        self.children: dict[int, list[int]] = {atom: [] for atom in self.order}
+        for atom in sorted(self.order[1:], key=lambda b: (self.parent[b] != self.bonded[b], -size[b], b)):
+            self.children[self.parent[atom]].append(atom)
+
+    def _root(self, masses: np.ndarray) -> int:
+        """The heavy atom nearest to the middle of the bond graph: fewest placement steps, least error carried along."""
+        bent = [
+            i for i in range(self.n_atoms) if not self.linear(i) and (len(self.neighbours[i]) > 1 or self.n_atoms < 3)
+        ]
+        if not bent:
+            raise ValueError(
+                "Expected a molecule that is not all on one line; these atoms are. Its shape has no torsions and its "
+                "angles of 180 degrees are no coordinates: sample it by molecular dynamics."
+            )
+        heavy = [i for i in bent if masses[i] > 3.5] or bent
+        return min(heavy, key=lambda i: (_eccentricity(i, self.neighbours), -len(self.neighbours[i]), i))
+
+    def linear(self, atom: int) -> bool:
+        near = self.neighbours[atom]
+        return len(near) == 2 and self.in_line(near[0], atom, near[1])
+
+    def in_line(self, a: int, b: int, c: int) -> bool:
+        return not np.pi - LINEAR < _angle(self.positions, a, b, c) < LINEAR
+
+    def seeds(self) -> tuple[int, int]:
+        """The two atoms that fix, with the root, the molecule's frame; -1 where there are too few atoms."""
+        if self.n_atoms == 1:
+            return -1, -1
+        first, *others = self.children[self.root]
+        for second in self.children[first]:
+            if not self.in_line(second, first, self.root):
+                return first, second
+        return first, next((k for k in others if not self.in_line(k, self.root, first)), -1)
+
+    def reference(self, centre: int, axis: int, first: int) -> int:
+        """The torsion partner of atoms at the centre, placed before it, off the line from the axis to the centre."""
+        candidates = [first if axis == self.root else self.parent[axis], *self.children[axis]]
+        return next(k for k in candidates if k != centre and not self.in_line(centre, axis, k))
 
 
 def _eccentricity(start: int, neighbours: list[list[int]]) -> int:
@@ -157,45 +225,49 @@ def _eccentricity(start: int, neighbours: list[list[int]]) -> int:
     return max(distance.values())
 
 
-def _spanning_tree(root: int, neighbours: list[list[int]]) -> tuple[list[int], dict[int, int]]:
-    """Breadth first: a ring is cut opposite to where it is entered."""
-    parent = {root: -1}
-    order = [root]
-    for atom in order:
-        for other in sorted(neighbours[atom], key=lambda b: (-len(neighbours[b]), b)):
-            if other not in parent:
-                parent[other] = atom
-                order.append(other)
-    return order, parent
-
-
 class _RotatableBonds:
-    """Whether a bond turns freely: not in a ring, and not between two planar centres at partial-double-bond length."""
+    """Whether the atoms at a centre turn about its axis.
 
-    def __init__(self, neighbours: list[list[int]], positions: np.ndarray) -> None:
-        self._neighbours, self._positions = neighbours, positions
+    Not where the bond is in a ring, nor where it joins two planar centres at partial-double-bond length; where the
+    axis leads through linear centres, as it does for a triple bond, one single bond is enough.
+    """
 
-    def __call__(self, a: int, b: int) -> bool:
-        length = np.linalg.norm(self._positions[a] - self._positions[b])
-        stiff = length < PARTIAL_DOUBLE and self._planar(a) and self._planar(b)
-        return not stiff and not self._in_ring(a, b)
+    def __init__(self, tree: _Tree, turning: Iterable[Sequence[int]]) -> None:
+        self._tree, self._turning = tree, {frozenset(map(int, bond)) for bond in turning}
+
+    def __call__(self, centre: int) -> bool:
+        tree = self._tree
+        if centre == tree.root:
+            return self._turns(centre, tree.children[centre][0])
+        chain = [centre, tree.bonded[centre]]
+        while chain[-1] != tree.parent[centre]:
+            chain.append(tree.bonded[chain[-1]])
+        if len(chain) > 2:
+            return any(self._length(a, b) > DOUBLE and not self._in_ring(a, b) for a, b in pairwise(chain))
+        return self._turns(*chain)
+
+    def _turns(self, a: int, b: int) -> bool:
+        stiff = self._length(a, b) < PARTIAL_DOUBLE and self._planar(a) and self._planar(b)
+        return not self._in_ring(a, b) and (not stiff or frozenset((a, b)) in self._turning)
+
+    def _length(self, a: int, b: int) -> float:
+        return float(np.linalg.norm(self._tree.positions[a] - self._tree.positions[b]))
 
     def _planar(self, atom: int) -> bool:
-        near = self._neighbours[atom]
+        near = self._tree.neighbours[atom]
         if len(near) != 3:
             return False
-        pairs = ((0, 1), (0, 2), (1, 2))
-        return sum(_angle(self._positions, near[i], atom, near[j]) for i, j in pairs) > PLANAR
+        return sum(_angle(self._tree.positions, a, atom, b) for a, b in combinations(near, 2)) > PLANAR
 
     def _in_ring(self, a: int, b: int) -> bool:
-        seen, queue = {a}, [n for n in self._neighbours[a] if n != b]
+        seen, queue = {a}, [n for n in self._tree.neighbours[a] if n != b]
         while queue:
             atom = queue.pop()
             if atom == b:
                 return True
             if atom not in seen:
                 seen.add(atom)
-                queue.extend(self._neighbours[atom])
+                queue.extend(self._tree.neighbours[atom])
         return False
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MASSES = {"H": 1.008, "C": 12.011, "N": 14.007, "O": 15.999}
+MASSES = {"H": 1.008, "C": 12.011, "N": 14.007, "O": 15.999, "F": 18.998, "S": 32.06}
 TETRAHEDRAL = 109.471
 CH, CC, AROMATIC = 0.109, 0.153, 0.139  # nm
 
@@ -118,4 +118,54 @@ PROPYNE = build(
     *_hydrogens(0, 1, 2, 120, -120),
     ("C", 1, 0, 2, 0.12, 180.0, 0.0),
     ("H", 5, 1, 2, 0.106, 180.0, 0.0),
+)
+ACETYLENE = build(("C",), ("C", 0, 0.12), ("H", 0, 1, 0.106, 180.0), ("H", 1, 0, 2, 0.106, 180.0, 0.0))
+
+
+def _placed(elements: str, positions: list[list[float]], bonds: list[tuple[int, int]]) -> Molecule:
+    return Molecule(elements.split(), np.array(bonds), np.array(positions))
+
+
+def _around(x: float, y: float, z: float, length: float, theta: float, phis: tuple[float, ...]) -> list[list[float]]:
+    """Places about an axis along x; theta from +x, degrees."""
+    t = np.deg2rad(theta)
+    return [
+        [x + length * np.cos(t), y + length * np.sin(t) * np.cos(p), z + length * np.sin(t) * np.sin(p)]
+        for p in np.deg2rad(phis)
+    ]
+
+
+HEXADIYNE = _placed(  # CH3-C#C-C#C-CH3
+    "C C C C C C H H H H H H",
+    [[x, 0, 0] for x in (0.0, 0.146, 0.266, 0.404, 0.524, 0.67)]
+    + _around(0.0, 0, 0, CH, 110.0, (0, 120, 240))
+    + _around(0.67, 0, 0, CH, 70.0, (20, 140, 260)),
+    [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (0, 6), (0, 7), (0, 8), (5, 9), (5, 10), (5, 11)],
+)
+ALLENE = _placed(
+    "C C C H H H H",
+    [
+        [0, 0, 0],
+        [0.131, 0, 0],
+        [0.262, 0, 0],
+        *_around(0, 0, 0, CH, 121.0, (0, 180)),
+        *_around(0.262, 0, 0, CH, 59.0, (90, 270)),
+    ],
+    [(0, 1), (1, 2), (0, 3), (0, 4), (2, 5), (2, 6)],
+)
+SULFUR_HEXAFLUORIDE = _placed(
+    "S F F F F F F",
+    [[0, 0, 0], *(0.156 * np.concatenate([np.eye(3), -np.eye(3)])).tolist()],
+    [(0, k) for k in range(1, 7)],
+)
+METHYL_SF5 = _placed(
+    "S C F F F F F H H H",
+    [
+        [0, 0, 0],
+        [0.18, 0, 0],
+        [-0.157, 0, 0],
+        *_around(0, 0, 0, 0.157, 90.0, (0, 90, 180, 270)),
+        *_around(0.18, 0, 0, CH, 70.0, (45, 165, 285)),
+    ],
+    [(0, k) for k in range(1, 7)] + [(1, 7), (1, 8), (1, 9)],
 )

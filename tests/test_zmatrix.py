@@ -121,10 +121,56 @@ def test_root_is_a_heavy_atom():
     assert z.rows.tolist() == [[0, -1, -1, -1], [1, 0, -1, -1], [2, 0, 1, -1]]
 
 
-@pytest.mark.parametrize("molecule", [m.ACETONITRILE, m.PROPYNE, m.CARBON_DIOXIDE], ids=["nitrile", "alkyne", "CO2"])
-def test_linear_groups_are_refused(molecule):
-    with pytest.raises(ValueError, match=r"Atoms \d+-\d+-\d+ are linear.*not supported yet"):
+def _lines(z: ZMatrix, positions: np.ndarray) -> list[float]:
+    """How far, in degrees, every angle of the Z-matrix that must not be 0 or 180 is from that."""
+    found = []
+    for row in z.rows:
+        for a, b, c in (row[:3], row[1:]):
+            if c >= 0:
+                u, v = positions[a] - positions[b], positions[c] - positions[b]
+                angle = np.degrees(np.arccos(np.clip(u @ v / np.linalg.norm(u) / np.linalg.norm(v), -1, 1)))
+                found.append(min(angle, 180 - angle))
+    return found
+
+
+LINEAR = {
+    "nitrile": (m.ACETONITRILE, 0),
+    "alkyne": (m.PROPYNE, 0),
+    "dimethyl-diacetylene": (m.HEXADIYNE, 1),
+    "allene": (m.ALLENE, 0),
+    "sulfur hexafluoride": (m.SULFUR_HEXAFLUORIDE, 0),
+    "methyl-SF5": (m.METHYL_SF5, 1),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_no_angle_is_straight(name):
+    molecule, n_periodic = LINEAR[name]
+    for seed in range(6):
+        order = (
+            np.random.default_rng(seed).permutation(len(molecule.elements))
+            if seed
+            else np.arange(len(molecule.elements))
+        )
+        permuted = molecule.permuted(order)
+        z = _built(permuted)
+        assert sorted(z.rows[:, 0]) == list(range(z.n_atoms))
+        for k, row in enumerate(z.rows):
+            assert (row[1:] >= 0).sum() == min(k, 3) and set(row[row >= 0]) <= set(z.rows[: k + 1, 0])
+        assert min(_lines(z, permuted.positions)) > 15
+        assert z.periodic.sum() == n_periodic
+        assert (z.leader[z.leader >= 0] < np.flatnonzero(z.leader >= 0)).all()
+
+
+@pytest.mark.parametrize("molecule", [m.CARBON_DIOXIDE, m.ACETYLENE], ids=["CO2", "acetylene"])
+def test_molecules_on_a_line_are_refused(molecule):
+    with pytest.raises(ValueError, match="not all on one line"):
         _built(molecule)
+
+
+def test_turning_bonds_may_be_named():
+    z = build_zmatrix(m.ETHYLENE.bonds, m.ETHYLENE.masses, m.ETHYLENE.positions, turning=[(1, 0)])
+    assert _turning_bonds(z) == [(0, 1)]
 
 
 def test_two_molecules_are_refused():
