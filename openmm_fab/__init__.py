@@ -13,6 +13,7 @@ One sample's way through the package::
 
 from __future__ import annotations
 
+from .checks import UnsupportedSystemError
 from .compare import Comparison, compare
 from .coordinates import InternalCoordinates
 from .energy import reduced_energy
@@ -22,7 +23,7 @@ from .free_energy import Profile, basin_difference, profile, surface
 from .generator import BoltzmannGenerator, GeneratorSettings
 from .md import load_reference
 from .presets import PRESETS
-from .system import MolecularSystem, UnsupportedSystemError, available_systems
+from .system import MolecularSystem, available_systems
 from .train import Budget, Trainer, TrainingError
 from .weights import Estimate
 from .zmatrix import ZMatrix, build_zmatrix

@@ -22,7 +22,8 @@ ORDER = (
     # tools that know nothing of molecules or flows
     *("memory", "files", "weights"),
     # the molecule
-    *("topology", "system", "energy", "zmatrix", "coordinates"),
+    *("topology", "checks", "inputs", "system", "preparation", "energy"),
+    *("zmatrix", "symmetry", "constraints", "coordinates"),
     # the seam, and the sampler behind it
     *("target", "splines", "flow", "path", "hmc", "ais", "buffer", "basins", "objectives", "train", "progress"),
     # what comes of it

@@ -1,6 +1,8 @@
-"""The molecule against OpenMM and openmmtools, and every input that is refused."""
+"""The molecule against OpenMM and openmmtools."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import mdtraj
 import numpy as np
@@ -8,7 +10,7 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from openmm_fab.system import MolecularSystem, UnsupportedSystemError, available_systems
+from openmm_fab.system import MolecularSystem, available_systems
 
 NAME = "alanine_dipeptide"
 
@@ -39,16 +41,6 @@ def _copy(system: openmm.System) -> openmm.System:
 def _write(path, text):
     path.write_text(text)
     return path
-
-
-def _without(pdb_text: str, names: list[str]) -> str:
-    """The PDB without these atoms of ALA, and without CONECT (bonds follow from the standard names)."""
-    keep = [
-        line
-        for line in pdb_text.splitlines()
-        if not line.startswith("CONECT") and not (line[17:20] == "ALA" and line[12:16].strip() in names)
-    ]
-    return "\n".join(keep) + "\n"
 
 
 # --- the shipped molecule ---
@@ -136,7 +128,6 @@ def test_load_by_name_and_folder(alanine, monkeypatch, tmp_path):
         ('pdb = "input.pdb"\n[reference]\nweigths = "w.npy"', r"unknown weigths in \[reference\].*weights"),
         ('name = "x"', "expected the key pdb"),
         ('pdb = "input.pdb"\nconstraints = "hbonds"', "expected constraints to be one of .*HBonds"),
-        ('pdb = "input.pdb"\nconstraints = "HBonds"', "12 constraints"),
     ],
 )
 def test_system_toml_is_checked(tmp_path, pdb_text, text, message):
@@ -149,9 +140,10 @@ def test_system_toml_is_checked(tmp_path, pdb_text, text, message):
 def test_system_toml_is_obeyed(tmp_path, pdb_text):
     _write(tmp_path / "a.pdb", pdb_text)
     reference = '[reference]\ntrajectory = "reference/md.dcd"\nweights = "reference/w.npy"\n'
-    main = 'pdb = "a.pdb"\nforcefield = ["amber99sb.xml"]\ntemperature = 350\n'
+    main = 'pdb = "a.pdb"\nforcefield = ["amber99sb.xml"]\ntemperature = 350\nconstraints = "HBonds"\n'
     _write(tmp_path / "system.toml", main + reference)
     system = MolecularSystem.load(tmp_path)
+    assert len(system.constraints[0]) == 12
     assert system.name == tmp_path.name and system.temperature == 350.0
     assert system.settings["reference"] == {"trajectory": "reference/md.dcd", "weights": "reference/w.npy"}
     assert not any(isinstance(force, openmm.CustomGBForce) for force in system.system.getForces())
@@ -196,6 +188,49 @@ def test_fingerprint_sees_changes(alanine):
     assert fingerprint(system, 300) != alanine.fingerprint
 
 
+@pytest.mark.parametrize(("kind", "count"), [(None, 0), (app.HBonds, 12), (app.AllBonds, 21)])
+def test_constraints(alanine, kind, count):
+    system = MolecularSystem.from_pdb(alanine.folder / "input.pdb", constraints=kind)
+    pairs, lengths = system.constraints
+    assert pairs.shape == (count, 2) and lengths.shape == (count,) and lengths.dtype == np.float64
+    if kind is None:
+        assert np.issubdtype(pairs.dtype, np.integer)
+        return
+    hydrogen = np.array([symbol == "H" for symbol in system.elements])
+    bonds = system.bonds[hydrogen[system.bonds].any(axis=1)] if kind is app.HBonds else system.bonds
+    np.testing.assert_array_equal(pairs, bonds)
+    ff = _bond_lengths(alanine)
+    np.testing.assert_allclose(lengths, [ff[tuple(pair)] for pair in pairs.tolist()], rtol=0, atol=1e-12)
+
+
+def _bond_lengths(system: MolecularSystem) -> dict[tuple[int, int], float]:
+    springs = next(force for force in system.system.getForces() if isinstance(force, openmm.HarmonicBondForce))
+    found = (springs.getBondParameters(k) for k in range(springs.getNumBonds()))
+    return {(min(i, j), max(i, j)): r._value for i, j, r, _ in found}
+
+
+def test_minimum_with_constraints(alanine):
+    # From a start whose bonds are all too long.
+    system = MolecularSystem.from_pdb(alanine.folder / "input.pdb", constraints=app.HBonds)
+    system = dataclasses.replace(system, positions=1.02 * alanine.positions)
+    x, (pairs, lengths) = system.minimum, system.constraints
+    found = np.linalg.norm(x[pairs[:, 0]] - x[pairs[:, 1]], axis=1)
+    np.testing.assert_allclose(found, lengths, rtol=0, atol=1e-9)
+    # A minimum: what is left of the forces is along the constrained bonds.
+    context = openmm.Context(
+        system.system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
+    context.setPositions(x)
+    forces = context.getState(forces=True).getForces(asNumpy=True)._value
+    along = np.zeros((len(pairs), *x.shape))
+    for row, (i, j) in zip(along, pairs, strict=True):
+        row[i], row[j] = x[i] - x[j], x[j] - x[i]
+    along = along.reshape(len(pairs), -1).T
+    kept, *_ = np.linalg.lstsq(along, forces.ravel(), rcond=None)
+    assert np.abs(forces).max() > 10.0
+    assert np.abs(forces.ravel() - along @ kept).max() < 2.0  # kJ/mol/nm; thermal forces are about 1000
+
+
 def test_bonds_from_the_forces_where_the_topology_has_none(alanine):
     bare = app.Topology()
     residue = bare.addResidue("ALL", bare.addChain())
@@ -218,135 +253,3 @@ def test_models_and_alternate_locations_are_mentioned(tmp_path, alanine, pdb_tex
     with pytest.warns(UserWarning, match="alternate locations"):
         system = MolecularSystem.from_pdb(_write(tmp_path / "places.pdb", "\n".join([*atoms, "END\n"])))
     np.testing.assert_allclose(system.positions, alanine.positions, atol=1e-9)
-
-
-# --- what is refused ---
-
-
-def _problem(call) -> str:
-    with pytest.raises(UnsupportedSystemError) as caught:
-        call()
-    return str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def solvated(alanine) -> app.Modeller:
-    modeller = app.Modeller(alanine.topology, alanine.positions * unit.nanometer)
-    ff = app.ForceField("amber96.xml", "tip3p.xml")
-    modeller.addSolvent(ff, boxSize=(2, 2, 2) * unit.nanometer, ionicStrength=0.2 * unit.molar)
-    return modeller
-
-
-def test_water_box_in_a_pdb(tmp_path, solvated):
-    with open(tmp_path / "box.pdb", "w") as file:
-        app.PDBFile.writeFile(solvated.topology, solvated.positions, file)
-    text = _problem(lambda: MolecularSystem.from_pdb(tmp_path / "box.pdb"))
-    waters = sum(residue.name == "HOH" for residue in solvated.topology.residues())
-    assert waters > 100
-    assert "Expected one molecule" in text and f"{waters} x HOH" in text and "1 x ACE-ALA-NME" in text
-    assert "1 x NA" in text and "1 x CL" in text
-    assert "solute only" in text and "implicit-solvent" in text
-    assert "addHydrogens" not in text  # advice that does not help with water
-
-
-def test_periodic_box_lists_all_problems(solvated):
-    ff = app.ForceField("amber96.xml", "tip3p.xml")
-    # The box is just too small for the default cutoff.
-    system = ff.createSystem(solvated.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.8)
-    system.addForce(openmm.MonteCarloBarostat(1.0, 300.0))
-    system.addForce(openmm.AndersenThermostat(300.0, 1.0))
-    text = _problem(lambda: MolecularSystem.from_openmm(solvated.topology, system, solvated.positions, 300))
-    for finding in ("one molecule", "periodic", "MonteCarloBarostat, AndersenThermostat", "constraints"):
-        assert finding in text
-    assert text.count("\n  - ") == 4
-
-
-def test_two_molecules(tmp_path, pdb_text):
-    atoms = [line for line in pdb_text.splitlines() if line.startswith("ATOM")]
-    moved = [f"{line[:21]}B{line[22:30]}{float(line[30:38]) + 20:8.3f}{line[38:]}" for line in atoms]
-    path = _write(tmp_path / "two.pdb", "\n".join([*atoms, "TER", *moved, "END\n"]))
-    assert "got 2 that no bond connects: 2 x ACE-ALA-NME" in _problem(lambda: MolecularSystem.from_pdb(path))
-
-
-def test_missing_heavy_atom(tmp_path, pdb_text):
-    path = _write(tmp_path / "short.pdb", _without(pdb_text, ["O"]))
-    with pytest.raises(UnsupportedSystemError) as caught:
-        MolecularSystem.from_pdb(path)
-    text = str(caught.value)
-    assert "ALA 2" in text and "missing 1 O atom" in text and "PDBFixer" in text and "amber96.xml" in text
-    assert isinstance(caught.value.__cause__, ValueError)
-
-
-def test_missing_hydrogens(tmp_path, pdb_text):
-    text = _without(pdb_text, ["H", "HA", "HB1", "HB2", "HB3"])
-    text = _problem(lambda: MolecularSystem.from_pdb(_write(tmp_path / "bare.pdb", text)))
-    assert "ALA 2" in text and "missing 5 H atoms" in text and "addHydrogens" in text
-
-
-def test_ligand_without_conect_records(tmp_path):
-    lines = [f"HETATM{i:5d}  C{i}  LIG A   1    {1.5 * i:8.3f}{0:8.3f}{0:8.3f}  1.00  0.00           C" for i in (1, 2)]
-    path = _write(tmp_path / "ligand.pdb", "\n".join([*lines, "END\n"]))
-    text = _problem(lambda: MolecularSystem.from_pdb(path))
-    assert "LIG 1" in text and "CONECT" in text
-
-
-def test_virtual_site():
-    topology = app.Topology()
-    water = topology.addResidue("HOH", topology.addChain())
-    o, h1, h2 = (topology.addAtom(n, app.Element.getBySymbol(n[0]), water) for n in ("O", "H1", "H2"))
-    topology.addBond(o, h1)
-    topology.addBond(o, h2)
-    ff = app.ForceField("tip4pew.xml")
-    corners = [openmm.Vec3(0, 0, 0), openmm.Vec3(0.09572, 0, 0), openmm.Vec3(-0.024, 0.0927, 0)]
-    modeller = app.Modeller(topology, corners * unit.nanometer)
-    modeller.addExtraParticles(ff)
-    system = ff.createSystem(modeller.topology, rigidWater=False)
-    text = _problem(lambda: MolecularSystem.from_openmm(modeller.topology, system, modeller.positions, 300))
-    assert "1 particles are virtual sites (3, from 0)" in text and "TIP4P" in text
-
-
-def _drude(system):
-    system.addForce(openmm.DrudeForce())
-
-
-def _external(system):
-    system.addForce(openmm.CustomExternalForce("x^2"))
-
-
-def _massless(system):
-    system.setParticleMass(5, 0.0)
-
-
-def _constraint(system):
-    system.addConstraint(0, 1, 0.1)
-
-
-def _atom(system):
-    system.addParticle(1.0)
-
-
-@pytest.mark.parametrize(
-    ("change", "finding", "advice"),
-    [
-        (_drude, "DrudeForce", "fixed-charge"),
-        (_external, "CustomExternalForce", "restrain distances"),
-        (_massless, "particles 5 (from 0) are massless", "mass back"),
-        (_constraint, "1 constraints", "constraints=None"),
-        (_atom, "22 in the topology and 23 in the System", "Build the System from this topology"),
-    ],
-)
-def test_unsupported_system(alanine, change, finding, advice):
-    system = _copy(alanine.system)
-    change(system)
-    text = _problem(lambda: MolecularSystem.from_openmm(alanine.topology, system, alanine.positions, 300))
-    assert finding in text and advice in text and text.count("\n  - ") == 1
-
-
-def test_wrong_positions(alanine):
-    def problem(positions):
-        return _problem(lambda: MolecularSystem.from_openmm(alanine.topology, alanine.system, positions, 300))
-
-    assert "shape (22, 3) in nm; got (21, 3)" in problem(alanine.positions[:-1])
-    broken = alanine.positions.copy()
-    broken[7, 1] = np.nan
-    assert "atoms 7 (from 0)" in problem(broken)

@@ -1,0 +1,203 @@
+"""Every input that is refused, with what it is told."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import openmm
+import pytest
+from openmm import app, unit
+
+from openmm_fab.checks import UnsupportedSystemError
+from openmm_fab.system import MolecularSystem
+
+
+@pytest.fixture(scope="module")
+def pdb_text(alanine_dipeptide) -> str:
+    return (alanine_dipeptide.folder / "input.pdb").read_text()
+
+
+def _copy(system: openmm.System) -> openmm.System:
+    return openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
+
+
+def _write(path, text):
+    path.write_text(text)
+    return path
+
+
+def _without(pdb_text: str, names: list[str]) -> str:
+    """The PDB without these atoms of ALA, and without CONECT (bonds follow from the standard names)."""
+    keep = [
+        line
+        for line in pdb_text.splitlines()
+        if not line.startswith("CONECT") and not (line[17:20] == "ALA" and line[12:16].strip() in names)
+    ]
+    return "\n".join(keep) + "\n"
+
+
+def _problem(call) -> str:
+    with pytest.raises(UnsupportedSystemError) as caught:
+        call()
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def solvated(alanine_dipeptide) -> app.Modeller:
+    modeller = app.Modeller(alanine_dipeptide.topology, alanine_dipeptide.positions * unit.nanometer)
+    ff = app.ForceField("amber96.xml", "tip3p.xml")
+    modeller.addSolvent(ff, boxSize=(2, 2, 2) * unit.nanometer, ionicStrength=0.2 * unit.molar)
+    return modeller
+
+
+def test_water_box_in_a_pdb(tmp_path, solvated):
+    with open(tmp_path / "box.pdb", "w") as file:
+        app.PDBFile.writeFile(solvated.topology, solvated.positions, file)
+    text = _problem(lambda: MolecularSystem.from_pdb(tmp_path / "box.pdb"))
+    waters = sum(residue.name == "HOH" for residue in solvated.topology.residues())
+    assert waters > 100
+    assert "Expected one molecule" in text and f"{waters} x HOH" in text and "1 x ACE-ALA-NME" in text
+    assert "1 x NA" in text and "1 x CL" in text
+    assert "solute only" in text and "implicit-solvent" in text
+    assert "addHydrogens" not in text  # advice that does not help with water
+
+
+def test_periodic_box_lists_all_problems(solvated):
+    ff = app.ForceField("amber96.xml", "tip3p.xml")
+    # The box is just too small for the default cutoff.
+    system = ff.createSystem(solvated.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.8)
+    system.addForce(openmm.MonteCarloBarostat(1.0, 300.0))
+    system.addForce(openmm.AndersenThermostat(300.0, 1.0))
+    text = _problem(lambda: MolecularSystem.from_openmm(solvated.topology, system, solvated.positions, 300))
+    for finding in ("one molecule", "periodic", "MonteCarloBarostat, AndersenThermostat", "constraints"):
+        assert finding in text
+    assert text.count("\n  - ") == 4
+
+
+def test_two_molecules(tmp_path, pdb_text):
+    atoms = [line for line in pdb_text.splitlines() if line.startswith("ATOM")]
+    moved = [f"{line[:21]}B{line[22:30]}{float(line[30:38]) + 20:8.3f}{line[38:]}" for line in atoms]
+    path = _write(tmp_path / "two.pdb", "\n".join([*atoms, "TER", *moved, "END\n"]))
+    assert "got 2 that no bond connects: 2 x ACE-ALA-NME" in _problem(lambda: MolecularSystem.from_pdb(path))
+
+
+def test_missing_heavy_atom(tmp_path, pdb_text):
+    path = _write(tmp_path / "short.pdb", _without(pdb_text, ["O"]))
+    with pytest.raises(UnsupportedSystemError) as caught:
+        MolecularSystem.from_pdb(path)
+    text = str(caught.value)
+    assert "ALA 2" in text and "missing 1 O atom" in text and "PDBFixer" in text and "amber96.xml" in text
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_missing_hydrogens(tmp_path, pdb_text):
+    text = _without(pdb_text, ["H", "HA", "HB1", "HB2", "HB3"])
+    text = _problem(lambda: MolecularSystem.from_pdb(_write(tmp_path / "bare.pdb", text)))
+    assert "ALA 2" in text and "missing 5 H atoms" in text and "addHydrogens" in text
+
+
+def test_ligand_without_conect_records(tmp_path):
+    lines = [f"HETATM{i:5d}  C{i}  LIG A   1    {1.5 * i:8.3f}{0:8.3f}{0:8.3f}  1.00  0.00           C" for i in (1, 2)]
+    path = _write(tmp_path / "ligand.pdb", "\n".join([*lines, "END\n"]))
+    text = _problem(lambda: MolecularSystem.from_pdb(path))
+    assert "LIG 1" in text and "CONECT" in text
+
+
+def test_virtual_site():
+    topology = app.Topology()
+    water = topology.addResidue("HOH", topology.addChain())
+    o, h1, h2 = (topology.addAtom(n, app.Element.getBySymbol(n[0]), water) for n in ("O", "H1", "H2"))
+    topology.addBond(o, h1)
+    topology.addBond(o, h2)
+    ff = app.ForceField("tip4pew.xml")
+    corners = [openmm.Vec3(0, 0, 0), openmm.Vec3(0.09572, 0, 0), openmm.Vec3(-0.024, 0.0927, 0)]
+    modeller = app.Modeller(topology, corners * unit.nanometer)
+    modeller.addExtraParticles(ff)
+    system = ff.createSystem(modeller.topology, rigidWater=False)
+    text = _problem(lambda: MolecularSystem.from_openmm(modeller.topology, system, modeller.positions, 300))
+    assert "1 particles are virtual sites (3, from 0)" in text and "TIP4P" in text
+
+
+def _drude(system):
+    system.addForce(openmm.DrudeForce())
+
+
+def _external(system):
+    system.addForce(openmm.CustomExternalForce("x^2"))
+
+
+def _massless(system):
+    system.setParticleMass(5, 0.0)
+
+
+def _constraint(system):
+    system.addConstraint(0, 2, 0.178)  # two hydrogens of ACE
+    system.addConstraint(0, 1, 0.109)  # a bond
+
+
+def _atom(system):
+    system.addParticle(1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "finding", "advice"),
+    [
+        (_drude, "DrudeForce", "fixed-charge"),
+        (_external, "CustomExternalForce", "restrain distances"),
+        (_massless, "particles 5 (from 0) are massless", "mass back"),
+        (
+            _constraint,
+            "1 constraints are between atoms that no bond joins, so they fix an angle: ACE 1 H1-H2",
+            "HAngles",
+        ),
+        (_atom, "22 in the topology and 23 in the System", "Build the System from this topology"),
+    ],
+)
+def test_unsupported_system(alanine_dipeptide, change, finding, advice):
+    system = _copy(alanine_dipeptide.system)
+    change(system)
+    text = _problem(lambda: MolecularSystem(alanine_dipeptide.topology, system, alanine_dipeptide.positions, 300))
+    assert finding in text and advice in text and text.count("\n  - ") == 1
+
+
+def test_wrong_positions(alanine_dipeptide):
+    def problem(positions):
+        return _problem(lambda: dataclasses.replace(alanine_dipeptide, positions=positions))
+
+    assert "shape (22, 3) in nm; got (21, 3)" in problem(alanine_dipeptide.positions[:-1])
+    broken = alanine_dipeptide.positions.copy()
+    broken[7, 1] = np.nan
+    assert "atoms 7 (from 0)" in problem(broken)
+
+
+def _bare(topology: app.Topology) -> app.Topology:
+    """The atoms without their bonds."""
+    bare = app.Topology()
+    residue = bare.addResidue("ALL", bare.addChain())
+    for atom in topology.atoms():
+        bare.addAtom(atom.name, atom.element, residue)
+    return bare
+
+
+@pytest.mark.parametrize("bonds", ["in the topology", "in the System only"])
+def test_constraints_of_angles(alanine_dipeptide, bonds):
+    """HAngles fixes the H-C-H angles of three methyls and CB (3 each) and no other here."""
+    whole = alanine_dipeptide.topology
+    system = app.ForceField("amber96.xml").createSystem(whole, constraints=app.HAngles)
+    topology = whole if bonds == "in the topology" else _bare(whole)
+    text = _problem(lambda: MolecularSystem(topology, system, alanine_dipeptide.positions, 300))
+    assert "9 constraints" in text and "H1-H2" in text and text.count("\n  - ") == 1
+
+
+def test_rigid_water():
+    topology = app.Topology()
+    water = topology.addResidue("HOH", topology.addChain())
+    o, h1, h2 = (topology.addAtom(n, app.Element.getBySymbol(n[0]), water) for n in ("O", "H1", "H2"))
+    topology.addBond(o, h1)
+    topology.addBond(o, h2)
+    x = np.array([[0, 0, 0], [0.09572, 0, 0], [-0.024, 0.0927, 0]])
+    ff = app.ForceField("tip3p.xml")
+    text = _problem(lambda: MolecularSystem(topology, ff.createSystem(topology), x, 300))
+    assert "HOH 1 H1-H2" in text and "rigidWater=False" in text
+    assert MolecularSystem(topology, ff.createSystem(topology, rigidWater=False), x, 300).n_atoms == 3
