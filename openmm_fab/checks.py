@@ -140,7 +140,7 @@ def template_problems(
     if several:
         # Solvent without parameters is explained by "several molecules" already.
         molecules = molecules_of(topology.getNumAtoms(), topology_bonds(topology))
-        largest = set(max(molecules, key=lambda atoms: len(atoms)))
+        largest = set(sorted(molecules, key=lambda atoms: -len(atoms))[0])
         solute = {atom.residue for atom in topology.atoms() if atom.index in largest}
         unmatched = [residue for residue in unmatched if residue in solute]
         if not unmatched:

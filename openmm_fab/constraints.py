@@ -9,9 +9,13 @@ constraints that share an atom see each other, so det Z is a product over groups
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from .zmatrix import ZMatrix
 
 
 class MassMetric(torch.nn.Module):
@@ -26,6 +30,7 @@ class MassMetric(torch.nn.Module):
 
     def __init__(self, pairs: np.ndarray, masses: np.ndarray) -> None:
         super().__init__()
+        self.pairs, self.masses = pairs, masses
         self.lonely = 0.0
         self._groups: list[int] = []
         by_size: dict[int, list[list[int]]] = {}
@@ -50,6 +55,37 @@ class MassMetric(torch.nn.Module):
             z = coupling * (unit @ unit.transpose(-1, -2))  # (batch, groups, size, size)
             total = total + 0.5 * torch.linalg.slogdet(z).logabsdet.sum(-1)
         return total
+
+
+def fixed_lengths(zmatrix: ZMatrix, pairs: np.ndarray, lengths: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Lengths in nm that constraints fix, of Z-matrix rows 1, 2, ..., then second ones of rows 2, 3, ...; nan for free.
+
+    Parameters
+    ----------
+    pairs, lengths : ndarray, shapes (m, 2) and (m,)
+        Constrained bonds.
+    names : sequence of str
+        Of the atoms, for the error.
+
+    Raises
+    ------
+    ValueError
+        A constrained bond that is no length of the Z-matrix: beyond a linear centre, or a second one that closes a
+        cage at the same atom.
+    """
+    rows, n = zmatrix.rows, zmatrix.n_atoms
+    place = {frozenset(row[:2].tolist()): k for k, row in enumerate(rows[1:])}
+    place |= {frozenset(rows[k, [0, 2]].tolist()): n - 1 + k - 2 for k in np.flatnonzero(zmatrix.closes).tolist()}
+    missing = [f"{names[i]} - {names[j]}" for i, j in pairs.tolist() if frozenset((i, j)) not in place]
+    if missing:
+        raise ValueError(
+            f"Expected constraints of bonds that are coordinates; got {', '.join(missing[:5])}, which lie beyond a "
+            "linear centre or in a cage: their lengths follow from others. Use constraints=HBonds or None."
+        )
+    fixed = np.full(n - 1 + max(n - 2, 0), np.nan)
+    for (i, j), length in zip(pairs.tolist(), lengths, strict=True):
+        fixed[place[frozenset((i, j))]] = length
+    return fixed
 
 
 def _groups(pairs: np.ndarray) -> list[list[int]]:

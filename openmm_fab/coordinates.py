@@ -3,28 +3,43 @@
 A Z-matrix gives n - 1 bond lengths, n - 2 angles and n - 3 torsions.  Torsions of rotatable bonds are periodic and
 stay in radians.  The rest, (ln r, theta, narrow torsions), is stiff: it is centred on the energy minimum and
 whitened by the covariance that the Hessian of the energy there predicts, so that every stiff z has about unit width
-without any MD.  The measure is that of Cartesian space without overall translation and rotation.
+without any MD.  Constrained lengths are no coordinates.  The measure is that of Cartesian space without overall
+translation and rotation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .amides import OMEGAS, amide_bonds, with_trans_amides
+from .constraints import MassMetric, fixed_lengths
+from .fusing import Function, fuse
+from .placement import Placement
+from .symmetry import SYMMETRIES, Rotor, find_rotors, same_energy
 from .system import MolecularSystem
 from .zmatrix import ZMatrix, build_zmatrix
 
+if TYPE_CHECKING:
+    import mdtraj
+
 ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+MEASURES = ("rigid", "flexible")
+ZMATRIX = ("rows", "leader", "periodic", "closes")
+ROTOR = ("rows", "atoms", "frame", "exchange")
+CHUNK_BYTES = 2**19  # of one value a coordinate in a fused chunk
 
 
 @dataclass(frozen=True)
 class CoordinateSettings:
-    """How the stiff coordinates are scaled.
+    """Which coordinates a molecule gets, and how the stiff ones are scaled.
 
     Attributes
     ----------
@@ -35,15 +50,27 @@ class CoordinateSettings:
         the periodic torsions count with this width while the stiff coordinates follow them.
     whiten : bool
         Also remove the correlations that the Hessian predicts, not only the widths.
+    symmetry : "methyl", "all" or "none"
+        Groups of equal atoms of which one labelled sector is sampled: see `symmetry`.
+    omega : "as_given", "trans" or "sample"
+        Peptide bonds keep the isomer of the given structure, are turned trans first, or turn freely.
+    measure : "rigid" or "flexible"
+        Of molecules with constraints: what rigid dynamics samples, as OpenMM does, or the limit of stiff springs.
     """
 
     inflate: float = 1.2
     softest: float = 0.3
     whiten: bool = True
+    symmetry: str = "methyl"
+    omega: str = "as_given"
+    measure: str = "rigid"
 
     def __post_init__(self) -> None:
         if not (self.inflate > 0 and self.softest > 0):
             raise ValueError(f"Expected inflate > 0 and softest > 0; got {self}.")
+        for name, known in (("symmetry", SYMMETRIES), ("omega", OMEGAS), ("measure", MEASURES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"Expected {name} to be one of {known}; got {getattr(self, name)!r}.")
 
 
 class InternalCoordinates(torch.nn.Module):
@@ -59,33 +86,110 @@ class InternalCoordinates(torch.nn.Module):
         Centre of the stiff coordinates (ln of nm, rad).
     mixing : Tensor, shape (n_stiff, n_stiff), float64
         Stiff coordinates are mean + mixing @ z.
+    lengths : ndarray, shape (n_atoms - 1 + n_atoms - 2,), nm, optional
+        Fixed lengths of Z-matrix rows 1, 2, ..., then second ones of rows 2, 3, ... that close rings; nan for what is
+        a coordinate.
+    rotors : sequence of Rotor
+        Their periodic z is fold times the mean phase of the group, from `phases` on.
+    phases : sequence of float, rad
+        One a rotor.
+    metric : MassMetric, optional
+        Of the constraints: makes the measure that of rigid dynamics.
 
     Notes
     -----
-    dx = prod r^2 sin(theta) dr dtheta dphi over the atoms, b1^2 b2^2 sin(theta) for the first three; the volume and
-    the 8 pi^2 of overall motion are left out.  Where theta leaves (0, pi), or a narrow torsion is more than half a
-    turn off its centre, another z would mean the same x: there log_det is -inf, that is, the density is zero.
+    dx = prod r^2 sin(theta) dr dtheta dphi over the atoms, b1^2 b2^2 sin(theta) for the first three, r s / d dr ds dphi
+    for one that closes a ring; the volume and the 8 pi^2 of overall motion are left out, and so is dr of a fixed
+    length.  Where theta leaves (0, pi), a ring cannot be closed, or a narrow torsion is more than half a turn off its
+    centre, another z would mean the same x, or none: there log_det is -inf, that is, the density is zero.  A rotor's
+    sector is 1/fold of its circle, and log_det counts all of them: log Z is that of the whole molecule, log(fold) for
+    each rotor included.
     """
 
     mean: Tensor
     mixing: Tensor
     unmixing: Tensor
+    _slope: Tensor
+    _start: Tensor
 
-    def __init__(self, zmatrix: ZMatrix, mean: Tensor | None = None, mixing: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        zmatrix: ZMatrix,
+        mean: Tensor | None = None,
+        mixing: Tensor | None = None,
+        lengths: np.ndarray | None = None,
+        rotors: Sequence[Rotor] = (),
+        phases: Sequence[float] = (),
+        metric: MassMetric | None = None,
+    ) -> None:
         super().__init__()
         self.zmatrix = zmatrix
         n = self.n_atoms = zmatrix.n_atoms
         if n < 2:
             raise ValueError("Expected a molecule of two atoms or more; got a single atom, which has no shape.")
         self.n_bonds, self.n_angles = n - 1, n - 2
+        free = np.full(self.n_bonds + self.n_angles, np.nan)
+        self.lengths = free if lengths is None else np.asarray(lengths, dtype=np.float64)
+        self.rotors, self.phases, self.metric = tuple(rotors), tuple(map(float, phases)), metric
         self.n_periodic = int(zmatrix.periodic.sum())
-        self.dim = self.n_bonds + self.n_angles + max(n - 3, 0)
-        self.n_stiff = self.dim - self.n_periodic
-        self._index_rows(zmatrix)
+        self.n_stiff = int(np.isnan(self.lengths).sum()) + max(n - 3, 0) - self.n_periodic
+        self.dim = self.n_stiff + self.n_periodic
+        self.placement = Placement(zmatrix)
         self._set_scale(
             torch.zeros(self.n_stiff, dtype=torch.float64) if mean is None else mean,
             torch.eye(self.n_stiff, dtype=torch.float64) if mixing is None else mixing,
         )
+        self.system: MolecularSystem | None = None
+        self._fused: dict[torch.device, tuple[Function, Function]] = {}
+        self.fused = False
+
+    # --- made from a molecule ---
+
+    @classmethod
+    def from_system(
+        cls,
+        system: MolecularSystem,
+        settings: CoordinateSettings | None = None,
+        energy: Any = None,
+        trajectory: mdtraj.Trajectory | None = None,
+    ) -> InternalCoordinates:
+        """Z-matrix from the bond graph, scales from the Hessian at the system's minimum or from a trajectory.
+
+        Parameters
+        ----------
+        system : MolecularSystem
+        settings : CoordinateSettings, optional
+        energy : optional
+            As `energy.reduced_energy` gives it; by default OpenMM's Reference platform.
+        trajectory : mdtraj.Trajectory, optional
+            Of the system's atoms, if there is one: centres and widths then come from it.
+
+        Raises
+        ------
+        ValueError
+            The molecule lies on one line; a constraint that no row of the Z-matrix holds.
+        """
+        from .energy.bridge import OpenMMEnergy
+
+        if energy is None:
+            with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
+                return cls.from_system(system, settings, energy, trajectory)
+        settings = settings or CoordinateSettings()
+        amides = amide_bonds(system.bonds, system.elements)
+        minimum = system.minimum
+        if settings.omega == "trans" and amides:
+            minimum = system.minimise(with_trans_amides(minimum, system.bonds, amides))
+        turning = [amide[1:3] for amide in amides] if settings.omega == "sample" else []
+        zmatrix = build_zmatrix(system.bonds, system.masses, minimum, turning)
+        pairs, lengths = system.constraints
+        fixed = fixed_lengths(zmatrix, pairs, lengths, [str(a) for a in system.md_topology.atoms])
+        metric = MassMetric(pairs, system.masses) if settings.measure == "rigid" and len(pairs) else None
+        rotors = find_rotors(zmatrix, system.bonds, system.elements, minimum, settings.symmetry)
+        rotors = [r for r in rotors if same_energy(r, minimum, energy, metric)]
+        x = None if trajectory is None else np.asarray(trajectory.xyz, dtype=np.float64)
+        coordinates = cls.fit(zmatrix, minimum, energy.value_and_gradient, settings, fixed, rotors, metric, x)
+        coordinates.system = system
+        return coordinates
 
     @classmethod
     def fit(
@@ -94,6 +198,10 @@ class InternalCoordinates(torch.nn.Module):
         minimum: np.ndarray,
         value_and_gradient: ValueAndGradient,
         settings: CoordinateSettings | None = None,
+        lengths: np.ndarray | None = None,
+        rotors: Sequence[Rotor] = (),
+        metric: MassMetric | None = None,
+        structures: np.ndarray | None = None,
     ) -> InternalCoordinates:
         """Centre and scale the stiff coordinates by the energy around its minimum.
 
@@ -102,27 +210,56 @@ class InternalCoordinates(torch.nn.Module):
         minimum : ndarray, shape (n_atoms, 3), nm
         value_and_gradient : callable
             x (batch, n_atoms, 3) -> reduced energy (batch,) and its gradient in 1/nm, both float64.
+        lengths, rotors, metric
+            As for `InternalCoordinates`.
+        structures : ndarray, shape (frames, n_atoms, 3), nm, optional
+            Centre and scale the stiff coordinates by these instead.
         """
+        from .scales import covariance_at_minimum, mixing_of, moments, soften
+
         settings = settings or CoordinateSettings()
-        coordinates = cls(zmatrix)
-        q0, _ = coordinates._measure(torch.as_tensor(np.asarray(minimum), dtype=torch.float64)[None])
-        covariance = coordinates._stiff_covariance(q0, value_and_gradient, settings.softest) * settings.inflate**2
-        width = covariance.diagonal().sqrt()
-        mixing = torch.diag(width)
-        if settings.whiten:  # the root of the correlations that keeps every z closest to its own coordinate
-            values, vectors = torch.linalg.eigh(covariance / width[:, None] / width)
-            mixing = mixing @ (vectors * values.sqrt()) @ vectors.T
-        coordinates._set_scale(q0[0, : coordinates.n_stiff], mixing)
-        return coordinates
+        x = torch.as_tensor(np.asarray(minimum), dtype=torch.float64)[None]
+        phases = [float(rotor.phase(x)) for rotor in rotors]
+        plain = cls(zmatrix, lengths=lengths, rotors=rotors, phases=phases, metric=metric)
+        z, _ = plain.to_internal(x)
+        plain._set_scale(z[0, : plain.n_stiff].clone(), plain.mixing)
+        z[0, : plain.n_stiff] = 0.0
+        if structures is None:
+            covariance = covariance_at_minimum(plain, z[0], value_and_gradient, settings.softest)
+            covariance = soften(plain, covariance, np.asarray(minimum), settings.softest)
+        else:
+            shift, covariance = moments(plain, structures)
+            plain._set_scale(plain.mean + shift, plain.mixing)
+        plain._set_scale(plain.mean, mixing_of(covariance * settings.inflate**2, settings.whiten))
+        return plain
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All that `from_tensors` needs to make the same coordinates again."""
+        z = self.zmatrix
+        tensors = {name: getattr(z, name) for name in ZMATRIX} | {"lengths": self.lengths}
+        for k, (rotor, phase) in enumerate(zip(self.rotors, self.phases, strict=True)):
+            tensors |= {f"rotor{k}.{name}": np.array(getattr(rotor, name)) for name in ROTOR}
+            tensors[f"rotor{k}.phase"] = np.array([phase])
+        if self.metric is not None:
+            tensors |= {"metric.pairs": self.metric.pairs, "metric.masses": self.metric.masses}
+        return {"mean": self.mean, "mixing": self.mixing} | {k: torch.as_tensor(v) for k, v in tensors.items()}
 
     @classmethod
-    def from_system(cls, system: MolecularSystem, settings: CoordinateSettings | None = None) -> InternalCoordinates:
-        """Z-matrix from the bond graph, scales from the Hessian at the system's minimum (Reference platform)."""
-        from .energy.bridge import OpenMMEnergy
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> InternalCoordinates:
+        """The inverse of `to_tensors`."""
+        arrays = {k: v.numpy() for k, v in tensors.items()}
+        rotors: list[Rotor] = []
+        phases: list[float] = []
+        while f"rotor{len(rotors)}.rows" in arrays:
+            rows, atoms, frame, exchange = (arrays[f"rotor{len(rotors)}.{name}"] for name in ROTOR)
+            phases.append(float(arrays[f"rotor{len(rotors)}.phase"][0]))
+            a, b, c = map(int, frame)
+            rotors.append(Rotor(tuple(map(int, rows)), tuple(map(int, atoms)), (a, b, c), exchange))
+        metric = MassMetric(arrays["metric.pairs"], arrays["metric.masses"]) if "metric.pairs" in arrays else None
+        zmatrix = ZMatrix.from_rows(*(arrays[name] for name in ZMATRIX))
+        return cls(zmatrix, tensors["mean"], tensors["mixing"], arrays["lengths"], rotors, phases, metric)
 
-        zmatrix = build_zmatrix(system.bonds, system.masses, system.minimum)
-        with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
-            return cls.fit(zmatrix, system.minimum, energy.value_and_gradient, settings)
+    # --- the two directions ---
 
     @property
     def periodic(self) -> Tensor:
@@ -136,118 +273,162 @@ class InternalCoordinates(torch.nn.Module):
         """
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise ValueError(f"Expected z with shape (batch, {self.dim}); got {tuple(z.shape)}.")
-        deviation = z[:, : self.n_stiff] @ self.mixing.to(z).T
-        x, log_det = self._place(torch.cat([self.mean.to(z) + deviation, z[:, self.n_stiff :]], dim=1))
-        inside = (deviation[:, self.n_bonds + self.n_angles :].abs() < math.pi).all(1)
-        return x, torch.where(inside, log_det + self._log_det_mixing, -torch.inf)
+        if self.fused and z.dtype == torch.float64:
+            rows, log_det = _Fused.apply(z.T, self)
+        else:
+            rows, log_det = self._place(z.T)
+        x = rows.permute(2, 1, 0)
+        return x, log_det if self.metric is None else log_det + self.metric(x)
 
     def to_internal(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (batch, n_atoms, 3) in nm -> z (batch, dim) and log |dz/dx| (batch,)."""
+        """x (batch, n_atoms, 3) in nm -> z (batch, dim) and log |dz/dx| (batch,).
+
+        Atoms of rotors are relabelled first, see `sector`; fixed lengths are not looked at.
+        """
         if x.ndim != 3 or x.shape[1:] != (self.n_atoms, 3):
             raise ValueError(f"Expected x with shape (batch, {self.n_atoms}, 3); got {tuple(x.shape)}.")
-        q, log_det = self._measure(x)
-        deviation = q[:, : self.n_stiff] - self.mean.to(x)
-        lengths, torsions = deviation.tensor_split([self.n_bonds + self.n_angles], dim=1)
-        stiff = torch.cat([lengths, wrap(torsions)], dim=1) @ self.unmixing.to(x).T
-        return torch.cat([stiff, q[:, self.n_stiff :]], dim=1), log_det - self._log_det_mixing
+        x = self.sector(x)
+        log_r, bend, phi, volume = self.placement.measure(x.permute(2, 1, 0))
+        phi = phi[self._row_of_phi]
+        phi = phi - torch.where(self._follows[:, None], phi[self._leader], 0.0)
+        lengths = torch.cat([log_r[self._row_of_r], bend[self._row_of_bend]])[self._free]
+        centre = self.mean.to(x)[:, None].split([len(self._free), len(self._narrow)])
+        narrow = wrap(phi[self._narrow] - centre[1])
+        stiff = self.unmixing.to(x) @ torch.cat([lengths - centre[0], narrow])
+        turns = phi[self._turning] * self._fold[:, None].to(x) + self._lag.to(x) @ narrow
+        z = torch.cat([stiff, wrap(turns - self._phase[:, None].to(x))]).T
+        log_det = volume + self._log_det_scale
+        return z, -(log_det if self.metric is None else log_det + self.metric(x))
+
+    def sector(self, x: Tensor) -> Tensor:
+        """x with the atoms of every rotor under the labels that put its mean phase into the sampled sector."""
+        for rotor, phase in zip(self.rotors, self.phases, strict=True):
+            x = rotor.turned(x, -torch.round((rotor.phase(x) - phase) * (rotor.fold / (2 * math.pi))).long())
+        return x
+
+    def relabelled(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """x with the atoms of every rotor under labels drawn at random: all sectors, each as often as the others."""
+        for rotor in self.rotors:
+            x = rotor.turned(x, torch.randint(rotor.fold, (len(x),), generator=generator).to(x.device))
+        return x
+
+    def compile(self) -> InternalCoordinates:  # type: ignore[override]
+        """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on."""
+        self.fused = True
+        return self
+
+    # --- inside: the batch is the last dimension ---
 
     def _set_scale(self, mean: Tensor, mixing: Tensor) -> None:
+        """All that `_place` does before atoms are placed is one affine map of z; here it is made."""
         self.register_buffer("mean", mean)
         self.register_buffer("mixing", mixing)
         self.register_buffer("unmixing", torch.linalg.inv(mixing), persistent=False)
-        self._log_det_mixing = float(torch.linalg.slogdet(mixing).logabsdet)
-
-    def _index_rows(self, zmatrix: ZMatrix) -> None:
-        """Index tensors in Z-matrix order ("row") and in the order in which blocks place their atoms ("rank")."""
-        row_of_atom = np.argsort(zmatrix.rows[:, 0])
-        rank_of_row = np.argsort(np.concatenate(zmatrix.blocks))
-        rank_of_atom = torch.as_tensor(rank_of_row[row_of_atom])
-        rows = torch.as_tensor(zmatrix.rows)
-        self._atom, self._bond, self._angle, self._torsion = rows.unbind(1)
-        self._rank_of_atom = rank_of_atom
-        self._second_on_first = bool(rows[2, 1] == rows[1, 0]) if self.n_atoms > 2 else False
-        self._blocks = [
-            (torch.as_tensor(b), *(rank_of_atom[rows[b, k]] for k in (1, 2, 3)))
-            for b in map(torch.as_tensor, zmatrix.blocks[1:])
-        ]
-        turns = zmatrix.periodic[3:]
-        by_kind = np.concatenate([np.flatnonzero(~turns), np.flatnonzero(turns)])  # narrow torsions, then periodic
-        self._by_kind, self._by_row = torch.as_tensor(by_kind), torch.as_tensor(np.argsort(by_kind))
-        leader = zmatrix.leader[3:]
+        fixed = float(np.log(self.lengths[~np.isnan(self.lengths)]).sum())
+        self._log_det_scale = float(torch.linalg.slogdet(mixing).logabsdet) - fixed
+        n, z = self.n_atoms, self.zmatrix
+        rank = torch.as_tensor(np.argsort(self.placement.order))  # of rows
+        self._row_of_r, self._row_of_bend, self._row_of_phi = (rank[k:] - k for k in (1, 2, 3))
+        self._free = torch.as_tensor(np.flatnonzero(np.isnan(self.lengths)))
+        turns = z.periodic[3:]
+        self._narrow, self._turning = (torch.as_tensor(np.flatnonzero(kind)) for kind in (~turns, turns))
+        leader = z.leader[3:]
         self._leader, self._follows = torch.as_tensor(np.maximum(leader - 3, 0)), torch.as_tensor(leader >= 0)
 
-    def _place(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Unscaled q = (ln r, theta, narrow torsions, periodic torsions) -> x and log |dx/dq|."""
-        log_r, theta, torsions = q.tensor_split([self.n_bonds, self.n_bonds + self.n_angles], dim=1)
-        r = log_r.exp()
-        inside = ((theta > 0) & (theta < math.pi)).all(1)
-        log_det = torch.where(inside, _log_measure(log_r, theta), -torch.inf)
-        torsions = torsions[:, self._by_row]
-        torsions = torsions + torch.where(self._follows, torsions[:, self._leader], 0.0)
-        # Where each atom lies as seen from its partners: along the bond's backward direction, and across it.
-        sine, cosine = theta.sin(), theta.cos()
-        zero = torch.zeros_like(r[:, 0])
-        seeds = [torch.stack([zero, zero, zero], 1), torch.stack([r[:, 0], zero, zero], 1)]
-        if self.n_atoms > 2:
-            along = r[:, 1] * cosine[:, 0]
-            along = r[:, 0] - along if self._second_on_first else along
-            seeds.append(torch.stack([along, r[:, 1] * sine[:, 0], zero], 1))
-        placed = torch.stack(seeds, dim=1)
-        for rows, bond, angle, torsion in self._blocks:
-            length, t = r[:, rows - 1], torsions[:, rows - 3]
-            across = length * sine[:, rows - 2]
-            local = torch.stack([-length * cosine[:, rows - 2], across * t.cos(), across * t.sin()], dim=-1)
-            origin, hinge = placed[:, bond], placed[:, angle]
-            axis = _unit(origin - hinge)
-            normal = _unit(torch.linalg.cross(hinge - placed[:, torsion], axis))
-            frame = torch.stack([axis, torch.linalg.cross(normal, axis), normal], dim=-1)
-            new = origin + (frame * local[..., None, :]).sum(-1)
-            placed = torch.cat([placed, new], dim=1)
-        return placed[:, self._rank_of_atom], log_det
+        # Lengths, angles and relative torsions, in the order of rows: at z = 0, and by z.
+        stiff = torch.cat([mixing, torch.zeros(self.n_stiff, self.n_periodic, dtype=torch.float64)], dim=1)
+        lengths = torch.zeros(self.n_bonds + self.n_angles, self.dim, dtype=torch.float64)
+        lengths[self._free] = stiff[: len(self._free)]
+        start = torch.as_tensor(self.lengths).log()
+        start[self._free] = mean[: len(self._free)]
+        torsions = torch.zeros(max(n - 3, 0), self.dim, dtype=torch.float64)
+        torsions[self._narrow] = stiff[len(self._free) :]
+        zero = torch.zeros(max(n - 3, 0), dtype=torch.float64)
+        zero[self._narrow] = mean[len(self._free) :]
+        self._turn_rotors(torsions, zero)
+        torsions = torsions + torch.where(self._follows[:, None], torsions[self._leader], 0.0)
+        zero = zero + torch.where(self._follows, zero[self._leader], 0.0)
+        by_rank = [torch.argsort(index) for index in (self._row_of_r, self._row_of_bend, self._row_of_phi)]
+        by_rank[1] = by_rank[1] + self.n_bonds
+        slope = torch.cat([lengths[by_rank[0]], lengths[by_rank[1]], torsions[by_rank[2]], stiff[len(self._free) :]])
+        start = torch.cat([start[by_rank[0]], start[by_rank[1]], zero[by_rank[2]], 0 * mean[len(self._free) :]])
+        self.register_buffer("_slope", slope, persistent=False)
+        self.register_buffer("_start", start, persistent=False)
 
-    def _measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x -> unscaled q and log |dq/dx|; the inverse of `_place`."""
-        a, b, c, d = (x[:, i] for i in (self._atom, self._bond, self._angle, self._torsion))
-        back = b - a
-        r = back[:, 1:].norm(dim=-1)
-        u, v = -back[:, 2:], (c - b)[:, 2:]
-        theta = torch.atan2(torch.linalg.cross(u, v).norm(dim=-1), (u * v).sum(-1))
-        torsions = dihedral(a[:, 3:], b[:, 3:], c[:, 3:], d[:, 3:])
-        torsions = wrap(torsions - torch.where(self._follows, torsions[:, self._leader], 0.0))
-        log_r = r.log()
-        return torch.cat([log_r, theta, torsions[:, self._by_kind]], dim=1), -_log_measure(log_r, theta)
+    def _turn_rotors(self, torsions: Tensor, zero: Tensor) -> None:
+        """Periodic torsions by z: themselves, or the mean phase of a rotor."""
+        n = self.n_periodic
+        column_of = {int(row): k for k, row in enumerate(self._turning + 3)}
+        narrow_of = {int(row): k for k, row in enumerate(self._narrow + 3)}
+        self._fold, self._phase = torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+        self._lag = torch.zeros(n, len(self._narrow), dtype=torch.float64)
+        for rotor, phase in zip(self.rotors, self.phases, strict=True):
+            column = column_of[rotor.rows[0]]
+            self._fold[column] = rotor.fold
+            late = 0.0  # how far the atoms lie, together, beyond even spacing after the first
+            for k, row in enumerate(rotor.rows[1:], start=1):
+                self._lag[column, narrow_of[row]] = 1.0
+                late += float(wrap(zero[row - 3] - 2 * math.pi * k / rotor.fold))
+            self._phase[column] = rotor.fold * phase - late
+        turning = torch.zeros(n, self.dim, dtype=torch.float64)
+        turning[:, self.n_stiff :] = torch.eye(n, dtype=torch.float64)
+        torsions[self._turning] = (turning - self._lag @ torsions[self._narrow]) / self._fold[:, None]
+        zero[self._turning] = self._phase / self._fold
 
-    def _stiff_covariance(self, q0: Tensor, value_and_gradient: ValueAndGradient, softest: float) -> Tensor:
-        """Covariance of the stiff coordinates at u's minimum q0, from central differences of the gradient of u."""
-        step = 1e-4
-        shifts = step * torch.eye(self.dim, dtype=torch.float64)
-        q = torch.cat([q0 + shifts, q0 - shifts]).requires_grad_()
-        x, log_det = self._place(q)
-        _, slope = value_and_gradient(x.detach())
-        (gradient,) = torch.autograd.grad((x * slope).sum() - log_det.sum(), q)
-        up, down = gradient.chunk(2)
-        hessian = (up - down + (up - down).T) / (4 * step) + torch.eye(self.dim, dtype=torch.float64) / softest**2
-        values, vectors = torch.linalg.eigh(hessian)
-        values = values.clamp(min=1 / softest**2)  # an unstable direction counts as a soft one
-        return ((vectors / values) @ vectors.T)[: self.n_stiff, : self.n_stiff]
+    def _place(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z (dim, batch) -> x (3, n_atoms, batch) and log |dx/dz| (batch,), without the metric."""
+        q = self._start.to(z)[:, None] + self._slope.to(z) @ z
+        sizes = [self.n_bonds, self.n_angles, max(self.n_atoms - 3, 0), len(self._narrow)]
+        log_r, bend, phi, deviation = q.split(sizes)
+        x, volume = self.placement.place(log_r, bend, phi)
+        inside = (deviation.abs() < math.pi).all(0)
+        return x, torch.where(inside, volume + self._log_det_scale, -torch.inf)
+
+    def _functions(self, device: torch.device) -> tuple[Function, Function]:
+        """`_place`, and its derivative times what comes from above, both for one chunk."""
+        if device not in self._fused:
+
+            def derivative(z: Tensor, grad_x: Tensor, grad_log_det: Tensor) -> Sequence[Tensor]:
+                with torch.enable_grad():
+                    z = z.detach().requires_grad_()
+                    return torch.autograd.grad(self._place(z), z, (grad_x, grad_log_det))
+
+            z = torch.zeros(self.dim, self._chunk, device=device, dtype=torch.float64)
+            with torch.no_grad():
+                x, log_det = self._place(z)
+                place = fuse(lambda z: self._place(z), [z], "The placement of atoms")
+                back = fuse(derivative, [z, torch.zeros_like(x), torch.zeros_like(log_det)], "The placement of atoms")
+            self._fused[device] = place, back
+        return self._fused[device]
+
+    @property
+    def _chunk(self) -> int:
+        return max(16, min(256, 2 ** int(np.log2(CHUNK_BYTES / 8 / (3 * self.n_atoms)))))
 
 
-def _log_measure(log_r: Tensor, theta: Tensor) -> Tensor:
-    """log of r^3 (of which one r is for ln r) and sin(theta), summed over the atoms."""
-    return 3 * log_r.sum(1) + theta.sin().abs().log().sum(1)
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    @torch.inference_mode(False)
+    def forward(ctx: Any, z: Tensor, coordinates: InternalCoordinates) -> tuple[Tensor, Tensor]:
+        ctx.coordinates = coordinates
+        ctx.save_for_backward(z)
+        place, size = coordinates._functions(z.device)[0], coordinates._chunk
+        parts = [place(part.contiguous()) for part in z.detach().split(size, dim=1)]
+        if not parts:
+            return z.new_zeros(3, coordinates.n_atoms, 0), z.new_zeros(0)
+        x, log_det = zip(*parts, strict=True)
+        return torch.cat(x, dim=-1), torch.cat(log_det, dim=-1)
 
-
-def _unit(v: Tensor) -> Tensor:
-    return v / v.norm(dim=-1, keepdim=True)
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_x: Tensor, grad_log_det: Tensor) -> tuple[Tensor, None]:
+        (z,) = ctx.saved_tensors
+        back, size = ctx.coordinates._functions(z.device)[1], ctx.coordinates._chunk
+        pieces = zip(*(t.split(size, dim=-1) for t in (z, grad_x, grad_log_det)), strict=True)
+        parts = [back(*(t.contiguous() for t in piece))[0] for piece in pieces]
+        return (torch.cat(parts, dim=-1) if parts else torch.zeros_like(z)), None
 
 
 def wrap(angle: Tensor) -> Tensor:
     """Angle in rad -> the same angle in [-pi, pi)."""
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
-
-
-def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """Torsion a-b-c-d in rad, IUPAC sign as in mdtraj; each (..., 3)."""
-    u, v, w = b - a, c - b, d - c
-    n1, n2 = torch.linalg.cross(u, v), torch.linalg.cross(v, w)
-    return torch.atan2((torch.linalg.cross(n1, n2) * v).sum(-1) / v.norm(dim=-1), (n1 * n2).sum(-1))

@@ -30,9 +30,8 @@ from .memory import keep_freed_memory
 from .system import MolecularSystem
 from .target import BoltzmannTarget
 from .train import Budget, Trainer, TrainSettings
-from .zmatrix import ZMatrix
 
-MODEL_FORMAT = "openmm_fab model 1"
+MODEL_FORMAT = "openmm_fab model 2"
 CHECKPOINT_EVERY = 120.0  # s
 CHECK_JIGGLE = 0.01  # nm
 Metrics = dict[str, float]
@@ -99,7 +98,9 @@ class BoltzmannGenerator:
         keep_freed_memory()
         self.system, self.settings, self.seed = system, settings or GeneratorSettings(), seed
         self.energy = _checked_energy(system) if energy is None else energy
-        self.coordinates = coordinates or InternalCoordinates.from_system(system, self.settings.coordinates)
+        self.coordinates = coordinates or InternalCoordinates.from_system(
+            system, self.settings.coordinates, self.energy if hasattr(self.energy, "value_and_gradient") else None
+        )
         self._random = torch.Generator().manual_seed(seed)
         self.flow = CouplingFlow(self.coordinates.periodic, self.settings.flow, self._random)
         minimum = torch.as_tensor(system.minimum)[None]
@@ -181,6 +182,7 @@ class BoltzmannGenerator:
         """n structures with importance weights towards the Boltzmann distribution of the true energy.
 
         Positions and energies are float64; a structure whose energy is not finite has weight zero and is counted.
+        Atoms that are equal by `CoordinateSettings.symmetry` stand under labels drawn at random, as in MD.
         """
         from .progress import bar
 
@@ -194,7 +196,7 @@ class BoltzmannGenerator:
             if not torch.isfinite(log_q).all():
                 raise FloatingPointError("Expected finite densities of the flow's own samples; the flow is broken.")
             x, log_det = self.coordinates.to_cartesian(z.double())
-            parts.append((x, self.energy(x), log_det, log_q.double()))
+            parts.append((self.coordinates.relabelled(x, random), self.energy(x), log_det, log_q.double()))
         x, u, log_det, log_q = (torch.cat(column)[:n] for column in zip(*parts, strict=True))
         log_w = log_det - u - log_q
         invalid = ~torch.isfinite(log_w)
@@ -244,10 +246,7 @@ class BoltzmannGenerator:
     def save(self, path: str | Path) -> Path:
         """Write the model (.safetensors): flow, coordinates, settings, and the molecule's fingerprint."""
         tensors = {f"flow.{k}": v for k, v in self.flow.state_dict().items()}
-        tensors |= {f"coordinates.{k}": v for k, v in self.coordinates.state_dict().items()}
-        zmatrix = self.coordinates.zmatrix
-        tensors["zmatrix.rows"], tensors["zmatrix.leader"] = torch.tensor(zmatrix.rows), torch.tensor(zmatrix.leader)
-        tensors["zmatrix.periodic"] = torch.tensor(zmatrix.periodic)
+        tensors |= {f"coordinates.{k}": v for k, v in self.coordinates.to_tensors().items()}
         header = {
             "format": MODEL_FORMAT,
             "settings": json.dumps(asdict(self.settings)),
@@ -279,18 +278,17 @@ class BoltzmannGenerator:
                 f"Expected a model of this molecule, force field and temperature ({system.name}); {path} was trained "
                 f"for another one ({header['system']}). Load it with the system it was trained with."
             )
-        part = {k: tensors[f"zmatrix.{k}"].numpy() for k in ("rows", "leader", "periodic")}
-        zmatrix = ZMatrix.from_rows(**part)
-        coordinates = InternalCoordinates(zmatrix, tensors["coordinates.mean"], tensors["coordinates.mixing"])
+        coordinates = InternalCoordinates.from_tensors(_below("coordinates.", tensors))
+        coordinates.system = system
         settings = GeneratorSettings.from_dict(json.loads(header["settings"]))
         generator = cls(system, settings, int(header["seed"]), coordinates=coordinates)
-        flow = {k.removeprefix("flow."): v for k, v in tensors.items() if k.startswith("flow.")}
-        generator.flow.load_state_dict(flow)
+        generator.flow.load_state_dict(_below("flow.", tensors))
         return generator
 
     def _compile(self) -> None:
         if isinstance(self.energy, CompiledEnergy):
             self.energy.compile()
+        self.coordinates.compile()
         try:
             self.flow.compile(self.settings.train.batch)
             self.flow.sample(self.settings.train.batch, torch.Generator())
@@ -301,6 +299,10 @@ class BoltzmannGenerator:
                 f"{str(error).strip().splitlines()[0]}. On CPU it needs a C++ compiler (g++ or clang).",
                 stacklevel=3,
             )
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _checked_energy(system: MolecularSystem) -> OpenMMEnergy | CompiledEnergy:

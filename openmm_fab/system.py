@@ -279,11 +279,15 @@ class MolecularSystem:
 
         Constrained bonds have their lengths.
         """
+        return self.minimise(self.positions)
+
+    def minimise(self, positions: np.ndarray) -> np.ndarray:
+        """(n_atoms, 3) float64, nm: the local energy minimum below other positions, as `minimum` is."""
         # Reference: double precision and one thread, so two calls give the same numbers.
         context = openmm.Context(
             self.system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
         )
-        context.setPositions(self.positions)
+        context.setPositions(positions)
         # The minimizer itself leaves constraints with a relative error of up to 1e-4.
         context.applyConstraints(1e-10)
         openmm.LocalEnergyMinimizer.minimize(context, tolerance=0.01)  # kJ/mol/nm, root mean square

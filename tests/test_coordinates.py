@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates, dihedral, wrap
+from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates, wrap
 from openmm_fab.system import MolecularSystem
 from openmm_fab.zmatrix import build_zmatrix
 
@@ -48,15 +48,9 @@ def _row(c: InternalCoordinates, z: Tensor, rows: np.ndarray) -> Tensor:
     return torsions[:, [int(np.flatnonzero(kinds == row)[0]) for row in rows]]
 
 
-def test_dihedral_has_mdtrajs_sign(alanine_dipeptide):
-    x = torch.randn(50, 4, 3, generator=_random(0), dtype=torch.float64)
-    topology = alanine_dipeptide.md_topology.subset(range(4))
-    theirs = mdtraj.compute_dihedrals(mdtraj.Trajectory(x.numpy(), topology), [[0, 1, 2, 3]], periodic=False)[:, 0]
-    np.testing.assert_allclose(dihedral(*x.unbind(1)).numpy(), theirs, atol=1e-4)
-
-
-def test_lengths_angles_and_torsions_are_mdtrajs(alanine_dipeptide, coordinates):
-    c, rows = coordinates, coordinates.zmatrix.rows
+def test_lengths_angles_and_torsions_are_mdtrajs(alanine_dipeptide):
+    c = InternalCoordinates.from_system(alanine_dipeptide, CoordinateSettings(symmetry="none"))
+    rows = c.zmatrix.rows
     z = _z(c, 20)
     x, _ = c.to_cartesian(z)
     trajectory = mdtraj.Trajectory(x.numpy(), alanine_dipeptide.md_topology)

@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # A room (a module, or a subpackage as a whole) may import those that stand before it.
 ORDER = (
     # tools that know nothing of molecules or flows
-    *("memory", "files", "weights"),
+    *("memory", "files", "fusing", "weights"),
     # the molecule
     *("topology", "checks", "inputs", "system", "preparation", "energy"),
-    *("zmatrix", "symmetry", "constraints", "coordinates"),
+    *("rings", "zmatrix", "amides", "symmetry", "constraints", "placement", "scales", "coordinates"),
     # the seam, and the sampler behind it
     *("target", "splines", "flow", "path", "hmc", "ais", "buffer", "basins", "objectives", "train", "progress"),
     # what comes of it

@@ -40,17 +40,21 @@ def _assert_valid(z: ZMatrix, bonds: np.ndarray) -> None:
         assert len(set(map(int, partners))) == len(partners) == min(k, 3) + 1
         assert set(map(int, partners[1:])) <= set(map(int, z.rows[:k, 0]))  # placed before
         atom, bond, angle, torsion = map(int, row)
+        closes = bool(z.closes[k])
         if k >= 1:
             assert {atom, bond} in bonded
         if k >= 2:
-            assert {bond, angle} in bonded
+            assert {atom if closes else bond, angle} in bonded
         if k >= 3:
             assert {angle, torsion} in bonded or {bond, torsion} in bonded
         if leader >= 0:
             assert 3 <= leader < k and z.leader[leader] == -1
             assert (z.rows[leader, 1:] == row[1:]).all()
+    assert not z.closes[:3].any() and not (z.closes & (z.leader >= 0)).any() and not (z.closes & z.periodic).any()
+    in_ring = len(bonded) - n + 1
+    assert z.closes.sum() <= in_ring
     for k, row in enumerate(z.rows[3:], start=3):  # proper torsions about one axis: the first leads the others
-        proper = frozenset(map(int, row[2:])) in bonded
+        proper = frozenset(map(int, row[2:])) in bonded and not z.closes[k]
         first = int(np.flatnonzero((z.rows[:, 1:] == row[1:]).all(1))[0])
         assert z.leader[k] == (-1 if first == k or not proper else first)
     assert not z.periodic[:3].any()
@@ -178,13 +182,3 @@ def test_two_molecules_are_refused():
     positions = np.concatenate([m.WATER.positions, m.WATER.positions + 0.3])
     with pytest.raises(ValueError, match="one connected molecule of 6 atoms; bonds reach only 3"):
         build_zmatrix(bonds, np.tile(m.WATER.masses, 2), positions)
-
-
-def test_describe_names_every_row():
-    z = _built(m.BUTANE)
-    names = [f"{e}{k}" for k, e in enumerate(m.BUTANE.elements)]
-    table = z.describe(names).splitlines()
-    assert len(table) == 1 + z.n_atoms
-    assert sum(line.endswith("periodic") for line in table) == 3
-    assert sum("narrow, from" in line for line in table) == (z.leader >= 0).sum()
-    assert table[4].split()[:4] == [names[i] for i in z.rows[3]]

@@ -7,7 +7,6 @@ OpenMM evaluates one structure at a time; here every term runs over a whole batc
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from openmm_fab.energy.geometry import Value
 from openmm_fab.energy.potential import FreedPotential, Potential, global_parameters, translate
+from openmm_fab.fusing import fuse
 from openmm_fab.memory import keep_freed_memory
 from openmm_fab.system import MolecularSystem
 
@@ -263,30 +263,12 @@ class CompiledEnergy(nn.Module):
     def _fuse(
         self, function: Callable[..., Sequence[Tensor]], chunk: int, device: torch.device, dtype: torch.dtype, n: int
     ) -> Callable[..., Sequence[Tensor]]:
-        from torch.fx.experimental.proxy_tensor import make_fx  # slow to import
-
         x = torch.from_numpy(self.system.positions).to(device, dtype)
         example = [
             x.T[:, :, None].repeat(1, 1, chunk),
             *(torch.zeros(chunk, device=device, dtype=dtype) for _ in range(n)),
         ]
-        # Derivatives are written out first, so that one graph holds energy and gradient and nothing is kept between.
-        fused = torch.compile(make_fx(function)(*example), dynamic=False)
-        try:
-            fused(*example)
-        except Exception as error:
-            message = str(error).strip().splitlines() or [""]
-            warnings.warn(
-                f"The energy is not fused, several times slower: {type(error).__name__}: {message[0]}", stacklevel=2
-            )
-            return function
-
-        def filled_up(*inputs: Tensor) -> Sequence[Tensor]:
-            n = inputs[0].shape[-1]
-            whole = [torch.cat([t, t[..., -1:].expand(*t.shape[:-1], chunk - n)], -1) for t in inputs]
-            return [out[..., :n] for out in fused(*(inputs if n == chunk else whole))]
-
-        return filled_up
+        return fuse(function, example, "The energy")
 
 
 def _values(

@@ -1,0 +1,105 @@
+"""How wide the stiff coordinates of a molecule are: from the Hessian at its minimum, or from a trajectory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .zmatrix import puckering
+
+if TYPE_CHECKING:
+    from .coordinates import InternalCoordinates, ValueAndGradient
+
+STEP = 1e-4  # rad, or relative length
+BATCH = 256
+PUCKERS = 0.08  # rad; a ring torsion of less width belongs to a cage
+
+
+def covariance_at_minimum(
+    plain: InternalCoordinates, z: Tensor, value_and_gradient: ValueAndGradient, softest: float
+) -> Tensor:
+    """Covariance of the stiff coordinates in the harmonic picture, from central differences of the gradient of u.
+
+    Parameters
+    ----------
+    plain : InternalCoordinates
+        Not scaled: its z are the coordinates.
+    z : Tensor, shape (dim,)
+        The minimum of u.
+    softest : float
+        Width beyond which a direction counts as free.
+    """
+    dim = plain.dim
+    shifts = STEP * torch.eye(dim, dtype=torch.float64)
+    gradients = []
+    for part in torch.cat([z + shifts, z - shifts]).split(BATCH):
+        part = part.detach().requires_grad_()
+        x, log_det = plain.to_cartesian(part)
+        _, slope = value_and_gradient(x.detach())
+        (gradient,) = torch.autograd.grad((x * slope).sum() - log_det.sum(), part)
+        gradients.append(gradient)
+    up, down = torch.cat(gradients).chunk(2)
+    hessian = (up - down + (up - down).T) / (4 * STEP)
+    unit = torch.cat(
+        [torch.ones(plain.n_stiff, dtype=torch.float64), plain._fold]
+    )  # a rotor's z runs fold times faster
+    hessian = hessian * unit[:, None] * unit + torch.eye(dim, dtype=torch.float64) / softest**2
+    values, vectors = torch.linalg.eigh(hessian)
+    values = values.clamp(min=1 / softest**2)  # an unstable direction counts as a soft one
+    return ((vectors / values) @ vectors.T)[: plain.n_stiff, : plain.n_stiff]
+
+
+def soften(plain: InternalCoordinates, covariance: Tensor, positions: np.ndarray, softest: float) -> Tensor:
+    """Covariance where the torsions of puckering rings are wide, and nothing is taken to depend on them.
+
+    A ring's other pucker is several times the harmonic width away, and not along a straight line: there the picture
+    of one minimum is of no use.  Rings that are planar, or too stiff to pucker, stay as they are.
+    """
+    width = covariance.diagonal().sqrt()
+    first = int(np.isnan(plain.lengths).sum())  # torsions come after lengths and angles
+    torsions = np.flatnonzero(puckering(plain.zmatrix, positions)[3:][~plain.zmatrix.periodic[3:]])
+    soft = [first + int(k) for k in torsions if width[first + int(k)] > PUCKERS]
+    covariance = covariance.clone()
+    own = width[soft].clamp(min=softest) ** 2
+    covariance[soft, :] = 0.0
+    covariance[:, soft] = 0.0
+    covariance[soft, soft] = own
+    return covariance
+
+
+def moments(plain: InternalCoordinates, structures: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean, less that of `plain`, and covariance of the stiff coordinates in structures (frames, n_atoms, 3).
+
+    Correlations are shrunk as far as frames are few.
+
+    Raises
+    ------
+    ValueError
+        Fewer frames than 10, or a coordinate that does not move.
+    """
+    n = len(structures)
+    if n < 10:
+        raise ValueError(f"Expected 10 frames or more to take scales from; got {n}.")
+    z = torch.cat([plain.to_internal(part)[0] for part in torch.as_tensor(structures).split(BATCH)])
+    z = z[:, : plain.n_stiff]
+    mean = z.mean(0)
+    covariance = (z - mean).T @ (z - mean) / (n - 1)
+    if not (covariance.diagonal() > 0).all():
+        raise ValueError(
+            "Expected every length, angle and torsion to move in the trajectory; some do not. Constrain these bonds "
+            "in the system, too, or take scales from the Hessian."
+        )
+    share = min(1.0, plain.n_stiff / n)
+    return mean, (1 - share) * covariance + share * torch.diag(covariance.diagonal())
+
+
+def mixing_of(covariance: Tensor, whiten: bool) -> Tensor:
+    """A root of the covariance: the widths alone, or with correlations the root nearest to them."""
+    width = covariance.diagonal().sqrt()
+    if not whiten:
+        return torch.diag(width)
+    values, vectors = torch.linalg.eigh(covariance / width[:, None] / width)
+    return torch.diag(width) @ (vectors * values.sqrt()) @ vectors.T
