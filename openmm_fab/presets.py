@@ -37,5 +37,5 @@ PRESETS = {
             train=TrainSettings(batch=128, buffer_min=8, ais=AISSettings(intermediate=1, leapfrogs=3)),
         ),
     ),
-    "laptop": Preset(minutes=18.0, samples=50_000),
+    "laptop": Preset(minutes=18.0, samples=200_000),
 }
