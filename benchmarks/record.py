@@ -32,7 +32,8 @@ def machine() -> str:
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
-    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, PyTorch {torch.__version__}"
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    return f"{cpu}, {threads}, Python {platform.python_version()}, PyTorch {torch.__version__}"
 
 
 def current_commit() -> str:

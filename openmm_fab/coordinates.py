@@ -312,6 +312,18 @@ class InternalCoordinates(torch.nn.Module):
             x = rotor.turned(x, torch.randint(rotor.fold, (len(x),), generator=generator).to(x.device))
         return x
 
+    def summary(self) -> str:
+        """What was decided, as a table of rows and in words."""
+        from .summary import summary
+
+        return summary(self)
+
+    def view(self) -> Any:
+        """nglview widget of the molecule with its rotatable bonds, rotors, closed rings and stereocentres marked."""
+        from .view import view_coordinates
+
+        return view_coordinates(self)
+
     def compile(self) -> InternalCoordinates:  # type: ignore[override]
         """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on."""
         self.fused = True

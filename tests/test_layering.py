@@ -23,7 +23,7 @@ ORDER = (
     *("memory", "files", "fusing", "weights"),
     # the molecule
     *("topology", "checks", "inputs", "system", "preparation", "energy"),
-    *("rings", "zmatrix", "amides", "symmetry", "constraints", "placement", "scales", "coordinates"),
+    *("rings", "zmatrix", "amides", "symmetry", "constraints", "placement", "scales", "summary", "coordinates"),
     # the seam, and the sampler behind it
     *("target", "splines", "flow", "path", "hmc", "ais", "buffer", "basins", "objectives", "train", "progress"),
     # what comes of it
