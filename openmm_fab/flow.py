@@ -69,8 +69,8 @@ class CouplingFlow(nn.Module):
         super().__init__()
         self.settings = settings or FlowSettings()
         self.dim = len(periodic)
-        if self.dim < 2:
-            raise ValueError(f"Expected at least 2 coordinates to couple; got {self.dim}.")
+        if self.dim < 1:
+            raise ValueError("Expected at least one coordinate; got none.")
         self.register_buffer("periodic", periodic.clone())
         lines, circles = torch.nonzero(~periodic)[:, 0], torch.nonzero(periodic)[:, 0]
         self.layers = nn.ModuleList()
@@ -176,7 +176,7 @@ class _Coupling(nn.Module):
         """Random hidden layers; an output of zero, so that the layer is the identity."""
         with torch.no_grad():
             for w in (self.w1, self.w2):
-                w.normal_(0.0, w.shape[1] ** -0.5, generator=generator)
+                w.normal_(0.0, max(w.shape[1], 1) ** -0.5, generator=generator)
 
     def arrays(self) -> list[Tensor]:
         """The arguments of `_couple` that differ from layer to layer."""
@@ -218,7 +218,10 @@ def _couple(
 
 
 def _halves(lines: Tensor, circles: Tensor) -> list[Tensor]:
-    """Two sets that together hold every coordinate; they share one where a number is odd: all layers have one shape."""
+    """Two sets that together hold every coordinate; they share one where a number is odd: all layers have one shape.
+
+    A single coordinate is in both, and depends on nothing.
+    """
     if len(lines) == len(circles) == 1:
         return [lines, circles]
     a, b = (len(lines) + 1) // 2, (len(circles) + 1) // 2

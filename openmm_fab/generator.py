@@ -34,6 +34,7 @@ from .train import Budget, Trainer, TrainSettings
 MODEL_FORMAT = "openmm_fab model 2"
 CHECKPOINT_EVERY = 120.0  # s
 CHECK_JIGGLE = 0.01  # nm
+OUTSIDE = 0.01  # share of annealed weight beyond the splines' range that is worth a warning
 Metrics = dict[str, float]
 
 
@@ -136,7 +137,8 @@ class BoltzmannGenerator:
         Returns
         -------
         list of dict
-            Metrics of every iteration; see `Trainer` and `evaluate`.
+            Metrics of every iteration; see `Trainer` and `evaluate`. Where the latter is called, also
+            annealed_outside: share of the annealed structures' weight beyond the range of the splines.
 
         Raises
         ------
@@ -163,6 +165,7 @@ class BoltzmannGenerator:
                     trainer.seconds = now - started  # the clock on the wall: all of it counts
                     if now - evaluated > evaluate_every or trainer.spent >= 1:
                         info |= self.evaluate(evaluate_samples)
+                        info["annealed_outside"] = self._annealed_outside(trainer)
                         evaluated = time.perf_counter()
                         trainer.seconds = evaluated - started
                     info |= {"seconds": trainer.seconds, "spent": trainer.spent}
@@ -175,6 +178,14 @@ class BoltzmannGenerator:
             finally:
                 if checkpoint is not None:
                     trainer.save(checkpoint)
+        outside = next((m["annealed_outside"] for m in reversed(history) if "annealed_outside" in m), 0.0)
+        if outside > OUTSIDE:
+            warnings.warn(
+                f"{100 * outside:.2g} % of the weight of annealed structures lies beyond the splines' range, where the "
+                "flow cannot follow the energy. Raise CoordinateSettings.inflate, or give coordinates made from a "
+                "trajectory.",
+                stacklevel=2,
+            )
         return history
 
     @torch.no_grad()
@@ -212,6 +223,19 @@ class BoltzmannGenerator:
             log_q=(log_q - log_det).numpy(),
         )
 
+    @torch.no_grad()
+    def log_prob(self, x: Tensor | np.ndarray) -> Tensor:
+        """log q(x) (n,) of structures x (n, n_atoms, 3) in nm: the flow's density over shapes, float64.
+
+        Per nm^(3 n_atoms - 6), without the volume and the 8 pi^2 of overall motion; all labels of equal atoms have
+        the same. A sample's log weight is -u(x) - log q(x).
+        """
+        parts = [torch.zeros(0, dtype=torch.float64)]
+        for part in torch.as_tensor(x, dtype=torch.float64).split(self.settings.train.batch) if len(x) else []:
+            z, log_det = self.coordinates.to_internal(part)
+            parts.append(self.flow.log_prob(z.to(next(self.flow.parameters()))).double() + log_det)
+        return torch.cat(parts)
+
     def evaluate(self, n: int = 4096) -> Metrics:
         """How good the flow is now, on n samples and the true energy.
 
@@ -242,6 +266,11 @@ class BoltzmannGenerator:
         z, _ = self.coordinates.to_internal(torch.as_tensor(ensemble.x, dtype=torch.float64))
         outside = (z[:, : self.coordinates.n_stiff].abs() > self.settings.flow.bound).any(1).numpy()
         return float(outside.mean()), float(np.sum(ensemble.weights[outside]))
+
+    def _annealed_outside(self, trainer: Trainer) -> float:
+        """Share of the replay buffer's weight with a stiff coordinate beyond the range of the splines."""
+        outside = (trainer.buffer.z[:, : self.coordinates.n_stiff].abs() > self.settings.flow.bound).any(1)
+        return float(torch.softmax(trainer.buffer.log_w, 0)[outside].sum())
 
     def save(self, path: str | Path) -> Path:
         """Write the model (.safetensors): flow, coordinates, settings, and the molecule's fingerprint."""

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from .coordinates import InternalCoordinates
     from .ensemble import Ensemble
+
+Colour = list[float]
+TURNS: Colour = [0.15, 0.65, 0.25]  # rotatable bonds
+SECTOR: Colour = [0.95, 0.6, 0.1]  # rotors restricted to a sector
+CLOSES: Colour = [0.55, 0.25, 0.75]  # bonds that close rings
+FIXED: Colour = [0.5, 0.5, 0.5]  # constrained bonds
+HAND: Colour = [0.85, 0.15, 0.2]  # stereocentres
 
 
 def view(ensemble: Ensemble, n: int = 20, seed: int = 0) -> Any:
@@ -18,10 +26,7 @@ def view(ensemble: Ensemble, n: int = 20, seed: int = 0) -> Any:
     ImportError
         Without nglview; the message has the install command.
     """
-    try:
-        import nglview
-    except ImportError as error:
-        raise ImportError("Viewing structures needs nglview: pip install openmm_fab[notebook].") from error
+    nglview = _nglview()
     trajectory = ensemble.resample(n, seed).to_mdtraj()
     heavy = [a.index for a in trajectory.topology.atoms if a.element.symbol not in ("H", "VS")]
     trajectory.superpose(trajectory, 0, atom_indices=np.array(heavy))
@@ -31,3 +36,72 @@ def view(ensemble: Ensemble, n: int = 20, seed: int = 0) -> Any:
     widget.add_representation("ball+stick")
     widget.center()
     return widget
+
+
+def view_coordinates(coordinates: InternalCoordinates) -> Any:
+    """nglview widget of the molecule: what turns, what is fixed, where rings are closed, which centres keep their hand.
+
+    Raises
+    ------
+    ImportError
+        Without nglview; the message has the install command.
+    ValueError
+        Coordinates that were not made from a system.
+    """
+    import mdtraj
+    import torch
+
+    system = coordinates.system
+    if system is None:
+        raise ValueError("Expected coordinates made with InternalCoordinates.from_system; these know no system.")
+    nglview = _nglview()
+    x, _ = coordinates.to_cartesian(torch.zeros(1, coordinates.dim, dtype=torch.float64))
+    widget = nglview.show_mdtraj(mdtraj.Trajectory(x.numpy(), system.md_topology))
+    widget.clear_representations()
+    widget.add_representation("ball+stick", aspectRatio=1.5)
+    angstrom = 10 * x[0].numpy()
+    for (i, j), colour, name in marked_bonds(coordinates):
+        widget.shape.add_cylinder(angstrom[i].tolist(), angstrom[j].tolist(), colour, 0.22, name)
+    for i, name in marked_atoms(coordinates):
+        widget.shape.add_sphere(angstrom[i].tolist(), HAND, 0.45, name)
+    widget.center()
+    return widget
+
+
+def marked_bonds(coordinates: InternalCoordinates) -> list[tuple[tuple[int, int], Colour, str]]:
+    """Bonds that stand out, each with its colour and what it is."""
+    from .summary import names_of
+
+    z, names = coordinates.zmatrix, names_of(coordinates)
+    rotors = {rotor.rows[0] for rotor in coordinates.rotors}
+    found = []
+    for k, (atom, bond, angle, _) in enumerate(z.rows.tolist()):
+        if z.periodic[k]:
+            kind = "one sector of " if k in rotors else ""
+            found.append(
+                ((bond, angle), SECTOR if k in rotors else TURNS, f"turns: {kind}{names[bond]}-{names[angle]}")
+            )
+        if z.closes[k]:
+            found.append(((atom, angle), CLOSES, f"closes a ring: {names[atom]}-{names[angle]}"))
+        if k >= 1 and not np.isnan(coordinates.lengths[k - 1]):
+            found.append(((atom, bond), FIXED, f"fixed: {names[atom]}-{names[bond]}"))
+    return found
+
+
+def marked_atoms(coordinates: InternalCoordinates) -> list[tuple[int, str]]:
+    """Stereocentres by name."""
+    from .rings import neighbours_of
+    from .summary import names_of, stereocentres
+
+    system, names = coordinates.system, names_of(coordinates)
+    assert system is not None
+    near = neighbours_of(system.bonds, coordinates.n_atoms)
+    return [(i, f"keeps its hand: {names[i]}") for i in stereocentres(near, system.elements)]
+
+
+def _nglview() -> Any:
+    try:
+        import nglview
+    except ImportError as error:
+        raise ImportError("Viewing structures needs nglview: pip install openmm_fab[notebook].") from error
+    return nglview

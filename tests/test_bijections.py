@@ -167,6 +167,8 @@ BIJECTIONS: dict[str, Callable[[], Bijection]] = {
     "flow on a line and a circle": partial(_flow, 1, 1, 4),
     "flow on a line and 2 circles": partial(_flow, 1, 2, 4),
     "flow on 3 lines": partial(_flow, 3, 0, 4),
+    "flow on a single line": partial(_flow, 1, 0, 4),
+    "flow on a single circle": partial(_flow, 0, 1, 4),
 }
 
 

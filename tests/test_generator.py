@@ -7,9 +7,11 @@ import time
 from dataclasses import asdict
 
 import numpy as np
+import openmm
 import pytest
 import torch
 from examples import chain, write_chain
+from openmm import app
 from safetensors.torch import save_file
 
 from openmm_fab.ais import AISSettings
@@ -171,6 +173,76 @@ def test_outside_range_counts_what_lies_beyond(trained):
     share, weight = generator.outside_range(ensemble)
     assert share == pytest.approx(0.5, abs=0.01)
     assert weight == pytest.approx(float(ensemble.weights[beyond.numpy() > bound].sum()))
+
+
+def test_annealed_structures_beyond_the_range_are_reported(system, energy):
+    """A range that is far too narrow for the coordinates: said in the metrics, and in a warning."""
+    narrow = GeneratorSettings(SMALL.coordinates, FlowSettings(2, 16, 4, 0.5), SMALL.train)
+    with pytest.warns(UserWarning, match="of the weight of annealed structures lies beyond the splines' range"):
+        history = _generator(system, energy, narrow).train(Budget(iterations=3), **QUIET)
+    assert history[-1]["annealed_outside"] > 0.5
+    history = _generator(system, energy).train(Budget(iterations=3), **QUIET)
+    assert 0 <= history[-1]["annealed_outside"] < 0.01 and "annealed_outside" not in history[0]
+
+
+def test_log_prob_is_that_of_the_samples(trained):
+    ensemble = trained.sample(100)
+    log_q = trained.log_prob(ensemble.x).numpy()
+    np.testing.assert_allclose(log_q, ensemble.log_q, atol=2e-3)
+    np.testing.assert_allclose(-ensemble.u - log_q, ensemble.log_w, atol=2e-3)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    turn *= np.linalg.det(turn)
+    np.testing.assert_allclose(trained.log_prob(ensemble.x @ turn + 1.0).numpy(), log_q, atol=2e-3)
+    assert len(trained.log_prob(ensemble.x[:0])) == 0
+
+
+def test_rotors_and_rigid_bonds_are_saved(tmp_path, alanine_dipeptide):
+    """Trained a little, saved and loaded: the same samples, labels of equal hydrogens drawn anew, lengths exact."""
+    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", constraints=app.HBonds)
+    generator = BoltzmannGenerator(rigid, SMALL)
+    generator.train(Budget(iterations=3), **QUIET)
+    again = BoltzmannGenerator.load(generator.save(tmp_path / "m.safetensors"), rigid)
+    assert len(again.coordinates.rotors) == 3 and again.coordinates.metric is not None
+    assert again.coordinates.summary() == generator.coordinates.summary()
+    a, b = generator.sample(200), again.sample(200)
+    np.testing.assert_array_equal(a.x, b.x)
+    np.testing.assert_array_equal(a.log_w, b.log_w)
+    pairs, lengths = rigid.constraints
+    np.testing.assert_allclose(
+        np.linalg.norm(a.x[:, pairs[:, 0]] - a.x[:, pairs[:, 1]], axis=2), np.tile(lengths, (200, 1)), atol=1e-9
+    )
+    x = torch.from_numpy(a.x)
+    assert (generator.coordinates.sector(x) != x).any((1, 2)).double().mean() > 0.8  # 26 of 27 labellings are others
+    np.testing.assert_allclose(generator.log_prob(x).numpy(), a.log_q, atol=2e-3)
+
+
+@pytest.mark.parametrize("elements", ["CO", "HOH"])
+def test_two_and_three_atoms(elements):
+    """Harmonic bonds and angle: log Z in closed form, from an untrained flow."""
+    molecule, topology = openmm.System(), app.Topology()
+    residue = topology.addResidue("MOL", topology.addChain())
+    atoms = [topology.addAtom(e, app.Element.getBySymbol(e), residue) for e in elements]
+    springs, angles = openmm.HarmonicBondForce(), openmm.HarmonicAngleForce()
+    for k in range(len(atoms)):
+        molecule.addParticle(12.0)
+        if k:
+            topology.addBond(atoms[k - 1], atoms[k])
+            springs.addBond(k - 1, k, 0.12, 40_000.0)
+    molecule.addForce(springs)
+    if len(atoms) == 3:
+        angles.addAngle(0, 1, 2, 1.9, 300.0)
+        molecule.addForce(angles)
+    x = np.array([[0.12, 0, 0], [0, 0, 0], [-0.04, 0.11, 0]])[: len(atoms)]
+    system = MolecularSystem(topology, molecule, x, 300)
+    generator = BoltzmannGenerator(system, SMALL)
+    assert generator.coordinates.dim == {2: 1, 3: 3}[len(atoms)]
+    generator.train(Budget(iterations=2), **QUIET)
+    ensemble = generator.sample(4000)
+    r, theta = np.linspace(0.05, 0.2, 4001), np.linspace(0.5, 3.0, 4001)
+    one = np.trapezoid(r**2 * np.exp(-0.5 * 40_000 * (r - 0.12) ** 2 / system.kT), r)
+    bend = np.trapezoid(np.sin(theta) * np.exp(-0.5 * 300 * (theta - 1.9) ** 2 / system.kT), theta)
+    expected = np.log(one) if len(atoms) == 2 else np.log(one**2 * bend)
+    assert abs(ensemble.log_z.value - expected) < 4 * ensemble.log_z.error < 0.1
 
 
 def test_training_writes_metrics_and_a_checkpoint(system, energy, tmp_path):

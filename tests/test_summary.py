@@ -1,0 +1,136 @@
+"""What the summary and the picture of coordinates say, against molecules that are known."""
+
+from __future__ import annotations
+
+import molecules as m
+import numpy as np
+import pytest
+import torch
+from openmm import app
+
+from openmm_fab import view
+from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates
+from openmm_fab.energy import CompiledEnergy
+from openmm_fab.rings import neighbours_of
+from openmm_fab.summary import stereocentres
+from openmm_fab.system import MolecularSystem
+from openmm_fab.zmatrix import build_zmatrix
+
+
+def _coordinates(system: MolecularSystem, **settings) -> InternalCoordinates:
+    return InternalCoordinates.from_system(system, CoordinateSettings(**settings), CompiledEnergy(system))
+
+
+@pytest.fixture(scope="module")
+def proline() -> InternalCoordinates:
+    return _coordinates(MolecularSystem.load("proline_dipeptide"))
+
+
+def test_a_row_for_every_atom(proline):
+    head, *lines = proline.summary().splitlines()
+    rows = lines[: proline.n_atoms]
+    assert head.split() == "atom bonded to nm angle with degrees torsion with degrees which".split()
+    assert lines[proline.n_atoms] == "" and len({row.split()[0] for row in rows}) == proline.n_atoms
+    assert sum("periodic" in row for row in rows) == proline.n_periodic == 3
+    assert sum("closes a ring" in row for row in rows) == 1
+    (closing,) = (row for row in rows if "closes a ring" in row)
+    assert {"PRO2:CD", "PRO2:CG"} <= set(closing.split()) or {"PRO2:CG", "PRO2:CD"} <= set(closing.split())
+
+
+def test_centres_are_those_of_the_minimum(proline):
+    """Lengths and angles of the table, read back, against the structure."""
+    names = [f"{a.residue.name}{a.residue.id}:{a.name}" for a in proline.system.topology.atoms()]
+    x = proline.system.minimum
+    for row in proline.summary().splitlines()[2 : proline.n_atoms + 1]:
+        atom, bond, length, _, width, *rest = row.split()
+        i, j = names.index(atom), names.index(bond)
+        assert float(length) == pytest.approx(np.linalg.norm(x[i] - x[j]), abs=1e-4)
+        assert 0.001 < float(width) < 0.01
+        if rest and "nm" not in rest:
+            u, v = x[i] - x[j], x[names.index(rest[0])] - x[j]
+            expected = np.degrees(np.arccos(u @ v / np.linalg.norm(u) / np.linalg.norm(v)))
+            assert float(rest[1]) == pytest.approx(expected, abs=0.06)
+
+
+def test_what_is_said_in_words(proline, alanine_dipeptide):
+    text = proline.summary()
+    assert "72 coordinates: 69 stiff, 3 periodic" in text
+    assert "Peptide bonds, trans: ACE1:C-PRO2:N, PRO2:C-NME3:N" in text
+    assert "keep the hand of the structure: PRO2:CA\n" in text
+    assert "Rings that pucker or are bent: 1" in text and "closed by their lengths: 1" in text
+    assert "ACE1:CH3 (3 sectors), NME3:C (3 sectors)" in text
+    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", constraints=app.HBonds)
+    text = _coordinates(rigid, omega="sample", symmetry="none").summary()
+    assert "48 coordinates: 41 stiff, 7 periodic; 12 lengths fixed, measure of rigid bonds" in text
+    assert "Peptide bonds, sampled: ACE1:C-ALA2:N, ALA2:C-NME3:N" in text
+    assert text.count(" fixed ") == 12 + 0 and "sector" not in text
+    assert "measure of flexible bonds" in _coordinates(rigid, measure="flexible").summary()
+
+
+def test_without_a_system_atoms_are_numbers():
+    c = InternalCoordinates(build_zmatrix(m.BUTANE.bonds, m.BUTANE.masses, m.BUTANE.positions))
+    assert "36 coordinates: 33 stiff, 3 periodic" in c.summary()
+    with pytest.raises(ValueError, match="these know no system"):
+        view.view_coordinates(c)
+
+
+def test_large_rings_are_called_hard():
+    """A ring of ten beads, in one plane."""
+    angle = np.arange(10) * 2 * np.pi / 10
+    x = 0.25 * np.stack([np.cos(angle), np.sin(angle), 0.1 * (-1.0) ** np.arange(10)], 1)
+    import openmm
+
+    system, topology = openmm.System(), app.Topology()
+    residue = topology.addResidue("RNG", topology.addChain())
+    atoms = [topology.addAtom(f"C{k}", app.element.carbon, residue) for k in range(10)]
+    springs = openmm.HarmonicBondForce()
+    for k in range(10):
+        system.addParticle(12.0)
+        topology.addBond(atoms[k], atoms[(k + 1) % 10])
+        springs.addBond(k, (k + 1) % 10, float(np.linalg.norm(x[0] - x[1])), 1e5)
+    system.addForce(springs)
+    c = _coordinates(MolecularSystem(topology, system, x, 300))
+    assert not c.zmatrix.closes.any()
+    assert "Hard: rings of 10 atoms" in c.summary()
+
+
+@pytest.mark.parametrize(("name", "n"), [("alanine_dipeptide", 1), ("butane", 0), ("adenosine", 4), ("elil", 5)])
+def test_stereocentres(name, n):
+    s = MolecularSystem.load(name)
+    assert len(stereocentres(neighbours_of(s.bonds, s.n_atoms), s.elements)) == n
+
+
+def test_what_the_picture_marks(proline):
+    marked = view.marked_bonds(proline)
+    assert sum(colour == view.TURNS for _, colour, _ in marked) == 1  # psi
+    assert sum(colour == view.SECTOR for _, colour, _ in marked) == 2
+    assert [name for _, colour, name in marked if colour == view.CLOSES] == ["closes a ring: PRO2:CD-PRO2:CG"]
+    assert view.marked_atoms(proline) == [(int(view.marked_atoms(proline)[0][0]), "keeps its hand: PRO2:CA")]
+    pytest.importorskip("nglview")
+    sent = str(proline.view()._ngl_msg_archive)
+    assert sent.count("closes a ring: ") == 1 and sent.count("turns: ") == 3 and sent.count("keeps its hand: ") == 1
+
+
+def test_scales_from_a_trajectory(alanine_dipeptide):
+    """Widths of a cloud that is known: twice as wide as the Hessian says, about a shifted centre."""
+    import mdtraj
+
+    c = _coordinates(alanine_dipeptide)
+    g = torch.Generator().manual_seed(0)
+    z = 2.0 * torch.randn(4000, c.dim, generator=g, dtype=torch.float64)
+    z[:, 3] += 1.0
+    z[:, c.n_stiff :] = torch.randn(4000, c.n_periodic, generator=g, dtype=torch.float64)
+    trajectory = mdtraj.Trajectory(c.to_cartesian(z)[0].numpy(), alanine_dipeptide.md_topology)
+    fitted = InternalCoordinates.from_system(
+        alanine_dipeptide, CoordinateSettings(), CompiledEnergy(alanine_dipeptide), trajectory
+    )
+    found, _ = fitted.to_internal(torch.as_tensor(trajectory.xyz, dtype=torch.float64))
+    stiff = found[:, : c.n_stiff] * CoordinateSettings().inflate
+    assert (stiff.std(0) - 1).abs().max() < 0.06 and stiff.mean(0).abs().max() < 0.1
+    centre = c.unmixing @ (fitted.mean - c.mean)
+    assert float(centre[3]) == pytest.approx(1.0, abs=0.15) and centre[:3].abs().max() < 0.15
+    with pytest.raises(ValueError, match="Expected 10 frames or more"):
+        InternalCoordinates.from_system(alanine_dipeptide, trajectory=trajectory[:5])
+    with pytest.raises(ValueError, match="some do not"):
+        still = mdtraj.Trajectory(np.repeat(trajectory.xyz[:1], 20, 0), alanine_dipeptide.md_topology)
+        InternalCoordinates.from_system(alanine_dipeptide, trajectory=still)
