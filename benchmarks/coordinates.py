@@ -1,0 +1,210 @@
+"""Internal coordinates: what they cost, and whether molecules stay within their range.
+
+`python benchmarks/coordinates.py speed [--quick] [--record]`: placing a batch, its log_det and the gradient of both,
+beside the energy's value and gradient, for molecules of growing size, and beside bgflow's transform where bgflow is
+installed.
+`python benchmarks/coordinates.py range [--quick] [--record]`: every system of `systems/`: the share of MD frames with a
+stiff coordinate beyond the splines' range, and the share of flow samples with a finite energy after a short warm-up.
+Each ends in one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from record import record
+
+from openmm_fab.coordinates import InternalCoordinates
+from openmm_fab.energy import CompiledEnergy
+from openmm_fab.generator import BoltzmannGenerator
+from openmm_fab.memory import keep_freed_memory
+from openmm_fab.system import MolecularSystem, available_systems
+from openmm_fab.train import Budget
+
+PEPTIDES = Path(__file__).parents[1] / "tests" / "data"
+FORCEFIELD = ("amber14-all.xml", "implicit/obc2.xml")  # of those peptides
+SIZES = ("alanine_dipeptide", "alanine_tetrapeptide", "alanine_hexapeptide", "peptide_ala9", "peptide_ala29")
+BATCH = 1024
+PICOSECONDS, WALKERS = 20.0, 128
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("speed", "range"))
+    parser.add_argument("--quick", action="store_true", help="below a minute: the smallest molecule")
+    parser.add_argument("--record", action="store_true", help="write the table to RESULTS.md")
+    options = parser.parse_args()
+    keep_freed_memory()
+    figures = (speed if options.what == "speed" else ranges)(options.quick, options.record)
+    print(json.dumps({"benchmark": f"coordinates {options.what}", "quick": options.quick, **figures}))
+
+
+# --- speed ---
+
+
+def speed(quick: bool, keep: bool) -> dict:
+    rows = [
+        "| molecule | atoms | dim | eager | fused | fused energy | coordinates / energy | bgflow, eager |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    figures = {}
+    for name in SIZES[:1] if quick else SIZES:
+        found = _costs(_load(name))
+        figures[name] = found
+        ratio = found["fused"] / found["energy"]
+        bgflow = "not installed" if found["bgflow"] is None else f"{found['bgflow']:.1f}"
+        rows.append(
+            f"| {name} | {found['atoms']} | {found['dim']} | {found['eager']:.1f} | {found['fused']:.1f} "
+            f"| {found['energy']:.1f} | {ratio:.2f} | {bgflow} |"
+        )
+        print(rows[-1], flush=True)
+    if keep:
+        text = f"Microseconds per structure of a batch of {BATCH}, float64: x, log_det and their gradient in z; the "
+        text += "energy's value and gradient; medians of at least 5.\n\n" + "\n".join(rows)
+        command = "python benchmarks/coordinates.py speed --record"
+        record("coordinates_speed", "Coordinates: speed", command, text)
+    return figures
+
+
+def _load(name: str) -> MolecularSystem:
+    if name in available_systems():
+        return MolecularSystem.load(name)
+    return MolecularSystem.from_pdb(PEPTIDES / f"{name}.pdb", FORCEFIELD)
+
+
+def _costs(system: MolecularSystem) -> dict[str, float | None]:
+    energy = CompiledEnergy(system)
+    coordinates = InternalCoordinates.from_system(system, energy=energy)
+    random = torch.Generator().manual_seed(0)
+    z = 0.3 * torch.randn(BATCH, coordinates.dim, generator=random, dtype=torch.float64)
+
+    def there_and_slope() -> None:
+        start = z.detach().requires_grad_()
+        x, log_det = coordinates.to_cartesian(start)
+        torch.autograd.grad(x.sum() + log_det.sum(), start)
+
+    found: dict[str, float | None] = {
+        "atoms": system.n_atoms,
+        "dim": coordinates.dim,
+        "eager": _median(there_and_slope),
+    }
+    coordinates.compile()
+    found["fused"] = _median(there_and_slope)
+    x = coordinates.to_cartesian(z)[0].detach()
+    energy.compile()
+    found["energy"] = _median(lambda: energy.value_and_gradient(x))
+    found["bgflow"] = _bgflow(coordinates, x)
+    return found
+
+
+def _median(call: Callable[[], object]) -> float:
+    """Microseconds a structure."""
+    call()
+    seconds: list[float] = []
+    while len(seconds) < 5 or sum(seconds) < 1.0:
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds)) / BATCH * 1e6
+
+
+def _bgflow(coordinates: InternalCoordinates, x: torch.Tensor) -> float | None:
+    """The same of bgflow's global transform, with this Z-matrix where it is a tree; None without bgflow."""
+    for name, value in {"infty": np.inf, "row_stack": np.vstack}.items():  # names of NumPy 1 that it asks for
+        if not hasattr(np, name):
+            setattr(np, name, value)
+    try:
+        from bgflow import GlobalInternalCoordinateTransformation
+    except ImportError:
+        return None
+    rows = coordinates.zmatrix.rows
+    transform = GlobalInternalCoordinateTransformation(rows, raise_warnings=False).double()
+    with torch.no_grad():
+        *parts, _ = transform.forward(x.reshape(len(x), -1))
+
+    def there_and_slope() -> None:
+        start = [part.detach().clone().requires_grad_() for part in parts]
+        y, log_det = transform.forward(*start, inverse=True)
+        torch.autograd.grad(y.sum() + log_det.sum(), start, allow_unused=True)
+
+    return _median(there_and_slope)
+
+
+# --- range ---
+
+
+def ranges(quick: bool, keep: bool) -> dict:
+    rows = [
+        "| system | atoms | dim | frames of MD | beyond, % | finite energies, % | below 100 kT, % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    figures = {}
+    for name in ["butane"] if quick else available_systems():
+        found = _range(MolecularSystem.load(name), 2.0 if quick else PICOSECONDS)
+        figures[name] = found
+        rows.append(
+            f"| {name} | {found['atoms']} | {found['dim']} | {found['frames']:,} | {100 * found['outside']:.3f} "
+            f"| {100 * found['finite']:.1f} | {100 * found['low']:.1f} |"
+        )
+        print(rows[-1], flush=True)
+    if keep:
+        text = f"Beyond: frames with a stiff coordinate beyond the splines' range. MD: {WALKERS} walkers on the translated "
+        text += f"energy, {PICOSECONDS:g} ps each, the first half at up to 2.5 times the temperature and left out. Energies: "
+        text += "of 4,096 samples, unweighted, after 20 iterations of FAB with default settings; finite, and less than "
+        text += "100 kT above the minimum.\n\n" + "\n".join(rows)
+        record("coordinates_range", "Coordinates: range", "python benchmarks/coordinates.py range --record", text)
+    return figures
+
+
+def _range(system: MolecularSystem, picoseconds: float) -> dict[str, float]:
+    generator = BoltzmannGenerator(system)
+    coordinates, bound = generator.coordinates, generator.settings.flow.bound
+    frames = _dynamics(generator.energy, system, picoseconds)
+    outside = []
+    for part in frames.split(4096):
+        z, _ = coordinates.to_internal(part)
+        outside.append((z[:, : coordinates.n_stiff].abs() > bound).any(1))
+    generator.train(Budget(iterations=20), progress=False, evaluate_every=1e9, evaluate_samples=256)
+    u = torch.from_numpy(generator.sample(4096).u)
+    minimum = float(generator.energy(torch.as_tensor(system.minimum)[None]))
+    return {
+        "atoms": system.n_atoms,
+        "dim": coordinates.dim,
+        "frames": len(frames),
+        "outside": float(torch.cat(outside).double().mean()),
+        "finite": float(torch.isfinite(u).double().mean()),
+        "low": float((u < minimum + 100).double().mean()),
+    }
+
+
+def _dynamics(energy: CompiledEnergy, system: MolecularSystem, picoseconds: float, step: float = 0.001) -> torch.Tensor:
+    """Frames (n, n_atoms, 3) of Langevin dynamics (BAOAB) of many walkers from the minimum, hot at first."""
+    energy.compile()
+    random = torch.Generator().manual_seed(0)
+    masses = torch.as_tensor(system.masses)[:, None]
+    x = torch.as_tensor(system.minimum).expand(WALKERS, -1, -1).clone()
+    v = torch.zeros_like(x)
+    keep, frames = np.exp(-5.0 * step), []
+    steps = int(picoseconds / step)
+    _, gradient = energy.value_and_gradient(x)
+    for k in range(steps):
+        kT = system.kT * (2.5 if k < steps // 4 else 1.0)
+        v = v - step * system.kT * gradient / masses
+        x = x + 0.5 * step * v
+        noise = torch.randn(x.shape, generator=random, dtype=x.dtype)
+        v = keep * v + ((1 - keep**2) * kT / masses).sqrt() * noise
+        x = x + 0.5 * step * v
+        _, gradient = energy.value_and_gradient(x)
+        if k >= steps // 2 and k % 50 == 0:
+            frames.append(x.clone())
+    return torch.cat(frames)
+
+
+if __name__ == "__main__":
+    main()
