@@ -154,10 +154,10 @@ def ranges(quick: bool, keep: bool) -> dict:
         )
         print(rows[-1], flush=True)
     if keep:
-        text = f"Beyond: frames with a stiff coordinate beyond the splines' range. MD: {WALKERS} walkers on the translated "
-        text += f"energy, {PICOSECONDS:g} ps each, the first half at up to 2.5 times the temperature and left out. Energies: "
-        text += "of 4,096 samples, unweighted, after 20 iterations of FAB with default settings; finite, and less than "
-        text += "100 kT above the minimum.\n\n" + "\n".join(rows)
+        text = f"Beyond: frames with a stiff coordinate beyond the splines' range. MD: {WALKERS} walkers on the "
+        text += f"translated energy, {PICOSECONDS:g} ps each, the first half at up to 2.5 times the temperature and left "
+        text += "out. Energies: of 4,096 samples, unweighted, after 20 iterations of FAB with default settings; finite, "
+        text += "and less than 100 kT above the minimum.\n\n" + "\n".join(rows)
         record("coordinates_range", "Coordinates: range", "python benchmarks/coordinates.py range --record", text)
     return figures
 

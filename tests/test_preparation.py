@@ -272,6 +272,9 @@ def test_charmm(tmp_path):
     assert [place[:5] for place in places["missing hydrogens"]] == ["ALA 1", "LYS 2"]
     prepared = findings.fix("all")
     assert prepared.left == () and prepared.topology.getNumAtoms() == 55
+    short = [line for line in _lines("elil") if not _is(line, "ILE", "CD1")]  # CD in CHARMM
+    findings = find_problems(_write(tmp_path / "elil.pdb", short), "charmm36.xml")
+    assert _only(findings, "missing heavy atoms") == ("ILE 3 (CD1)",)
 
 
 # --- records ---
@@ -283,11 +286,12 @@ def _cb(change: Callable[[str], list[str]]) -> list[str]:
 
 def test_models(tmp_path):
     lines = _lines("alanine_dipeptide")
-    shifted = [line if line.startswith("TER") else _moved(line, 3.0) for line in lines]
+    # What is wrong with the second only, here its elements, is of no concern.
+    shifted = [line if line.startswith("TER") else _moved(line, 3.0, element="  ") for line in lines]
     path = _write(tmp_path / "two.pdb", ["MODEL        1", *lines, "ENDMDL", "MODEL        2", *shifted, "ENDMDL"])
     cif = _as_cif(tmp_path / "one.cif", _write(tmp_path / "one.pdb", lines)).read_text().splitlines()
     atoms = [k for k, line in enumerate(cif) if line.startswith(("ATOM", "HETATM"))]
-    second = [" ".join([*cif[k].split()[:-1], "2"]) for k in atoms]
+    second = [" ".join([*cif[k].split()[:2], "?", *cif[k].split()[3:-1], "2"]) for k in atoms]
     (tmp_path / "two.cif").write_text("\n".join([*cif[: atoms[-1] + 1], *second, *cif[atoms[-1] + 1 :]]) + "\n")
     for file in (path, tmp_path / "two.cif"):
         findings = find_problems(file)
@@ -459,6 +463,17 @@ def test_ligand_without_conect(tmp_path):
     assert findings.fix("all").done == ()
 
 
+def test_residue_that_only_the_force_field_knows(tmp_path):
+    """Hydroxyproline of ff14SB: OpenMM bonds neither its atoms nor it to what precedes it."""
+    lines = [_moved(line, name="HYP") if line[17:20] == "PRO" else line for line in _bare(_lines("proline_dipeptide"))]
+    findings = find_problems(_write(tmp_path / "hyp.pdb", lines), FF14SB)
+    bonds, heavy = findings.problems[0], findings.problems[1]
+    assert {"ACE 1 C - HYP 2 N", "HYP 2 N - HYP 2 CD"} < set(bonds.places)
+    assert heavy.places == ("HYP 2 (OD1)",) and not heavy.fixable and "PDBFixer has no such residue" in heavy.advice
+    prepared = findings.fix("all")
+    assert "missing heavy atoms" in _kinds(prepared) and "missing bonds" not in _kinds(prepared)
+
+
 # --- molecules ---
 
 
@@ -504,6 +519,14 @@ def test_two_copies(tmp_path):
     assert findings.fix(["solvent and ions"]).topology.getNumAtoms() == 22 + 10
 
 
+def test_the_larger_molecule_is_the_solute(tmp_path):
+    small = [line if line.startswith("TER") else _moved(line, 40.0, chain="B") for line in _lines("alanine_dipeptide")]
+    findings = find_problems(_write(tmp_path / "two.pdb", [*small, *_lines("peptide_akf.pdb")]))
+    assert _only(findings, "other molecules") == ("ACE-ALA-NME",)
+    assert "the solute is ALA-LYS-PHE" in findings.problems[0].advice
+    _check_stayed(findings.fix("all"), _lines("peptide_akf.pdb"))
+
+
 def test_a_torn_chain_is_one_molecule(tmp_path):
     """Without its C, ALA 5 is bonded to nothing that follows; the rest is no other molecule for that."""
     lines = [line for line in _lines("peptide_ala9.pdb") if not (line[22:26] == "   5" and _is(line, "ALA", "C"))]
@@ -518,6 +541,8 @@ def test_missing_residues(tmp_path):
     lines = [line for line in whole if line[22:26].strip() not in ("5", "6")]
     findings = find_problems(_write(tmp_path / "gap.pdb", lines))
     assert _only(findings, "missing residues")[0].startswith("ALA 4 to ALA 7 (0.") and findings.kinds == []
+    written = find_problems(findings.fix("all").write(tmp_path / "written.pdb"))
+    assert written.problems == findings.problems  # the numbers are kept
     jump = [_moved(line, number=f"{int(line[22:26]) + 20 * (int(line[22:26]) > 6):3d}") for line in whole]
     path = _write(tmp_path / "numbers.pdb", jump)
     assert find_problems(path).problems == ()  # numbers jump, the chain does not
@@ -528,8 +553,8 @@ def test_missing_residues(tmp_path):
 
 
 def test_overlapping_atoms(tmp_path):
-    at = next(line for line in _lines("alanine_dipeptide") if _is(line, "ALA", "HB1"))[30:54]
-    lines = _cb(lambda line: [line[:30] + at + line[54:]])
+    at = next(line for line in _lines("alanine_dipeptide") if _is(line, "ALA", "HB1"))
+    lines = _cb(lambda line: [line[:30] + _moved(at, 0.3)[30:54] + line[54:]])
     assert "ALA 2 CB and ALA 2 HB1" in _only(find_problems(_write(tmp_path / "on.pdb", lines)), "overlapping atoms")
     lines = _cb(lambda line: [f"{line[:30]}     nan{line[38:]}"])
     assert _only(find_problems(_write(tmp_path / "nan.pdb", lines)), "overlapping atoms") == ("ALA 2 CB (not finite)",)
@@ -537,8 +562,9 @@ def test_overlapping_atoms(tmp_path):
 
 def test_residue_with_too_many_atoms(tmp_path):
     lines = _cb(lambda line: [line, _moved(line, 1.5).replace(" CB ", " CG ")])
-    findings = find_problems(_write(tmp_path / "more.pdb", lines))
-    assert _only(findings, "unknown residues") == ("ALA 2 differs from ALA",) and findings.kinds == []
+    for some_lines in (lines, [line for line in lines if not _is(line, "ALA", "HB1")]):
+        findings = find_problems(_write(tmp_path / "more.pdb", some_lines))
+        assert _only(findings, "unknown residues") == ("ALA 2 differs from ALA",) and findings.kinds == []
 
 
 # --- wrong files, and words ---
