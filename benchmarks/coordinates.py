@@ -155,9 +155,11 @@ def ranges(quick: bool, keep: bool) -> dict:
         print(rows[-1], flush=True)
     if keep:
         text = f"Beyond: frames with a stiff coordinate beyond the splines' range. MD: {WALKERS} walkers on the "
-        text += f"translated energy, {PICOSECONDS:g} ps each, the first half at up to 2.5 times the temperature and left "
-        text += "out. Energies: of 4,096 samples, unweighted, after 20 iterations of FAB with default settings; finite, "
-        text += "and less than 100 kT above the minimum.\n\n" + "\n".join(rows)
+        text += f"translated energy, {PICOSECONDS:g} ps each, the first half, up to 2.5 times as hot, left out. "
+        text += (
+            "Energies: of 4,096 samples, unweighted, after 20 iterations of FAB, default settings; finite, and less "
+        )
+        text += "than 100 kT above the minimum.\n\n" + "\n".join(rows)
         record("coordinates_range", "Coordinates: range", "python benchmarks/coordinates.py range --record", text)
     return figures
 

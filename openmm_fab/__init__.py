@@ -22,6 +22,7 @@ from .ensemble import Ensemble
 from .free_energy import Profile, basin_difference, profile, surface
 from .generator import BoltzmannGenerator, GeneratorSettings
 from .md import load_reference
+from .preparation import find_problems
 from .presets import PRESETS
 from .system import MolecularSystem, available_systems
 from .train import Budget, Trainer, TrainingError
@@ -34,6 +35,7 @@ __all__ = [
     "MolecularSystem",
     "UnsupportedSystemError",
     "available_systems",
+    "find_problems",
     "reduced_energy",
     "OpenMMEnergy",
     "ZMatrix",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .amides import OMEGAS, amide_bonds, with_trans_amides
 from .constraints import MassMetric, fixed_lengths
-from .fusing import Function, fuse
+from .fusing import FusedMap
 from .placement import Placement
 from .symmetry import SYMMETRIES, Rotor, find_rotors, same_energy
 from .system import MolecularSystem
@@ -140,8 +140,7 @@ class InternalCoordinates(torch.nn.Module):
             torch.eye(self.n_stiff, dtype=torch.float64) if mixing is None else mixing,
         )
         self.system: MolecularSystem | None = None
-        self._fused: dict[torch.device, tuple[Function, Function]] = {}
-        self.fused = False
+        self._fused: FusedMap | None = None
 
     # --- made from a molecule ---
 
@@ -273,10 +272,8 @@ class InternalCoordinates(torch.nn.Module):
         """
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise ValueError(f"Expected z with shape (batch, {self.dim}); got {tuple(z.shape)}.")
-        if self.fused and z.dtype == torch.float64:
-            rows, log_det = _Fused.apply(z.T, self)
-        else:
-            rows, log_det = self._place(z.T)
+        place = self._fused if self._fused is not None and z.dtype == torch.float64 else self._place
+        rows, log_det = place(z.T)
         x = rows.permute(2, 1, 0)
         return x, log_det if self.metric is None else log_det + self.metric(x)
 
@@ -326,7 +323,8 @@ class InternalCoordinates(torch.nn.Module):
 
     def compile(self) -> InternalCoordinates:  # type: ignore[override]
         """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on."""
-        self.fused = True
+        chunk = max(16, min(256, 2 ** int(np.log2(CHUNK_BYTES / 8 / (3 * self.n_atoms)))))
+        self._fused = FusedMap(self._place, self.dim, chunk, "The placement of atoms")
         return self
 
     # --- inside: the batch is the last dimension ---
@@ -395,50 +393,6 @@ class InternalCoordinates(torch.nn.Module):
         x, volume = self.placement.place(log_r, bend, phi)
         inside = (deviation.abs() < math.pi).all(0)
         return x, torch.where(inside, volume + self._log_det_scale, -torch.inf)
-
-    def _functions(self, device: torch.device) -> tuple[Function, Function]:
-        """`_place`, and its derivative times what comes from above, both for one chunk."""
-        if device not in self._fused:
-
-            def derivative(z: Tensor, grad_x: Tensor, grad_log_det: Tensor) -> Sequence[Tensor]:
-                with torch.enable_grad():
-                    z = z.detach().requires_grad_()
-                    return torch.autograd.grad(self._place(z), z, (grad_x, grad_log_det))
-
-            z = torch.zeros(self.dim, self._chunk, device=device, dtype=torch.float64)
-            with torch.no_grad():
-                x, log_det = self._place(z)
-                place = fuse(lambda z: self._place(z), [z], "The placement of atoms")
-                back = fuse(derivative, [z, torch.zeros_like(x), torch.zeros_like(log_det)], "The placement of atoms")
-            self._fused[device] = place, back
-        return self._fused[device]
-
-    @property
-    def _chunk(self) -> int:
-        return max(16, min(256, 2 ** int(np.log2(CHUNK_BYTES / 8 / (3 * self.n_atoms)))))
-
-
-class _Fused(torch.autograd.Function):
-    @staticmethod
-    @torch.inference_mode(False)
-    def forward(ctx: Any, z: Tensor, coordinates: InternalCoordinates) -> tuple[Tensor, Tensor]:
-        ctx.coordinates = coordinates
-        ctx.save_for_backward(z)
-        place, size = coordinates._functions(z.device)[0], coordinates._chunk
-        parts = [place(part.contiguous()) for part in z.detach().split(size, dim=1)]
-        if not parts:
-            return z.new_zeros(3, coordinates.n_atoms, 0), z.new_zeros(0)
-        x, log_det = zip(*parts, strict=True)
-        return torch.cat(x, dim=-1), torch.cat(log_det, dim=-1)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_x: Tensor, grad_log_det: Tensor) -> tuple[Tensor, None]:
-        (z,) = ctx.saved_tensors
-        back, size = ctx.coordinates._functions(z.device)[1], ctx.coordinates._chunk
-        pieces = zip(*(t.split(size, dim=-1) for t in (z, grad_x, grad_log_det)), strict=True)
-        parts = [back(*(t.contiguous() for t in piece))[0] for piece in pieces]
-        return (torch.cat(parts, dim=-1) if parts else torch.zeros_like(z)), None
 
 
 def wrap(angle: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,3 +43,65 @@ def fuse(function: Function, example: Sequence[Tensor], what: str) -> Function:
         return [out[..., :n] for out in fused(*(inputs if n == chunk else whole))]
 
     return filled_up
+
+
+class FusedMap:
+    """A function of one tensor (dim, batch), and its derivative, both fused and taken in chunks of a batch.
+
+    Parameters
+    ----------
+    function : callable
+        z (dim, batch) -> sequence of tensors (..., batch), each structure by itself.
+    dim, chunk : int
+    what : str
+        What a warning speaks of where it cannot be fused.
+    """
+
+    def __init__(self, function: Function, dim: int, chunk: int, what: str) -> None:
+        self.function, self.dim, self.chunk, self.what = function, dim, chunk, what
+        self._fused: dict[tuple[torch.device, torch.dtype], tuple[Function, Function]] = {}
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Differentiable once."""
+        return _FusedMap.apply(z, self)
+
+    def functions(self, device: torch.device, dtype: torch.dtype) -> tuple[Function, Function]:
+        """Of one chunk: the function, and its derivative times what comes from above."""
+        if (device, dtype) not in self._fused:
+
+            def derivative(z: Tensor, *above: Tensor) -> Sequence[Tensor]:
+                with torch.enable_grad():
+                    z = z.detach().requires_grad_()
+                    return torch.autograd.grad(tuple(self.function(z)), z, above)
+
+            z = torch.zeros(self.dim, self.chunk, device=device, dtype=dtype)
+            with torch.no_grad():
+                values = [torch.zeros_like(value) for value in self.function(z)]
+                forward = fuse(lambda z: self.function(z), [z], self.what)
+                backward = fuse(derivative, [z, *values], self.what)
+            self._fused[device, dtype] = forward, backward
+        return self._fused[device, dtype]
+
+
+class _FusedMap(torch.autograd.Function):
+    @staticmethod
+    @torch.inference_mode(False)
+    def forward(ctx: Any, z: Tensor, fused: FusedMap) -> tuple[Tensor, ...]:
+        ctx.fused = fused
+        ctx.save_for_backward(z)
+        forward, _ = fused.functions(z.device, z.dtype)
+        # An empty batch is one empty part.
+        parts = [forward(part.contiguous()) for part in z.detach().split(fused.chunk, dim=1) if len(z.T)]
+        if not parts:
+            return tuple(value[..., :0] for value in fused.function(z.new_zeros(fused.dim, 1)))
+        return tuple(torch.cat(column, dim=-1) for column in zip(*parts, strict=True))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
+        (z,) = ctx.saved_tensors
+        _, backward = ctx.fused.functions(z.device, z.dtype)
+        if z.shape[1] == 0:
+            return torch.zeros_like(z), None
+        pieces = zip(*(t.split(ctx.fused.chunk, dim=-1) for t in (z, *above)), strict=True)
+        return torch.cat([backward(*(t.contiguous() for t in piece))[0] for piece in pieces], dim=-1), None

@@ -204,6 +204,39 @@ def test_float32_round_trip(coordinates):
     assert double.max() < 1e-12
 
 
+@pytest.mark.parametrize("n", [0, 1, 300])
+def test_fused_is_the_same(alanine_dipeptide, n):
+    """Values and derivative, for batches that fill no chunk and more than one."""
+    eager, fused = (InternalCoordinates.from_system(alanine_dipeptide) for _ in range(2))
+    fused.compile()
+    results = []
+    for c in (eager, fused):
+        z = _z(c, max(n, 1))[:n].requires_grad_()
+        x, log_det = c.to_cartesian(z)
+        (gradient,) = torch.autograd.grad(x.square().sum() + (log_det * log_det.detach()).sum(), z)
+        results.append((x, log_det, gradient))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
+    assert fused.to_cartesian(_z(fused, 2).float())[0].dtype == torch.float32
+    z = _z(fused, 2).requires_grad_()
+    (gradient,) = torch.autograd.grad(fused.to_cartesian(z)[0].sum(), z, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        torch.autograd.grad(gradient.sum(), z)
+
+
+def test_without_a_compiler_it_is_eager(alanine_dipeptide, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    c = InternalCoordinates.from_system(alanine_dipeptide)
+    z = _z(c, 5)
+    expected, _ = c.to_cartesian(z)
+    with pytest.warns(UserWarning, match="The placement of atoms is not fused, several times slower: RuntimeError: no"):
+        x, _ = c.compile().to_cartesian(z)
+    torch.testing.assert_close(x, expected)
+
+
 def test_covariance_of_a_known_energy():
     """Harmonic in water's lengths and angle, with a coupling: the covariance is known."""
     k_length, k_angle, minimum = 4e4, 300.0, m.WATER.positions

@@ -39,7 +39,7 @@ BEHIND_SEAM = {"splines", "flow", "weights", "path", "hmc", "ais", "buffer", "ba
 ATOMS = {"openmm", "mdtraj"}
 ATOM_ROOMS = {"topology", "system", "energy", "zmatrix", "coordinates"}
 
-OPTIONAL = {"matplotlib", "nglview", "openmmtools", "pymbar", "bgflow", "arviz_stats", "arviz"}
+OPTIONAL = {"matplotlib", "nglview", "openmmtools", "pdbfixer", "pymbar", "bgflow", "arviz_stats", "arviz"}
 
 
 @dataclass(frozen=True)

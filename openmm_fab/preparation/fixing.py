@@ -1,0 +1,141 @@
+"""Atoms that a structure misses, added where the atoms that are there stay."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import openmm
+from openmm import app
+
+from ..checks import some, topology_bonds
+from .problems import BUILT
+from .records import residue_key
+from .structure import Lacking, hydrogenated, in_nanometers, is_hydrogen, lacking, residue_label, solute_of
+
+IN_THE_WAY = 0.15  # nm; two bonds apart are 0.2
+
+
+def add_heavy_atoms(model: app.Modeller, field: app.ForceField) -> list[str]:
+    """Complete the residues of the solute that PDBFixer knows; changes `model` and says what was done.
+
+    Raises
+    ------
+    ImportError
+        Without PDBFixer, if anything is missing.
+    """
+    missing = {k: names for k, names in _lacking(model, field).heavy.items() if _residue(model, k).name in BUILT}
+    if not missing:
+        return []
+    try:
+        from pdbfixer import PDBFixer
+    except ImportError as error:
+        raise ImportError(
+            "Adding missing heavy atoms needs PDBFixer: pip install openmm_fab[prepare], or with conda: conda install "
+            "-c conda-forge pdbfixer. To do without it, leave 'missing heavy atoms' out of what fix accepts."
+        ) from error
+    hydrogens = sum(map(is_hydrogen, model.topology.atoms()))
+    # A hydrogen without its heavy atom has no bond.
+    bonded = set(topology_bonds(model.topology).ravel().tolist())
+    atoms = [atom for k in missing for atom in _residue(model, k).atoms()]
+    model.delete([atom for atom in atoms if is_hydrogen(atom) and atom.index not in bonded])
+    fixer = PDBFixer(pdbfile=_as_pdb(model))
+    fixer.topology, fixer.positions = model.topology, model.positions  # not rounded to a PDB file's digits
+    fixer.platform = openmm.Platform.getPlatformByName("Reference")
+    fixer.missingResidues, fixer.missingAtoms, fixer.missingTerminals = {}, {}, {}
+    for k, names in missing.items():
+        residue = _residue(model, k)
+        template = fixer.templates[residue.name].topology.atoms()
+        fixer.missingAtoms[residue] = [atom for atom in template if atom.name in names and atom.name != "OXT"]
+        if "OXT" in names:
+            fixer.missingTerminals[residue] = ["OXT"]
+    fixer.addMissingAtoms(seed=0)
+    _restore_bonds(fixer.topology, model.topology)
+    there = {(atom.residue.index, atom.name) for atom in model.topology.atoms()}
+    model.topology, model.positions = fixer.topology, fixer.positions
+    new = [atom for atom in model.topology.atoms() if (atom.residue.index, atom.name) not in there]
+    _make_way(model, new)
+    dropped = hydrogens - sum(map(is_hydrogen, model.topology.atoms()))
+    also = f", without {dropped} hydrogens that they bear or that were in their way" if dropped else ""
+    return [f"missing heavy atoms: {some([f'{residue_label(a.residue)} {a.name}' for a in new])}{also}"] if new else []
+
+
+def add_hydrogens(
+    model: app.Modeller, field: app.ForceField, variants: dict[tuple[str, str, str], str], pH: float
+) -> list[str]:
+    """Let Modeller add hydrogens, the same in every call, if the solute lacks some; as `add_heavy_atoms` otherwise.
+
+    Raises
+    ------
+    ValueError
+        Residues that lack heavy atoms.
+    """
+    lack = _lacking(model, field)
+    torsos = [residue_label(_residue(model, k)) for k in lack.heavy if _residue(model, k).name in BUILT]
+    if torsos:
+        raise ValueError(
+            f"Expected all heavy atoms before hydrogens are added; {some(torsos)} lack some. Accept 'missing heavy "
+            "atoms' too, or leave 'missing hydrogens' out."
+        )
+    bare = [k for k in lack.hydrogens if _residue(model, k).name in hydrogenated()]
+    if not bare:
+        return []
+    named = [variants.get(residue_key(r)) if r.index in bare else None for r in model.topology.residues()]
+    before, state = model.topology.getNumAtoms(), random.getstate()
+    reference = openmm.Platform.getPlatformByName("Reference")
+    without = ""
+    random.seed(0)  # Modeller's first guess of a hydrogen
+    try:
+        chosen = model.addHydrogens(field, pH=pH, variants=named, platform=reference)
+    except ValueError as error:
+        if "No template found" not in str(error):
+            raise
+        random.seed(0)
+        chosen = model.addHydrogens(None, pH=pH, variants=named, platform=reference)
+        without = ", placed without the force field, which does not know every residue"
+    finally:
+        random.setstate(state)
+    forms = [f"{residue_label(_residue(model, k))} is {chosen[k]}" for k in bare if chosen[k]]
+    count = model.topology.getNumAtoms() - before
+    return [f"missing hydrogens: {count} at pH {pH:g}{without}{f'; {some(forms)}' if forms else ''}"]
+
+
+def _lacking(model: app.Modeller, field: app.ForceField) -> Lacking:
+    """Of the solute, by the residue's index in `model`."""
+    solute, at = solute_of(model, field)
+    lack = lacking(solute.topology, field)
+    heavy = {at[k]: names for k, names in lack.heavy.items()}
+    return Lacking(heavy, {at[k]: count for k, count in lack.hydrogens.items()}, lack.unknown)
+
+
+def _make_way(model: app.Modeller, new: Sequence[Any]) -> None:
+    """Drop the hydrogens that are too near to new atoms, none of which has any: PDBFixer does not look at them."""
+    x = in_nanometers(model)
+    places = x[[atom.index for atom in new]].reshape(-1, 1, 3)
+    near = np.flatnonzero((np.linalg.norm(x - places, axis=-1) < IN_THE_WAY).any(axis=0))
+    atoms = list(model.topology.atoms())
+    model.delete([atoms[k] for k in near if is_hydrogen(atoms[k])])
+
+
+def _residue(model: app.Modeller, index: int) -> Any:
+    return next(residue for residue in model.topology.residues() if residue.index == index)
+
+
+def _as_pdb(model: app.Modeller) -> io.StringIO:
+    text = io.StringIO()
+    app.PDBFile.writeFile(model.topology, model.positions, text)
+    text.seek(0)
+    return text
+
+
+def _restore_bonds(topology: app.Topology, before: app.Topology) -> None:
+    """PDBFixer bonds standard residues anew, by their names; bonds beyond those are put back."""
+    atoms = {(atom.residue.index, atom.name): atom for atom in topology.atoms()}
+    there = set(map(tuple, topology_bonds(topology).tolist()))
+    for bond in before.bonds():
+        a, b = sorted((atoms[atom.residue.index, atom.name] for atom in bond), key=lambda atom: atom.index)
+        if (a.index, b.index) not in there:
+            topology.addBond(a, b)

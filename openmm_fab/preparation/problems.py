@@ -1,0 +1,60 @@
+"""What can be wrong with a structure: kinds of problems, what mends them, and names of residues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+FIXES = {
+    "models": "the first is kept",
+    "alternate locations": "of each residue the place of highest mean occupancy is kept",
+    "duplicate atoms": "the first is kept",
+    "missing elements": "taken from the atoms' names",
+    "residue names": "the standard residue: protonated as the old name says, atoms beyond it dropped",
+    "missing bonds": "added; a hydrogen on a sulfur that gets bonded is dropped",
+    "solvent and ions": "removed",
+    "other molecules": "removed",
+    "missing heavy atoms": "added by PDBFixer",
+    "missing hydrogens": "added by OpenMM's Modeller at the pH given to fix",
+}
+
+AMINO = frozenset("ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL".split())
+NUCLEIC = frozenset("A C G U DA DC DG DT".split())
+BUILT = AMINO | NUCLEIC | {"ACE", "NME"}  # residues that PDBFixer has whole
+
+
+def _table(text: str) -> dict[str, str]:
+    return dict(pair.split(":") for pair in text.split())
+
+
+# Names of protonations -> the standard residue, and Modeller's name of them.
+PROTONATED = _table("HID:HIS HIE:HIS HIP:HIS HSD:HIS HSE:HIS HSP:HIS ASH:ASP GLH:GLU LYN:LYS CYX:CYS CYM:CYS")
+VARIANTS = _table("HID:HID HIE:HIE HIP:HIP HSD:HID HSE:HIE HSP:HIP ASH:ASH GLH:GLH LYN:LYN CYX:CYX CYM:CYX")
+# Modified residues and D-amino acids -> the standard residue, as PDBFixer has it.
+MODIFIED = _table(
+    "MSE:MET FME:MET SEP:SER TPO:THR PTR:TYR TYS:TYR HYP:PRO PCA:GLU CGU:GLU CSO:CYS OCS:CYS CME:CYS KCX:LYS ALY:LYS "
+    "LLP:LYS SAR:GLY DAL:ALA DAR:ARG DSG:ASN DAS:ASP DCY:CYS DGL:GLU DGN:GLN DHI:HIS DIL:ILE DLE:LEU DLY:LYS MED:MET "
+    "DPN:PHE DPR:PRO DSN:SER DTH:THR DTR:TRP DTY:TYR DVA:VAL"
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of problem, where it is, and what `fix` does about it or, if it cannot, what you can do."""
+
+    kind: str
+    places: tuple[str, ...]
+    advice: str
+    fixable: bool
+
+
+def mended(kind: str, places: Iterable[str], also: str = "") -> list[Problem]:
+    """The problem as a list, empty without places; `fix` mends it as `FIXES` says."""
+    places = tuple(places)
+    return [Problem(kind, places, FIXES[kind] + also, True)] if places else []
+
+
+def told(kind: str, places: Iterable[str], advice: str) -> list[Problem]:
+    """The problem as a list, empty without places; it is left to the reader."""
+    places = tuple(places)
+    return [Problem(kind, places, advice, False)] if places else []

@@ -1,0 +1,314 @@
+"""A PDB or PDBx/mmCIF file line by line: what is wrong with its records, and OpenMM's reading of it once mended."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from openmm import app
+
+from ..inputs import MMCIF
+from .problems import AMINO, MODIFIED, PROTONATED, VARIANTS, Problem, mended, told
+
+# Where the line of an atom has what: columns of PDB, names in PDBx/mmCIF (of several the first that is there).
+PDB = {
+    **{"atom": slice(12, 16), "place": slice(16, 17), "name": slice(17, 21), "chain": slice(21, 22)},
+    **{"number": slice(22, 27), "occupancy": slice(54, 60), "element": slice(76, 78)},
+}
+FORM = {"atom": " {:<3}", "place": "{:1}", "name": "{:>3} ", "element": "{:>2}"}
+CIF = {
+    "atom": ("auth_atom_id", "label_atom_id"),
+    "place": ("label_alt_id",),
+    "name": ("auth_comp_id", "label_comp_id"),
+    "chain": ("label_asym_id", "auth_asym_id"),
+    "number": ("auth_seq_id", "label_seq_id"),
+    "insertion": ("pdbx_PDB_ins_code",),
+    "occupancy": ("occupancy",),
+    "element": ("type_symbol",),
+    "model": ("pdbx_PDB_model_num",),
+}
+TOKEN = re.compile(r"'(?:[^']|'(?=\S))*'|\"(?:[^\"]|\"(?=\S))*\"|\S+")
+TWO_LETTERS = frozenset("CL BR SE FE ZN MG MN SI LI".split())  # in names of atoms; CA is a carbon there
+
+Edits = dict[int, dict[str, str] | None]  # line -> its new values; None drops it
+
+
+@dataclass(frozen=True)
+class Row:
+    """An atom as the file has it; `residue` counts the residues as OpenMM reads them."""
+
+    line: int
+    residue: int
+    label: str
+    values: dict[str, str]
+
+    def __getitem__(self, key: str) -> str:
+        return self.values.get(key, "")
+
+    @property
+    def occupancy(self) -> float:
+        try:
+            return float(self["occupancy"])
+        except ValueError:
+            return 1.0
+
+
+@dataclass(frozen=True)
+class Records:
+    """The first model of a file."""
+
+    lines: list[str]
+    rows: list[Row]
+    models: int
+    columns: dict[str, int] = field(default_factory=dict)  # of PDBx/mmCIF only
+
+    def read(self, edits: Edits) -> app.Modeller:
+        """What OpenMM makes of the file after these edits."""
+        kept = [self._edited(line, edits.get(k, {})) for k, line in enumerate(self.lines)]
+        text = io.StringIO("\n".join(line for line in kept if line is not None) + "\n")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what stands in the findings
+            read = app.PDBxFile(text) if self.columns else app.PDBFile(text)
+        return app.Modeller(read.topology, read.positions)
+
+    def variants(self, model: app.Modeller) -> dict[tuple[str, str, str], str]:
+        """Protonations that the file names: key of a residue of `model`, which `read` returned -> Modeller's name."""
+        names = {row.residue: row["name"] for row in self.rows}
+        residues = list(model.topology.residues())
+        if len(names) != len(residues):
+            return {}
+        pairs = zip(residues, names.values(), strict=True)
+        return {residue_key(r): VARIANTS[name] for r, name in pairs if PROTONATED.get(name) == r.name}
+
+    def _edited(self, line: str, edit: dict[str, str] | None) -> str | None:
+        if not edit:
+            return line if edit is not None else None
+        if self.columns:
+            cells = TOKEN.findall(line)
+            for key, value in edit.items():
+                for name in CIF[key]:
+                    if name in self.columns:
+                        cells[self.columns[name]] = value or "."
+            return " ".join(cells)
+        line = line.ljust(80)
+        for key, value in edit.items():
+            line = line[: PDB[key].start] + FORM[key].format(value) + line[PDB[key].stop :]
+        return line
+
+
+def standard_atoms(name: str) -> list[str]:
+    """Names of the atoms that OpenMM gives bonds in a standard residue; empty for any other."""
+    app.Topology().createStandardBonds()  # reads the definitions
+    bonds = app.Topology._standardBonds.get(name, [])
+    return list(dict.fromkeys(atom for bond in bonds for atom in bond[:2] if atom[0] not in "+-"))
+
+
+def residue_key(residue: Any) -> tuple[str, str, str]:
+    return residue.chain.id, residue.id, residue.insertionCode
+
+
+def open_records(path: Path) -> Records:
+    """Raises FileNotFoundError; ValueError without atoms."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected a PDB or PDBx/mmCIF file at {path}; there is none (working directory {Path.cwd()})."
+        )
+    lines = path.read_text().splitlines()
+    records = _cif(lines) if path.suffix.lower() in MMCIF else _pdb(lines)
+    if not records.rows:
+        raise ValueError(f"Expected atoms in {path}; got none. Give a structure in PDB or PDBx/mmCIF format.")
+    return records
+
+
+def _pdb(lines: list[str]) -> Records:
+    kept: list[str] = []
+    atoms = []
+    models = ends = 0
+    later = False
+    for line in lines:
+        models += line.startswith("MODEL")
+        later = models > 1 and (later or line.startswith("MODEL"))
+        if not later:
+            ends += line.startswith("TER")
+            if line[:6] in ("ATOM  ", "HETATM"):
+                values = {key: line.ljust(80)[columns].strip() for key, columns in PDB.items()}
+                atoms.append((len(kept), {**values, "after": str(ends)}))
+            kept.append(line)
+        later = later and not line.startswith("ENDMDL")
+    return Records(kept, _rows(atoms), max(models, 1))
+
+
+def _cif(lines: list[str]) -> Records:
+    head = [k for k, line in enumerate(lines) if line.startswith("_atom_site.")]
+    columns = {lines[k].split(".")[1].strip(): place for place, k in enumerate(head)}
+    places = {key: next((columns[name] for name in names if name in columns), None) for key, names in CIF.items()}
+    atoms: list[tuple[int, dict[str, str]]] = []
+    models: list[str] = []
+    later: set[int] = set()
+    for k in range(head[-1] + 1 if head else len(lines), len(lines)):
+        cells = TOKEN.findall(lines[k])
+        if not cells or cells[0] in ("#", "loop_") or cells[0].startswith(("_", "data_")):
+            break
+        if len(cells) != len(columns):
+            raise ValueError(
+                f"Expected one line for each atom, with {len(columns)} values; got {lines[k]!r}. Write the file anew, "
+                "with gemmi or OpenMM's PDBxFile."
+            )
+        values = {key: _unquoted(cells[at]) for key, at in places.items() if at is not None and cells[at] not in ".?"}
+        model = values.get("model", "1")
+        models += [model] if model not in models else []
+        if model == models[0]:
+            atoms.append((k - len(later), {**values, "number": values.get("number", "") + values.get("insertion", "")}))
+        else:
+            later.add(k)
+    kept = [line for k, line in enumerate(lines) if k not in later]
+    return Records(kept, _rows(atoms), len(models), columns)
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1] if cell[0] in "\"'" and len(cell) > 1 and cell[-1] == cell[0] else cell
+
+
+def _rows(atoms: list[tuple[int, dict[str, str]]]) -> list[Row]:
+    rows: list[Row] = []
+    seen: set[str] = set()
+    count, label = -1, ""
+    last: dict[str, str] = {}
+    several = len({values.get("chain", "") for _, values in atoms}) > 1
+    for line, values in atoms:
+        same = all(values.get(key) == last.get(key) for key in ("chain", "number", "after"))
+        same = same and (values.get("name") == last.get("name") or bool(values.get("place")))
+        if not values.get("number", "").strip("*"):  # not numbered: as many residues as there are atoms of a name
+            same = same and values.get("atom", "") not in seen
+        if not same or not rows:
+            count, seen = count + 1, set()
+            label = f"{values.get('name', '?')} {values.get('number', '')}".strip()
+            label += f" (chain {values['chain']})" if several and values.get("chain") else ""
+        seen.add(values.get("atom", ""))
+        rows.append(Row(line, count, label, values))
+        last = values
+    return rows
+
+
+# --- problems of the records ---
+
+
+def record_problems(records: Records, field: app.ForceField) -> list[tuple[Problem, Edits]]:
+    """Problems with the edits that mend them."""
+    found: list[tuple[Problem, Edits]] = []
+    if records.models > 1:
+        found += [(problem, {}) for problem in mended("models", [f"{records.models} models"])]
+    residues = [list(rows) for _, rows in groupby(records.rows, key=lambda row: row.residue)]
+    finders: dict[str, Callable[[list[Row]], list[Found]]] = {
+        "alternate locations": _alternate_locations,
+        "duplicate atoms": _duplicates,
+        "missing elements": _elements,
+        "residue names": lambda rows: _names(rows, field),
+    }
+    for kind, find in finders.items():
+        places = [place for rows in residues for place in find(rows)]
+        edits = merged(edit for _, edit in places)
+        found += [(problem, edits) for problem in mended(kind, [place for place, edit in places if edit])]
+        beyond = "their names do not tell; write them into the file"  # of elements only
+        found += [(problem, {}) for problem in told(kind, [place for place, edit in places if not edit], beyond)]
+    return found
+
+
+def merged(several: Iterable[Edits]) -> Edits:
+    """All edits of a line in one; where one of them drops it, it is dropped."""
+    together: Edits = {}
+    for edits in several:
+        for line, edit in edits.items():
+            before = together.get(line, {})
+            together[line] = None if edit is None or before is None else before | edit
+    return together
+
+
+Found = tuple[str, Edits]  # a place, and what mends it; nothing if that is beyond us
+
+
+def _alternate_locations(rows: list[Row]) -> list[Found]:
+    occupancies = defaultdict(list)
+    for row in rows:
+        if row["place"]:
+            occupancies[row["place"]].append(row.occupancy)
+    mean = {place: sum(values) / len(values) for place, values in sorted(occupancies.items())}
+    if len(mean) < 2:
+        return []
+    best = max(mean, key=lambda place: mean[place])  # of equals the first
+    others = ", ".join(f"{place} ({value:.2f})" for place, value in mean.items() if place != best)
+    edits: Edits = {row.line: {"place": ""} if row["place"] == best else None for row in rows if row["place"]}
+    return [(f"{rows[0].label}: {best} ({mean[best]:.2f}), not {others}", edits)]
+
+
+def _duplicates(rows: list[Row]) -> list[Found]:
+    count = Counter[tuple[str, str]]()
+    again = []
+    for row in rows:
+        count[row["atom"], row["place"]] += 1
+        again += [row] if count[row["atom"], row["place"]] > 1 else []
+    return [(f"{row.label} {row['atom']}", {row.line: None}) for row in again]
+
+
+def _elements(rows: list[Row]) -> list[Found]:
+    found: list[Found] = []
+    for row in rows:
+        if not _is_element(row["element"]) and row["element"] != "EP":  # OpenMM's mark of a particle without one
+            guess = _guess(row, len(rows) == 1)
+            edits: Edits = {row.line: {"element": guess}} if guess else {}
+            found.append((f"{row.label} {row['atom']} ({guess or '?'})", edits))
+    return found
+
+
+def _is_element(symbol: str) -> bool:
+    try:
+        app.element.get_by_symbol(symbol)
+    except KeyError:
+        return False
+    return True
+
+
+def _guess(row: Row, lone: bool) -> str:
+    letters = re.match("[A-Z]*", row["atom"].lstrip("0123456789").upper())
+    name = letters.group() if letters else ""
+    two = name[:2] if lone or (row["name"] not in AMINO and name[:2] in TWO_LETTERS) else ""
+    return next((s.capitalize() for s in (two, name[:1]) if _is_element(s)), "")
+
+
+def _names(rows: list[Row], field: app.ForceField) -> list[Found]:
+    name, standard = rows[0]["name"], _standard_name(rows, field)
+    if standard is None:
+        return []
+    edits: Edits = {row.line: {"name": standard} for row in rows}
+    dropped = []
+    if name in MODIFIED:
+        for row in rows:
+            if name == "MSE" and row["atom"] == "SE":
+                edits[row.line] = {"name": standard, "atom": "SD", "element": "S"}
+            elif row["atom"] not in standard_atoms(standard):
+                edits[row.line] = None
+                dropped.append(row["atom"])
+    without = f" without {', '.join(dropped)}" if dropped else ""
+    return [(f"{rows[0].label} -> {standard}{without}", edits)]
+
+
+def _standard_name(rows: list[Row], field: app.ForceField) -> str | None:
+    """None for a residue that is as it should be: OpenMM and the force field know its name."""
+    name = rows[0]["name"]
+    if name in PROTONATED:
+        hydrogens = any(row["atom"].lstrip("0123456789").startswith("H") for row in rows)
+        app.PDBFile._loadNameReplacementTables()
+        read = app.PDBFile._residueNameReplacements.get(name) == PROTONATED[name]
+        return None if read and hydrogens else PROTONATED[name]  # else its hydrogens tell
+    template = field._templates.get(name)
+    # Other residues have such names too: DGN is a nucleoside of Amber.
+    if name not in MODIFIED or (template is not None and any(atom.name == "CA" for atom in template.atoms)):
+        return None
+    return MODIFIED[name]
