@@ -28,7 +28,12 @@ def check_supported(topology: app.Topology, system: openmm.System, positions: np
         Every problem found, each with what was expected and what to do.
     """
     problems = _count_problems(topology, system, positions) + _system_problems(system)
-    if topology.getNumAtoms() == system.getNumParticles() > 0:
+    if topology.getNumAtoms() == system.getNumParticles() == 1:
+        problems.append(
+            f"Expected a molecule; got a single atom ({next(topology.atoms()).name}), which has no shape to sample. "
+            "Give the molecule that it belongs to, or leave ions out."
+        )
+    elif topology.getNumAtoms() == system.getNumParticles() > 0:
         nameless = [atom.name for atom in topology.atoms() if atom.element is None]
         if nameless and not any(system.isVirtualSite(i) for i in range(system.getNumParticles())):
             problems.append(

@@ -66,9 +66,10 @@ def puckering(zmatrix: ZMatrix, positions: np.ndarray) -> np.ndarray:
     bonds = [*zmatrix.rows[1:, :2], *zmatrix.rows[zmatrix.closes][:, [0, 2]]]
     near = neighbours_of(np.array(bonds), zmatrix.n_atoms)
     found = np.zeros(zmatrix.n_atoms, dtype=bool)
-    for k, (atom, bond, angle, _) in enumerate(zmatrix.rows[3:].tolist(), start=3):
+    for k, (atom, bond, angle, torsion) in enumerate(zmatrix.rows[3:].tolist(), start=3):
         ring = smallest_ring(atom, bond, near)
-        inside = zmatrix.closes[k] or angle in ring
+        # A torsion about a bond of the ring, not the difference of two that holds a hand.
+        inside = zmatrix.closes[k] or (angle in ring and torsion not in near[bond] and zmatrix.leader[k] < 0)
         found[k] = bool(ring) and inside and not is_planar(ring, positions)
     return found
 

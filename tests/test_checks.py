@@ -82,6 +82,14 @@ def test_two_molecules(tmp_path, pdb_text):
     assert "got 2 that no bond connects: 2 x ACE-ALA-NME" in _problem(lambda: MolecularSystem.from_pdb(path))
 
 
+def test_single_ion():
+    topology, system = app.Topology(), openmm.System()
+    topology.addAtom("NA", app.element.sodium, topology.addResidue("NA", topology.addChain()))
+    system.addParticle(22.99)
+    text = _problem(lambda: MolecularSystem(topology, system, np.zeros((1, 3)), 300))
+    assert "got a single atom (NA), which has no shape to sample" in text and "leave ions out" in text
+
+
 def test_missing_heavy_atom(tmp_path, pdb_text):
     path = _write(tmp_path / "short.pdb", _without(pdb_text, ["O"]))
     with pytest.raises(UnsupportedSystemError) as caught:
