@@ -31,7 +31,7 @@ PEPTIDES = Path(__file__).parents[1] / "tests" / "data"
 FORCEFIELD = ("amber14-all.xml", "implicit/obc2.xml")  # of those peptides
 SIZES = ("alanine_dipeptide", "alanine_tetrapeptide", "alanine_hexapeptide", "peptide_ala9", "peptide_ala29")
 BATCH = 1024
-PICOSECONDS, WALKERS = 20.0, 128
+PICOSECONDS, WALKERS = 10.0, 128
 
 
 def main() -> None:
@@ -172,7 +172,7 @@ def _range(system: MolecularSystem, picoseconds: float) -> dict[str, float]:
     for part in frames.split(4096):
         z, _ = coordinates.to_internal(part)
         outside.append((z[:, : coordinates.n_stiff].abs() > bound).any(1))
-    generator.train(Budget(iterations=20), progress=False, evaluate_every=1e9, evaluate_samples=256)
+    generator.train(Budget(iterations=20), progress=False, compile=False, evaluate_every=1e9, evaluate_samples=256)
     u = torch.from_numpy(generator.sample(4096).u)
     minimum = float(generator.energy(torch.as_tensor(system.minimum)[None]))
     return {
