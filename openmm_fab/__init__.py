@@ -19,7 +19,23 @@ from .coordinates import InternalCoordinates
 from .energy import reduced_energy
 from .energy.bridge import OpenMMEnergy
 from .ensemble import Ensemble
-from .free_energy import Profile, basin_difference, profile, surface
+from .free_energy import (
+    Basins,
+    FreeEnergy,
+    Profile,
+    at_temperature,
+    basin_difference,
+    basins,
+    difference,
+    difference_bar,
+    log_z,
+    log_z_ais,
+    log_z_bar,
+    mbar,
+    profile,
+    surface,
+    temperature_difference,
+)
 from .generator import BoltzmannGenerator, GeneratorSettings
 from .md import load_reference
 from .preparation import find_problems
@@ -54,6 +70,17 @@ __all__ = [
     "profile",
     "surface",
     "basin_difference",
+    "basins",
+    "Basins",
+    "FreeEnergy",
+    "log_z",
+    "log_z_ais",
+    "log_z_bar",
+    "difference",
+    "difference_bar",
+    "temperature_difference",
+    "at_temperature",
+    "mbar",
     "Comparison",
     "compare",
 ]

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 CLIP_FRACTION = 1e-4
+KHAT_LIMIT = 0.7  # Vehtari et al.: beyond it, convergence is too slow to be of use
+FEW = 100.0  # effective samples, below which errors are themselves uncertain
 
 
 @dataclass(frozen=True)
@@ -152,12 +154,44 @@ def _fitted_khat(log_w: np.ndarray, tail: int) -> float:
     return float(array_stats.psislw(-log_w)[1])
 
 
-def log_z(log_w: ArrayLike) -> Estimate:
-    """ln of the mean weight, with a standard error by the delta method: sd(w) / (mean(w) sqrt(n))."""
+def log_z(log_w: ArrayLike, block: ArrayLike | None = None) -> Estimate:
+    """ln of the mean weight, with the standard error of `log_ratio`; without blocks sd(w) / (mean(w) sqrt(n))."""
     log_w = _checked(log_w)
-    w = log_w.size * normalized_weights(log_w)
-    error = w.std(ddof=1) / np.sqrt(w.size) if w.size > 1 else np.nan
-    return Estimate(log_mean_exp(log_w), float(error))
+    return log_ratio(log_w, np.zeros_like(log_w), block)
+
+
+def log_ratio(log_a: ArrayLike, log_b: ArrayLike, block: ArrayLike | None = None) -> Estimate:
+    """ln(sum a / sum b) of two positive functions a, b on the same samples, with its standard error.
+
+    The delta method over independent blocks: error^2 = B / (B - 1) sum_blocks (sum_block a_i / A - b_i / B)^2 with
+    A and B the sums of a and of b; a bootstrap of blocks converges to it. nan for a single block.
+
+    Parameters
+    ----------
+    log_a, log_b : (n,), nats
+    block : (n,) int, optional
+        Samples of the same label depend on each other; None: all are independent.
+    """
+    log_a, log_b = _checked(log_a), _checked(log_b)
+    if log_a.shape != log_b.shape:
+        raise ValueError(f"Expected as many values below as above; got {log_b.size} and {log_a.size}.")
+    residual = normalized_weights(log_a) - normalized_weights(log_b)
+    sums = block_sums(residual, block)
+    n = len(sums)
+    error = float(np.sqrt(np.square(sums).sum() * n / (n - 1))) if n > 1 else np.nan
+    return Estimate(log_sum_exp(log_a) - log_sum_exp(log_b), error)
+
+
+def block_sums(values: np.ndarray, block: ArrayLike | None = None) -> np.ndarray:
+    """Sums (blocks, ...) of values (n, ...) over samples of the same label; without labels the values themselves."""
+    if block is None:
+        return values
+    labels, label = np.unique(np.asarray(block), return_inverse=True)
+    if label.shape != values.shape[:1]:
+        raise ValueError(f"Expected one block label a sample, shape ({len(values)},); got {label.shape}.")
+    sums = np.zeros((len(labels), *values.shape[1:]))
+    np.add.at(sums, label, values)
+    return sums
 
 
 def weighted_mean(log_w: ArrayLike, values: ArrayLike) -> Estimate:
@@ -202,6 +236,12 @@ def systematic_resample(log_w: ArrayLike, n: int, rng: np.random.Generator) -> n
     return np.searchsorted(cumulative, (rng.random() + np.arange(n)) / n, side="right").clip(max=last)
 
 
+def trusted(log_w: ArrayLike) -> bool:
+    """Do k-hat (at most 0.7) and the effective sample size (at least 100) allow to rely on these weights?"""
+    khat = pareto_khat(log_w)
+    return bool(khat <= KHAT_LIMIT and effective_sample_size(log_w) >= FEW)
+
+
 def diagnosis(log_w: ArrayLike) -> str:
     """What k-hat and the effective sample size say about estimates made with these weights, in words."""
     ess, khat = effective_sample_size(log_w), pareto_khat(log_w)
@@ -211,8 +251,8 @@ def diagnosis(log_w: ArrayLike) -> str:
         tail = "k-hat cannot be estimated: do not trust these weights"
     elif khat < 0.5:
         tail = f"k-hat {khat:.2f}: reliable"
-    elif khat <= 0.7:
+    elif khat <= KHAT_LIMIT:
         tail = f"k-hat {khat:.2f}: usable, errors are underrated"
     else:
         tail = f"k-hat {khat:.2f}: do not trust these weights"
-    return tail + (f"; effective sample size {ess:.0f}: too few, draw more samples" if ess < 100 else "")
+    return tail + (f"; effective sample size {ess:.0f}: too few, draw more samples" if ess < FEW else "")

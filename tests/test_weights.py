@@ -133,3 +133,20 @@ def test_estimates_print_the_digits_their_error_supports() -> None:
     assert str(Estimate(np.inf, np.nan)) == "inf"
     assert str(Estimate(1.23456, np.nan)) == "1.235 ± ?"
     assert z_score(Estimate(3.0, 0.3), Estimate(1.0, 0.4)) == pytest.approx(4.0)
+
+
+def test_log_z_of_blocks_is_that_of_their_means() -> None:
+    """Samples repeated within blocks carry no more than one of each."""
+    log_w = gaussian_log_w(np.random.default_rng(6), 200, 0.5)
+    once, copies = weights.log_z(log_w), weights.log_z(np.repeat(log_w, 5), block=np.repeat(np.arange(200), 5))
+    assert copies.value == pytest.approx(once.value) and copies.error == pytest.approx(once.error)
+    assert np.isnan(weights.log_z(log_w, block=np.zeros(200)).error)
+    with pytest.raises(ValueError, match="label a sample"):
+        weights.log_z(log_w, block=np.zeros(3))
+
+
+def test_trust_needs_a_light_tail_and_enough_samples() -> None:
+    rng = np.random.default_rng(7)
+    assert weights.trusted(gaussian_log_w(rng, 20_000, 0.3)) and weights.trusted(np.zeros(500))
+    assert not weights.trusted(np.zeros(50))
+    assert not weights.trusted(-1.2 * np.log(rng.random(20_000)))

@@ -5,30 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .weights import Estimate, z_score
+from ..topology import named_torsions
+from ..weights import Estimate
 
 if TYPE_CHECKING:
     import mdtraj
 
-    from .ensemble import Ensemble
+    from ..ensemble import Ensemble
 
-__all__ = [
-    "BasinDifference",
-    "Estimate",
-    "Profile",
-    "Surface",
-    "basin_difference",
-    "phi_positive",
-    "profile",
-    "surface",
-    "z_score",
-]
-
+# An array (n,), a function of a trajectory, "phi", "psi", "rg", a torsion's name, or a tuple of 2, 3 or 4 atoms.
+Coordinate: TypeAlias = "ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray] | str | tuple[int, ...]"
 PHI_POSITIVE = (0.0, 2.5)
 
 
@@ -95,20 +86,49 @@ class BasinDifference(Estimate):
         return super().__str__() + (f" ({self.note})" if self.note else "")
 
 
-def profile(
-    ensemble: Ensemble,
-    values: ArrayLike,
-    bins: int = 60,
-    range: tuple[float, float] = (-np.pi, np.pi),
-    n_bootstrap: int = 200,
-    seed: int = 0,
-) -> Profile:
-    """Free-energy profile along `values`.
+def coordinate(ensemble: Ensemble, values: Coordinate) -> np.ndarray:
+    """One number a frame, (n,) float64: nm or rad.
 
     Parameters
     ----------
-    values : (n,)
-        One value a frame. Over a range of 2 pi they are angles (rad), wrapped into the range.
+    values : (n,) array, callable, str or tuple of int
+        Numbers as they are; a function of an mdtraj.Trajectory; "phi" or "psi" (the first one), "rg" (radius of
+        gyration), or a name out of `topology.named_torsions`; two, three or four atoms: distance, angle, torsion.
+    """
+    if isinstance(values, str):
+        values = _by_name(ensemble, values)
+    elif _is_atoms(values):
+        values = _of_atoms(ensemble, values)
+    elif callable(values):
+        values = values(ensemble.to_mdtraj())
+    found = np.asarray(values, dtype=np.float64)
+    if found.shape == (ensemble.n, 1):
+        found = found[:, 0]
+    if found.shape != (ensemble.n,):
+        raise ValueError(
+            f"Expected one value a frame, shape ({ensemble.n},); got {found.shape}. "
+            "Of several columns choose one: lambda t: mdtraj.compute_phi(t)[1][:, 0]."
+        )
+    return found
+
+
+def profile(
+    ensemble: Ensemble,
+    values: Coordinate,
+    bins: int = 60,
+    range: tuple[float, float] | None = None,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+) -> Profile:
+    """Free-energy profile along a coordinate.
+
+    Parameters
+    ----------
+    values
+        See `coordinate`. Over a range of 2 pi they are angles (rad), wrapped into the range.
+    range : pair of float, optional
+        By default (-pi, pi) for arrays and torsions; for functions, "rg", distances and angles what the frames with
+        weight span.
     n_bootstrap : int
         Bootstrap replicas (of blocks where the ensemble has blocks); 0 leaves the errors nan.
     """
@@ -119,21 +139,24 @@ def profile(
 
 def surface(
     ensemble: Ensemble,
-    a: ArrayLike,
-    b: ArrayLike,
+    a: Coordinate,
+    b: Coordinate,
     bins: int = 64,
-    range: tuple[float, float] = (-np.pi, np.pi),
+    range: tuple[float, float] | None = None,
     n_bootstrap: int = 0,
     seed: int = 0,
+    range_b: tuple[float, float] | None = None,
 ) -> Surface:
-    """Free-energy surface over `a` and `b`, (n,) each; arguments as in `profile`, without errors unless
-    asked for."""
-    index_a, edges = _bin(ensemble, a, bins, range)
-    index_b, _ = _bin(ensemble, b, bins, range)
+    """Free-energy surface over `a` and `b`; arguments as in `profile`, without errors unless asked for.
+
+    `range` holds for both where `range_b` is not given.
+    """
+    index_a, edges_a = _bin(ensemble, a, bins, range)
+    index_b, edges_b = _bin(ensemble, b, bins, range if range_b is None else range_b)
     index = np.where((index_a == bins) | (index_b == bins), bins * bins, index_a * bins + index_b)
     probability, error = _histogram(ensemble, index, bins * bins, n_bootstrap, seed)
     probability, error = probability.reshape(bins, bins), error.reshape(bins, bins)
-    return Surface(edges, edges, _free_energy(probability), error, probability)
+    return Surface(edges_a, edges_b, _free_energy(probability), error, probability)
 
 
 def phi_positive(ensemble: Ensemble, torsion: int = 0) -> np.ndarray:
@@ -195,15 +218,44 @@ def basin_difference(
     return BasinDifference(float(np.log(outside / inside)), error, **counts, note=note)
 
 
-def _bin(ensemble: Ensemble, values: ArrayLike, bins: int, range: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+def _is_atoms(values: Any) -> TypeGuard[tuple[int, ...]]:
+    return isinstance(values, tuple) and 2 <= len(values) <= 4 and all(isinstance(i, int | np.integer) for i in values)
+
+
+def _by_name(ensemble: Ensemble, name: str) -> np.ndarray:
+    import mdtraj
+
+    if name == "rg":
+        return mdtraj.compute_rg(ensemble.to_mdtraj())
+    named = named_torsions(ensemble.topology)
+    found = named.get(name) or next((q for key, q in named.items() if key.split()[0] == name), None)
+    if found is None:
+        raise ValueError(f'Expected "phi", "psi", "rg" or one of {sorted(named)}; got {name!r}.')
+    return ensemble.torsions(found)[:, 0]
+
+
+def _of_atoms(ensemble: Ensemble, atoms: tuple[int, ...]) -> np.ndarray:
+    import mdtraj
+
+    compute = (mdtraj.compute_distances, mdtraj.compute_angles, mdtraj.compute_dihedrals)[len(atoms) - 2]
+    return compute(ensemble.to_mdtraj(), [atoms], periodic=False)[:, 0]
+
+
+def _bin(
+    ensemble: Ensemble, values: Coordinate, bins: int, range: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Bin index (n,) of each value, `bins` for those outside or not finite; and the edges."""
-    low, high = range
-    values = np.asarray(values, dtype=np.float64)
-    if values.shape != (ensemble.n,):
-        raise ValueError(f"Expected one value a frame, shape ({ensemble.n},); got {values.shape}.")
+    free = callable(values) or (_is_atoms(values) and len(values) < 4) or (isinstance(values, str) and values == "rg")
+    found = coordinate(ensemble, values)
+    if range is None and free:
+        seen = found[np.isfinite(found) & (ensemble.log_w > -np.inf)]
+        if seen.size == 0 or seen.min() == seen.max():
+            raise ValueError("Expected values that differ to choose a range from; give range=(low, high).")
+        range = float(seen.min()), float(seen.max())
+    low, high = (-np.pi, np.pi) if range is None else range
     if bins < 1 or not low < high:
         raise ValueError(f"Expected bins >= 1 and range[0] < range[1]; got {bins} and {range}.")
-    scaled = (values - low) / (high - low)
+    scaled = (found - low) / (high - low)
     if abs(high - low - 2.0 * np.pi) < 1e-9:
         scaled = np.mod(scaled, 1.0)
     valid = (scaled >= 0.0) & (scaled <= 1.0)

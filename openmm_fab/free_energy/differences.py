@@ -1,0 +1,271 @@
+"""log Z of a generator, and free-energy differences between force fields, lambdas and temperatures, from ensembles.
+
+Every result is configurational: -ln of the integral of exp(-u) over shapes, nm^(3N - 6); momenta are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ais import AISSettings, run_ais
+from ..energy import reduced_energy
+from ..hmc import adapt
+from ..path import Flow
+from ..system import MolecularSystem
+from ..target import BoltzmannTarget, Target
+from .estimators import FreeEnergy, StateFreeEnergies, bar_estimate, exponential_average, mbar_estimate
+
+if TYPE_CHECKING:
+    from ..ensemble import Ensemble
+    from ..generator import BoltzmannGenerator
+
+# A molecule, a function x (n, atoms, 3) in nm -> u (n,), or the numbers u (n,) themselves.
+Energy: TypeAlias = "MolecularSystem | Callable[[Tensor], Tensor] | np.ndarray"
+
+BATCH = 1000
+PILOTS = 20  # passes in which HMC's step sizes are adapted before any weight counts
+ANNEALING = AISSettings(alpha=1.0, intermediate=8)
+
+
+def log_z(ensemble: Ensemble) -> FreeEnergy:
+    """log Z by importance sampling: ln of the mean weight of a flow's samples, those of weight zero counted.
+
+    Blind to a basin that the flow never visits; `log_z_bar` sees it where MD does.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+        As `BoltzmannGenerator.sample` gives it: the level of the weights matters.
+    """
+    if ensemble.log_q is None:
+        raise ValueError(
+            "Expected an ensemble drawn by a flow, whose weights are exp(-u) / q; got one without log_q. Weights of MD "
+            "have no absolute level: use generator.sample(n), or log_z_bar(generator, ensemble)."
+        )
+    return exponential_average(ensemble.log_w, block=ensemble.block, method="importance sampling")
+
+
+def log_z_ais(
+    generator: BoltzmannGenerator, n: int = 2000, settings: AISSettings = ANNEALING, seed: int = 0
+) -> FreeEnergy:
+    """log Z by annealed importance sampling from the flow to the true energy (Neal 2001): `log_z` with better weights.
+
+    Parameters
+    ----------
+    n : int
+        Samples that count; pilot passes that adapt HMC's steps come before them.
+    settings : AISSettings
+        With alpha = 1, so that the path ends at the Boltzmann density.
+    """
+    target = BoltzmannTarget(generator.energy, generator.coordinates)
+    random = torch.Generator().manual_seed(seed)
+    log_w = ais_log_weights(generator.flow, target, n, settings, random, generator.settings.train.batch)
+    return exponential_average(log_w, method=f"AIS over {settings.intermediate} intermediate densities")
+
+
+def ais_log_weights(
+    flow: Flow,
+    target: Target,
+    n: int,
+    settings: AISSettings = ANNEALING,
+    generator: torch.Generator | None = None,
+    batch: int = 256,
+    pilots: int = PILOTS,
+) -> np.ndarray:
+    """Log weights (n,) of annealed importance sampling towards the target itself; their mean estimates Z.
+
+    Parameters
+    ----------
+    batch : int
+        Chains run at once.
+    pilots : int
+        Passes before the first that counts, in which HMC's step sizes are adapted; then they are held.
+    """
+    if settings.alpha != 1.0 or n < 1:
+        raise ValueError(
+            f"Expected n >= 1 and settings with alpha = 1; got {n} and alpha = {settings.alpha}, whose weights belong "
+            "to p^alpha q^(1 - alpha), not to p."
+        )
+    steps = [settings.step_size] * settings.intermediate
+    for _ in range(pilots if settings.intermediate else 0):
+        accepted = run_ais(flow, target, batch, settings, steps, generator).acceptance
+        steps = [adapt(s, a, settings.acceptance, 1.3) for s, a in zip(steps, accepted, strict=True)]
+    parts = [run_ais(flow, target, min(batch, n - k), settings, steps, generator).log_w for k in range(0, n, batch)]
+    return torch.cat(parts).cpu().numpy()
+
+
+def log_z_bar(
+    generator: BoltzmannGenerator, reference: Ensemble, samples: Ensemble | int = 10_000, seed: int = 1
+) -> FreeEnergy:
+    """log Z by targeted BAR between the flow's samples and MD frames (Wirnsberger et al. 2020).
+
+    The flow is a normalised state, so that BAR's difference to it is absolute.
+
+    Parameters
+    ----------
+    reference : Ensemble
+        Of the generator's own system; of frames with unequal weights as many as their effective number are drawn.
+    samples : Ensemble or int
+        What `generator.sample` gave, or how many to draw.
+    """
+    flow = generator.sample(samples, seed=seed) if isinstance(samples, int) else samples
+    _same_temperature(flow, reference)
+    if flow.log_q is None:
+        raise ValueError("Expected samples of the generator; got an ensemble without log_q. Use generator.sample(n).")
+    frames = _unweighted(reference, seed)
+    log_w = -_energies(generator.energy if np.isnan(frames.u).any() else frames.u, frames)
+    log_w = log_w - np.asarray(generator.log_prob(frames.x))
+    works = -np.where(np.isfinite(flow.log_w), flow.log_w, -np.inf)
+    return -bar_estimate(works, log_w, flow.block, frames.block, "targeted BAR", ("the flow", "the MD frames"))
+
+
+def difference(ensemble: Ensemble, energy: Energy) -> FreeEnergy:
+    """F(energy) - F(ensemble's own) in kT by exponential averaging over weighted frames (Zwanzig 1954).
+
+    One-sided: right only where the ensemble visits all that matters to the other energy.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+        With u, of MD or of a flow.
+    energy : MolecularSystem, callable or (n,)
+        The other Hamiltonian in units of its own kT: another force field or temperature, or a lambda as
+        ``functools.partial(compiled, parameters={"lambda": 0.5})``.
+    """
+    change = _change(ensemble, energy)
+    log_a = np.where(ensemble.log_w > -np.inf, ensemble.log_w - change, -np.inf)
+    log_b = ensemble.log_w
+    return -exponential_average(log_a, log_b, ensemble.block, "exponential averaging")
+
+
+def difference_bar(a: Ensemble, b: Ensemble, energy_a: Energy, energy_b: Energy, seed: int = 0) -> FreeEnergy:
+    """F_b - F_a in kT by BAR between an ensemble of each of two Hamiltonians (Bennett 1976).
+
+    Parameters
+    ----------
+    a, b : Ensemble
+        With u of their own; of frames with unequal weights as many as their effective number are drawn.
+    energy_a, energy_b : MolecularSystem or callable
+        energy_a is evaluated on frames of b, energy_b on frames of a.
+    """
+    a, b = _unweighted(a, seed), _unweighted(b, seed + 1)
+    return bar_estimate(_change(a, energy_b), _change(b, energy_a), a.block, b.block, names=("a", "b"))
+
+
+def temperature_difference(ensemble: Ensemble, temperature: float) -> FreeEnergy:
+    """-ln Z(T') / Z(T) by exponential averaging, for a U that does not depend on T itself.
+
+    Parameters
+    ----------
+    temperature : float, K
+        T'; far from the ensemble's own the weights fail, and the result says so.
+    """
+    return difference(ensemble, ensemble.u * _beta_ratio(ensemble, temperature))
+
+
+def at_temperature(ensemble: Ensemble, temperature: float) -> Ensemble:
+    """The same frames, weighted for another temperature (K)."""
+    u = ensemble.u * _beta_ratio(ensemble, temperature)
+    return replace(reweighted(ensemble, u), temperature=float(temperature))
+
+
+def reweighted(ensemble: Ensemble, energy: Energy) -> Ensemble:
+    """The same frames, weighted for another energy; see `difference`."""
+    change = _change(ensemble, energy)
+    with np.errstate(invalid="ignore"):
+        log_w = np.where(ensemble.log_w > -np.inf, ensemble.log_w - change, -np.inf)
+    return replace(ensemble, u=ensemble.u + change, log_w=log_w, invalid=int((log_w == -np.inf).sum()))
+
+
+def mbar(ensembles: Sequence[Ensemble], energies: Sequence[Energy], seed: int = 0) -> StateFreeEnergies:
+    """Free energies of several Hamiltonians, temperatures or lambdas by MBAR (Shirts and Chodera 2008).
+
+    Parameters
+    ----------
+    ensembles : K' of Ensemble
+        Frames of the first K' states; unequal weights as in `difference_bar`.
+    energies : K >= K' of MolecularSystem, callable or `flow_energy`
+        Of each state, in units of its own kT; those beyond the ensembles have no samples of their own.
+    """
+    if not 0 < len(ensembles) <= len(energies):
+        raise ValueError(
+            f"Expected an energy for each ensemble, and more if you like; got {len(energies)} energies and "
+            f"{len(ensembles)} ensembles."
+        )
+    frames = [_unweighted(e, seed + k) for k, e in enumerate(ensembles)]
+    u_kn = [np.concatenate([_energies(energy, e) for e in frames]) for energy in energies]
+    rest = len(energies) - len(frames)
+    return mbar_estimate(u_kn, [e.n for e in frames] + [0] * rest, [e.block for e in frames] + [None] * rest)
+
+
+def temperature_energy(system: MolecularSystem, temperature: float) -> Callable[[Tensor], Tensor]:
+    """U / kT' of a system at another temperature (K), its force field unchanged: a state for `mbar`."""
+    u, ratio = reduced_energy(system), system.temperature / float(temperature)
+    return lambda x: u(x) * ratio
+
+
+def flow_energy(generator: BoltzmannGenerator) -> Callable[[Tensor], Tensor]:
+    """-log q(x), the flow as a state of known free energy 0; its ensemble is `flow_samples`."""
+    return lambda x: -generator.log_prob(x)
+
+
+def flow_samples(ensemble: Ensemble) -> Ensemble:
+    """Samples of a flow as what they are, samples of q: all weights equal, structures of infinite energy included."""
+    if ensemble.log_q is None:
+        raise ValueError("Expected samples of a flow; got an ensemble without log_q. Use generator.sample(n).")
+    return replace(ensemble, log_w=np.zeros(ensemble.n), invalid=0)
+
+
+# --- inside ---
+
+
+def _energies(energy: Energy, ensemble: Ensemble) -> np.ndarray:
+    """u (n,) float64; +inf where there is no density."""
+    if isinstance(energy, np.ndarray):
+        if energy.shape != (ensemble.n,):
+            raise ValueError(f"Expected one energy a frame, shape ({ensemble.n},); got {energy.shape}.")
+        return np.where(np.isfinite(energy), energy, np.inf)
+    u = reduced_energy(energy) if isinstance(energy, MolecularSystem) else energy
+    with torch.no_grad():
+        x = torch.as_tensor(ensemble.x)
+        found = torch.cat([torch.as_tensor(u(part)).cpu().double() for part in x.split(BATCH)]).numpy()
+    if found.shape != (ensemble.n,):
+        raise ValueError(f"Expected an energy that returns shape (batch,); got {found.shape} for {ensemble.n} frames.")
+    return np.where(np.isfinite(found), found, np.inf)
+
+
+def _change(ensemble: Ensemble, energy: Energy) -> np.ndarray:
+    """u_new - u (n,); +inf where the new energy is infinite; 0 for frames that have no weight anyway."""
+    used = ensemble.log_w > -np.inf
+    if np.isnan(ensemble.u[used]).any():
+        raise ValueError(
+            "Expected an ensemble with energies; some frames have none. Make it with energies=True, or set u."
+        )
+    return np.where(used, _energies(energy, ensemble) - np.where(used, ensemble.u, 0.0), 0.0)
+
+
+def _unweighted(ensemble: Ensemble, seed: int) -> Ensemble:
+    """The ensemble itself where all weights are equal; else as many frames as their effective number, by weight."""
+    if np.ptp(ensemble.log_w) == 0.0:  # -inf among them makes it inf or nan
+        return ensemble
+    return ensemble.resample(max(int(ensemble.ess), 2), seed)
+
+
+def _beta_ratio(ensemble: Ensemble, temperature: float) -> float:
+    if not float(temperature) > 0.0:
+        raise ValueError(f"Expected a temperature above 0 K; got {temperature}.")
+    return ensemble.temperature / float(temperature)
+
+
+def _same_temperature(a: Ensemble, b: Ensemble) -> None:
+    if abs(a.temperature - b.temperature) > 1e-6 * a.temperature:
+        raise ValueError(
+            f"Expected both at one temperature; got {a.temperature:g} K and {b.temperature:g} K. "
+            "Reweight one of them first: at_temperature(ensemble, T)."
+        )
