@@ -37,7 +37,7 @@ from .free_energy import (
     temperature_difference,
 )
 from .generator import BoltzmannGenerator, GeneratorSettings
-from .md import load_reference
+from .md import Convergence, ReferenceEnsemble, load_reference, reference
 from .preparation import find_problems
 from .presets import PRESETS
 from .system import MolecularSystem, available_systems
@@ -66,6 +66,9 @@ __all__ = [
     "Ensemble",
     "Estimate",
     "load_reference",
+    "reference",
+    "ReferenceEnsemble",
+    "Convergence",
     "Profile",
     "profile",
     "surface",

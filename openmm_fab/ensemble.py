@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import weights as _weights
-from .topology import check_same_atoms, named_torsions, topology_from_arrays, topology_to_arrays
+from .files import write_atomically
+from .rings import neighbours_of
+from .summary import stereocentres
+from .topology import (
+    check_hands,
+    check_same_atoms,
+    named_torsions,
+    topology_from_arrays,
+    topology_to_arrays,
+    whole_structures,
+)
 from .weights import Estimate
 
 if TYPE_CHECKING:
@@ -94,6 +103,7 @@ class Ensemble:
         energies: bool = True,
         u: ArrayLike | None = None,
         name: str = "reference",
+        subsample: bool = False,
     ) -> Ensemble:
         """Make an ensemble of a trajectory, by default unbiased MD sampled at the system's temperature.
 
@@ -108,25 +118,41 @@ class Ensemble:
             Evaluate u with the system's energy; False leaves it nan.
         u : (n,), optional
             Reduced energies where they are known; then nothing is evaluated.
+        subsample : bool
+            Keep one frame a correlation time of the slowest torsion, and take those as independent. Loses precision:
+            all frames with blocks know at least as much.
 
         Raises
         ------
         ValueError
-            Where the trajectory's atoms are not the system's, in the same order.
+            Where the trajectory's atoms are not the system's, in the same order; coordinates are not in nm; molecules
+            are torn by a periodic box that is not given; stereocentres have the other hand than the system's. (In a few
+            frames only: a warning.)
         """
         check_same_atoms(trajectory.topology, system.md_topology)
         if weights is not None and log_weights is not None:
             raise ValueError("Expected weights or log_weights; got both.")
-        n, x = trajectory.n_frames, trajectory.xyz
+        if subsample and block is not None:
+            raise ValueError("Expected subsample=True, for one run, or block, for several; got both.")
+        x = whole_structures(trajectory, system.bonds, system.positions)
+        check_hands(x, _centres(system), system.positions, system.md_topology)
+        n = trajectory.n_frames
         log_w = np.zeros(n) if log_weights is None else np.array(log_weights, dtype=np.float64)
         if weights is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 log_w = np.log(np.asarray(weights, dtype=np.float64))
         ensemble = cls(x, np.full(n, np.nan), log_w, system.md_topology, float(system.temperature), name=name)
+        if u is not None:
+            ensemble = replace(ensemble, u=np.asarray(u, dtype=np.float64))
+        if subsample:
+            if (slowest := slowest_inefficiency(ensemble)) is None:
+                raise ImportError("subsample=True needs pymbar: pip install openmm_fab[md].")
+            ensemble = ensemble[:: int(np.ceil(slowest))]
+            block = np.arange(ensemble.n)
         block = time_blocks(ensemble) if block is None else np.asarray(block)
         if u is None and not energies:
             return replace(ensemble, block=block)
-        u = _energies(x, system) if u is None else np.asarray(u, dtype=np.float64)
+        u = _energies(ensemble.x, system) if u is None else ensemble.u
         log_w = np.where(np.isfinite(u), ensemble.log_w, -np.inf)
         return replace(ensemble, u=u, log_w=log_w, block=block, invalid=int((~np.isfinite(u)).sum()))
 
@@ -166,7 +192,7 @@ class Ensemble:
     @property
     def log_z(self) -> Estimate:
         """ln of the mean weight, with its standard error."""
-        return _weights.log_z(self.log_w)
+        return _weights.log_z(self.log_w, self.block)
 
     # Estimates
 
@@ -316,15 +342,7 @@ class Ensemble:
             "about": np.array(json.dumps(about)),
             "format": np.array(_FORMAT),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, lambda file: np.savez(file, **arrays))
         return path
 
     @classmethod
@@ -363,32 +381,54 @@ def time_blocks(ensemble: Ensemble, blocks: int = 50) -> np.ndarray:
 
     Without pymbar there is no estimate of it, and 20 blocks are made.
     """
-    n = ensemble.n
-    try:
-        from pymbar.timeseries import ParameterError, statistical_inefficiency
-    except ImportError:
+    n, slowest = ensemble.n, slowest_inefficiency(ensemble)
+    if slowest is None:
         return np.arange(n) * min(20, n) // n
-    quadruples = list(named_torsions(ensemble.topology).values())
-    # A few thousand points tell the slowest time; the estimator's cost grows faster than linearly.
-    stride = max(1, n // 5000)
-    angles = ensemble[::stride].torsions(quadruples) if quadruples else np.zeros((0, 0))
-    inefficiency = 1.0
-    # The half circle catches rare jumps that motion within one basin hides in cos and sin.
-    for series in np.hstack([np.cos(angles), np.sin(angles), (angles > 0) & (angles < 2.5)]).T:
-        if len(series) > 10 and series.std() > 1e-6:
-            try:
-                inefficiency = max(inefficiency, stride * statistical_inefficiency(series))
-            except ParameterError:
-                continue
-    count = min(blocks, int(n / (2.0 * inefficiency)))
+    count = min(blocks, int(n / (2.0 * slowest)))
     if count < 10:
         warnings.warn(
-            f"The slowest torsion stays correlated over {inefficiency:.0f} of {n} frames, which leaves "
+            f"The slowest torsion stays correlated over {slowest:.0f} of {n} frames, which leaves "
             f"{max(count, 0)} independent time blocks: error bars are rough. Sample longer, or use replica "
             "exchange.",
             stacklevel=3,
         )
     return np.arange(n) * min(max(count, 2), n) // n
+
+
+def slowest_inefficiency(ensemble: Ensemble) -> float | None:
+    """Frames for one independent one, of the slowest torsion of a run in time order; None without pymbar."""
+    quadruples = list(named_torsions(ensemble.topology).values())
+    angles = ensemble.torsions(quadruples) if quadruples else np.zeros((ensemble.n, 0))
+    # The half circle catches rare jumps that motion within one basin hides in cos and sin.
+    series = np.hstack([np.cos(angles), np.sin(angles), (angles > 0) & (angles < 2.5)]).T
+    found = [1.0, *(inefficiency([one]) for one in series)]
+    return None if None in found else float(np.nanmax(np.array(found, dtype=np.float64)))
+
+
+def inefficiency(runs: Sequence[np.ndarray]) -> float | None:
+    """Statistical inefficiency (>= 1, in frames) of runs of equal length; nan for constants, None without pymbar."""
+    try:
+        from pymbar.timeseries import ParameterError, statistical_inefficiency_multiple
+    except ImportError:
+        return None
+    n, found = len(runs[0]), np.nan
+    if n <= 10 or np.std(runs) <= 1e-6:
+        return found
+    # A few thousand points tell a slow time, or the first few thousand a fast one; the estimator's cost grows faster
+    # than linearly.
+    stride = max(1, n // 5000)
+    try:
+        found = stride * statistical_inefficiency_multiple([run[::stride] for run in runs])
+        if stride > 1 and found < 3 * stride:
+            found = statistical_inefficiency_multiple([run[:5000] for run in runs])
+    except ParameterError:
+        return np.nan
+    return max(1.0, float(found))
+
+
+def _centres(system: MolecularSystem) -> dict[int, list[int]]:
+    near = neighbours_of(system.bonds, system.n_atoms)
+    return {i: [int(j) for j in near[i]] for i in stereocentres(near, system.elements)}
 
 
 def _energies(x: np.ndarray, system: MolecularSystem, batch: int = 1000) -> np.ndarray:

@@ -110,3 +110,126 @@ def topology_from_arrays(arrays: dict[str, np.ndarray]) -> mdtraj.Topology:
     for i, j in arrays["bonds"]:
         topology.add_bond(atoms[i], atoms[j])
     return topology
+
+
+def whole_structures(trajectory: mdtraj.Trajectory, bonds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Coordinates of a trajectory, (n, atoms, 3) nm, that are in nm and not torn by a periodic box.
+
+    Parameters
+    ----------
+    trajectory : mdtraj.Trajectory
+        Molecules that a box has torn are put together where it has unit cells.
+    bonds : (m, 2) int
+    positions : (atoms, 3), nm
+        A structure with lengths of bonds as they should be.
+
+    Raises
+    ------
+    ValueError
+        Bonds ten times too long or too short (Å for nm); bonds that are torn, without a unit cell.
+    """
+    x = trajectory.xyz
+    if not len(bonds) or not len(x):
+        return x
+    expected = _lengths(positions[None], bonds)[0]
+    ratio = float(np.nanmedian(_lengths(x[:: max(1, len(x) // 200)], bonds) / expected))
+    for factor, low, high in ((0.1, 5.0, 20.0), (10.0, 0.05, 0.2)):
+        if low < ratio < high:
+            raise ValueError(
+                f"Expected coordinates in nm; got bonds {ratio:.3g} times as long as the system's. mdtraj takes "
+                f"nm, most others Å: multiply by {factor:g}, mdtraj.Trajectory({factor:g} * trajectory.xyz, topology)."
+            )
+    torn = _torn(x, bonds, expected)
+    if torn.any() and trajectory.unitcell_vectors is not None:
+        x = _put_together(trajectory, bonds)
+        torn = _torn(x, bonds, expected)
+    if torn.any():
+        frame = int(np.flatnonzero(torn.any(1))[0])
+        i, j = bonds[int(np.flatnonzero(torn[frame])[0])]
+        atoms, length = list(trajectory.topology.atoms), float(_lengths(x[[frame]], bonds[torn[frame]])[0, 0])
+        raise ValueError(
+            f"Expected whole molecules; in {int(torn.any(1).sum())} of {len(x)} frames, first in frame {frame}, bonds "
+            f"are absurdly long: {atoms[i]} to {atoms[j]}, {length:.3g} nm. If a periodic box has cut it, keep "
+            "its unit cell (trajectory.unitcell_lengths), or make it whole first: trajectory.make_molecules_whole(), "
+            "gmx trjconv -pbc mol. If the run blew up, leave those frames out."
+        )
+    return x
+
+
+def _lengths(x: np.ndarray, bonds: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(x[:, bonds[:, 0]] - x[:, bonds[:, 1]], axis=-1)
+
+
+def _torn(x: np.ndarray, bonds: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """(n, bonds) bool; coordinates that are not finite are another matter."""
+    return _lengths(x, bonds) > 2.0 * expected + 0.05
+
+
+def _put_together(trajectory: mdtraj.Trajectory, bonds: np.ndarray) -> np.ndarray:
+    return trajectory.make_molecules_whole(sorted_bonds=_outwards(bonds)).xyz
+
+
+def _outwards(bonds: np.ndarray) -> np.ndarray:
+    """Bonds of a tree, each from an atom that is placed to one that is not, whatever their numbers."""
+    near: dict[int, list[int]] = {}
+    for i, j in bonds.tolist():
+        near.setdefault(i, []).append(j)
+        near.setdefault(j, []).append(i)
+    seen: set[int] = set()
+    order: list[tuple[int, int]] = []
+    for start in sorted(near):
+        if start in seen:
+            continue
+        seen.add(start)
+        todo = [start]
+        for i in todo:  # grows while it is walked
+            for j in near[i]:
+                if j not in seen:
+                    seen.add(j)
+                    todo.append(j)
+                    order.append((i, j))
+    return np.array(order, dtype=np.int32)
+
+
+def check_hands(x: np.ndarray, centres: dict[int, list[int]], positions: np.ndarray, topology: mdtraj.Topology) -> None:
+    """Compare the hand of stereocentres with the system's.
+
+    Parameters
+    ----------
+    x : (n, atoms, 3), nm
+    centres : dict of int to list of int
+        Stereocentres and their neighbours.
+    positions : (atoms, 3), nm
+        The system's structure.
+
+    Raises
+    ------
+    ValueError
+        A centre has the other hand in more than half of the frames; in fewer it is a warning.
+    """
+    if not len(x):
+        return
+    inverted = {
+        i: float((_hand(x, i, near) * _hand(positions[None], i, near) < 0).mean()) for i, near in centres.items()
+    }
+    atoms = list(topology.atoms)
+    wrong = [f"{atoms[i]}" for i, share in inverted.items() if share > 0.5]
+    if wrong:
+        raise ValueError(
+            f"Expected the hand of the system's structure at {', '.join(wrong[:5])}; the trajectory has the other (a "
+            "D-residue, or a mirrored structure). Build the system from the molecule that was simulated."
+        )
+    some = {i: share for i, share in inverted.items() if share > 0.0}
+    if some:
+        found = ", ".join(f"{atoms[i]} in {100 * share:.2g} %" for i, share in list(some.items())[:5])
+        warnings.warn(
+            f"Stereocentres have the other hand than the system's structure: {found} of the frames. Such frames are "
+            "another molecule; leave them out.",
+            stacklevel=4,
+        )
+
+
+def _hand(x: np.ndarray, centre: int, near: list[int]) -> np.ndarray:
+    """(n,): sign of the volume that three neighbours span with the centre."""
+    a, b, c = (x[:, i] - x[:, centre] for i in near[:3])
+    return np.sign(np.einsum("ni,ni->n", a, np.cross(b, c)))

@@ -55,7 +55,14 @@ def flat(n: int, **fields) -> Ensemble:
 
 
 def stub_system() -> SimpleNamespace:
-    return SimpleNamespace(md_topology=backbone_topology(), temperature=300.0, n_atoms=5)
+    return SimpleNamespace(
+        md_topology=backbone_topology(),
+        temperature=300.0,
+        n_atoms=5,
+        bonds=np.array([(0, 1), (1, 2), (2, 3), (3, 4)]),
+        elements=["C", "N", "C", "C", "N"],
+        positions=flat(1).x[0],
+    )
 
 
 def test_torsions_are_the_ones_the_structures_were_built_with() -> None:
@@ -248,6 +255,66 @@ def test_from_mdtraj_weights() -> None:
     assert np.isnan(by_log.u).all()
     with pytest.raises(ValueError, match="both"):
         Ensemble.from_mdtraj(trajectory, stub_system(), weights=[1] * 3, log_weights=[0] * 3)
+
+
+def test_from_mdtraj_notices_angstrom_for_nm(alanine_dipeptide) -> None:
+    system = alanine_dipeptide
+    for factor, advice in ((10.0, "multiply by 0.1"), (0.1, "multiply by 10")):
+        trajectory = mdtraj.Trajectory(factor * np.stack([system.positions] * 3), system.md_topology)
+        with pytest.raises(ValueError, match=f"in nm; got bonds {factor:g} times.*{advice}"):
+            Ensemble.from_mdtraj(trajectory, system, energies=False)
+
+
+def test_from_mdtraj_puts_molecules_together_that_a_box_has_torn(alanine_dipeptide) -> None:
+    system, rng, n = alanine_dipeptide, np.random.default_rng(7), 20
+    whole = system.positions - system.positions.mean(0) + rng.uniform(0.0, 2.0, (n, 1, 3))
+    # Truncated to a box of 2 nm; one that is not rectangular.
+    lengths, angles = np.full((n, 3), 2.0), np.tile([80.0, 95.0, 90.0], (n, 1))
+    box = mdtraj.Trajectory(
+        whole, system.md_topology, unitcell_lengths=lengths, unitcell_angles=angles
+    ).unitcell_vectors[0]
+    torn = np.einsum("nai,ij->naj", np.mod(np.einsum("nai,ij->naj", whole, np.linalg.inv(box)), 1.0), box)
+    assert np.abs(torn - whole).max() > 1.0
+    given = mdtraj.Trajectory(torn, system.md_topology, unitcell_lengths=lengths, unitcell_angles=angles)
+    ensemble = Ensemble.from_mdtraj(given, system, block=np.arange(n))
+    assert np.ptp(ensemble.u) < 0.05
+    np.testing.assert_allclose(given.xyz, torn, atol=1e-6)  # what was given stays as it was
+    bare = mdtraj.Trajectory(torn, system.md_topology)
+    with pytest.raises(ValueError, match=r"whole molecules; in \d+ of 20 frames.*absurdly long.*make_molecules_whole"):
+        Ensemble.from_mdtraj(bare, system, energies=False)
+    # A box of another run, too small to explain it.
+    bare.unitcell_lengths, bare.unitcell_angles = np.full((n, 3), 13.0), np.full((n, 3), 90.0)
+    with pytest.raises(ValueError, match="absurdly long"):
+        Ensemble.from_mdtraj(bare, system, energies=False)
+
+
+def test_from_mdtraj_knows_the_hand_of_stereocentres(alanine_dipeptide) -> None:
+    system = alanine_dipeptide
+    x = np.stack([system.positions] * 20)
+    mirrored = x * [1.0, 1.0, -1.0]
+    with pytest.raises(ValueError, match=r"hand of the system's structure at ALA2-CA; .*D-residue"):
+        Ensemble.from_mdtraj(mdtraj.Trajectory(mirrored, system.md_topology), system, energies=False)
+    mixed = np.where(np.arange(20)[:, None, None] < 3, mirrored, x)
+    with pytest.warns(UserWarning, match="ALA2-CA in 15 % of the frames"):
+        Ensemble.from_mdtraj(mdtraj.Trajectory(mixed, system.md_topology), system, energies=False, block=np.arange(20))
+
+
+def test_subsampled_frames_are_independent_and_keep_their_weights() -> None:
+    pytest.importorskip("pymbar")
+    rng, n = np.random.default_rng(8), 20_000
+    state = np.cumsum(rng.random(n) < 0.025) % 2  # inefficiency (1 - p) / p = 39 frames
+    phi = np.where(state == 0, -1.5, 1.0) + 0.3 * rng.normal(size=n)
+    trajectory = backbone(phi, rng.normal(size=n)).to_mdtraj()
+    u, log_w = np.arange(n, dtype=float), rng.normal(size=n)
+    ensemble = Ensemble.from_mdtraj(trajectory, stub_system(), u=u, log_weights=log_w, subsample=True)
+    stride = int(ensemble.u[1])
+    assert 25 <= stride <= 60
+    np.testing.assert_array_equal(ensemble.u, u[::stride])
+    np.testing.assert_array_equal(ensemble.log_w, log_w[::stride])
+    np.testing.assert_array_equal(ensemble.block, np.arange(ensemble.n))
+    np.testing.assert_array_equal(ensemble.x, trajectory.xyz[::stride])
+    with pytest.raises(ValueError, match="got both"):
+        Ensemble.from_mdtraj(trajectory, stub_system(), subsample=True, block=u)
 
 
 def test_time_blocks_are_longer_than_the_slowest_torsion_remembers() -> None:

@@ -1,12 +1,12 @@
-"""Reference ensembles from molecular dynamics."""
+"""The reference ensemble that a shipped molecule brings along."""
 
 from __future__ import annotations
 
 import mdtraj
 import numpy as np
 
-from .ensemble import Ensemble
-from .system import MolecularSystem
+from openmm_fab.ensemble import Ensemble
+from openmm_fab.system import MolecularSystem
 
 
 def load_reference(system: MolecularSystem) -> Ensemble | None:

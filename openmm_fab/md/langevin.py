@@ -1,0 +1,177 @@
+"""Langevin MD by OpenMM itself: one trajectory, a DCD file that grows, a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+import openmm
+from numpy.typing import ArrayLike
+from openmm import app, unit
+
+from openmm_fab.ensemble import Ensemble
+from openmm_fab.files import write_atomically
+from openmm_fab.md.convergence import ReferenceEnsemble, convergence, reported
+from openmm_fab.md.dynamics import UnstableDynamicsError
+from openmm_fab.md.settings import LangevinSettings
+from openmm_fab.md.walkers import SAVE_EVERY, stopped_message
+from openmm_fab.progress import bar
+from openmm_fab.system import MolecularSystem
+
+
+def langevin(
+    system: MolecularSystem,
+    settings: LangevinSettings,
+    folder: Path | None,
+    seed: int,
+    progress: bool,
+    start: ArrayLike | None,
+    basin: Any,
+) -> ReferenceEnsemble:
+    """See `reference`. Files: trajectory.dcd, checkpoint.npz."""
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            kept = False
+        else:
+            kept = True
+        u = _run(system, settings, folder, seed, progress, start, kept)
+        trajectory = mdtraj.load(str(folder / "trajectory.dcd"), top=system.md_topology)[: len(u)]
+    ensemble = Ensemble.from_mdtraj(trajectory, system, u=u, name="Langevin MD")
+    return reported(ensemble, convergence(ensemble, 1, settings.frame_ps, basin))
+
+
+def context_of(system: MolecularSystem, settings: LangevinSettings, seed: int) -> openmm.Context:
+    """A Context with the integrator, on the platform of the settings."""
+    step = settings.step_ps(system.system.getNumConstraints() > 0)
+    integrator = openmm.LangevinMiddleIntegrator(system.temperature, settings.friction, step)
+    integrator.setRandomNumberSeed(seed + 1)  # 0 is "any" to OpenMM
+    integrator.setConstraintTolerance(1e-6)
+    if settings.platform is None:
+        return openmm.Context(system.system, integrator)
+    platform = openmm.Platform.getPlatformByName(settings.platform)
+    return openmm.Context(system.system, integrator, platform, settings.properties or {})
+
+
+def _run(
+    system: MolecularSystem,
+    settings: LangevinSettings,
+    folder: Path,
+    seed: int,
+    progress: bool,
+    start: ArrayLike | None,
+    kept: bool,
+) -> np.ndarray:
+    """Reduced energies of the frames in the file."""
+    context = context_of(system, settings, seed)
+    integrator = context.getIntegrator()
+    step = integrator.getStepSize().value_in_unit(unit.picosecond)
+    steps = max(1, round(settings.frame_ps / step))
+    total = max(1, round(settings.time_ps / settings.frame_ps))
+    checkpoint, dcd = folder / "checkpoint.npz", folder / "trajectory.dcd"
+    u: list[float] = []
+    if checkpoint.exists():
+        with np.load(checkpoint, allow_pickle=False) as file:
+            u = file["u"].tolist()
+            _restore(context, file["context"].tobytes(), checkpoint)
+        _truncate(dcd, system, len(u))
+    else:
+        x = system.minimum if start is None else np.asarray(start, dtype=np.float64).reshape(-1, system.n_atoms, 3)[0]
+        context.setPositions(x)
+        context.applyConstraints(1e-6)
+        context.setVelocitiesToTemperature(system.temperature, seed + 1)
+        _steps(integrator, round(settings.equilibration_ps / step), progress)
+    saved, stopped = time.monotonic(), False
+    held = (context.createCheckpoint(), len(u))  # of the last whole frame: Ctrl-C comes in between
+    with open(dcd, "r+b" if u else "w+b") as file:
+        out = app.DCDFile(file, _without_box(system.topology), step, steps, steps, append=bool(u))
+        file.flush()
+        try:
+            for _ in bar(range(len(u), total), settings.name, progress):
+                integrator.step(steps)
+                state = context.getState(positions=True, energy=True)
+                x = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+                energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) / system.kT
+                if not (np.isfinite(x).all() and np.isfinite(energy)):
+                    raise UnstableDynamicsError(
+                        f"Expected finite positions and energies; got others after a step of {1000 * step:g} fs. "
+                        "Use a smaller step_fs, or check the starting structure."
+                    )
+                out.writeModel(x - x.mean(axis=0))
+                u.append(energy)
+                held = (context.createCheckpoint(), len(u))
+                if time.monotonic() - saved > SAVE_EVERY:
+                    _save(checkpoint, held[0], u, file)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            stopped = True
+        del u[held[1] :]
+        if u:
+            _save(checkpoint, held[0], u, file)
+    if stopped:
+        if not u:
+            raise KeyboardInterrupt("Stopped before the first frame of production.")
+        warnings.warn(stopped_message(len(u) / total, kept), stacklevel=5)
+    return np.array(u)
+
+
+def _steps(integrator: openmm.Integrator, steps: int, progress: bool) -> None:
+    """In pieces, so that Ctrl-C is heard and the bar moves."""
+    edges = np.linspace(0, steps, min(steps, 100) + 1).astype(int)
+    for piece in bar(np.diff(edges).tolist(), "equilibration", progress):
+        integrator.step(piece)
+
+
+def _save(path: Path, context: bytes, u: list[float], trajectory: Any) -> None:
+    # The frames reach the disk before the checkpoint that counts on them.
+    trajectory.flush()
+    os.fsync(trajectory.fileno())
+    data = np.frombuffer(context, dtype=np.uint8)
+    write_atomically(path, lambda file: np.savez(file, context=data, u=np.array(u)))
+
+
+def _restore(context: openmm.Context, data: bytes, path: Path) -> None:
+    try:
+        context.loadCheckpoint(data)
+    except openmm.OpenMMException as error:
+        raise ValueError(
+            f"Expected a checkpoint of this machine, platform and version of OpenMM in {path}; OpenMM says: {error}. "
+            "Resume where it was made, or start again in another folder."
+        ) from error
+
+
+def _truncate(dcd: Path, system: MolecularSystem, frames: int) -> None:
+    """Cut off frames written after the checkpoint.
+
+    Raises
+    ------
+    ValueError
+        The file has fewer frames than the checkpoint counts.
+    """
+    header = io.BytesIO()
+    app.DCDFile(header, _without_box(system.topology), 0.001)
+    size = len(header.getvalue()) + frames * 3 * (8 + 4 * system.n_atoms)
+    if not dcd.exists() or dcd.stat().st_size < size:
+        raise ValueError(f"Expected {frames} frames in {dcd}; it has fewer. Start again in another folder.")
+    with open(dcd, "r+b") as file:
+        file.truncate(size)
+        file.seek(8)
+        file.write(struct.pack("<i", frames))
+
+
+def _without_box(topology: app.Topology) -> app.Topology:
+    """Atoms only: a PDB's CRYST1 record is no box of the System."""
+    bare = app.Topology()
+    residue = bare.addResidue("MOL", bare.addChain())
+    for atom in topology.atoms():
+        bare.addAtom(atom.name, atom.element, residue)
+    return bare

@@ -1,0 +1,200 @@
+"""Parallel tempering by openmmtools: its NetCDF storage and resume, weights by MBAR."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+import openmm
+from numpy.typing import ArrayLike
+from openmm import unit
+
+from openmm_fab.ensemble import Ensemble
+from openmm_fab.md.convergence import ReferenceEnsemble, convergence, count_round_trips, reported
+from openmm_fab.md.settings import ReplicaExchangeSettings
+from openmm_fab.md.walkers import stopped_message, temperature_ladder
+from openmm_fab.progress import bar
+from openmm_fab.system import MolecularSystem
+
+
+def replica_exchange(
+    system: MolecularSystem,
+    settings: ReplicaExchangeSettings,
+    folder: Path | None,
+    seed: int,
+    progress: bool,
+    start: ArrayLike | None,
+    basin: Any,
+) -> ReferenceEnsemble:
+    """See `reference`. Files: replicas.nc and its checkpoint, both openmmtools'.
+
+    openmmtools takes no seed for its integrators: two runs are two samples.
+    """
+    with _quiet(), contextlib.ExitStack() as stack:
+        kept = folder is not None
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        path = folder / "replicas.nc"
+        np.random.seed(seed)  # noqa: NPY002 - openmmtools mixes with it
+        sampler, done, first = _sampler(system, settings, path, start)
+        frames = max(1, round(settings.time_ps / settings.frame_ps))
+        total, stopped = first + frames, False
+        try:
+            for _ in bar(range(done, total), settings.name, progress):
+                sampler.extend(1)
+        except KeyboardInterrupt:
+            stopped = True
+        del sampler  # closes its files
+        read = _read(path, system)
+        if len(read["u"]) <= first + 1:
+            raise KeyboardInterrupt("Stopped before the first frame of production.")
+        if stopped:
+            warnings.warn(stopped_message((len(read["u"]) - 1) / total, kept), stacklevel=4)
+    # Iteration 0 is the start.
+    return _ensemble(system, settings, {k: v[first + 1 :] for k, v in read.items()}, basin)
+
+
+def _sampler(
+    system: MolecularSystem, settings: ReplicaExchangeSettings, path: Path, start: ArrayLike | None
+) -> tuple[Any, int, int]:
+    """The sampler, iterations done, and how many of them are dropped."""
+    try:
+        from openmmtools import cache, mcmc, multistate, states
+    except ImportError as error:
+        raise ImportError("Replica exchange needs openmmtools: pip install openmm_fab[md].") from error
+    first = round(settings.equilibration_ps / settings.frame_ps)
+    reporter = multistate.MultiStateReporter(
+        str(path), checkpoint_interval=1, analysis_particle_indices=tuple(range(system.n_atoms))
+    )
+    if path.exists():
+        sampler = multistate.ParallelTemperingSampler.from_storage(reporter)
+    else:
+        step = settings.step_ps(system.system.getNumConstraints() > 0)
+        move = mcmc.LangevinDynamicsMove(
+            timestep=step * unit.picosecond,
+            collision_rate=settings.friction / unit.picosecond,
+            n_steps=max(1, round(settings.frame_ps / step)),
+            reassign_velocities=False,
+        )
+        ladder = temperature_ladder(system.temperature, settings.max_temperature, settings.temperatures)
+        x = np.asarray(system.minimum if start is None else start, dtype=np.float64).reshape(-1, system.n_atoms, 3)
+        sampler = multistate.ParallelTemperingSampler(mcmc_moves=move, number_of_iterations=0)
+        sampler.create(
+            thermodynamic_state=states.ThermodynamicState(system.system, system.temperature * unit.kelvin),
+            sampler_states=[states.SamplerState(one * unit.nanometer) for one in x[: settings.temperatures]],
+            storage=reporter,
+            temperatures=[t * unit.kelvin for t in ladder],
+            n_temperatures=len(ladder),
+        )
+    if settings.platform is not None:
+        platform = openmm.Platform.getPlatformByName(settings.platform)
+        caches = (
+            cache.ContextCache(capacity=None, platform=platform, platform_properties=settings.properties)
+            for _ in range(2)
+        )
+        sampler.sampler_context_cache, sampler.energy_context_cache = caches
+    return sampler, sampler.iteration, first
+
+
+def _read(path: Path, system: MolecularSystem) -> dict[str, np.ndarray]:
+    """x (iterations, replicas, atoms, 3) nm, u (iterations, replicas, states), level (iterations, replicas)."""
+    from openmmtools import multistate
+
+    reporter = multistate.MultiStateReporter(str(path), open_mode="r", checkpoint_interval=1)
+    try:
+        count = reporter.read_last_iteration(last_checkpoint=False) + 1
+        x = [
+            [s.positions.value_in_unit(unit.nanometer) for s in reporter.read_sampler_states(i, True)]
+            for i in range(count)
+        ]
+        energies, _, _ = reporter.read_energies()
+        level = reporter.read_replica_thermodynamic_states()
+    finally:
+        reporter.close()
+    # Masked arrays of NetCDF; a stop in between leaves later rows unfinished.
+    u = np.array(np.ma.filled(energies, np.nan), dtype=np.float64)[:count]
+    return {"x": np.array(x, dtype=np.float32), "u": u, "level": np.array(level)[:count]}
+
+
+def _ensemble(
+    system: MolecularSystem, settings: ReplicaExchangeSettings, read: dict[str, np.ndarray], basin: Any
+) -> ReferenceEnsemble:
+    x, u, level = read["x"], read["u"], read["level"]
+    x = x - x.mean(axis=2, keepdims=True)
+    frames, replicas = level.shape
+    holder = np.argsort(level, axis=1)  # (frames, states)
+    rows = np.arange(frames)[:, None]
+    x, u = x[rows, holder], u[rows, holder]  # by state
+    cold = Ensemble.from_mdtraj(
+        mdtraj.Trajectory(x[:, 0], system.md_topology), system, u=u[:, 0, 0], name="replica exchange"
+    )
+    report = convergence(
+        cold,
+        1,
+        settings.frame_ps,
+        basin,
+        acceptance=_acceptance(u),
+        round_trips=count_round_trips(level, replicas - 1),
+    )
+    if not settings.reweight:
+        return reported(cold, report)
+    log_w = mbar_log_weights(np.moveaxis(u, 0, 1))  # (states, frames)
+    everything = Ensemble.from_mdtraj(
+        mdtraj.Trajectory(np.moveaxis(x, 0, 1).reshape(-1, system.n_atoms, 3), system.md_topology),
+        system,
+        log_weights=log_w.flatten(),
+        # Replicas wander through all temperatures: what is independent are times.
+        block=np.tile(np.asarray(cold.block), replicas),
+        u=u[..., 0].T.flatten(),
+        name="replica exchange",
+    )
+    return reported(everything, report)
+
+
+def mbar_log_weights(u: np.ndarray) -> np.ndarray:
+    """Log weights (states, frames) towards the first state, by MBAR over all frames.
+
+    Shirts and Chodera, J. Chem. Phys. 129, 124105 (2008), eq. 9. All are used, correlated or not: correlation costs
+    precision, which block errors know, and not correctness.
+
+    Parameters
+    ----------
+    u : (states, frames, states)
+        Reduced energies: of frames drawn at the first index in the last.
+    """
+    from pymbar import MBAR
+
+    states, frames, _ = u.shape
+    mbar = MBAR(u.reshape(-1, states).T, np.full(states, frames), solver_protocol="robust")
+    with np.errstate(divide="ignore"):
+        return np.log(mbar.weights()[:, 0]).reshape(states, frames)
+
+
+def _acceptance(u: np.ndarray) -> tuple[float, ...]:
+    """Mean Metropolis acceptance of exchanges of neighbours, by the energies u (frames, states, states)."""
+    k = np.arange(u.shape[1] - 1)
+    log_ratio = u[:, k, k] + u[:, k + 1, k + 1] - u[:, k, k + 1] - u[:, k + 1, k]
+    return tuple(np.minimum(1.0, np.exp(np.minimum(log_ratio, 0.0))).mean(axis=0).tolist())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """openmmtools and pymbar warn of what is meant here, and greet."""
+    loggers = [logging.getLogger(name) for name in ("openmmtools", "pymbar")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*openmmtools API is experimental.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

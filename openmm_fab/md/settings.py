@@ -1,0 +1,225 @@
+"""What shapes a reference run: one frozen dataclass a method, saved beside the frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+Torsion = str | tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all methods share.
+
+    Parameters
+    ----------
+    time_ps : float, ps
+        Production of each walker (replica); a resumed run may have more.
+    equilibration_ps : float, ps
+        Dropped before it.
+    frame_ps : float, ps
+        Between frames that are kept.
+    step_fs : float, fs, or None
+        None: 2 with constraints or `hydrogen_mass`, else 1.
+    friction : float, 1/ps
+    """
+
+    name: ClassVar[str] = ""
+    may_grow: ClassVar[tuple[str, ...]] = ("time_ps",)
+
+    time_ps: float = 1000.0
+    equilibration_ps: float = 50.0
+    frame_ps: float = 1.0
+    step_fs: float | None = None
+    friction: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("time_ps", "frame_ps", *(["step_fs"] if self.step_fs is not None else [])):
+            if not getattr(self, key) > 0.0:
+                raise ValueError(f"Expected {key} > 0; got {getattr(self, key)}.")
+        for key in ("equilibration_ps", "friction"):
+            if not getattr(self, key) >= 0.0:
+                raise ValueError(f"Expected {key} >= 0; got {getattr(self, key)}.")
+
+    def step_ps(self, rigid: bool) -> float:
+        """The time step; `rigid`: there are constraints or heavy hydrogens."""
+        return (self.step_fs if self.step_fs is not None else 2.0 if rigid else 1.0) / 1000.0
+
+
+@dataclass(frozen=True)
+class LangevinSettings(Settings):
+    """One molecule by OpenMM's LangevinMiddleIntegrator.
+
+    Parameters
+    ----------
+    platform : str or None
+        Name of OpenMM's platform; None: the fastest.
+    properties : dict of str to str, optional
+        Of the platform: {"Threads": "1"}.
+    """
+
+    name: ClassVar[str] = "langevin"
+    platform: str | None = None
+    properties: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class ReplicaExchangeSettings(LangevinSettings):
+    """Parallel tempering by openmmtools; an exchange is attempted, and a frame kept, every `frame_ps`.
+
+    Parameters
+    ----------
+    temperatures : int
+        From the system's to `max_temperature` (K), in geometric order.
+    reweight : bool
+        Frames of all temperatures, with MBAR weights; False: those at the system's temperature only.
+    """
+
+    name: ClassVar[str] = "replica-exchange"
+    temperatures: int = 6
+    max_temperature: float = 500.0
+    reweight: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, temperatures=2)
+
+
+@dataclass(frozen=True)
+class WalkersSettings(Settings):
+    """Independent walkers, all at once, on the compiled energy.
+
+    Parameters
+    ----------
+    walkers : int
+    hydrogen_mass : float, dalton, or None
+        Hydrogens of this mass, taken from the atom they are bonded to; the equilibrium stays the same.
+    precision : "mixed", "single" or "double"
+        "mixed": energies in float32, positions and velocities in float64.
+    device : str
+    compile : bool
+        Fuse the energy with torch.compile, which takes a while and then is several times faster.
+    """
+
+    name: ClassVar[str] = "walkers"
+    walkers: int = 256
+    hydrogen_mass: float | None = None
+    precision: Literal["mixed", "single", "double"] = "mixed"
+    device: str = "cpu"
+    compile: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, walkers=1)
+        if self.precision not in ("mixed", "single", "double"):
+            raise ValueError(f'Expected precision "mixed", "single" or "double"; got {self.precision!r}.')
+
+
+@dataclass(frozen=True)
+class WalkersExchangeSettings(WalkersSettings):
+    """Parallel tempering of walkers: many independent ladders at once. Frames are those at the lowest temperature.
+
+    Parameters
+    ----------
+    walkers : int
+        Ladders times `temperatures`.
+    temperatures : int
+        From the system's to `max_temperature` (K), in geometric order.
+    exchange_ps : float, ps
+        Between attempts, of even and odd neighbours in turn.
+    """
+
+    name: ClassVar[str] = "walkers-exchange"
+    temperatures: int = 8
+    max_temperature: float = 600.0
+    exchange_ps: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, temperatures=2)
+        if self.walkers % self.temperatures:
+            raise ValueError(
+                f"Expected walkers in whole ladders of {self.temperatures} temperatures; got {self.walkers} walkers."
+            )
+        _shorter_than_a_frame(self, "exchange_ps")
+
+
+@dataclass(frozen=True)
+class MetadynamicsSettings(WalkersSettings):
+    """Well-tempered metadynamics with a bias that all walkers share, then production with the bias frozen.
+
+    Parameters
+    ----------
+    torsions : sequence of names or of four atoms, one or two of them, or None
+        None: the first phi and psi, else the first rotatable bond.
+    build_ps : float, ps
+        Of each walker, while the bias grows.
+    hill_ps : float, ps
+        Between deposits.
+    hill_height : float, kT
+        Of all walkers' hills of one deposit together.
+    hill_width : float, rad
+    bias_factor : float
+        F is lowered to F / bias_factor along the torsions.
+    """
+
+    name: ClassVar[str] = "metadynamics"
+    torsions: Sequence[Torsion] | None = None
+    walkers: int = 64
+    build_ps: float = 200.0
+    hill_ps: float = 0.2
+    hill_height: float = 0.6
+    hill_width: float = 0.3
+    bias_factor: float = 6.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.bias_factor > 1.0 or not self.hill_height > 0.0 or not 0.05 <= self.hill_width <= 2.0:
+            raise ValueError(
+                "Expected bias_factor > 1, hill_height > 0 kT and 0.05 <= hill_width <= 2 rad; got "
+                f"{self.bias_factor}, {self.hill_height} and {self.hill_width}."
+            )
+        _shorter_than_a_frame(self, "hill_ps")
+
+
+METHODS: dict[str, type[Settings]] = {
+    kind.name: kind
+    for kind in (
+        LangevinSettings,
+        ReplicaExchangeSettings,
+        WalkersSettings,
+        WalkersExchangeSettings,
+        MetadynamicsSettings,
+    )
+}
+
+
+def settings_of(method: str, given: dict[str, Any]) -> Settings:
+    """The settings of a method by name.
+
+    Raises
+    ------
+    ValueError
+        Unknown method, settings that it does not have, or values it cannot use.
+    """
+    if method not in METHODS:
+        raise ValueError(f"Expected a method out of {sorted(METHODS)}; got {method!r}.")
+    known = [field.name for field in fields(METHODS[method])]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"Expected settings of {method!r} out of {known}; got {unknown}.")
+    return METHODS[method](**given)
+
+
+def _at_least(settings: Any, **bounds: int) -> None:
+    for key, bound in bounds.items():
+        if getattr(settings, key) < bound:
+            raise ValueError(f"Expected {key} >= {bound}; got {getattr(settings, key)}.")
+
+
+def _shorter_than_a_frame(settings: Any, key: str) -> None:
+    value, frame = getattr(settings, key), settings.frame_ps
+    if not value > 0.0 or value > frame * (1 + 1e-9) or abs(frame / value - round(frame / value)) > 1e-6:
+        raise ValueError(f"Expected frame_ps to be a multiple of {key}; got frame_ps {frame} and {key} {value}.")

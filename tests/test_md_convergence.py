@@ -1,0 +1,118 @@
+"""The convergence report: known correlation times, drifts, round trips."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from examples import chain
+from md_examples import coordinates, exact_structures
+
+from openmm_fab.ensemble import Ensemble
+from openmm_fab.md import Convergence, convergence
+from openmm_fab.md.convergence import _inefficiency, count_round_trips, walker_blocks
+
+
+@pytest.fixture(scope="module")
+def structures(tmp_path_factory) -> tuple[Ensemble, np.ndarray]:
+    """4000 independent structures of the chain, and which of them are inside 0 < torsion < 2.5."""
+    beads = chain(tmp_path_factory.mktemp("md"))
+    x = exact_structures(beads.kT, 4000, np.random.default_rng(0))
+    torsion = coordinates(x)[:, 7]
+    ensemble = Ensemble(x, np.zeros(4000), np.zeros(4000), beads.md_topology, 300.0)
+    return ensemble, (torsion > 0) & (torsion < 2.5)
+
+
+def series(walkers: int, frames: int, rho: float, rng: np.random.Generator) -> np.ndarray:
+    """AR(1), stationary; inefficiency (1 + rho) / (1 - rho)."""
+    found = np.zeros((walkers, frames))
+    found[:, 0] = rng.normal(size=walkers)
+    for t in range(1, frames):
+        found[:, t] = rho * found[:, t - 1] + np.sqrt(1 - rho**2) * rng.normal(size=walkers)
+    return found
+
+
+@pytest.mark.parametrize(("walkers", "frames"), [(400, 300), (2, 20_000)])
+def test_inefficiency_of_known_series(walkers: int, frames: int) -> None:
+    pytest.importorskip("pymbar")
+    rng = np.random.default_rng(1)
+    assert _inefficiency(series(walkers, frames, 0.8, rng)) == pytest.approx(9.0, rel=0.25)
+    assert _inefficiency(series(walkers, frames, 0.0, rng)) == pytest.approx(1.0, abs=0.25)
+    assert np.isnan(_inefficiency(np.ones((walkers, frames))))
+
+
+def test_walkers_that_never_move_count_once() -> None:
+    stuck = np.repeat(np.random.default_rng(2).normal(size=(100, 1)), 50, axis=1)
+    assert _inefficiency(stuck) == pytest.approx(50.0, rel=0.05)
+
+
+def test_independent_frames_agree_in_all_halves(structures) -> None:
+    ensemble, inside = structures
+    report = convergence(ensemble, 40, 2.0)
+    assert report.effective > 2000 and abs(report.halves_z) < 3 and abs(report.drift_z) < 3 and not report.warnings
+    assert report.df.value == pytest.approx(np.log((~inside).sum() / inside.sum()))
+    times, differences = zip(*report.df_against_time, strict=True)
+    assert times == (40.0, 80.0, 120.0, 160.0, 200.0) and differences[-1] == report.df
+    # The first fifth of every walker's time.
+    early = inside.reshape(40, 100)[:, :20]
+    assert differences[0].value == pytest.approx(np.log((~early).sum() / early.sum()))
+    assert "40 x 200 ps" in str(report) and "dF(0 < C0-C1-O2-C3 (1,2) < 2.5 rad)" in str(report)
+
+
+def test_halves_and_drifts_that_disagree_are_seen(structures) -> None:
+    ensemble, inside = structures
+    # As many inside in every other walker as it takes to bias these; then the same in time.
+    order = np.argsort(~inside, kind="stable")
+    walker = np.arange(40)
+    biased = np.concatenate([walker[walker % 2 == 0], walker[walker % 2 == 1]])
+    frames = np.empty((40, 100), dtype=int)
+    frames[biased] = order.reshape(40, 100)
+    report = convergence(ensemble[frames.flatten()], 40)
+    assert report.halves_z > 3 and "halves of the walkers disagree" in str(report)
+    drifting = convergence(ensemble[order.reshape(100, 40).T.flatten()], 40)
+    assert drifting.drift_z > 3 and "drifts" in str(drifting)
+
+
+def test_a_basin_may_be_given_and_weights_count(structures) -> None:
+    ensemble, inside = structures
+
+    def left(trajectory) -> np.ndarray:
+        return inside
+
+    report = convergence(ensemble, 20, basin=left, acceptance=[0.05, 0.5], round_trips=3)
+    assert report.basin == "left" and report.df.value == pytest.approx(np.log((~inside).sum() / inside.sum()))
+    assert len(report.warnings) == 2 and "5 %" in report.warnings[0] and "3 round trips" in report.warnings[1]
+    weighted = Ensemble(ensemble.x, ensemble.u, np.where(inside, 4.0, 0.0), ensemble.topology, 300.0)
+    assert convergence(weighted, 20).effective < 0.6 * report.effective
+    with pytest.raises(ValueError, match="7 walkers of equal length; got 4000"):
+        convergence(ensemble, 7)
+    nothing = Convergence(100, 1, 1.0, {}, 5.0)
+    assert "Caution: 5 independent samples" in str(nothing)
+
+
+def test_halves_are_calibrated(structures) -> None:
+    ensemble, _ = structures
+    rng = np.random.default_rng(4)
+    scores = [convergence(ensemble[rng.integers(4000, size=1000)], 50) for _ in range(40)]
+    for key in ("halves_z", "drift_z"):
+        z = np.array([getattr(s, key) for s in scores])
+        assert abs(z.mean()) < 0.5 and 0.75 < z.std() < 1.3
+
+
+def test_round_trips_are_counted_by_hand() -> None:
+    paths = [
+        [0, 1, 2, 1, 0],  # one
+        [0, 1, 2, 2, 1, 2, 1, 0, 0, 2],  # one
+        [2, 1, 0, 1, 2, 1],  # none: it has not come back
+        [1, 1, 1, 1],
+        [1, 2, 0, 2, 0, 2, 0],  # two
+    ]
+    for path, trips in zip(paths, (1, 1, 0, 0, 2), strict=True):
+        assert count_round_trips(np.array(path)[:, None], 2) == trips
+    assert count_round_trips(np.array([[0, 2], [2, 0], [0, 2]]), 2) == 1
+
+
+def test_blocks_are_walkers_or_pieces_of_few_walkers() -> None:
+    np.testing.assert_array_equal(walker_blocks(12, 3), np.repeat(np.arange(12), 3))
+    few = walker_blocks(2, 40)
+    assert len(np.unique(few)) == 20 and (few[:40] < 10).all() and (np.bincount(few) == 4).all()
+    assert len(np.unique(walker_blocks(1, 5))) == 5
