@@ -87,6 +87,7 @@ def _read(folder: Path) -> tuple[dict, str]:
         "torsions": {
             t["name"]: {"max_df": t["largest"]["value"], "max_df_error": t["largest"]["error"], "rms_df": t["rms"]}
             for t in comparison["torsions"]
+            if t["name"].startswith(("phi", "psi"))
         },
     }
     rows = [

@@ -34,7 +34,7 @@ ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 MEASURES = ("rigid", "flexible")
 ZMATRIX = ("rows", "leader", "periodic", "closes")
 ROTOR = ("rows", "atoms", "frame", "exchange")
-CHUNK_BYTES = 2**19  # of one value a coordinate in a fused chunk
+FUSED_ATOMS, FUSED_BATCH = 50, 256
 
 
 @dataclass(frozen=True)
@@ -322,9 +322,13 @@ class InternalCoordinates(torch.nn.Module):
         return view_coordinates(self)
 
     def compile(self) -> InternalCoordinates:  # type: ignore[override]
-        """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on."""
-        chunk = max(16, min(256, 2 ** int(np.log2(CHUNK_BYTES / 8 / (3 * self.n_atoms)))))
-        self._fused = FusedMap(self._place, self.dim, chunk, "The placement of atoms")
+        """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on.
+
+        Only of small molecules: beyond, fusing takes minutes and gains nothing.
+        """
+        if self.n_atoms > FUSED_ATOMS:
+            return self
+        self._fused = FusedMap(self._place, self.dim, FUSED_BATCH, "The placement of atoms")
         return self
 
     # --- inside: the batch is the last dimension ---

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import weights as _weights
-from .free_energy import Profile, surface
+from .free_energy import Profile, Surface, surface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .compare import Comparison
+    from .compare import Comparison, CoordinateComparison, ProfileComparison
     from .ensemble import Ensemble
 
 # Okabe and Ito's palette.
 FLOW, REWEIGHTED, REFERENCE = "#E69F00", "#0072B2", "#333333"
 CMAP = "viridis"
 F_SHOWN = 8.0
+MOST = 16  # distributions in one panel
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -77,19 +79,22 @@ def ramachandran(
 def _ramachandran(
     ax: Axes, ensemble: Ensemble, phi: np.ndarray, psi: np.ndarray, weighted: bool, bins: int, title: str | None
 ) -> Any:
-    from dataclasses import replace
-
-    if not weighted:
-        ensemble = replace(ensemble, log_w=np.where(ensemble.log_w > -np.inf, 0.0, -np.inf))
-    result = surface(ensemble, phi, psi, bins=bins)
-    # Empty bins stay white: never visited is not the same as high.
-    value = np.ma.masked_invalid(np.where(np.isinf(result.value), np.nan, result.value)).T
-    image = ax.pcolormesh(result.edges_a, result.edges_b, value, cmap=CMAP, vmin=0.0, vmax=F_SHOWN, rasterized=True)
+    image = _draw(ax, surface(ensemble if weighted else _unweighted(ensemble), phi, psi, bins=bins))
     ax.set_aspect("equal")
     _angle_axis(ax, "x", r"$\phi$ / rad")
     _angle_axis(ax, "y", r"$\psi$ / rad")
     ax.set_title(title or ensemble.name)
     return image
+
+
+def _draw(ax: Axes, found: Surface) -> Any:
+    # Empty bins stay white: never visited is not the same as high.
+    value = np.ma.masked_invalid(np.where(np.isinf(found.value), np.nan, found.value)).T
+    return ax.pcolormesh(found.edges_a, found.edges_b, value, cmap=CMAP, vmin=0.0, vmax=F_SHOWN, rasterized=True)
+
+
+def _unweighted(ensemble: Ensemble) -> Ensemble:
+    return replace(ensemble, log_w=np.where(ensemble.log_w > -np.inf, 0.0, -np.inf))
 
 
 def _angle_axis(ax: Axes, which: str, label: str) -> None:
@@ -113,7 +118,8 @@ def profiles(ax: Axes, curves: Sequence[tuple[str, str, Profile]], label: str) -
 
 
 def comparison(result: Comparison, residue: int = 0) -> Figure:
-    """One page: Ramachandran plots of flow, reweighted ensemble and reference; profiles; basins; weights.
+    """One page: Ramachandran plots of flow, reweighted ensemble and reference; profiles; basins; weights; coordinates;
+    and how far all distributions are apart, beside what noise makes.
 
     Parameters
     ----------
@@ -129,12 +135,13 @@ def comparison(result: Comparison, residue: int = 0) -> Figure:
         shown = [f"phi {result.pairs[residue].name}", f"psi {result.pairs[residue].name}"]
     else:
         shown = names[:2]
-    rows = 2 if result.pairs else 1
+    last = bool(result.coordinates)
+    rows = 1 + bool(result.pairs) + last
     figure = _figure(13.0, 4.1 * rows)
     grid = figure.add_gridspec(rows, 1)
     if result.pairs:
         _ramachandran_row(figure, grid[0].subgridspec(1, 3), result, shown)
-    below = grid[rows - 1].subgridspec(1, 4, width_ratios=[1.25, 1.25, 1.0, 1.15])
+    below = grid[rows - 1 - last].subgridspec(1, 4, width_ratios=[1.25, 1.25, 1.0, 1.15])
     curves_of = {t.name: t for t in result.torsions}
     for i, name in enumerate(shown):
         ax = figure.add_subplot(below[i])
@@ -151,9 +158,46 @@ def comparison(result: Comparison, residue: int = 0) -> Figure:
     if result.basins:
         _basins(figure.add_subplot(below[2]), result)
     _weight_histogram(figure.add_subplot(below[3]), result.ensemble)
+    if last:
+        below = grid[rows - 1].subgridspec(1, 4, width_ratios=[1.0, 1.0, 1.0, 1.6])
+        for i, c in enumerate(result.coordinates[:3]):
+            _densities(figure.add_subplot(below[i]), c)
+        _distances(figure.add_subplot(below[3]), [*result.torsions, *result.coordinates])
     figure.suptitle(
         f"{result.ensemble.name} against {result.reference.name}, {result.ensemble.temperature:g} K", weight="bold"
     )
+    return figure
+
+
+def projections(result: Comparison, which: int = 0) -> Figure:
+    """Flow, reweighted ensemble and reference on the plane of two collective coordinates, F in kT.
+
+    Parameters
+    ----------
+    which : int
+        0: PCA of the torsions. 1: TICA, where `compare` was given a lag.
+    """
+    if which >= len(result.projections) or len(result.projections[which].names) < 2:
+        raise ValueError(
+            f"Expected the number of a projection with two coordinates; got {which} of {len(result.projections)}. Both "
+            "need two torsions, and TICA a lag: compare(..., lag=10)."
+        )
+    names = result.projections[which].names
+    ours, theirs = (result.projected(e, which) for e in (result.ensemble, result.reference))
+    (low_a, high_a), (low_b, high_b) = ((column.min(), column.max()) for column in theirs[:, :2].T)
+    figure = _figure(13.0, 4.3)
+    axes = list(figure.subplots(1, 3))
+    sides = (
+        (_unweighted(result.ensemble), ours, "flow"),
+        (result.ensemble, ours, "reweighted"),
+        (result.reference, theirs, "reference"),
+    )
+    image: Any = None
+    for ax, (ensemble, plane, title) in zip(axes, sides, strict=True):
+        found = surface(ensemble, plane[:, 0], plane[:, 1], range=(low_a, high_a), range_b=(low_b, high_b))
+        image = _draw(ax, found)
+        ax.set(xlabel=names[0], ylabel=names[1], title=f"{title}, {ensemble.n} samples")
+    figure.colorbar(image, ax=axes, label="F / kT", extend="max", shrink=0.9, pad=0.01)
     return figure
 
 
@@ -188,15 +232,8 @@ def _basins(ax: Axes, result: Comparison) -> None:
         for k, (side, colour) in enumerate(sides):
             estimate = getattr(basin, side)
             if np.isfinite(estimate.value):
-                ax.errorbar(
-                    i + 0.2 * (k - 1),
-                    estimate.value,
-                    2 * estimate.error,
-                    fmt="o",
-                    color=colour,
-                    capsize=3,
-                    ms=5,
-                )
+                style: Any = dict(fmt="o", color=colour, capsize=3, ms=5)
+                ax.errorbar(i + 0.2 * (k - 1), estimate.value, 2 * estimate.error, **style)
             else:
                 ax.annotate(
                     "none",
@@ -209,7 +246,11 @@ def _basins(ax: Axes, result: Comparison) -> None:
                     rotation=90,
                 )
     names = [b.name.replace("phi", r"$\phi$") for b in result.basins]
-    ax.set_xticks(range(len(names)), names, rotation=0 if len(names) < 3 else 90)
+    torsion, at, _ = names[0].partition(" at ")
+    if at and all(name.startswith(torsion + at) for name in names):
+        names = [name.removeprefix(torsion + at) for name in names]
+        ax.set_xlabel(torsion)
+    ax.set_xticks(range(len(names)), names, rotation=90 if len("".join(names)) > 24 else 0)
     ax.set_xlim(-0.6, len(names) - 0.4)
     ax.margins(y=0.25)
     ax.set_ylabel("ΔF / kT")
@@ -226,6 +267,37 @@ def _basins(ax: Axes, result: Comparison) -> None:
             va="top",
             fontsize=8,
         )
+
+
+def _densities(ax: Axes, c: CoordinateComparison) -> None:
+    sides = ((FLOW, c.flow), (REWEIGHTED, c.ensemble), (REFERENCE, c.reference))
+    for colour, side in sides:
+        width = np.diff(side.edges)
+        density, error = side.probability / width, np.nan_to_num(side.error) * side.probability / width
+        ax.plot(side.centers, density, "--" if colour == REFERENCE else "-", color=colour, lw=1.5)
+        ax.fill_between(side.centers, density - 2 * error, density + 2 * error, color=colour, alpha=0.25, lw=0)
+    # What an unweighted flow has in the outermost bin, all that lies beyond, may be most of it.
+    ax.set_ylim(0.0, 1.5 * float((c.reference.probability / width).max()))
+    ax.set(xlabel=f"{c.name} / {c.unit}" if c.unit else c.name, ylabel="density", title=f"{c.name}, bands ±2 SE")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _distances(ax: Axes, items: Sequence[ProfileComparison]) -> None:
+    """Total variation of every distribution, and what noise makes of it; of many, those that differ most."""
+    shown = sorted(items, key=lambda t: -t.divergence.tv)[:MOST]
+    for y, t in enumerate(shown):
+        if np.isfinite(t.noise.error):
+            ax.barh(y, t.noise.value + 2 * t.noise.error, color="0.85", label="noise, mean + 2 SD" if y == 0 else None)
+        ax.plot(t.divergence_flow.tv, y, "o", color=FLOW, ms=5)
+        ax.plot(t.divergence.tv, y, "o", color=REWEIGHTED, ms=5)
+    ax.set_yticks(range(len(shown)), [t.name for t in shown], fontsize=7)
+    ax.invert_yaxis()
+    ax.set_xlim(left=0.0)
+    of = "" if len(shown) == len(items) else f", largest {len(shown)} of {len(items)}"
+    ax.set(xlabel="total variation from the reference", title=f"all distributions{of}")
+    ax.spines[["top", "right"]].set_visible(False)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=7, loc="lower right")
 
 
 def _weight_histogram(ax: Axes, ensemble: Ensemble) -> None:

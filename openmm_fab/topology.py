@@ -10,7 +10,7 @@ import numpy as np
 
 
 def named_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
-    """Backbone phi and psi by name ("phi ALA2"); where there are none, one torsion for every rotatable
+    """Backbone phi and psi by name ("phi ALA2", with several chains "phi A:ALA2"); where there are none, one torsion for every rotatable
     heavy-atom bond.
 
     A bond counts as rotatable when both its atoms have another heavy neighbour and it is in no ring.
@@ -20,9 +20,16 @@ def named_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, 
         warnings.simplefilter("ignore")
         phi, psi = (compute(dummy, periodic=False)[0] for compute in (mdtraj.compute_phi, mdtraj.compute_psi))
     # phi is C-[N-CA-C], psi [N-CA-C]-N: in both the residue is that of the third or second atom.
-    named = {f"phi {topology.atom(row[2]).residue}": _four(row) for row in phi}
-    named |= {f"psi {topology.atom(row[1]).residue}": _four(row) for row in psi}
+    named = {f"phi {_residue(topology, row[2])}": _four(row) for row in phi}
+    named |= {f"psi {_residue(topology, row[1])}": _four(row) for row in psi}
     return named or _rotatable(topology)
+
+
+def _residue(topology: mdtraj.Topology, atom: int) -> str:
+    """Residue of an atom by name and number, with its chain where there are several."""
+    residue = topology.atom(atom).residue
+    chain = residue.chain.index
+    return f"{chr(ord('A') + chain % 26)}:{residue}" if topology.n_chains > 1 else str(residue)
 
 
 def _four(row: np.ndarray) -> tuple[int, int, int, int]:

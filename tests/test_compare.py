@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import erf
 from test_ensemble import backbone, backbone_topology
 
 from openmm_fab.compare import compare, divergence
@@ -48,18 +49,21 @@ def test_divergences_in_closed_form() -> None:
 def test_halves_of_one_ensemble_agree() -> None:
     whole = two_basins(8000, 0.1, seed=0)
     result = compare(whole[::2], whole[1::2], n_bootstrap=60)
-    (basin,) = result.basins
+    basin = result.basins[0]
     assert abs(basin.z) < 3 and basin.verdict == "agree within errors"
     assert basin.ensemble.value == pytest.approx(np.log(9.0), abs=0.3)
     phi = result.torsions[0]
     assert phi.divergence.kl < 0.05 and phi.divergence == phi.divergence_flow
     assert phi.largest.value < 5 * phi.largest.error
+    assert abs(phi.divergence.tv - phi.noise.value) < 4 * phi.noise.error
+    assert [b.name for b in result.basins] == ["phi > 0 ALA2", "C7eq/C5 ALA2", "alphaR ALA2"]
+    assert sum(b.reference.probability for b in result.basins) == pytest.approx(1.0)
 
 
 def test_weights_turn_the_flow_into_the_reference() -> None:
     result = compare(flow(6000, seed=1), two_basins(6000, 0.1, seed=2, name="md"), n_bootstrap=60)
-    (basin,) = result.basins
-    assert basin.verdict == "agree within errors"
+    basin = result.basins[0]
+    assert basin.verdict == "agree within errors" and abs(basin.z_flow) > 10
     assert basin.flow.value == pytest.approx(np.log(0.6 / 0.4), abs=0.15)
     assert basin.reference.value == pytest.approx(np.log(9.0), abs=0.2)
     phi, psi = result.torsions
@@ -69,16 +73,29 @@ def test_weights_turn_the_flow_into_the_reference() -> None:
     assert phi.divergence.kl < 0.05
     assert set(result.pairs[0].divergence) == {64, 100}
     assert result.pairs[0].divergence[64].js < result.pairs[0].divergence_flow[64].js
+    # 6,000 frames in a few hundred bins: as near as the reference's own halves, and no nearer than noise allows.
+    assert result.pairs[0].divergence[64].tv < result.pairs[0].floor[64].tv
+    assert "disagree" not in phi.verdict and phi.z < 3 < 10 < phi.z_flow
+    rg = next(c for c in result.coordinates if c.name == "rg")
+    assert abs(rg.mean_z) < 3 and rg.verdict == "agree within errors"
+    assert result.words().startswith("3 of 3 basins agree within errors.")
 
 
 def test_a_shifted_ensemble_disagrees() -> None:
     result = compare(two_basins(6000, 0.2, seed=3, shift=0.5), two_basins(6000, 0.1, seed=4), n_bootstrap=60)
-    (basin,) = result.basins
+    basin = result.basins[0]
     assert basin.verdict == "disagree" and basin.z < -3
+    # ln(0.8 / 0.2) - ln(0.9 / 0.1), over the binomial errors 1 / sqrt(n p (1 - p)).
+    exact = (np.log(4) - np.log(9)) / np.hypot(1 / np.sqrt(6000 * 0.16), 1 / np.sqrt(6000 * 0.09))
+    assert basin.z == pytest.approx(exact, abs=3.0)
+    assert "disagree: phi > 0 ALA2 (z = -" in result.words()
     _, psi = result.torsions
     assert psi.rms > 0.5
     # Gaussians of one width s shifted by d: KL = d^2 / 2 s^2.
     assert psi.divergence.kl == pytest.approx(0.5, abs=0.1)
+    # and their total variation is erf(d / (2 sqrt(2) s)).
+    assert psi.divergence.tv == pytest.approx(erf(0.5 / np.sqrt(8) / 0.5), abs=0.03)
+    assert psi.verdict == "disagree" and psi.z > 10
 
 
 def test_a_missing_basin_is_called_missing() -> None:
@@ -124,6 +141,10 @@ def test_table_and_dict_hold_the_figures_that_qualify_each_other() -> None:
     assert plain["reference"]["blocks"] == 30 and plain["reference"]["khat"] is None
     assert plain["basins"][0]["z"] == pytest.approx(result.basins[0].z)
     assert len(plain["torsions"][0]["ensemble"]["value"]) == 60
+    assert plain["torsions"][0]["floor"]["tv"] > 0 and plain["words"] in table
+    assert plain["pairs"][0]["floor"]["100"]["js"] > 0
+    assert [c["name"] for c in plain["coordinates"]] == ["end to end C-N", "rg", "PC1", "PC2"]
+    assert sum(plain["weights"]["weight"]) == pytest.approx(1.0)
 
 
 def test_basins_of_ones_own_and_other_molecules() -> None:

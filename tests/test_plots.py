@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from test_compare import flow, two_basins
+from test_compare_molecules import butane
 from test_ensemble import flat
 
 from openmm_fab import plots
-from openmm_fab.compare import compare
+from openmm_fab.compare import Divergence, compare
 
 pytest.importorskip("matplotlib")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -30,6 +32,8 @@ def test_comparison_figure(tmp_path) -> None:
     words = texts(figure)
     for word in ("reweighted", "flow", "reference", "F / kT", "ΔF / kT", "k-hat", "ESS", "clipped", "−π/2"):
         assert word in words
+    for word in ("end to end C-N / nm", "total variation", "noise", "alphaR ALA2", "PC1"):
+        assert word in words
     # Three Ramachandran plots share one colour scale.
     images = [
         c for ax in figure.axes for c in ax.collections if c.__class__.__name__ == "QuadMesh" and ax.get_aspect() == 1.0
@@ -44,6 +48,40 @@ def test_comparison_with_a_missing_basin_and_equal_weights(tmp_path) -> None:
     assert (tmp_path / "missing.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="below 1"):
         plots.comparison(result, residue=1)
+
+
+def test_comparison_of_a_molecule_without_phi(tmp_path) -> None:
+    result = compare(butane(800, 0.2, seed=0), butane(800, 0.1, seed=1), n_bootstrap=20)
+    figure = result.plot(tmp_path / "butane.png")
+    assert (tmp_path / "butane.png").read_bytes().startswith(PNG)
+    words = texts(figure)
+    for word in ("C1-C2-C3-C4 (1,2)", "| 180° |", "end to end C1-C4", "3-fold"):
+        assert word in words
+    with pytest.raises(ValueError, match="two torsions"):
+        plots.projections(result)
+
+
+def test_many_distributions_show_those_that_differ_most() -> None:
+    result = compare(flow(500, seed=5), two_basins(500, 0.1, seed=6), n_bootstrap=10)
+    ax = plots._figure(4, 4).add_subplot()
+    items = [replace(result.torsions[0], name=f"t{i}", divergence=Divergence(0.0, i / 100, 0.0)) for i in range(30)]
+    plots._distances(ax, items)
+    assert [t.get_text() for t in ax.get_yticklabels()] == [f"t{i}" for i in range(29, 13, -1)]
+    assert "largest 16 of 30" in ax.get_title()
+
+
+def test_projections_show_three_planes(tmp_path) -> None:
+    ensemble, reference = flow(1500, seed=7), two_basins(1500, 0.1, seed=8, name="md")
+    result = compare(ensemble, reference, n_bootstrap=10, lag=2)
+    for which, name in enumerate(("PC1", "TIC1")):
+        figure = plots.projections(result, which)
+        figure.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG) and name in texts(figure)
+    meshes = [c for ax in figure.axes[:3] for c in ax.collections if c.__class__.__name__ == "QuadMesh"]
+    flow_, weighted, other = (m.get_array() for m in meshes)
+    assert not np.ma.allequal(flow_, weighted) and np.ma.min(other) == 0.0
+    with pytest.raises(ValueError, match="got 2 of 2"):
+        plots.projections(result, 2)
 
 
 def test_ramachandran_shows_the_weighted_surface() -> None:

@@ -1,0 +1,97 @@
+"""Basins that are compared where none are given: of Ramachandran plots, or the wells of rotatable torsions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from ..basins import BINS, SMOOTHING
+from ..basins import basins as wells_of
+from ..free_energy import in_phi_positive
+
+HELICAL_PSI = (math.radians(-120.0), math.radians(50.0))  # on the two barriers of F(psi) at phi < 0
+LEAST = 1e-3  # share of a well, of the mean of both ensembles, to be compared
+
+Values = Mapping[str, np.ndarray]
+Region = Callable[[Values], np.ndarray]
+
+
+def ramachandran_regions(names: Sequence[str]) -> dict[str, Region]:
+    """Three regions that fill the Ramachandran plot of every residue with phi and psi; of phi alone the first.
+
+    "phi > 0": 0 < phi < 2.5 rad, alphaL and C7ax (the upper edge is there because the beta region spills over
+    phi = ±pi). Of the rest "alphaR", -120 < psi < 50 degrees, and "C7eq/C5", the beta side. For L-residues; of glycine
+    and D-residues they are as good, but the names are not.
+    """
+    found: dict[str, Region] = {}
+    residues = [name[4:] for name in names if name.startswith("phi ")]
+    for residue in residues:
+        found[f"phi > 0 {residue}"] = partial(_left, phi=f"phi {residue}")
+    for residue in residues:
+        if f"psi {residue}" in names:
+            for region, helical in (("C7eq/C5", False), ("alphaR", True)):
+                found[f"{region} {residue}"] = partial(
+                    _right, phi=f"phi {residue}", psi=f"psi {residue}", helical=helical
+                )
+    return found
+
+
+def wells(values: Sequence[Values], weights: Sequence[np.ndarray], names: Sequence[str]) -> dict[str, Region]:
+    """Wells of torsions, from the mean density of several ensembles: none is overlooked that one of them visits.
+
+    Parameters
+    ----------
+    values : sequence of dict of name to (n,), rad
+        Of each ensemble.
+    weights : sequence of (n,)
+        Normalised.
+    names : sequence of str
+        Torsions to look at; one with a single well gives none.
+
+    Returns
+    -------
+    dict of name to region
+        "<torsion> at <place of the minimum, degrees>°".
+    """
+    found: dict[str, Region] = {}
+    for name in names:
+        density = np.zeros(BINS)
+        for one, w in zip(values, weights, strict=True):
+            density += np.bincount(_place(one[name]), weights=w, minlength=BINS) / len(weights)
+        density = gaussian_filter1d(density, SMOOTHING, mode="wrap")
+        label = wells_of(density)
+        share = np.bincount(label, weights=density)
+        kept = [k for k in range(len(share)) if share[k] >= LEAST]
+        for k in kept if len(kept) > 1 else []:
+            top = int(np.argmax(np.where(label == k, density, -1.0)))
+            degrees = -180.0 + 360.0 * (top + 0.5) / BINS
+            found[f"{name} at {_rounded(degrees)}°"] = partial(_in_well, torsion=name, inside=label == k)
+    return found
+
+
+def _left(values: Values, phi: str) -> np.ndarray:
+    return in_phi_positive(values[phi])
+
+
+def _right(values: Values, phi: str, psi: str, helical: bool) -> np.ndarray:
+    low, high = HELICAL_PSI
+    inside = (values[psi] > low) & (values[psi] < high)
+    return ~in_phi_positive(values[phi]) & (inside == helical)
+
+
+def _in_well(values: Values, torsion: str, inside: np.ndarray) -> np.ndarray:
+    return inside[_place(values[torsion])]
+
+
+def _place(angles: np.ndarray) -> np.ndarray:
+    return np.minimum(BINS * np.mod((angles + np.pi) / (2.0 * np.pi), 1.0), BINS - 1).astype(np.int64)
+
+
+def _rounded(degrees: float) -> int:
+    """To 10 degrees, which noise does not change; -180 is 180."""
+    found = 10 * round(degrees / 10)
+    return 180 if found == -180 else int(found)

@@ -1,0 +1,72 @@
+"""One side of a comparison: its histograms, and what a single bootstrap says about all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..free_energy import BasinDifference, Profile
+from ..weights import Estimate, block_sums
+from .divergences import count_blocks, noise, replicas
+
+if TYPE_CHECKING:
+    from ..ensemble import Ensemble
+
+Column = tuple[np.ndarray, int]  # a bin (n,) for every frame; how many bins
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """An ensemble with its columns by name; `replicas` of each, (n_bootstrap, bins), come from the same resamplings."""
+
+    ensemble: Ensemble
+    weights: np.ndarray
+    columns: Mapping[str, Column]
+    replicas: Mapping[str, np.ndarray]
+    blocks: int
+
+    @classmethod
+    def of(cls, ensemble: Ensemble, columns: Mapping[str, Column], n_bootstrap: int, seed: int) -> Side:
+        found = replicas(ensemble, list(columns.values()), n_bootstrap, seed)
+        return cls(ensemble, ensemble.weights, columns, dict(zip(columns, found, strict=True)), count_blocks(ensemble))
+
+    def probability(self, name: str) -> np.ndarray:
+        index, bins = self.columns[name]
+        return np.bincount(index, weights=self.weights, minlength=bins)
+
+    def profile(self, name: str, edges: np.ndarray) -> Profile:
+        """As `free_energy.profile` has it."""
+        p = self.probability(name)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.where(p > 0.0, self.ensemble.standard_error(self.replicas[name]) / p, np.nan)
+            return Profile(edges, -np.log(p / p.max()) + 0.0, error, p)
+
+    def difference(self, name: str) -> BasinDifference:
+        """As `free_energy.basin_difference` has it, of the frames in bin 1 of a column of two."""
+        mask = self.columns[name][0] == 1
+        inside, outside = self.weights[mask].sum(), self.weights[~mask].sum()
+        samples, n = int((self.weights[mask] > 0.0).sum()), self.ensemble.n
+        if inside == 0.0:
+            return BasinDifference(np.inf, np.nan, 0.0, samples, 0.0, f"none of {n} samples is inside")
+        effective = float(inside**2 / np.square(self.weights[mask]).sum())
+        if outside == 0.0:
+            return BasinDifference(-np.inf, np.nan, 1.0, samples, effective, f"all of {n} samples are inside")
+        # d(dF)/dp = -1 / (p (1 - p)). Replicas of dF itself are infinite whenever one leaves the basin empty.
+        error = float(self.ensemble.standard_error(self.replicas[name][:, 1]) / (inside * outside))
+        note = f"only {effective:.1f} effective samples inside: the error is itself uncertain" if effective < 10 else ""
+        return BasinDifference(float(np.log(outside / inside)), error, float(inside), samples, effective, note)
+
+    def mean(self, values: np.ndarray) -> Estimate:
+        """Weighted mean of values (n,), with the standard error of independent blocks (delta method)."""
+        mean = float(self.weights @ values)
+        sums = block_sums(self.weights * (values - mean), self.ensemble.block)
+        n = self.blocks
+        return Estimate(mean, float(np.sqrt(np.square(sums).sum() * n / (n - 1))) if n > 1 else np.nan)
+
+    def noise(self, name: str, other: Side) -> Estimate:
+        """Total variation from the other side that noise alone makes."""
+        sides = ((s.probability(name), s.replicas[name], s.blocks) for s in (self, other))
+        return noise(*next(sides), *next(sides))

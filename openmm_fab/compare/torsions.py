@@ -1,0 +1,146 @@
+"""Every rotatable torsion of a molecule, by name, and its values in an ensemble."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING
+
+import mdtraj
+import numpy as np
+
+from ..rings import distances, neighbours_of, smallest_ring
+from ..topology import named_torsions
+
+if TYPE_CHECKING:
+    from ..ensemble import Ensemble
+
+Four = tuple[int, int, int, int]
+NAMED = ("omega", "chi1", "chi2", "chi3", "chi4", "chi5")
+STRAIGHT = math.cos(math.radians(170.0))
+SPREAD = 0.3  # mean of unit phases: CH3 and planar NH2 are near 0, a pyramidal NH2 near 0.5
+LOOKED_AT = 200  # frames
+
+
+@dataclass(frozen=True)
+class Torsion:
+    """One rotatable bond.
+
+    Parameters
+    ----------
+    name : str
+    atoms : tuple of quadruples
+        One, or one for every equal atom at the end of the bond.
+    fold : int
+        1: the torsion itself, or the mean direction of equal atoms. Larger: turning by 2 pi / fold only exchanges equal
+        atoms, and the value is fold times the torsion, arg sum_k exp(i fold phi_k), which does not see such exchanges.
+    """
+
+    name: str
+    atoms: tuple[Four, ...]
+    fold: int = 1
+
+
+def rotatable_torsions(reference: Ensemble) -> list[Torsion]:
+    """Those of `named_torsions` first, then every other bond that turns.
+
+    A bond turns when it is in no ring and both its atoms have another neighbour, not in line with it. Methyls and other
+    ends of equal atoms (CH3, NH3, CF3, COO, NO2) are folded.
+
+    Parameters
+    ----------
+    reference : Ensemble
+        Its first frames tell straight bonds (nitriles) and flat ends (amides) from others.
+    """
+    topology = reference.topology
+    few = reference[:: max(1, reference.n // LOOKED_AT)]
+    named = [Torsion(name, (atoms,)) for name, atoms in named_torsions(topology).items()]
+    found = [torsion for torsion in named if not _straight(few, torsion)]
+    taken = {frozenset(t.atoms[0][1:3]) for t in found}
+    names = _names(topology)
+    for torsion in _turning(topology):
+        j, k = torsion.atoms[0][1:3]
+        if frozenset((j, k)) in taken or _straight(few, torsion):
+            continue
+        count = len({atoms[0] for atoms in torsion.atoms}), len({atoms[3] for atoms in torsion.atoms})
+        fold = math.lcm(*count)
+        if fold > 1 and np.abs(np.exp(1j * few.torsions(torsion.atoms)).mean(1)).mean() > SPREAD:
+            fold = 1
+        if fold > 1:
+            torsion = replace(torsion, name=f"{torsion.name}, {fold}-fold", fold=fold)
+        elif frozenset((j, k)) in names:
+            torsion = Torsion(*names[frozenset((j, k))])
+        # Residues of two chains may share name and number.
+        if any(torsion.name == other.name for other in found):
+            torsion = replace(torsion, name=f"{torsion.name} ({j},{k})")
+        found.append(torsion)
+    return found
+
+
+def torsion_values(ensemble: Ensemble, torsions: Sequence[Torsion]) -> dict[str, np.ndarray]:
+    """Values (n,) of torsions by name, rad in [-pi, pi]; see `Torsion`."""
+    rows = [atoms for torsion in torsions for atoms in torsion.atoms]
+    if not rows:
+        return {}
+    angles = np.split(ensemble.torsions(rows), np.cumsum([len(t.atoms) for t in torsions])[:-1], axis=1)
+    return {
+        t.name: a[:, 0] if len(t.atoms) == 1 else np.angle(np.exp(1j * t.fold * a).sum(1))
+        for t, a in zip(torsions, angles, strict=True)
+    }
+
+
+def end_to_end(topology: mdtraj.Topology) -> tuple[int, int] | None:
+    """The two heavy atoms with the most bonds between them; None for fewer than three bonds."""
+    near = _neighbours(topology)
+    heavy = [a.index for a in topology.atoms if a.element.symbol not in ("H", "VS")]
+    pairs = [(-far, i, j) for i in heavy for j, far in distances(i, near).items() if i < j and j in set(heavy)]
+    far, i, j = min(pairs, default=(0, 0, 0))
+    return (i, j) if far <= -3 else None
+
+
+def _neighbours(topology: mdtraj.Topology) -> list[list[int]]:
+    bonds = np.array([(a.index, b.index) for a, b in topology.bonds], dtype=int)
+    return neighbours_of(bonds, topology.n_atoms)
+
+
+def _names(topology: mdtraj.Topology) -> dict[frozenset[int], tuple[str, tuple[Four, ...]]]:
+    """Omega and chi, by the two atoms of the bond."""
+    empty = mdtraj.Trajectory(np.zeros((1, topology.n_atoms, 3)), topology)
+    named: dict[frozenset[int], tuple[str, tuple[Four, ...]]] = {}
+    for kind in NAMED:
+        for row in getattr(mdtraj, f"compute_{kind}")(empty, periodic=False)[0]:
+            i, j, k, m = map(int, row)
+            # omega is CA-C-[N-CA]: it belongs to the residue that the nitrogen is in.
+            residue = topology.atom(k if kind == "omega" else j).residue
+            named[frozenset((j, k))] = f"{kind} {residue}", ((i, j, k, m),)
+    return named
+
+
+def _turning(topology: mdtraj.Topology) -> Iterator[Torsion]:
+    atoms, near = list(topology.atoms), _neighbours(topology)
+
+    def end(of: int, other: int) -> list[int]:
+        rest = sorted(set(near[of]) - {other})
+        equal = len({atoms[i].element.symbol for i in rest}) == 1 and all(len(near[i]) == 1 for i in rest)
+        if equal:
+            return rest
+        return [min(rest, key=lambda i: (atoms[i].element.symbol == "H", i))] if rest else []
+
+    for j, k in sorted(tuple(sorted((a.index, b.index))) for a, b in topology.bonds):
+        ends = end(j, k), end(k, j)
+        if all(ends) and not smallest_ring(j, k, near):
+            quadruples = tuple((a, j, k, b) for a, b in product(*ends))
+            yield Torsion("-".join(atoms[i].name for i in quadruples[0]) + f" ({j},{k})", quadruples)
+
+
+def _straight(few: Ensemble, torsion: Torsion) -> bool:
+    """Is one of the two angles so near 180 degrees that the torsion means nothing?"""
+    i, j, k, m = torsion.atoms[0]
+    for a, b, c in ((i, j, k), (j, k, m)):
+        one, two = few.x[:, a] - few.x[:, b], few.x[:, c] - few.x[:, b]
+        cosine = (one * two).sum(1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1))
+        if np.median(cosine) < STRAIGHT:
+            return True
+    return False
