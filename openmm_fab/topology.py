@@ -12,7 +12,8 @@ import numpy as np
 def named_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
     """Backbone phi and psi by name ("phi ALA2"); where there are none, one torsion for every rotatable heavy-atom bond.
 
-    With several chains a name has the chain's letter, "phi A:ALA2". A bond counts as rotatable when both its atoms have another heavy neighbour and it is in no ring.
+    With several chains a name has the chain's letter, "phi A:ALA2". A bond counts as rotatable when both its atoms have
+    another heavy neighbour and it is in no ring.
     """
     dummy = mdtraj.Trajectory(np.zeros((1, topology.n_atoms, 3)), topology)
     with warnings.catch_warnings():
