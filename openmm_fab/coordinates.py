@@ -22,6 +22,7 @@ from .amides import OMEGAS, amide_bonds, with_trans_amides
 from .constraints import MassMetric, fixed_lengths
 from .fusing import FusedMap
 from .placement import Placement
+from .sparse import SparseProduct, sparse_pair
 from .symmetry import SYMMETRIES, Rotor, find_rotors, same_energy
 from .system import MolecularSystem
 from .zmatrix import ZMatrix, build_zmatrix
@@ -368,6 +369,7 @@ class InternalCoordinates(torch.nn.Module):
         start = torch.cat([start[by_rank[0]], start[by_rank[1]], zero[by_rank[2]], 0 * mean[len(self._free) :]])
         self.register_buffer("_slope", slope, persistent=False)
         self.register_buffer("_start", start, persistent=False)
+        self._sparse = sparse_pair(slope) if self.n_atoms > FUSED_ATOMS else None
 
     def _turn_rotors(self, torsions: Tensor, zero: Tensor) -> None:
         """Periodic torsions by z: themselves, or the mean phase of a rotor."""
@@ -391,7 +393,10 @@ class InternalCoordinates(torch.nn.Module):
 
     def _place(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (dim, batch) -> x (3, n_atoms, batch) and log |dx/dz| (batch,), without the metric."""
-        q = self._start.to(z)[:, None] + self._slope.to(z) @ z
+        if self._sparse is not None and z.dtype == torch.float64 and z.device.type == "cpu":
+            q = self._start[:, None] + SparseProduct.apply(z, *self._sparse)
+        else:
+            q = self._start.to(z)[:, None] + self._slope.to(z) @ z
         sizes = [self.n_bonds, self.n_angles, max(self.n_atoms - 3, 0), len(self._narrow)]
         log_r, bend, phi, deviation = q.split(sizes)
         x, volume = self.placement.place(log_r, bend, phi)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 STEP = 1e-4  # rad, or relative length
 BATCH = 256
+MANY, SMALLEST = 150, 1e-3  # coordinates; of the root of the correlations
 PUCKERS = 0.08  # rad; a ring torsion of less width belongs to a cage
 
 
@@ -97,9 +98,16 @@ def moments(plain: InternalCoordinates, structures: np.ndarray) -> tuple[Tensor,
 
 
 def mixing_of(covariance: Tensor, whiten: bool) -> Tensor:
-    """A root of the covariance: the widths alone, or with correlations the root nearest to them."""
+    """A root of the covariance: the widths alone, or with correlations the root nearest to them.
+
+    Of many coordinates correlations below `SMALLEST` are left out, nearly all of them, so that the cost of mixing
+    grows with the number of atoms and not with its square.
+    """
     width = covariance.diagonal().sqrt()
     if not whiten:
         return torch.diag(width)
     values, vectors = torch.linalg.eigh(covariance / width[:, None] / width)
-    return torch.diag(width) @ (vectors * values.sqrt()) @ vectors.T
+    root = (vectors * values.sqrt()) @ vectors.T
+    if len(root) > MANY:
+        root = torch.where(root.abs() > SMALLEST, root, 0.0)
+    return width[:, None] * root

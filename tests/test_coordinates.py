@@ -6,6 +6,7 @@ Round trips and Jacobians stand in test_bijections.py.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import mdtraj
 import molecules as m
@@ -222,6 +223,35 @@ def test_fused_is_the_same(alanine_dipeptide, n):
     (gradient,) = torch.autograd.grad(fused.to_cartesian(z)[0].sum(), z, create_graph=True)
     with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
         torch.autograd.grad(gradient.sum(), z)
+
+
+def test_large_molecules_mix_sparsely():
+    """The same numbers as a dense product, and the way back is its inverse."""
+    from openmm_fab.scales import mixing_of
+
+    system = MolecularSystem.from_pdb(Path(__file__).with_name("data") / "peptide_ala9.pdb", ["amber14-all.xml"])
+    plain = InternalCoordinates(build_zmatrix(system.bonds, system.masses, system.positions))
+    n = plain.n_stiff
+    mean = plain.to_internal(torch.tensor(system.positions)[None])[0][0, :n].clone()
+    near = torch.exp(-(torch.arange(n)[:, None] - torch.arange(n)).abs().double() / 0.5)
+    width = torch.where(torch.arange(n) < plain.n_bonds, 0.02, 0.05).double()
+    mixing = mixing_of(near * width[:, None] * width, whiten=True)
+    assert (mixing == 0).double().mean() > 0.9
+    torch.testing.assert_close(mixing @ mixing.T / width[:, None] / width, near, atol=5e-3, rtol=0)
+    c = InternalCoordinates(plain.zmatrix, mean, mixing)
+    assert c._sparse is not None
+    results = []
+    for _ in range(2):
+        z = _z(c, 7).requires_grad_()
+        x, log_det = c.to_cartesian(z)
+        (gradient,) = torch.autograd.grad(x.square().sum() + log_det.sum(), z)
+        results.append((x, log_det, gradient))
+        c._sparse = None
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
+    again, back = c.to_internal(results[0][0])
+    torch.testing.assert_close(wrap(again - _z(c, 7)), torch.zeros(7, c.dim).double(), atol=1e-8, rtol=0)
+    torch.testing.assert_close(back, -results[0][1], atol=1e-9, rtol=0)
 
 
 def test_without_a_compiler_it_is_eager(alanine_dipeptide, monkeypatch):
