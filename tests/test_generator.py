@@ -13,6 +13,7 @@ import torch
 from examples import chain, write_chain
 from openmm import app
 from safetensors.torch import save_file
+from scipy.integrate import trapezoid
 
 from openmm_fab.ais import AISSettings
 from openmm_fab.energy.bridge import OpenMMEnergy
@@ -239,8 +240,8 @@ def test_two_and_three_atoms(elements):
     generator.train(Budget(iterations=2), **QUIET)
     ensemble = generator.sample(4000)
     r, theta = np.linspace(0.05, 0.2, 4001), np.linspace(0.5, 3.0, 4001)
-    one = np.trapezoid(r**2 * np.exp(-0.5 * 40_000 * (r - 0.12) ** 2 / system.kT), r)
-    bend = np.trapezoid(np.sin(theta) * np.exp(-0.5 * 300 * (theta - 1.9) ** 2 / system.kT), theta)
+    one = trapezoid(r**2 * np.exp(-0.5 * 40_000 * (r - 0.12) ** 2 / system.kT), r)
+    bend = trapezoid(np.sin(theta) * np.exp(-0.5 * 300 * (theta - 1.9) ** 2 / system.kT), theta)
     expected = np.log(one) if len(atoms) == 2 else np.log(one**2 * bend)
     assert abs(ensemble.log_z.value - expected) < 4 * ensemble.log_z.error < 0.1
 
