@@ -79,19 +79,21 @@ class Placement(nn.Module):
         volume = torch.where(angles.all(0), volume, -torch.inf)
         placed = here = self._seeds(r, sine, cosine)
         new = [placed]
-        for partners, kept, (cut, any_closes) in zip(self._partners, self._kept, self._blocks, strict=True):
+        # Split once: the derivative of a split is one concatenation, that of slices one full-sized sum for each.
+        sizes = [cut.stop - cut.start for cut, _ in self._blocks]
+        rows = (part.split(sizes) for part in (r[2:], bend[1:], sine[1:], cosine[1:], phi.cos(), phi.sin()))
+        blocks = zip(self._partners, self._kept, self._blocks, *rows, strict=True)
+        for partners, kept, (cut, any_closes), length, angle_, s, c, cos_phi, sin_phi in blocks if sizes else ():
             origin, hinge, side = partners(here).unbind(1)
             back = origin - hinge
-            length, s, c = r[2:][cut], sine[1:][cut], cosine[1:][cut]
             if any_closes:
-                closes = self._closes[1:][cut]
-                c, s, log_d, reaches = _triangle(length, bend[1:][cut], back, closes, s, c)
+                c, s, log_d, reaches = _triangle(length, angle_, back, self._closes[1:][cut], s, c)
                 volume = torch.where(reaches.all(0), volume - log_d.sum(0), -torch.inf)
             axis = _unit(back)
             normal = _unit(cross(hinge - side, axis))
             across = length * s
-            block = origin - axis * (length * c) + cross(normal, axis) * (across * phi[cut].cos())
-            block = block + normal * (across * phi[cut].sin())
+            block = origin - axis * (length * c) + cross(normal, axis) * (across * cos_phi)
+            block = block + normal * (across * sin_phi)
             new.append(block)
             here = kept(torch.cat([here, block], dim=1))
         return self._atoms(torch.cat(new, dim=1)), volume

@@ -31,9 +31,9 @@ class SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
         ctx.transposed = transposed
-        return matrix @ z
+        return matrix @ z.contiguous()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.transposed @ grad, None, None
+        return ctx.transposed @ grad.contiguous(), None, None
