@@ -99,9 +99,9 @@ class BoltzmannGenerator:
         keep_freed_memory()
         self.system, self.settings, self.seed = system, settings or GeneratorSettings(), seed
         self.energy = _checked_energy(system) if energy is None else energy
-        self.coordinates = coordinates or InternalCoordinates.from_system(
-            system, self.settings.coordinates, self.energy if hasattr(self.energy, "value_and_gradient") else None
-        )
+        # Differences of gradients want float64, which OpenMM's fast platforms do not have.
+        exact = self.energy if isinstance(self.energy, CompiledEnergy) else None
+        self.coordinates = coordinates or InternalCoordinates.from_system(system, self.settings.coordinates, exact)
         self._random = torch.Generator().manual_seed(seed)
         self.flow = CouplingFlow(self.coordinates.periodic, self.settings.flow, self._random)
         minimum = torch.as_tensor(system.minimum)[None]
