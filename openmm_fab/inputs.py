@@ -21,8 +21,9 @@ from .checks import UnsupportedSystemError, molecule_problems, some, template_pr
 # Python 3.10 has it under its older name only.
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
-KNOWN_KEYS = ("name", "pdb", "forcefield", "temperature", "constraints", "reference")
+KNOWN_KEYS = ("name", "pdb", "forcefield", "temperature", "constraints", "reference", "pretrained")
 KNOWN_REFERENCE_KEYS = ("trajectory", "weights")
+KNOWN_PRETRAINED_KEYS = ("model",)
 CONSTRAINTS = {"none": None, "HBonds": app.HBonds, "AllBonds": app.AllBonds}
 
 MMCIF = (".cif", ".mmcif", ".pdbx")  # suffixes; what has none of these is read as PDB
@@ -115,6 +116,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     settings = tomllib.loads(path.read_text(encoding="utf-8"))
     _refuse_unknown(path, settings, KNOWN_KEYS)
     _refuse_unknown(path, settings.get("reference", {}), KNOWN_REFERENCE_KEYS, " in [reference]")
+    _refuse_unknown(path, settings.get("pretrained", {}), KNOWN_PRETRAINED_KEYS, " in [pretrained]")
     if "pdb" not in settings:
         raise ValueError(f"{path}: expected the key pdb (the structure's file name); it is missing.")
     if settings.get("constraints", "none") not in CONSTRAINTS:

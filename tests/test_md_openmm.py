@@ -94,6 +94,19 @@ def test_langevin_takes_constraints_and_notices_explosions(alanine_dipeptide, be
 
 
 @pytest.mark.filterwarnings(FEW)
+def test_velocities_do_not_carry_heat_from_one_temperature_to_another(beads) -> None:
+    """Exchanges faster than friction: openmmtools leaves a replica the velocities of the temperature it comes from."""
+    pytest.importorskip("openmmtools")
+    ensemble = reference(
+        beads, "replica-exchange", **HERE, temperatures=3, max_temperature=900.0, time_ps=40.0, equilibration_ps=2.0,
+        frame_ps=0.1, step_fs=4.0, friction=0.5, reweight=False,
+    )  # fmt: skip
+    u = ensemble.expectation(ensemble.u)
+    assert u.error < 0.45
+    assert abs(u.value - exact_energy(beads.kT)) < 4.5 * u.error, (u, exact_energy(beads.kT))
+
+
+@pytest.mark.filterwarnings(FEW)
 def test_replica_exchange_samples_weighs_and_goes_on(beads, tmp_path) -> None:
     pytest.importorskip("openmmtools")
     given: dict = HERE | dict(

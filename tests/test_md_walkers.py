@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from examples import TORSIONS, chain
-from md_examples import CHEAP, coordinates, exact_structures, z_scores
+from md_examples import CHEAP, coordinates, exact_energy, exact_structures, z_scores
 from openmm import app
 
 from openmm_fab.md import TorsionBias, reference
 from openmm_fab.md.bias import chosen_torsions
+from openmm_fab.md.ladder import by_temperature, ladder_log_weights
 from openmm_fab.md.settings import WalkersExchangeSettings
 from openmm_fab.md.walkers import ExchangingWalkers, Walkers, exchange
 from openmm_fab.system import MolecularSystem
@@ -52,7 +53,7 @@ def interrupted(monkeypatch, after: int) -> None:
 def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(beads, tmp_path, monkeypatch, method) -> None:
     given = SHORT | METHODS[method]
     whole = reference(beads, method, seed=3, **given)
-    assert whole.n == 5 * (2 if method == "walkers-exchange" else 4)
+    assert whole.n == 5 * given["walkers"]
     with monkeypatch.context() as patch:
         interrupted(patch, 5 if method == "metadynamics" else 3)
         with pytest.warns(UserWarning, match="Stopped after .* resume=True goes on"):
@@ -111,7 +112,7 @@ def test_what_cannot_be_done_says_what_can(beads, alanine_dipeptide, tmp_path) -
     with pytest.raises(ValueError, match=r"without constraints; input has 12.*langevin"):
         reference(rigid, "walkers", folder=tmp_path / "none", **CHEAP)
     assert not (tmp_path / "none").exists()
-    with pytest.raises(ValueError, match=r"method out of \['langevin'.*'monte-carlo'"):
+    with pytest.raises(ValueError, match=r"method out of .*'langevin'.*'monte-carlo'"):
         reference(beads, "monte-carlo")
     with pytest.raises(ValueError, match=r"settings of 'walkers' out of .*got \['temperatures'\]"):
         reference(beads, "walkers", temperatures=3)
@@ -182,17 +183,58 @@ def test_velocities_follow_their_walkers_to_another_temperature(beads) -> None:
 
 def test_walkers_that_exchange_sample_the_lowest_temperature(beads) -> None:
     start = exact_structures(beads.kT, 720, np.random.default_rng(5))
-    ensemble = reference(
-        beads, "walkers-exchange", **CHEAP, walkers=720, temperatures=3, max_temperature=450.0, exchange_ps=0.02,
-        time_ps=1.8, equilibration_ps=1.2, frame_ps=0.2, step_fs=4.0, start=start, seed=1,
+    given: dict = CHEAP | dict(
+        walkers=720, temperatures=3, max_temperature=450.0, exchange_ps=0.02, time_ps=1.8, equilibration_ps=1.2,
+        frame_ps=0.2, step_fs=4.0, start=start, seed=1,
     )  # fmt: skip
-    assert ensemble.n == 9 * 240 and len(np.unique(ensemble.block)) == 240
-    scores = z_scores(ensemble, beads.kT)
-    assert max(map(abs, scores.values())) < 4, scores
-    report = ensemble.convergence
+    cold = reference(beads, "walkers-exchange", **given, reweight=False)
+    assert cold.n == 9 * 240 and len(np.unique(cold.block)) == 240 and np.ptp(cold.log_w) == 0.0
+    report = cold.convergence
     # Nine degrees of freedom, 22 % apart.
     assert len(report.acceptance) == 2 and all(0.5 < a < 0.95 for a in report.acceptance)
     assert report.round_trips > 0 and report.walkers == 240
+
+    everything = reference(beads, "walkers-exchange", **given)
+    for ensemble in (cold, everything):
+        scores = z_scores(ensemble, beads.kT)
+        assert max(map(abs, scores.values())) < 4, scores
+    # The same run, the lowest temperature first; the others' energies by equipartition and torsions.
+    assert everything.n == 3 * cold.n and len(np.unique(everything.block)) == 240
+    for key in ("x", "u", "block"):
+        np.testing.assert_array_equal(getattr(everything, key)[: cold.n], getattr(cold, key))
+    assert str(everything.convergence) == str(report)
+    u = everything.u.reshape(3, -1).mean(1)
+    for k, temperature in enumerate(np.geomspace(300.0, 450.0, 3) / 300.0):
+        exact = exact_energy(beads.kT * temperature) * temperature
+        assert u[k] == pytest.approx(exact, abs=4.5 * np.sqrt(3.5 * 4 / 240) * temperature)
+    # The hotter ones help, and the colder a temperature the more.
+    assert 1.3 * cold.n < everything.ess < 3 * cold.n
+    assert (np.diff(everything.weights.reshape(3, -1).sum(1)) < 0).all()
+
+
+def test_mbar_weights_of_a_ladder_against_exact_free_energies() -> None:
+    """Energies of a harmonic solid, Gamma(d / 2, T): f_k = -d/2 ln T_k, so MBAR's weights are known in the limit."""
+    rng, temperatures, shape = np.random.default_rng(3), np.array([1.0, 1.4, 2.0]), (400, 20)
+    u = np.stack([rng.gamma(4.0, t, shape) for t in temperatures], axis=1)  # (time, temperatures, ladders)
+    # Walkers in a random order, as exchanges leave them.
+    level = rng.permuted(np.tile(np.arange(3), (400, 20, 1)), axis=2)
+    walkers = np.take_along_axis(np.moveaxis(u, 1, 2), level, axis=2).reshape(400, 60)
+    ordered = by_temperature(level.reshape(400, 60), walkers, 3)
+    np.testing.assert_array_equal(ordered, u.reshape(400, 60))
+    x = by_temperature(level.reshape(400, 60), np.stack([walkers, 2 * walkers], axis=2)[:, :, :, None], 3)
+    np.testing.assert_array_equal(x[..., 0], np.stack([ordered, 2 * ordered], axis=2))
+
+    log_w = ladder_log_weights(ordered, temperatures)
+    f = -4.0 * np.log(temperatures)
+    exact = -ordered - np.log(np.exp(f - ordered[..., None] / temperatures).sum(2))
+    difference = log_w - exact
+    # Shifts apart, what is left is the error of f_k, a few hundredths at 8000 samples each.
+    assert np.ptp(difference) < 0.1 < np.ptp(log_w)
+    w, ideal = np.exp(log_w), np.exp(exact)
+    ess = 1 / np.square(w).sum()
+    assert w.sum() == pytest.approx(1.0)
+    assert ess == pytest.approx(ideal.sum() ** 2 / np.square(ideal).sum(), rel=0.01) and ess > 2 * 8000
+    assert (w * ordered).sum() == pytest.approx(4.0, abs=4 * np.sqrt(4.0 / ess))
 
 
 # --- metadynamics ---

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ais import AISSettings, run_ais
+from ..ais import PILOTS, AISSettings, anneal_to_target
 from ..energy import reduced_energy
-from ..hmc import adapt
 from ..path import Flow
 from ..system import MolecularSystem
 from ..target import BoltzmannTarget, Target
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 Energy: TypeAlias = "MolecularSystem | Callable[[Tensor], Tensor] | np.ndarray"
 
 BATCH = 1000
-PILOTS = 20  # passes in which HMC's step sizes are adapted before any weight counts
 ANNEALING = AISSettings(alpha=1.0, intermediate=8)
 
 
@@ -85,19 +83,9 @@ def ais_log_weights(
     batch : int
         Chains run at once.
     pilots : int
-        Passes before the first that counts, in which HMC's step sizes are adapted; then they are held.
+        Passes before the first that counts, in which step sizes are adapted; then they are held.
     """
-    if settings.alpha != 1.0 or n < 1:
-        raise ValueError(
-            f"Expected n >= 1 and settings with alpha = 1; got {n} and alpha = {settings.alpha}, whose weights belong "
-            "to p^alpha q^(1 - alpha), not to p."
-        )
-    steps = [settings.step_size] * settings.intermediate
-    for _ in range(pilots if settings.intermediate else 0):
-        accepted = run_ais(flow, target, batch, settings, steps, generator).acceptance
-        steps = [adapt(s, a, settings.acceptance, 1.3) for s, a in zip(steps, accepted, strict=True)]
-    parts = [run_ais(flow, target, min(batch, n - k), settings, steps, generator).log_w for k in range(0, n, batch)]
-    return torch.cat(parts).cpu().numpy()
+    return anneal_to_target(flow, target, n, settings, generator, batch, pilots)[1].cpu().numpy()
 
 
 def log_z_bar(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mdtraj
 import numpy as np
@@ -42,6 +43,12 @@ class Convergence:
         Of exchanges between neighbouring temperatures.
     round_trips : int or None
         From the lowest to the highest temperature and back, all replicas together.
+    proposals, trajectories : float
+        Share accepted of a flow's proposals, and of Hamiltonian Monte Carlo.
+    longest_wait : int or None
+        Sweeps that a walker waited for an accepted proposal, at most: it stood where the flow hardly goes.
+    unit : str
+        Of `frame_ps` and times: "ps", or "sweeps" where there is no time.
     """
 
     frames: int
@@ -56,6 +63,15 @@ class Convergence:
     drift_z: float = np.nan
     acceptance: tuple[float, ...] = ()
     round_trips: int | None = None
+    proposals: float = np.nan
+    trajectories: float = np.nan
+    longest_wait: int | None = None
+    unit: str = "ps"
+
+    @property
+    def length(self) -> float:
+        """Of each walker, in `unit`."""
+        return self.frames / self.walkers * self.frame_ps
 
     @property
     def warnings(self) -> list[str]:
@@ -71,23 +87,33 @@ class Convergence:
             found.append(f"exchanges are accepted in {100 * min(self.acceptance):.0f} %: use more temperatures")
         if self.round_trips is not None and self.round_trips < 10:
             found.append(f"{self.round_trips} round trips: sample longer")
+        if self.longest_wait is not None and self.longest_wait > 0.2 * self.length:
+            found.append(
+                f"a walker waited {self.longest_wait} sweeps for an accepted proposal, of {self.length:.0f} in all: "
+                "there are places where the flow hardly goes; train it longer, or sample longer"
+            )
         if self.df is not None and not np.isfinite(self.df.value):
             found.append(f"{self.basin}: {self.df.note}")
         return found
 
     def __str__(self) -> str:
-        length = self.frames / self.walkers * self.frame_ps
-        lines = [f"{self.frames} frames: {self.walkers} x {length:.4g} ps; {self.effective:.0f} independent"]
+        length = f"{self.walkers} x {self.length:.4g} {self.unit}"
+        lines = [f"{self.frames} frames: {length}; {self.effective:.0f} independent"]
         lines += [f"  {name}: one independent frame in {g:.1f}" for name, g in self.inefficiency.items()]
         if self.df is not None:
             lines.append(f"dF({self.basin}) = {self.df} kT")
-            lines += [f"  up to {time:.4g} ps: {df}" for time, df in self.df_against_time]
+            lines += [f"  up to {time:.4g} {self.unit}: {df}" for time, df in self.df_against_time]
             halves = {"of the walkers": self.halves_z, "of the time": self.drift_z}
             lines += [f"  halves {what}: z = {z:+.1f}" for what, z in halves.items() if np.isfinite(z)]
         if self.acceptance:
             lines.append("Exchanges accepted: " + ", ".join(f"{100 * a:.0f} %" for a in self.acceptance))
         if self.round_trips is not None:
             lines.append(f"Round trips: {self.round_trips}")
+        if self.longest_wait is not None:
+            lines.append(
+                f"Proposals accepted: {100 * self.proposals:.0f} %, trajectories {100 * self.trajectories:.0f} %; "
+                f"longest wait {self.longest_wait} sweeps"
+            )
         return "\n".join([*lines, *(f"Caution: {w}" for w in self.warnings)])
 
 
@@ -109,8 +135,7 @@ def convergence(
     walkers: int = 1,
     frame_ps: float = 1.0,
     basin: Basin | None = None,
-    acceptance: Sequence[float] = (),
-    round_trips: int | None = None,
+    **about: Any,
 ) -> Convergence:
     """The report on frames that stand walker by walker, in the order of time within each.
 
@@ -120,6 +145,8 @@ def convergence(
         The ensemble holds as many runs of equal length.
     basin : callable taking an mdtraj.Trajectory and returning (n,) bool, optional
         By default 0 < angle < 2.5 rad of the first named torsion.
+    **about
+        Further fields of `Convergence`.
 
     Raises
     ------
@@ -143,8 +170,7 @@ def convergence(
     kish = ensemble.ess
     if inside is None:
         slowest = np.nanmax([1.0, *slow.values()])
-        return Convergence(ensemble.n, walkers, frame_ps, slow, kish / slowest, acceptance=tuple(acceptance),
-                           round_trips=round_trips)  # fmt: skip
+        return Convergence(ensemble.n, walkers, frame_ps, slow, kish / slowest, **about)
     if basin is not None:
         slow[what] = _slowest([inside], shape)
     time = np.tile(np.arange(shape[1]), walkers)
@@ -169,8 +195,7 @@ def convergence(
         tuple((end * frame_ps, of(time < end)) for end in ends),
         population_z(walker % 2 == 0) if walkers > 1 else np.nan,
         population_z(time < shape[1] // 2) if shape[1] > 1 else np.nan,
-        tuple(acceptance),
-        round_trips,
+        **about,
     )
 
 

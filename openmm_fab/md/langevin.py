@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from openmm import app, unit
 
 from openmm_fab.ensemble import Ensemble
-from openmm_fab.files import write_atomically
+from openmm_fab.files import DamagedFileError, latest, load_npz, previous, write_atomically
 from openmm_fab.md.convergence import ReferenceEnsemble, convergence, reported
 from openmm_fab.md.dynamics import UnstableDynamicsError
 from openmm_fab.md.settings import LangevinSettings
@@ -79,10 +79,10 @@ def _run(
     total = max(1, round(settings.time_ps / settings.frame_ps))
     checkpoint, dcd = folder / "checkpoint.npz", folder / "trajectory.dcd"
     u: list[float] = []
-    if checkpoint.exists():
-        with np.load(checkpoint, allow_pickle=False) as file:
-            u = file["u"].tolist()
-            _restore(context, file["context"].tobytes(), checkpoint)
+    if checkpoint.exists() or previous(checkpoint).exists():
+        found = latest(checkpoint, _load)
+        u = found["u"].tolist()
+        _restore(context, found["context"].tobytes(), checkpoint)
         _truncate(dcd, system, len(u))
     else:
         x = system.minimum if start is None else np.asarray(start, dtype=np.float64).reshape(-1, system.n_atoms, 3)[0]
@@ -136,7 +136,14 @@ def _save(path: Path, context: bytes, u: list[float], trajectory: Any) -> None:
     trajectory.flush()
     os.fsync(trajectory.fileno())
     data = np.frombuffer(context, dtype=np.uint8)
-    write_atomically(path, lambda file: np.savez(file, context=data, u=np.array(u)))
+    write_atomically(path, lambda file: np.savez(file, context=data, u=np.array(u)), keep_previous=True)
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    found = load_npz(path, "a checkpoint of Langevin MD")
+    if found.keys() != {"context", "u"} or found["u"].dtype != np.float64 or found["context"].dtype != np.uint8:
+        raise DamagedFileError(f"Expected a checkpoint of Langevin MD at {path}; got arrays {sorted(found)}.")
+    return found
 
 
 def _restore(context: openmm.Context, data: bytes, path: Path) -> None:

@@ -18,8 +18,9 @@ from openmm import unit
 
 from openmm_fab.ensemble import Ensemble
 from openmm_fab.md.convergence import ReferenceEnsemble, convergence, count_round_trips, reported
+from openmm_fab.md.ladder import mbar_log_weights, temperature_ladder
 from openmm_fab.md.settings import ReplicaExchangeSettings
-from openmm_fab.md.walkers import stopped_message, temperature_ladder
+from openmm_fab.md.walkers import stopped_message
 from openmm_fab.progress import bar
 from openmm_fab.system import MolecularSystem
 
@@ -81,7 +82,7 @@ def _sampler(
             timestep=step * unit.picosecond,
             collision_rate=settings.friction / unit.picosecond,
             n_steps=max(1, round(settings.frame_ps / step)),
-            reassign_velocities=False,
+            reassign_velocities=True,  # exchanged replicas keep those of the temperature they come from
         )
         ladder = temperature_ladder(system.temperature, settings.max_temperature, settings.temperatures)
         x = np.asarray(system.minimum if start is None else start, dtype=np.float64).reshape(-1, system.n_atoms, 3)
@@ -156,25 +157,6 @@ def _ensemble(
         name="replica exchange",
     )
     return reported(everything, report)
-
-
-def mbar_log_weights(u: np.ndarray) -> np.ndarray:
-    """Log weights (states, frames) towards the first state, by MBAR over all frames.
-
-    Shirts and Chodera, J. Chem. Phys. 129, 124105 (2008), eq. 9. All are used, correlated or not: correlation costs
-    precision, which block errors know, and not correctness.
-
-    Parameters
-    ----------
-    u : (states, frames, states)
-        Reduced energies: of frames drawn at the first index in the last.
-    """
-    from pymbar import MBAR
-
-    states, frames, _ = u.shape
-    mbar = MBAR(u.reshape(-1, states).T, np.full(states, frames), solver_protocol="robust")
-    with np.errstate(divide="ignore"):
-        return np.log(mbar.weights()[:, 0]).reshape(states, frames)
 
 
 def _acceptance(u: np.ndarray) -> tuple[float, ...]:

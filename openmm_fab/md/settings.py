@@ -10,8 +10,16 @@ Torsion = str | tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What all methods share.
+class MethodSettings:
+    """A method's name, and which of its settings a resumed run may have more of."""
+
+    name: ClassVar[str] = ""
+    may_grow: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True)
+class Settings(MethodSettings):
+    """What all molecular dynamics share.
 
     Parameters
     ----------
@@ -26,7 +34,6 @@ class Settings:
     friction : float, 1/ps
     """
 
-    name: ClassVar[str] = ""
     may_grow: ClassVar[tuple[str, ...]] = ("time_ps",)
 
     time_ps: float = 1000.0
@@ -119,7 +126,7 @@ class WalkersSettings(Settings):
 
 @dataclass(frozen=True)
 class WalkersExchangeSettings(WalkersSettings):
-    """Parallel tempering of walkers: many independent ladders at once. Frames are those at the lowest temperature.
+    """Parallel tempering of walkers: many independent ladders at once.
 
     Parameters
     ----------
@@ -129,12 +136,16 @@ class WalkersExchangeSettings(WalkersSettings):
         From the system's to `max_temperature` (K), in geometric order.
     exchange_ps : float, ps
         Between attempts, of even and odd neighbours in turn.
+    reweight : bool
+        Frames of all temperatures, with MBAR weights; False: those at the system's temperature only, which are worth
+        less and take 1 / `temperatures` of the memory.
     """
 
     name: ClassVar[str] = "walkers-exchange"
     temperatures: int = 8
     max_temperature: float = 600.0
     exchange_ps: float = 0.2
+    reweight: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -184,7 +195,47 @@ class MetadynamicsSettings(WalkersSettings):
         _shorter_than_a_frame(self, "hill_ps")
 
 
-METHODS: dict[str, type[Settings]] = {
+@dataclass(frozen=True)
+class HybridSettings(MethodSettings):
+    """Independence proposals of a flow, and Hamiltonian Monte Carlo in internal coordinates between them.
+
+    Both moves are Metropolised, so there is no time step whose error would stay.
+
+    Parameters
+    ----------
+    walkers : int
+    sweeps : int
+        Of production; each proposes a flow sample to every walker. A resumed run may have more.
+    burn_in : int
+        Sweeps dropped before it; the step size is adapted there.
+    frame_every : int
+        Sweeps from one kept frame to the next.
+    walk_every : int
+        Sweeps from one trajectory of Hamiltonian Monte Carlo to the next: it brings walkers to where the flow has
+        next to no density, and away from there.
+    leapfrogs : int
+    step_size : float
+        The first, in units of z.
+    """
+
+    name: ClassVar[str] = "hybrid"
+    may_grow: ClassVar[tuple[str, ...]] = ("sweeps",)
+
+    walkers: int = 1024
+    sweeps: int = 500
+    burn_in: int = 50
+    frame_every: int = 5
+    walk_every: int = 1
+    leapfrogs: int = 5
+    step_size: float = 0.1
+
+    def __post_init__(self) -> None:
+        _at_least(self, walkers=1, sweeps=1, frame_every=1, walk_every=1, leapfrogs=1)
+        if self.burn_in < 0 or not self.step_size > 0.0:
+            raise ValueError(f"Expected burn_in >= 0 and step_size > 0; got {self.burn_in} and {self.step_size}.")
+
+
+METHODS: dict[str, type[MethodSettings]] = {
     kind.name: kind
     for kind in (
         LangevinSettings,
@@ -192,11 +243,12 @@ METHODS: dict[str, type[Settings]] = {
         WalkersSettings,
         WalkersExchangeSettings,
         MetadynamicsSettings,
+        HybridSettings,
     )
 }
 
 
-def settings_of(method: str, given: dict[str, Any]) -> Settings:
+def settings_of(method: str, given: dict[str, Any]) -> MethodSettings:
     """The settings of a method by name.
 
     Raises

@@ -6,6 +6,7 @@ import mdtraj
 import numpy as np
 
 from openmm_fab.ensemble import Ensemble
+from openmm_fab.files import load_npz
 from openmm_fab.system import MolecularSystem
 
 
@@ -27,8 +28,8 @@ def load_reference(system: MolecularSystem) -> Ensemble | None:
     trajectory = mdtraj.load(str(system.folder / table["trajectory"]), top=system.md_topology)
     arrays: dict[str, np.ndarray] = {}
     if "weights" in table:
-        with np.load(system.folder / table["weights"], allow_pickle=False) as file:
-            arrays = {key: file[key] for key in ("log_w", "block", "u") if key in file}
+        given = load_npz(system.folder / table["weights"], "the reference's weights")
+        arrays = {key: given[key] for key in ("log_w", "block", "u") if key in given}
     for key, values in arrays.items():
         if values.shape != (trajectory.n_frames,):
             raise ValueError(

@@ -8,17 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from openmm_fab.files import write_atomically
-from openmm_fab.md.settings import Settings
+from openmm_fab.files import (
+    DamagedFileError,
+    FormatError,
+    latest,
+    load_json,
+    load_npz,
+    load_torch,
+    previous,
+    save_torch,
+    write_atomically,
+)
+from openmm_fab.md.settings import MethodSettings
 from openmm_fab.system import MolecularSystem
 
 State = dict[str, Any]  # tensors and numbers, all that the next interval depends on
 Frame = dict[str, np.ndarray]
+STATE_FORMAT = 1
 
 
-def open_folder(folder: str | Path, system: MolecularSystem, settings: Settings, seed: int, resume: bool) -> Path:
+def open_folder(folder: str | Path, system: MolecularSystem, settings: MethodSettings, seed: int, resume: bool) -> Path:
     """A run's folder with its settings.json; an earlier run in it is neither overwritten nor mixed up.
 
     Raises
@@ -33,7 +43,7 @@ def open_folder(folder: str | Path, system: MolecularSystem, settings: Settings,
     if path.exists():
         if not resume:
             raise ValueError(f"Expected a folder without a run; got {folder}. Pass resume=True, or another folder.")
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = load_json(path, "the settings of a run")
         changed = [k for k in {**old, **about} if old.get(k) != about.get(k) and k not in settings.may_grow]
         if changed:
             raise ValueError(
@@ -47,7 +57,7 @@ def open_folder(folder: str | Path, system: MolecularSystem, settings: Settings,
 class Store:
     """Frames of walkers, in memory and, where there is a folder, in chunks on disk with the state that follows them.
 
-    Files: frames_<first frame>.npz, state.pt. The state counts the frames that belong to it, so that a run that was
+    Files: frames_<first frame>.npz, state.pt and the state before. The state counts the frames that belong to it, so that a run that was
     killed between the two writes goes on right.
     """
 
@@ -56,13 +66,15 @@ class Store:
 
     def load(self) -> State | None:
         """The last state saved, and the frames before it; None if there is none."""
-        if self.folder is None or not (self.folder / "state.pt").exists():
+        if self.folder is None:
             return None
-        state: State = torch.load(self.folder / "state.pt", weights_only=True)
+        path = self.folder / "state.pt"
+        if not path.exists() and not previous(path).exists():
+            return None
+        state = latest(path, _state)
         for path in sorted(self.folder.glob("frames_*.npz")):
             if int(path.stem.split("_")[1]) == len(self.frames) < state["frames"]:
-                with np.load(path, allow_pickle=False) as file:
-                    whole = {key: file[key] for key in file.files}
+                whole = load_npz(path, "frames of a run")
                 self.frames += [{k: a[i] for k, a in whole.items()} for i in range(len(next(iter(whole.values()))))]
         if len(self.frames) < state["frames"]:
             raise ValueError(
@@ -83,5 +95,17 @@ class Store:
             arrays: dict[str, Any] = {key: np.stack([frame[key] for frame in new]) for key in new[0]}
             path = self.folder / f"frames_{self._written:07d}.npz"
             write_atomically(path, lambda file: np.savez(file, **arrays))
-        write_atomically(self.folder / "state.pt", lambda file: torch.save(state, file))
+        save_torch(self.folder / "state.pt", {"format": STATE_FORMAT, **state}, keep_previous=True)
         self._written = len(self.frames)
+
+
+def _state(path: Path) -> State:
+    state = load_torch(path, "the state of a run")
+    if not isinstance(state, dict) or not isinstance(state.get("frames"), int):
+        raise DamagedFileError(f"Expected the state of a run at {path}; got a file of another kind.")
+    if (found := state.pop("format", 0)) != STATE_FORMAT:
+        raise FormatError(
+            f"Expected the state of a run in format {STATE_FORMAT} at {path}; got format {found} of another version. "
+            "Resume with that version, or start again in another folder."
+        )
+    return state

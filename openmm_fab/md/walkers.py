@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from openmm_fab.energy import CompiledEnergy
 from openmm_fab.md.bias import TorsionBias, chosen_torsions
 from openmm_fab.md.dynamics import LangevinMiddle, Motion, UnstableDynamicsError, repartitioned
-from openmm_fab.md.settings import MetadynamicsSettings, WalkersExchangeSettings, WalkersSettings
+from openmm_fab.md.ladder import temperature_ladder
+from openmm_fab.md.settings import MetadynamicsSettings, MethodSettings, WalkersExchangeSettings, WalkersSettings
 from openmm_fab.md.store import Frame, State, Store
 from openmm_fab.progress import bar
 from openmm_fab.system import MolecularSystem
@@ -49,6 +50,11 @@ class Walkers:
         s = self.settings
         before = round(self._before_ps() / s.frame_ps)
         return before, before + max(1, round(s.time_ps / s.frame_ps))
+
+    @property
+    def frame_length(self) -> float:
+        """ps from one frame to the next."""
+        return self.settings.frame_ps
 
     def first(self) -> State:
         """Velocities of the walkers' temperatures at the starting structures."""
@@ -152,8 +158,8 @@ class ExchangingWalkers(Walkers):
         }
 
     def _frame(self, state: State) -> Frame:
-        coldest = (state["level"] == 0).flatten()
-        return self._recorded(state["x"][coldest]) | {"level": state["level"].flatten().cpu().numpy().astype(np.int16)}
+        x = state["x"] if self.settings.reweight else state["x"][(state["level"] == 0).flatten()]
+        return self._recorded(x) | {"level": state["level"].flatten().cpu().numpy().astype(np.int16)}
 
     def about(self, state: State) -> dict[str, Any]:
         tried = np.array([state["sweeps"][k % 2] for k in range(self.settings.temperatures - 1)])
@@ -243,18 +249,6 @@ def exchange(
     return torch.empty_like(level).scatter_(1, holder, new), accepted
 
 
-def temperature_ladder(lowest: float, highest: float, count: int) -> np.ndarray:
-    """(count,) K, in geometric order.
-
-    Raises
-    ------
-    ValueError
-    """
-    if not highest > lowest:
-        raise ValueError(f"Expected max_temperature above the system's {lowest:g} K; got {highest:g} K.")
-    return np.geomspace(lowest, highest, count)
-
-
 @dataclass(frozen=True)
 class Sampled:
     """Frames walker by walker: arrays (frames, walkers, ...), what to say of them, and whether the run was stopped."""
@@ -264,7 +258,23 @@ class Sampled:
     stopped: bool
 
 
-def sample(method: Walkers, store: Store, progress: bool) -> Sampled:
+class Method(Protocol):
+    """What `sample` runs: `Walkers`, or the walkers of another module."""
+
+    @property
+    def settings(self) -> MethodSettings: ...
+
+    @property
+    def intervals(self) -> tuple[int, int]: ...
+
+    def first(self) -> State: ...
+
+    def advance(self, state: State) -> tuple[State, Frame | None]: ...
+
+    def about(self, state: State) -> dict[str, Any]: ...
+
+
+def sample(method: Method, store: Store, progress: bool) -> Sampled:
     """Run a method to its end or to Ctrl-C; the store has everything up to the last whole interval.
 
     Raises

@@ -1,331 +1,227 @@
-"""Reference ensemble of alanine dipeptide at 300 K: plain OpenMM, nothing of openmm_fab.
+"""Reference ensemble of alanine dipeptide at 300 K: exact Markov chains with the proposals of the pretrained flow.
 
-Three subcommands, each leaving files beside this script:
-
-``run``       multiple-walker well-tempered metadynamics on (phi, psi) (Barducci, Bussi, Parrinello, PRL 100,
-              020603, 2008) until the bias is good, then production with it frozen. Frames weigh exp(bias/kT).
-``timestep``  the same molecule with small and with large steps: virial temperature, energy, bond lengths.
-``analyse``   raw/ -> reference.dcd, reference_weights.npz, reference.json; may be run while ``run`` goes on.
-
-``run`` writes raw/ about every two minutes; SIGTERM ends it in good order; ``run --resume`` goes on.
+``python make_reference.py [--sweeps 40000] [--resume]`` writes reference.dcd, reference_weights.npz and reference.json
+beside this script. `metadynamics/` holds an independent one by plain OpenMM, which the result is held against.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import threading
+import platform
+import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 
+import mdtraj
 import numpy as np
-import openmm as mm
-from openmm import app, unit
+import openmm
+import torch
+from tqdm import tqdm
+
+import openmm_fab as fab
+from openmm_fab.files import write_atomically
+from openmm_fab.md import HybridSettings, HybridWalkers
+from openmm_fab.topology import named_torsions
 
 HERE = Path(__file__).resolve().parent
-PDB = HERE.parent / "input.pdb"
 RAW = HERE / "raw"
-FORCEFIELD = ("amber96.xml", "implicit/obc1.xml")
-GAS = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
+BASIN = (0.0, 2.5)  # rad, of phi
+PROFILE_BINS, SURFACES, FRAMES = 60, (64, 100), 20_000
+SAVE_EVERY = 120.0  # s
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that shapes the run; saved in raw/settings.json and in reference.json."""
+class Counts:
+    """Histograms of (phi, psi), sweep by sweep: profiles a walker, surfaces a half of the walkers."""
 
-    temperature: float = 300.0  # K
-    friction: float = 1.0  # 1/ps
-    step_fs: float = 2.5
-    hydrogen_mass: float = 4.0  # amu; other masses as in the force field. Masses leave the equilibrium alone
-    walkers: int = 8
-    seed: int = 2024
-    grid: int = 60  # bias grid points an angle
-    bias_factor: float = 6.0
-    hill_height: float = 0.6  # kT
-    hill_width: float = 0.3  # rad
-    hill_every: int = 200  # steps
-    metadynamics_ns: float = 3.0  # all walkers together
-    cap: float = 9.5  # kT; the frozen bias levels F(phi, psi) up to here, above it (steric walls) no further
-    settle_ps: float = 50.0  # each walker, dropped at the start of production
-    frame_every: int = 160  # steps
-    ns: float = 90.0  # production, all walkers together
+    def __init__(self, walkers: int) -> None:
+        self.phi, self.psi = (np.zeros((walkers, PROFILE_BINS), dtype=np.int64) for _ in range(2))
+        self.basin = np.zeros(walkers, dtype=np.int64)
+        self.surfaces = {n: np.zeros((2, n, n), dtype=np.int64) for n in SURFACES}
+        self.sweeps = 0
 
-    def __post_init__(self) -> None:
-        if self.bias_factor <= 1 or self.walkers < 2:
-            raise ValueError(f"Expected bias_factor > 1 and at least 2 walkers; got {self}.")
+    def add(self, phi: np.ndarray, psi: np.ndarray) -> None:
+        walker = np.arange(len(phi))
+        self.phi[walker, bins(phi, PROFILE_BINS)] += 1
+        self.psi[walker, bins(psi, PROFILE_BINS)] += 1
+        self.basin += (phi > BASIN[0]) & (phi < BASIN[1])
+        for n, surface in self.surfaces.items():
+            np.add.at(surface, (walker % 2, bins(phi, n), bins(psi, n)), 1)
+        self.sweeps += 1
 
-    @property
-    def kT(self) -> float:
-        """kJ/mol."""
-        return GAS * self.temperature
+    def tensors(self) -> dict[str, torch.Tensor]:
+        arrays = {"phi": self.phi, "psi": self.psi, "basin": self.basin, "sweeps": np.array(self.sweeps)}
+        arrays |= {f"surface {n}": surface for n, surface in self.surfaces.items()}
+        return {key: torch.from_numpy(array) for key, array in arrays.items()}
 
-
-# ---------------------------------------------------------------- molecule
+    @classmethod
+    def restored(cls, saved: dict[str, torch.Tensor]) -> Counts:
+        counts = cls(len(saved["basin"]))
+        counts.phi, counts.psi, counts.basin = (saved[key].numpy() for key in ("phi", "psi", "basin"))
+        counts.surfaces = {n: saved[f"surface {n}"].numpy() for n in SURFACES}
+        counts.sweeps = int(saved["sweeps"])
+        return counts
 
 
-def load() -> tuple[app.Topology, np.ndarray, mm.System]:
-    """Topology, positions (atoms, 3) nm and the unbiased, unconstrained System of ../input.pdb."""
-    pdb = app.PDBFile(str(PDB))
-    system = app.ForceField(*FORCEFIELD).createSystem(
-        pdb.topology, nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False, removeCMMotion=False
-    )
-    return pdb.topology, pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer), system
+def bins(angle: np.ndarray, n: int) -> np.ndarray:
+    return np.minimum(((angle + np.pi) / (2 * np.pi) * n).astype(int), n - 1)
 
 
-def named_atoms(topology: app.Topology) -> dict[str, int]:
-    """Indices of the backbone atoms by "RES:ATOM", e.g. "ALA:CA"."""
-    return {f"{a.residue.name}:{a.name}": a.index for a in topology.atoms()}
+def run(settings: HybridSettings, seed: int, resume: bool) -> tuple[Counts, list[np.ndarray], dict, float]:
+    """The chains; returns counts, kept frames (walkers, atoms, 3), the chains' statistics, and seconds."""
+    system = fab.MolecularSystem.load("alanine_dipeptide")
+    generator = fab.load_pretrained("alanine_dipeptide")
+    generator.compile()
+    chains = HybridWalkers(generator, settings, seed)
+    topology = system.md_topology
+    torsions = named_torsions(topology)
+    angles = np.array([torsions["phi ALA2"], torsions["psi ALA2"]])
+    random, labels = torch.Generator(), torch.Generator().manual_seed(seed + 1)
+    path = RAW / "state.pt"
+    if resume:
+        saved = torch.load(path, weights_only=True)
+        state, frames, seconds = saved["state"], [x.numpy() for x in saved["frames"]], saved["seconds"]
+        counts = Counts.restored(saved["counts"])
+    else:
+        state, counts, frames, seconds = chains.first(), Counts(settings.walkers), [], 0.0
+    random.set_state(state["generator"])
+    every = settings.sweeps * settings.walkers // FRAMES
+    started = last = time.monotonic()
 
+    def save() -> None:
+        nonlocal seconds, started
+        seconds, started = seconds + time.monotonic() - started, time.monotonic()
+        whole = {"state": state | {"generator": random.get_state()}, "counts": counts.tensors()}
+        whole |= {"frames": [torch.from_numpy(x) for x in frames]}
+        RAW.mkdir(exist_ok=True)
+        write_atomically(path, lambda file: torch.save(whole | {"seconds": seconds}, file))
 
-def backbone(topology: app.Topology) -> list[int]:
-    """C, N, CA, C, N: the five atoms of phi and psi."""
-    at = named_atoms(topology)
-    return [at[name] for name in ("ACE:C", "ALA:N", "ALA:CA", "ALA:C", "NME:N")]
-
-
-def dihedral(x: np.ndarray, atoms: list[int]) -> np.ndarray:
-    """Dihedral in (-pi, pi] of ``x`` (..., atoms, 3), IUPAC sign."""
-    a, b, c, d = (x[..., i, :] for i in atoms)
-    axis = c - b
-    n1, n2 = np.cross(b - a, axis), np.cross(axis, d - c)
-    return np.arctan2(np.linalg.norm(axis, axis=-1) * np.sum((b - a) * n2, axis=-1), np.sum(n1 * n2, axis=-1))
-
-
-def set_hydrogen_mass(system: mm.System, topology: app.Topology, mass: float) -> None:
-    for atom in topology.atoms():
-        if atom.element.symbol == "H":
-            system.setParticleMass(atom.index, mass)
-
-
-def cpu_context(system: mm.System, s: Settings, step_fs: float, seed: int) -> mm.Context:
-    integrator = mm.LangevinMiddleIntegrator(s.temperature, s.friction, step_fs / 1000)
-    integrator.setRandomNumberSeed(seed)
-    return mm.Context(system, integrator, mm.Platform.getPlatformByName("CPU"), {"Threads": "1"})
-
-
-# ---------------------------------------------------------------- bias
-
-
-class Bias:
-    """Periodic bias V(phi, psi) in kJ/mol on a grid, shared by all walkers' contexts (force group 1)."""
-
-    def __init__(self, system: mm.System, atoms: list[int], s: Settings):
-        self.s = s
-        self.values = np.zeros((s.grid, s.grid))  # [phi, psi], points at -pi + 2 pi i / grid
-        self.points = -np.pi + 2 * np.pi * np.arange(s.grid) / s.grid
-        self.force = mm.CustomCompoundBondForce(5, "bias(dihedral(p1, p2, p3, p4), dihedral(p2, p3, p4, p5))")
-        self.force.addTabulatedFunction("bias", mm.Continuous2DFunction(*self._table(), True))
-        self.force.addBond(atoms, [])
-        self.force.setForceGroup(1)
-        system.addForce(self.force)
-        self.lock = threading.Lock()
-
-    def _table(self) -> tuple:
-        closed = np.pad(self.values, ((0, 1), (0, 1)), mode="wrap")
-        n = self.s.grid + 1
-        return n, n, closed.T.ravel().tolist(), -np.pi, np.pi, -np.pi, np.pi
-
-    def add_hill(self, phi: float, psi: float) -> None:
-        s = self.s
-        with self.lock:
-            i, j = (round((a + np.pi) / (2 * np.pi) * s.grid) % s.grid for a in (phi, psi))
-            height = s.hill_height * s.kT * np.exp(-self.values[i, j] / ((s.bias_factor - 1) * s.kT))
-            hill = []
-            for angle in (phi, psi):
-                delta = (self.points - angle + np.pi) % (2 * np.pi) - np.pi
-                hill.append(np.exp(-0.5 * (delta / s.hill_width) ** 2))
-            self.values += height * np.outer(*hill)
-
-    def push(self, context: mm.Context) -> None:
-        with self.lock:
-            self.force.getTabulatedFunction(0).setFunctionParameters(*self._table())
-            self.force.updateParametersInContext(context)
-
-    def freeze(self) -> None:
-        """Take away what lies below the cap: the walls that metadynamics touched get no bias."""
-        s = self.s
-        floor = self.values.max() - (1 - 1 / s.bias_factor) * s.cap * s.kT
-        self.values = np.maximum(self.values - max(floor, 0.0), 0.0)
-
-
-# ---------------------------------------------------------------- run
-
-
-class Run:
-    """Walkers as free-running threads (``integrator.step`` releases the GIL); the main thread saves."""
-
-    def __init__(self, s: Settings, resume: bool):
-        self.s = s
-        topology, x0, system = load()
-        self.atoms = backbone(topology)
-        set_hydrogen_mass(system, topology, s.hydrogen_mass)
-        self.bias = Bias(system, self.atoms, s)
-        self.stage, self.segment, self.steps = "metadynamics", 0, np.zeros(s.walkers, dtype=np.int64)
-        saved = np.load(RAW / "state.npz") if resume else None
-        if saved is not None:
-            self.stage, self.segment = str(saved["stage"]), int(saved["segment"]) + 1
-            self.steps, self.bias.values = saved["steps"], saved["bias"]
-        self.contexts = [
-            cpu_context(system, s, s.step_fs, s.seed + 1000 * self.segment + w + 1) for w in range(s.walkers)
-        ]
-        self.last: list[tuple[np.ndarray, np.ndarray]] = []
-        for w, context in enumerate(self.contexts):
-            if saved is None:
-                context.setPositions(x0)
-                mm.LocalEnergyMinimizer.minimize(context)
-                context.setVelocitiesToTemperature(s.temperature, s.seed + w)
-            else:
-                context.setPositions(saved["x"][w])
-                context.setVelocities(saved["v"][w])
-                self.bias.push(context)
-            state = context.getState(positions=True, velocities=True)
-            self.last.append((state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value))
-        self.frames: list[list[tuple]] = [[] for _ in range(s.walkers)]
-        self.lock, self.stop, self.failure = threading.Lock(), threading.Event(), None
-
-    def _state(self, w: int) -> np.ndarray:
-        """Positions (atoms, 3) nm, centred; keeps (x, v) for the checkpoint."""
-        state = self.contexts[w].getState(positions=True, velocities=True)
-        x, v = state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value
-        if not np.isfinite(x).all():
-            raise RuntimeError(f"Expected finite positions of walker {w}; got nan; use a smaller --step-fs.")
-        x = x - x.mean(axis=0)
-        self._pending[w] = (x, v)
-        return x
-
-    def _metadynamics(self, w: int) -> None:
-        s, context, hills = self.s, self.contexts[w], 0
-        while not self.stop.is_set() and self.steps[w] * s.walkers * s.step_fs < s.metadynamics_ns * 1e6:
-            context.getIntegrator().step(s.hill_every)
-            x = self._state(w)
-            self.bias.add_hill(float(dihedral(x, self.atoms[:4])), float(dihedral(x, self.atoms[1:])))
-            hills += 1
-            if hills % 4 == 0:
-                self.bias.push(context)
-            with self.lock:
-                self.steps[w] += s.hill_every
-                self.last[w] = self._pending[w]
-
-    def _production(self, w: int) -> None:
-        s, context = self.s, self.contexts[w]
-        while not self.stop.is_set() and self.steps[w] * s.walkers * s.step_fs < s.ns * 1e6:
-            context.getIntegrator().step(s.frame_every)
-            x = self._state(w)
-            bias, u = (context.getState(energy=True, groups={g}).getPotentialEnergy()._value / s.kT for g in (1, 0))
-            with self.lock:
-                self.steps[w] += s.frame_every
-                self.last[w] = self._pending[w]
-                if self.steps[w] * s.step_fs > s.settle_ps * 1000:
-                    self.frames[w].append((x.astype(np.float32), bias, u, int(self.steps[w])))
-
-    def _guard(self, work, w: int) -> None:
-        try:
-            work(w)
-        except Exception as error:
-            self.failure = error
-            self.stop.set()
-
-    def save(self) -> None:
-        """Frames so far into a new raw/production_*.npz, then the state they end in."""
-        with self.lock:
-            frames, self.frames = self.frames, [[] for _ in range(self.s.walkers)]
-            x, v = (np.array(a) for a in zip(*self.last, strict=True))
-            steps = self.steps.copy()
-        if self.stage == "production" and any(frames):
-            columns = [np.array(c) for c in zip(*(f for fs in frames for f in fs), strict=True)]
-            walker = np.repeat(np.arange(self.s.walkers), [len(fs) for fs in frames])
-            number = len(list(RAW.glob("production_*.npz")))
-            path = RAW / f"production_{number:05d}.npz"
-            write_npz(path, **dict(zip(("x", "bias", "u", "step"), columns, strict=True)), walker=walker)
-        state = dict(stage=self.stage, segment=self.segment, steps=steps, x=x, v=v, bias=self.bias.values)
-        write_npz(RAW / "state.npz", **state)
-
-    def go(self) -> None:
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(sig, lambda *_: self.stop.set())
-        while not self.stop.is_set():
-            work = self._metadynamics if self.stage == "metadynamics" else self._production
-            self._pending = list(self.last)
-            threads = [threading.Thread(target=self._guard, args=(work, w)) for w in range(self.s.walkers)]
-            start, steps0, tick = time.time(), self.steps.sum(), 0
-            for t in threads:
-                t.start()
-            while any(t.is_alive() for t in threads):
-                for t in threads:
-                    t.join(timeout=15 / len(threads))
-                tick += 1
-                if tick % 4 == 0:
-                    self.report(start, steps0)
-                if tick % 8 == 0:
-                    self.save()
-            self.report(start, steps0)
-            if self.failure:
-                raise self.failure
-            if self.stage == "metadynamics" and not self.stop.is_set():
-                write_npz(RAW / "metadynamics.npz", bias=self.bias.values, points=self.bias.points)
-                self.bias.freeze()
-                for context in self.contexts:
-                    self.bias.push(context)
-                self.stage, self.steps = "production", np.zeros_like(self.steps)
-                self.save()
+    try:
+        for sweep in tqdm(range(state["sweeps"], settings.burn_in + settings.sweeps), mininterval=10):
+            state = chains.sweep(state, random)
+            if sweep < settings.burn_in:
                 continue
-            self.save()
-            break
-        print("ended" if not self.stop.is_set() else "stopped; `run --resume` goes on", flush=True)
-
-    def report(self, start: float, steps0: int) -> None:
-        ns = self.steps.sum() * self.s.step_fs / 1e6
-        rate = (self.steps.sum() - steps0) * self.s.step_fs / 1e6 / (time.time() - start) * 3600
-        deepest = self.bias.values.max() / self.s.kT
-        phis = [float(dihedral(x, self.atoms[:4])) for x, _ in self.last]
-        print(
-            f"{time.strftime('%H:%M:%S')} {self.stage} {ns:.3f} ns, {rate:.1f} ns/h, "
-            f"bias <= {deepest:.1f} kT, phi now {np.round(phis, 1).tolist()}",
-            flush=True,
-        )
+            x = chains.structures(state, labels).numpy()
+            phi, psi = mdtraj.compute_dihedrals(mdtraj.Trajectory(x, topology), angles).T
+            counts.add(phi, psi)
+            if counts.sweeps % every == 0:
+                frames.append(x.astype(np.float32))
+            if time.monotonic() - last > SAVE_EVERY:
+                save()
+                last = time.monotonic()
+    finally:
+        save()
+    return counts, frames, chains.about(state), seconds
 
 
-def write_npz(path: Path, **arrays) -> None:
-    """Never leaves half a file behind."""
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)
-    os.replace(partial, path)
+def mean_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over walkers (axis 0), which are independent, and their standard errors."""
+    return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
 
 
-def run(args: argparse.Namespace) -> None:
-    RAW.mkdir(exist_ok=True)
-    settings = RAW / "settings.json"
-    given = {k: v for k, v in vars(args).items() if k in Settings.__dataclass_fields__ and v is not None}
-    if args.resume:
-        given = json.loads(settings.read_text()) | given
-    elif any(RAW.glob("production_*.npz")) or (RAW / "state.npz").exists():
-        raise SystemExit(f"Expected an empty {RAW}; got a run's files; use --resume or move them away.")
-    s = Settings(**given)
-    settings.write_text(json.dumps(asdict(s), indent=1))
-    Run(s, args.resume).go()
+def profile(counts: np.ndarray) -> dict[str, list]:
+    """F = -ln(density in rad^-1) from counts (walkers, bins); null where nobody has been."""
+    width = 2 * np.pi / PROFILE_BINS
+    p, error = mean_error(counts / counts.sum(1, keepdims=True))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        F, F_error = -np.log(p / width), error / p
+    centre = -np.pi + width * (np.arange(PROFILE_BINS) + 0.5)
+    return {"centre_rad": centre.round(6).tolist(), "F_kT": nulls(F), "F_se_kT": nulls(F_error)}
+
+
+def nulls(values: np.ndarray) -> list:
+    return [round(float(v), 5) if np.isfinite(v) else None for v in values]
+
+
+def against_metadynamics(profiles: dict[str, dict], basin: dict[str, float]) -> dict:
+    """Differences to the independent reference in standard errors: the basin's dF, and the bins of both profiles."""
+    other = json.loads((HERE / "metadynamics" / "metadynamics.json").read_text())
+    found = {"basin_z": (basin["dF"] - other["basin"]["dF"]) / np.hypot(basin["dF_se"], other["basin"]["dF_se"])}
+    for name, mine in profiles.items():
+        a, b = ({k: np.array(v, dtype=float) for k, v in p.items()} for p in (mine, other[name]))
+        z = (a["F_kT"] - b["F_kT"]) / np.hypot(a["F_se_kT"], b["F_se_kT"])
+        low = np.isfinite(z) & (a["F_kT"] < np.nanmin(a["F_kT"]) + 5.0)
+        found[name] = {
+            "bins_below_5_kT": int(low.sum()),
+            "largest_kT": float(np.abs(a["F_kT"] - b["F_kT"])[low].max()),
+            "mean_square_z": float(np.mean(z[low] ** 2)),
+        }
+    return found
+
+
+def write(settings: HybridSettings, seed: int, counts: Counts, frames: list, about: dict, seconds: float) -> dict:
+    system = fab.MolecularSystem.load("alanine_dipeptide")
+    x = np.stack(frames, 1)  # walker by walker
+    block = np.repeat(np.arange(len(x)), x.shape[1])
+    x = x.reshape(-1, *x.shape[2:])
+    u = fab.reduced_energy(system)(torch.from_numpy(x).double()).numpy()
+    p, p_se = mean_error(counts.basin / counts.sweeps)
+    basin = {"population": p, "population_se": p_se, "dF": -np.log(p / (1 - p)), "dF_se": p_se / (p * (1 - p))}
+    basin = {key: float(value) for key, value in basin.items()}
+    profiles = {"F_phi": profile(counts.phi), "F_psi": profile(counts.psi)}
+    halves = {n: surface / surface.sum((1, 2), keepdims=True) for n, surface in counts.surfaces.items()}
+    report = {
+        "command": f"python make_reference.py --sweeps {settings.sweeps}",
+        "date": str(date.today()),
+        "machine": f"{processor()}, one core",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "openmm": openmm.__version__},
+        "system": {
+            "pdb": "../input.pdb",
+            "forcefield": ["amber96.xml", "implicit/obc1.xml"],
+            "constraints": None,
+            "nonbonded": "NoCutoff",
+            "temperature_K": system.temperature,
+        },
+        "generator": "../" + system.settings["pretrained"]["model"],
+        "settings": {**asdict(settings), "seed": seed},
+        "states": counts.sweeps * settings.walkers,
+        "seconds": round(seconds),
+        "accepted": {"proposals": about["proposals"], "trajectories": about["trajectories"]},
+        "longest_wait_sweeps": about["longest_wait"],
+        "basin": {"phi_rad": BASIN, **basin, "free_energy_unit": "kT"},
+        **profiles,
+        "halves": {
+            **{f"ramachandran_tv_{n}x{n}": float(0.5 * np.abs(h[0] - h[1]).sum()) for n, h in halves.items()},
+            "basin_z": half_z(counts.basin / counts.sweeps),
+        },
+        "against_metadynamics": against_metadynamics(profiles, basin),
+        "shipped": {"frames": len(x), "sweeps_between": settings.sweeps * settings.walkers // FRAMES},
+    }
+    mdtraj.Trajectory(x, system.md_topology).save_dcd(str(HERE / "reference.dcd"))
+    surfaces = {f"phi_psi_probability_{n}": s.sum(0) / s.sum() for n, s in counts.surfaces.items()}
+    np.savez_compressed(HERE / "reference_weights.npz", block=block, u=u, **surfaces)
+    text = json.dumps(report, indent=1, allow_nan=False)
+    text = re.sub(r"\[[^][{}]*\]", lambda m: "[" + " ".join(m.group()[1:-1].split()) + "]", text)
+    (HERE / "reference.json").write_text(text + "\n")
+    return report
+
+
+def half_z(population: np.ndarray) -> float:
+    """Even against odd walkers, in standard errors."""
+    (a, a_se), (b, b_se) = mean_error(population[::2]), mean_error(population[1::2])
+    return float((a - b) / np.hypot(a_se, b_se))
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def main() -> None:
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
-    commands = parser.add_subparsers(dest="command", required=True)
-    r = commands.add_parser("run", help="metadynamics, then production")
-    r.add_argument("--resume", action="store_true")
-    for name in ("ns", "metadynamics_ns", "cap", "walkers", "seed", "step_fs"):
-        kind = type(getattr(Settings, name))
-        r.add_argument("--" + name.replace("_", "-"), type=kind, help=f"default {getattr(Settings, name)}")
-    t = commands.add_parser("timestep", help="check that the time-step error is negligible")
-    t.add_argument("--ns", type=float, default=1.0, help="a step size, all walkers together")
-    commands.add_parser("analyse", help="raw/ -> the files that are shipped")
-    args = parser.parse_args()
-    if args.command == "run":
-        return run(args)
-    import analysis  # beside this script; imports this module, so not at the top
-
-    return analysis.timestep(args.ns) if args.command == "timestep" else analysis.analyse()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sweeps", type=int, default=44_000)
+    parser.add_argument("--walk-every", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args()
+    settings = HybridSettings(
+        walkers=256, sweeps=options.sweeps, burn_in=200, frame_every=1, walk_every=options.walk_every
+    )
+    report = write(settings, options.seed, *run(settings, options.seed, options.resume))
+    print(json.dumps({k: v for k, v in report.items() if not k.startswith("F_")}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `make_reference.py analyse` and `make_reference.py timestep` compute: numpy, mdtraj and pymbar."""
+"""What `metadynamics.py analyse` and `metadynamics.py timestep` compute: numpy, mdtraj and pymbar."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import re
 import threading
 from pathlib import Path
 
-import make_reference as ref
 import mdtraj
+import metadynamics as ref
 import numpy as np
 import openmm as mm
 from pymbar.timeseries import statistical_inefficiency_multiple
@@ -28,7 +28,7 @@ def load_raw() -> dict[str, np.ndarray]:
     """All production frames, sorted by walker, then by step: x, bias, u, step, walker."""
     parts = [np.load(path) for path in sorted(ref.RAW.glob("production_[0-9]*[0-9].npz"))]
     if not parts:
-        raise SystemExit(f"Expected production files in {ref.RAW}; got none; start `make_reference.py run`.")
+        raise SystemExit(f"Expected production files in {ref.RAW}; got none; start `metadynamics.py run`.")
     data = {key: np.concatenate([p[key] for p in parts]) for key in parts[0].files}
     order = np.lexsort((data["step"], data["walker"]))
     return {key: value[order] for key, value in data.items()}
@@ -162,7 +162,7 @@ def write_json(path: Path, report: dict) -> None:
 
 
 def analyse() -> None:
-    """raw/ -> reference.dcd, reference_weights.npz, reference.json."""
+    """raw/ -> metadynamics.dcd, metadynamics_weights.npz, metadynamics.json."""
     s = ref.Settings(**json.loads((ref.RAW / "settings.json").read_text()))
     data = load_raw()
     topology, _, _ = ref.load()
@@ -196,9 +196,9 @@ def analyse() -> None:
     thin_block = np.unique(block[thin], return_inverse=True)[1]
     surface = np.zeros((SURFACE_BINS, SURFACE_BINS))
     np.add.at(surface, (angle_bins(phi, SURFACE_BINS), angle_bins(psi, SURFACE_BINS)), w / w.sum())
-    mdtraj.Trajectory(x[thin], mdtraj.load_topology(str(ref.PDB))).save_dcd(str(ref.HERE / "reference.dcd"))
+    mdtraj.Trajectory(x[thin], mdtraj.load_topology(str(ref.PDB))).save_dcd(str(ref.HERE / "metadynamics.dcd"))
     np.savez_compressed(
-        ref.HERE / "reference_weights.npz",
+        ref.HERE / "metadynamics_weights.npz",
         log_w=log_w[thin],
         block=thin_block,
         u=data["u"][thin],
@@ -212,7 +212,7 @@ def analyse() -> None:
     check = ref.HERE / "timestep.json"
     report = {
         "system": {
-            "pdb": "../input.pdb",
+            "pdb": "../../input.pdb",
             "forcefield": list(ref.FORCEFIELD),
             "constraints": None,
             "nonbonded": "NoCutoff",
@@ -261,7 +261,7 @@ def analyse() -> None:
         },
         "timestep_check": json.loads(check.read_text()) if check.exists() else None,
     }
-    write_json(ref.HERE / "reference.json", report)
+    write_json(ref.HERE / "metadynamics.json", report)
     print(
         f"{steps * s.step_fs / 1e6:.1f} ns, transitions {sum(report['production']['transitions'])}, "
         f"p {basin['population']:.5f} +- {basin['population_se']:.5f}, "

@@ -1,0 +1,158 @@
+"""Walkers that jump by a trained flow and walk by Hamiltonian Monte Carlo: exact, and nearly free of correlation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from openmm_fab.generator import BoltzmannGenerator
+from openmm_fab.hmc import adapt, hmc
+from openmm_fab.md.settings import HybridSettings
+from openmm_fab.md.store import Frame, State
+from openmm_fab.path import Path, Points
+from openmm_fab.target import BoltzmannTarget
+
+BOLTZMANN = Path(alpha=1.0)  # its end, lam = 1, is the Boltzmann density itself
+
+
+class HybridWalkers:
+    """The Markov chains of `HybridSettings`.
+
+    With w = exp(-u) |dx/dz| / q, a proposal z' of the flow is taken with probability min(1, w(z') / w(z)) (Hastings
+    1970; Liu 1996); a trajectory as in `hmc`. Every stereocentre, amide and equal atom stays in the sector that the
+    generator's coordinates keep.
+    """
+
+    def __init__(
+        self, generator: BoltzmannGenerator, settings: HybridSettings, seed: int, start: ArrayLike | None = None
+    ) -> None:
+        self.generator, self.settings, self.seed = generator, settings, seed
+        self.system = generator.system
+        self.target = BoltzmannTarget(generator.energy, generator.coordinates)
+        self.start = start
+
+    @property
+    def intervals(self) -> tuple[int, int]:
+        """Intervals of `frame_every` sweeps before production, and in all."""
+        s = self.settings
+        before = -(-s.burn_in // s.frame_every)
+        return before, before + max(1, s.sweeps // s.frame_every)
+
+    @property
+    def frame_length(self) -> float:
+        """Sweeps from one frame to the next."""
+        return float(self.settings.frame_every)
+
+    def first(self) -> State:
+        """Walkers at samples of the flow, or at the given structures in turn.
+
+        Raises
+        ------
+        ValueError
+            Structures of another shape, or of no finite energy.
+        """
+        random, flow, n = torch.Generator().manual_seed(self.seed), self.generator.flow, self.settings.walkers
+        if self.start is None:
+            z = flow.sample(n, random)[0]
+        else:
+            x = np.asarray(self.start, dtype=np.float64)
+            x = x[None] if x.ndim == 2 else x
+            if x.ndim != 3 or x.shape[1:] != (self.system.n_atoms, 3) or not len(x):
+                raise ValueError(f"Expected start with shape (n, {self.system.n_atoms}, 3) in nm; got {x.shape}.")
+            z = self.generator.to_internal(torch.from_numpy(x[np.arange(n) % len(x)]))[0]
+            z = z.to(next(flow.parameters()).dtype)
+        points = Points.at(z, flow, self.target)
+        if self.start is not None and not bool(torch.isfinite(points.log_p).all()):
+            raise ValueError("Expected starting structures of finite energy. Minimise them first: system.minimise(x).")
+        zero = torch.zeros(2, dtype=torch.float64)
+        return {
+            **_state(points),
+            "step_size": self.settings.step_size,
+            "interval": 0,
+            "frames": 0,
+            "sweeps": 0,
+            "accepted": zero,
+            "tried": zero,
+            "wait": torch.zeros(n, dtype=torch.long),
+            "longest": 0,
+            "generator": random.get_state(),
+        }
+
+    def advance(self, state: State) -> tuple[State, Frame | None]:
+        """One interval of `frame_every` sweeps; a frame if it is production."""
+        random = torch.Generator()
+        random.set_state(state["generator"])
+        for _ in range(self.settings.frame_every):
+            state = self.sweep(state, random)
+        state = state | {"interval": state["interval"] + 1, "generator": random.get_state()}
+        if state["interval"] <= self.intervals[0]:
+            return state, None
+        return state | {"frames": state["frames"] + 1}, self._frame(state)
+
+    def sweep(self, state: State, random: torch.Generator) -> State:
+        """A proposal of the flow to every walker, then, every `walk_every` sweeps, a trajectory."""
+        s, flow, here = self.settings, self.generator.flow, _points(state)
+        z, log_q = flow.sample(s.walkers, random)
+        with torch.no_grad():  # gradients are asked for where a trajectory starts
+            there = Points(z, log_q, self.target.log_prob(z), torch.zeros_like(z))
+        self.target.evaluations += len(z)
+        acceptance = independence(here, there)
+        taken = torch.rand(len(z), generator=random, dtype=acceptance.dtype) < acceptance
+        here = there.where(taken, here)
+        producing = state["sweeps"] >= self.intervals[0] * s.frame_every
+        counted = torch.tensor([float(acceptance.sum()), 0.0], dtype=torch.float64)
+        tried = torch.tensor([float(len(z)), 0.0], dtype=torch.float64)
+        step_size, wait = state["step_size"], torch.where(taken, 0, state["wait"] + 1)
+        if state["sweeps"] % s.walk_every == 0:
+            here = Points(here.z, here.log_q, *self.target.log_prob_and_gradient(here.z))
+            here, moved = hmc(here, BOLTZMANN, 1.0, flow, self.target, step_size, s.leapfrogs, random)
+            counted[1], tried[1] = float(moved.sum()), float(len(z))
+            if not producing:
+                step_size = adapt(step_size, float(moved.mean()), 0.8)
+        return state | {
+            **_state(here),
+            "step_size": step_size,
+            "sweeps": state["sweeps"] + 1,
+            "accepted": state["accepted"] + counted * producing,
+            "tried": state["tried"] + tried * producing,
+            "wait": wait,
+            "longest": max(state["longest"], int(wait.max())) if producing else 0,
+        }
+
+    def structures(self, state: State, random: torch.Generator) -> Tensor:
+        """x (walkers, atoms, 3), nm, float64, equal atoms under labels drawn at random."""
+        x, _ = self.generator.coordinates.to_cartesian(state["z"].double())
+        return self.generator.relabelled(x, random)
+
+    def _frame(self, state: State) -> Frame:
+        # Labels have randomness of their own: the chains do not depend on who looks at them.
+        x = self.structures(state, torch.Generator().manual_seed(self.seed + state["frames"])).float()
+        with torch.no_grad():
+            return {"x": x.numpy(), "u": self.generator.energy(x.double()).numpy()}
+
+    def about(self, state: State) -> dict[str, Any]:
+        """What the convergence report says besides."""
+        flow, walk = (state["accepted"] / state["tried"].clamp(min=1.0)).tolist()
+        return {"proposals": flow, "trajectories": walk, "longest_wait": state["longest"], "unit": "sweeps"}
+
+
+def independence(here: Points, there: Points) -> Tensor:
+    """Probabilities (n,) of going from here to proposals drawn from q: min(1, w(there) / w(here)), w = p / q.
+
+    A point of zero density accepts whatever has some.
+    """
+    log_ratio = (there.log_p - there.log_q).double() - (here.log_p - here.log_q).double()
+    log_ratio = torch.where(torch.isfinite(there.log_p) & torch.isfinite(there.log_q), log_ratio, -torch.inf)
+    return torch.where(log_ratio.isnan(), 0.0, log_ratio.clamp(max=0.0).exp())
+
+
+def _state(points: Points) -> State:
+    return {"z": points.z, "log_q": points.log_q, "log_p": points.log_p}
+
+
+def _points(state: State) -> Points:
+    return Points(state["z"], state["log_q"], state["log_p"], torch.zeros_like(state["z"]))
