@@ -23,6 +23,7 @@ from record import record
 from openmm_fab.coordinates import InternalCoordinates
 from openmm_fab.energy import CompiledEnergy
 from openmm_fab.generator import BoltzmannGenerator
+from openmm_fab.interop.bgflow import import_bgflow, z_matrix
 from openmm_fab.memory import keep_freed_memory
 from openmm_fab.system import MolecularSystem, available_systems
 from openmm_fab.train import Budget
@@ -115,16 +116,12 @@ def _median(call: Callable[[], object]) -> float:
 
 
 def _bgflow(coordinates: InternalCoordinates, x: torch.Tensor) -> float | None:
-    """The same of bgflow's global transform, with this Z-matrix where it is a tree; None without bgflow."""
-    for name, value in {"infty": np.inf, "row_stack": np.vstack}.items():  # names of NumPy 1 that it asks for
-        if not hasattr(np, name):
-            setattr(np, name, value)
+    """The same of bgflow's global transform, with this Z-matrix, rings by angles; None without bgflow."""
     try:
-        from bgflow import GlobalInternalCoordinateTransformation
+        bgflow = import_bgflow()
     except ImportError:
         return None
-    rows = coordinates.zmatrix.rows
-    transform = GlobalInternalCoordinateTransformation(rows, raise_warnings=False).double()
+    transform = bgflow.GlobalInternalCoordinateTransformation(z_matrix(coordinates), raise_warnings=False).double()
     with torch.no_grad():
         *parts, _ = transform.forward(x.reshape(len(x), -1))
 

@@ -1,0 +1,51 @@
+"""bgflow, both ways.  Importable without bgflow; the functions ask for it when called.
+
+Into ours: `from_generator`, `from_flow`, `from_coordinates`, `from_energy`, `EnergyTarget`.
+Out of ours: `to_generator`, `to_flow`, `to_prior`, `to_coordinates`, `to_energy`, `to_sampler`, `z_matrix`.
+`import_bgflow` makes an installed bgflow work on the NumPy and PyTorch of today, `identity_splines` its splines start
+as the identity.  See docs/bgflow.md.
+"""
+
+from __future__ import annotations
+
+from openmm_fab.interop.bgflow.chart import Chart, Range
+from openmm_fab.interop.bgflow.installed import identity_splines, import_bgflow
+from openmm_fab.interop.bgflow.inward import (
+    BgflowCoordinates,
+    BgflowFlow,
+    EnergyTarget,
+    from_coordinates,
+    from_energy,
+    from_flow,
+    from_generator,
+)
+from openmm_fab.interop.bgflow.outward import (
+    to_coordinates,
+    to_energy,
+    to_flow,
+    to_generator,
+    to_prior,
+    to_sampler,
+    z_matrix,
+)
+
+__all__ = [
+    "BgflowCoordinates",
+    "BgflowFlow",
+    "Chart",
+    "EnergyTarget",
+    "Range",
+    "from_coordinates",
+    "from_energy",
+    "from_flow",
+    "from_generator",
+    "identity_splines",
+    "import_bgflow",
+    "to_coordinates",
+    "to_energy",
+    "to_flow",
+    "to_generator",
+    "to_prior",
+    "to_sampler",
+    "z_matrix",
+]

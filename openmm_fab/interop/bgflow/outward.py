@@ -1,0 +1,106 @@
+"""Our energies, coordinates, flows, generators and ensembles as bgflow's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openmm_fab.coordinates import InternalCoordinates
+from openmm_fab.ensemble import Ensemble
+from openmm_fab.flow import CouplingFlow
+from openmm_fab.interop.bgflow.installed import import_bgflow
+
+if TYPE_CHECKING:
+    from openmm_fab.generator import BoltzmannGenerator
+
+
+def to_energy(energy: Callable[[Tensor], Tensor], n_atoms: int) -> Any:
+    """u(x), x (batch, n_atoms, 3) nm, as a bgflow.Energy: flat nm in, (batch, 1) out, divided by `temperature`.
+
+    `temperature` is relative to the one within u, as ever in bgflow. Nothing is remembered from call to call.
+    """
+    import_bgflow()
+    from openmm_fab.interop.bgflow.exports import ReducedEnergy
+
+    return ReducedEnergy(energy, n_atoms)
+
+
+def to_coordinates(coordinates: Any) -> Any:
+    """Coordinates as a bgflow.Flow, in the direction of bgflow's own: flat nm -> z, one tensor; works in float64."""
+    import_bgflow()
+    from openmm_fab.interop.bgflow.exports import InternalCoordinatesFlow
+
+    return InternalCoordinatesFlow(coordinates)
+
+
+def to_flow(flow: CouplingFlow) -> Any:
+    """The layers of our flow as a bgflow.Flow: base -> z. Shares the parameters, and has their dtype."""
+    import_bgflow()
+    from openmm_fab.interop.bgflow.exports import Layers
+
+    return Layers(_coupling(flow), next(flow.parameters()).dtype)
+
+
+def to_prior(flow: CouplingFlow) -> Any:
+    """The base density of our flow as a prior of bgflow: normal on lines, uniform on circles, one tensor."""
+    import_bgflow()
+    from openmm_fab.interop.bgflow.exports import Base
+
+    return Base(_coupling(flow))
+
+
+def to_generator(generator: BoltzmannGenerator) -> Any:
+    """Our generator as a bgflow.BoltzmannGenerator; shares the parameters, so training either trains both.
+
+    Its target is the true energy. Atoms that are equal by symmetry keep the labels of one sector, with the weights of
+    all of them. Structures, energies and weights are float64.
+    """
+    bgflow = import_bgflow()
+    from openmm_fab.interop.bgflow.exports import Layers
+
+    flow = _coupling(generator.flow)
+    # bgflow adds up dlogp in the first layer's dtype.
+    layers = [Layers(flow, torch.float64), bgflow.InverseFlow(to_coordinates(generator.coordinates))]
+    target = to_energy(generator.energy, generator.system.n_atoms)
+    return bgflow.BoltzmannGenerator(to_prior(flow), bgflow.SequentialFlow(layers), target)
+
+
+def to_sampler(ensemble: Ensemble, seed: int | None = None, dtype: torch.dtype = torch.float32) -> Any:
+    """An ensemble as a bgflow.Sampler, e.g. as the data of KLTrainer: draws by weight, with replacement.
+
+    Without a seed it draws by PyTorch's global random numbers, as bgflow does.
+    """
+    import_bgflow()
+    from openmm_fab.interop.bgflow.exports import EnsembleSampler
+
+    return EnsembleSampler(ensemble, None if seed is None else torch.Generator().manual_seed(seed), dtype)
+
+
+def z_matrix(coordinates: InternalCoordinates) -> np.ndarray:
+    """Rows (n_atoms, 4) for bgflow's global transform: atom, bond, angle, torsion; -1 where the first three lack one.
+
+    Siblings hang on the first of them, so that their torsions are the narrow differences that hold planes and hands,
+    as ours do. The first three are a chain, as bgflow takes them to be. An atom that closes a ring is placed by an
+    angle, where ours uses its distance to both neighbours.
+    """
+    z = coordinates.zmatrix
+    rows = z.rows.copy()
+    follows = z.leader >= 0
+    rows[follows, 3] = z.rows[z.leader[follows], 0]
+    if len(rows) > 2 and rows[2, 1] == rows[0, 0]:
+        first, second = rows[:2, 0].copy()
+        rows[:2] = [second, -1, -1, -1], [first, second, -1, -1]
+    return rows
+
+
+def _coupling(flow: Any) -> CouplingFlow:
+    if not isinstance(flow, CouplingFlow):
+        raise TypeError(
+            f"Expected openmm_fab's CouplingFlow; got {type(flow).__name__}. A flow that came from bgflow shares its "
+            "parameters with the bgflow generator it was made from: use that one."
+        )
+    return flow
