@@ -5,6 +5,10 @@ SYSTEM ?= alanine_dipeptide
 PRESET ?= laptop
 NAME ?=
 PYTEST_ARGS ?=
+BUDGET ?=
+PAPER_ARGS ?=
+PAPER_METHODS := fab fab_no_buffer ml alpha2 reverse_kl
+PAPER_RUNS := $(foreach t,gmm40 manywell32,$(foreach m,$(PAPER_METHODS) snf,$(t).$(m))) $(addprefix alanine_dipeptide.,$(PAPER_METHODS))
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,11 +18,14 @@ OLDEST := 3.10
 PINNED = $$($(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types format clean
+.PHONY: help run test notebooks docs paper lint types format clean
 
 help:
 	@echo "make run      train on systems/$(SYSTEM) and compare with its reference (PRESET=$(PRESET), SYSTEM=..., NAME=... for the run's name)"
 	@echo "make test     run the tests (PYTEST_ARGS='-k weights' to choose among them)"
+	@echo "make notebooks  execute notebooks/ in place (BUDGET='2 min' for each training, instead of the notebooks' own)"
+	@echo "make docs     build the documentation in site/, without a warning"
+	@echo "make paper    every method of the FAB paper on its targets, then the tables: a day (PAPER_ARGS='--seeds 0 --minutes 5' for less)"
 	@echo "make lint     ruff: rules and formatting"
 	@echo "make types    mypy"
 	@echo "make format   let ruff mend what it can"
@@ -30,6 +37,17 @@ run: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+notebooks: $(READY)
+	$(if $(BUDGET),OPENMM_FAB_NOTEBOOK_BUDGET="$(BUDGET)" )$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+# Finished runs in runs/paper/ are skipped, an interrupted one goes on.
+paper: $(READY)
+	for run in $(PAPER_RUNS); do $(BIN)/python benchmarks/paper.py $$(echo $$run | tr . ' ') $(PAPER_ARGS) || exit 1; done
+	$(BIN)/python benchmarks/paper.py --table
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -43,7 +61,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find openmm_fab tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last: an interrupted set-up starts again, and a changed list of packages is installed anew.
@@ -55,3 +73,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PINNED) -e ".[test,lint,tensorboard]" || \
 		{ echo "Could not install into $(VENV)/: pip says why above. The network? Then 'make' again." >&2; exit 1; }
 	@touch $(READY)
+
+$(VENV)/.docs: $(READY)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PINNED) -e ".[docs]"
+	@touch $@

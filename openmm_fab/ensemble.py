@@ -15,8 +15,10 @@ import mdtraj
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import export as _export
 from . import weights as _weights
-from .files import write_atomically
+from .files import load_npz, write_atomically
+from .netcdf import SUFFIX, WeightedTrajectory
 from .rings import neighbours_of
 from .summary import stereocentres
 from .topology import (
@@ -294,6 +296,13 @@ class Ensemble:
         trajectory."""
         return mdtraj.Trajectory(self.x, self.topology)
 
+    # For other tools
+
+    to_colvar = _export.to_colvar
+    to_pandas = _export.to_pandas
+    to_xarray = _export.to_xarray
+    to_arviz = _export.to_arviz
+
     def view(self, n: int = 20) -> Any:
         """nglview widget of n structures drawn by weight."""
         from .view import view
@@ -347,28 +356,23 @@ class Ensemble:
 
     @classmethod
     def load(cls, path: str | Path) -> Ensemble:
-        """Read what `save` wrote. ValueError for a file that is truncated or was written by something
-        else."""
+        """Read what `save` wrote, or all of what was drawn into a file (.nc); see `stream` for pieces of it.
+
+        ValueError for a file that is truncated or was written by something else.
+        """
+        if Path(path).suffix == SUFFIX:
+            with WeightedTrajectory.open(path) as frames:
+                return cls(**frames.read())
         path = Path(path) if Path(path).exists() else _with_suffix(path)
         if not path.exists():
             raise FileNotFoundError(f"Expected an ensemble file; there is none at {path}.")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
+            arrays = load_npz(path, "an ensemble file")
             if str(arrays["format"]) != _FORMAT:
                 raise KeyError(f"format {str(arrays['format'])!r} is not {_FORMAT!r}")
             fields: dict[str, Any] = {key: arrays.get(key) for key in ("x", "u", "log_w", "block", "log_q")}
             return cls(**fields, topology=topology_from_arrays(arrays), **json.loads(str(arrays["about"])))
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"Expected a file written by Ensemble.save; {path} is truncated or something else ({error}). "
                 "Write it again, or read a trajectory with mdtraj.load and Ensemble.from_mdtraj."

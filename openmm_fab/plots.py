@@ -87,6 +87,18 @@ def _ramachandran(
     return image
 
 
+def flow_ramachandran(ensemble: Ensemble) -> Figure | None:
+    """A flow's samples as they are, and with their weights; None for molecules without phi and psi."""
+    if not min(ensemble.phi().shape[1], ensemble.psi().shape[1]):
+        return None
+    figure = _figure(8.0, 3.6)
+    axes = list(figure.subplots(1, 2))
+    for ax, weighted, title in zip(axes, (False, True), ("flow", "reweighted"), strict=True):
+        image = ramachandran(ax, ensemble, weighted=weighted, title=title)
+    figure.colorbar(image, ax=axes, label="F / kT", extend="max", shrink=0.9, pad=0.01)
+    return figure
+
+
 def _draw(ax: Axes, found: Surface) -> Any:
     # Empty bins stay white: never visited is not the same as high.
     value = np.ma.masked_invalid(np.where(np.isinf(found.value), np.nan, found.value)).T

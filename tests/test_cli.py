@@ -1,8 +1,9 @@
-"""openmm-fab run: what a run leaves, what it refuses, and that nothing is overwritten."""
+"""openmm-fab: what each command leaves, what it refuses, and that nothing is overwritten."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import mdtraj
@@ -23,6 +24,7 @@ OUTPUTS = {
     "model.safetensors",
     "ensemble.npz",
     "report.txt",
+    "report.html",
     "learning.png",
 }
 
@@ -32,6 +34,10 @@ def _run(system: Path | str, runs: Path, *options: str, minutes: float = 0.01):
     return CliRunner().invoke(app, [*arguments, "--runs", str(runs), *options])
 
 
+def _call(*arguments: object):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> tuple[Path, Path]:
     """A system folder, and the runs folder of one finished run of it."""
@@ -39,6 +45,19 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     result = _run(write_chain(root / "chain"), root / "runs", minutes=0.1)
     assert result.exit_code == 0, result.output
     return root / "chain", root / "runs"
+
+
+@pytest.fixture
+def quick_page(monkeypatch) -> list[bool]:
+    """For what is not about the page itself, whose figures take seconds: was there a comparison, of each page."""
+    compared: list[bool] = []
+
+    def page(ensemble, comparison, *_: object) -> str:
+        compared.append(comparison is not None)
+        return "a page"
+
+    monkeypatch.setattr("openmm_fab.report.report_html", page)
+    return compared
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -70,6 +89,7 @@ def test_the_saved_model_made_the_ensemble(folders):
     np.testing.assert_allclose(generator.sample(500).x, ensemble.x, atol=1e-6)
 
 
+@pytest.mark.usefixtures("quick_page")
 def test_a_second_run_does_not_overwrite_the_first(folders):
     system, runs = folders
     before = _contents(runs / "chain-smoke")
@@ -79,6 +99,7 @@ def test_a_second_run_does_not_overwrite_the_first(folders):
     assert _contents(runs / "chain-smoke") == before
 
 
+@pytest.mark.usefixtures("quick_page")
 def test_resume(folders):
     system, runs = folders
     assert _run(system, runs, "--name", "resumed").exit_code == 0
@@ -91,6 +112,7 @@ def test_resume(folders):
     assert not (runs / "resumed-2").exists()
 
 
+@pytest.mark.usefixtures("quick_page")
 def test_resuming_a_finished_run_draws_again(folders):
     system, runs = folders
     (runs / "chain-smoke" / "ensemble.npz").rename(runs / "moved.npz")
@@ -139,6 +161,10 @@ def test_unknown_system(tmp_path):
 def test_no_samples_is_refused_before_training(folders, tmp_path):
     result = _run(folders[0], tmp_path / "runs", "--samples", "0")
     assert result.exit_code == 2 and not (tmp_path / "runs").exists()
+    (tmp_path / "my.toml").write_text("samples = 0\n")
+    result = _call("train", folders[0], "--runs", tmp_path / "runs", "--settings", tmp_path / "my.toml")
+    assert result.exit_code == 1 and "Expected samples >= 1; got 0" in result.output
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_unsupported_molecule(tmp_path):
@@ -158,6 +184,7 @@ def test_failed_training_is_told_in_words(folders, tmp_path, monkeypatch):
     assert result.exit_code == 1 and "openmm-fab: Expected finite losses; got nan." in result.output
 
 
+@pytest.mark.usefixtures("quick_page")
 def test_an_interrupted_run_can_be_resumed(folders, tmp_path, monkeypatch):
     step = Trainer.step
 
@@ -192,6 +219,139 @@ def test_a_run_with_a_reference_compares(tmp_path):
     assert result.exit_code == 0, result.output
     assert set(_contents(tmp_path / "runs" / "chain-smoke")) == OUTPUTS | {"comparison.json", "comparison.png"}
     assert "MD reference" in (tmp_path / "runs" / "chain-smoke" / "report.txt").read_text()
+    assert "Everything that was compared" in (tmp_path / "runs" / "chain-smoke" / "report.html").read_text()
+
+
+def test_report_and_compare_again_with_another_reference(folders, tmp_path, quick_page):
+    system, runs = folders
+    folder = tmp_path / "chain-smoke"
+    shutil.copytree(runs / "chain-smoke", folder)
+    (folder / "report.html").unlink()
+    result = _call("report", folder)
+    assert result.exit_code == 0 and f"Open {folder / 'report.html'}" in result.output
+    assert quick_page == [False] and (folder / "report.html").read_text() == "a page"
+
+    made = _call("reference", system, "--folder", tmp_path / "md", "--set", "time_ps=20", "--set", "equilibration_ps=1")
+    assert made.exit_code == 0, made.output
+    md = Ensemble.load(tmp_path / "md" / "ensemble.npz")
+    assert md.n == 20 and "langevin" in made.output and (tmp_path / "md" / "convergence.txt").exists()
+    again = _call(
+        *(
+            "reference",
+            system,
+            "--folder",
+            tmp_path / "md",
+            "--set",
+            "time_ps=30",
+            "--set",
+            "equilibration_ps=1",
+            "--resume",
+        )
+    )
+    assert again.exit_code == 0, again.output
+    assert Ensemble.load(tmp_path / "md" / "ensemble.npz").n == 30
+
+    for command in (("report", folder), ("compare", system, folder)):
+        (folder / "comparison.json").unlink(missing_ok=True)
+        result = _call(*command, "--reference", tmp_path / "md" / "ensemble.npz")
+        assert result.exit_code == 0, result.output
+        assert json.loads((folder / "comparison.json").read_text())["reference"]["n"] == 30
+    assert quick_page == [False, True, True]
+    result = _call("compare", system, folder)
+    assert result.exit_code == 0 and "has no reference" in result.output
+
+
+def test_reference_refuses(folders, tmp_path, monkeypatch):
+    from openmm_fab.md import UnstableDynamicsError
+
+    def refused(*options: str) -> str:
+        result = _call("reference", folders[0], "--folder", tmp_path / "md", *options)
+        assert result.exit_code == 1 and "Traceback" not in result.output
+        return result.output
+
+    assert "Expected a method out of" in refused("--method", "dreams")
+    assert "walkers" in refused("--set", "walkers=3") and "time_ps" in refused("--set", "walkers=3")
+    assert "Expected time_ps in --set of langevin to be of type float; got 'long'" in refused("--set", "time_ps=long")
+    assert "Expected key=value, such as time_ps=2000; got 'time_ps'" in refused("--set", "time_ps")
+    assert not (tmp_path / "md").exists()
+
+    def unstable(*_: object, **__: object):
+        raise UnstableDynamicsError("Expected finite energies; got nan.")
+
+    monkeypatch.setattr("openmm_fab.md.reference", unstable)
+    assert "openmm-fab: Expected finite energies; got nan." in refused()
+
+
+def test_train_then_sample(folders, tmp_path):
+    system, _ = folders
+    options = ("--preset", "smoke", "--minutes", "0.01", "--no-compile", "--runs", tmp_path)
+    result = _call("train", system, *options, "--set", "flow.layers=4")
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "chain-smoke"
+    assert set(_contents(run)) == {"settings.json", "metrics.jsonl", "checkpoint.pt", "model.safetensors"}
+    assert json.loads((run / "settings.json").read_text())["flow"]["layers"] == 4
+    for name in ("a.npz", "b.npz"):
+        result = _call("sample", system, "--run", run, "--n", 300, "--seed", 5, "--out", tmp_path / name)
+        assert result.exit_code == 0 and "ESS" in result.output, result.output
+    a, b = Ensemble.load(tmp_path / "a.npz"), Ensemble.load(tmp_path / "b.npz")
+    assert a.n == 300
+    np.testing.assert_array_equal(a.x, b.x)
+    # The model's own file does, too; nothing is written over.
+    result = _call("sample", system, "--run", run / "model.safetensors", "--out", tmp_path / "a.npz")
+    assert result.exit_code == 1 and "a.npz exists" in result.output
+    result = _call("sample", system, "--run", tmp_path)
+    assert result.exit_code == 1 and "Expected a trained model at" in result.output
+    result = _call("sample", system)
+    assert result.exit_code == 1 and "none" in result.output
+
+
+def test_sample_of_a_shipped_model(folders, tmp_path, monkeypatch):
+    system, runs = folders
+    trained = BoltzmannGenerator.load(runs / "chain-smoke" / "model.safetensors", chain(system))
+    monkeypatch.setattr("openmm_fab.pretrained.load_pretrained", lambda molecule: trained)
+    monkeypatch.chdir(tmp_path)
+    result = _call("sample", system, "--n", 50)
+    assert result.exit_code == 0 and Ensemble.load("chain-samples.npz").n == 50, result.output
+
+
+@pytest.mark.usefixtures("quick_page")
+def test_a_structure_file_is_a_system(folders, tmp_path):
+    system, _ = folders
+    options = ("--preset", "smoke", "--minutes", "0.01", "--samples", "200", "--no-compile", "--runs", tmp_path)
+    files = ("--forcefield", system / "chain.xml", "--temperature", "350")
+    result = _call("run", system / "chain.pdb", *files, *options)
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "chain-smoke"
+    assert Ensemble.load(run / "ensemble.npz").temperature == 350.0
+    source = json.loads((run / "settings.json").read_text())["source"]
+    assert source == {
+        "system": str(system / "chain.pdb"),
+        "forcefield": [str(system / "chain.xml")],
+        "temperature": 350.0,
+    }
+    assert _call("report", run).exit_code == 0
+    result = _call("run", system, *files, *options)
+    assert result.exit_code == 1 and "Expected --forcefield and --temperature with a PDB" in result.output
+
+
+def test_dry_run_shows_the_cost_and_writes_nothing(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("openmm_fab.cli.training.PROBE_SECONDS", 0.5)
+    options = ("--preset", "smoke", "--minutes", "7", "--runs", tmp_path / "runs", "--dry-run")
+    for command in ("run", "train"):
+        result = _call(command, folders[0], *options)
+        assert result.exit_code == 0, result.output
+        # Smoke: batches of 128; one intermediate density with three leapfrogs is four evaluations a chain.
+        for words in ("5 atoms", "9 coordinates: 7 stiff, 2 periodic", "512 energy evaluations", "7 minutes", "memory"):
+            assert words in result.output, result.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_has_examples_and_exit_codes():
+    commands = ("run", "train", "sample", "reference", "compare", "report", "systems", "doctor")
+    for command in commands:
+        shown = _call(command, "--help").output
+        assert f"openmm-fab {command}" in shown and "Exit codes" in shown, command
+    assert all(f"\n  {command} " in _call("--help").output for command in commands)
 
 
 def test_systems_lists_the_shipped_ones():

@@ -1,0 +1,190 @@
+"""openmm-fab sample, compare, report and systems."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openmm_fab.cli.common import (
+    ForcefieldOption,
+    ReferenceOption,
+    SeedOption,
+    Source,
+    SystemArgument,
+    TemperatureOption,
+    told_in_words,
+    write,
+)
+
+if TYPE_CHECKING:
+    from openmm_fab.compare import Comparison
+    from openmm_fab.ensemble import Ensemble
+    from openmm_fab.generator import BoltzmannGenerator
+    from openmm_fab.system import MolecularSystem
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
+
+
+def sample(
+    system: SystemArgument,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of samples.")] = 10_000,
+    run: Annotated[
+        Path | None, typer.Option(help="A run's folder, or a model.safetensors; else the model shipped for SYSTEM.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="New file: .npz, .csv, .colvar (PLUMED), .nc (any number of samples), or what mdtraj writes; by "
+            "default SYSTEM-samples.npz."
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a .nc file until it holds N samples.")] = False,
+    seed: SeedOption = None,
+    forcefield: ForcefieldOption = None,
+    temperature: TemperatureOption = None,
+) -> None:
+    """Draw structures with importance weights from a trained model.
+
+    A trajectory (.dcd, .xtc, .h5, .pdb, ...) holds all structures; their weights come in a .colvar file beside it. A
+    NetCDF trajectory (.nc) holds both; it is written as samples are drawn, and what is there stays after Ctrl-C.
+
+    \b
+    Examples:
+      openmm-fab sample alanine_dipeptide --n 10000
+      openmm-fab sample my.pdb --run runs/my-laptop --n 100000 --out samples.dcd
+      openmm-fab sample my.pdb --run runs/my-laptop --n 10000000 --out samples.nc --resume
+    """
+    with told_in_words():
+        from openmm_fab.export import write_ensemble
+        from openmm_fab.netcdf import SUFFIX
+        from openmm_fab.pretrained import load_pretrained
+        from openmm_fab.weights import diagnosis
+
+        source = Source(system, forcefield, temperature)
+        generator = load_pretrained(source.load()) if run is None else _of_run(source, run)
+        path = out or Path(f"{generator.system.name}-samples.npz")
+        if path.suffix == SUFFIX:
+            streamed = generator.sample(n, seed, name="FAB", progress=True, out=path, resume=resume)
+            typer.echo(f"{streamed}\n{streamed.weights.diagnosis()}\nWritten: {path}")
+            return
+        if resume:
+            raise ValueError(f"Expected --resume with a {SUFFIX} file; got {path.name!r}.")
+        if path.exists():
+            raise ValueError(f"Expected a new file to write; {path} exists. Move it, or name another with --out.")
+        found = generator.sample(n, seed, name="FAB", progress=True)
+        written = write_ensemble(found, path)
+    typer.echo(f"{found}\n{diagnosis(found.log_w)}\nWritten: {', '.join(map(str, written))}")
+
+
+def compare(
+    system: SystemArgument,
+    run: RunArgument,
+    reference: ReferenceOption = None,
+    forcefield: ForcefieldOption = None,
+    temperature: TemperatureOption = None,
+) -> None:
+    """Compare a run's ensemble with a reference once more, after either has changed.
+
+    \b
+    Examples:
+      openmm-fab compare alanine_dipeptide runs/alanine_dipeptide-laptop
+      openmm-fab compare butane runs/butane-laptop --reference md/ensemble.npz
+    """
+    from openmm_fab.ensemble import Ensemble
+
+    with told_in_words():
+        molecule = Source(system, forcefield, temperature).load()
+        comparison, page = finish(run, Ensemble.load(run / "ensemble.npz"), molecule, reference)
+    if comparison is None:
+        typer.echo(f"{system} has no reference. Make one with openmm-fab reference, and name it with --reference.")
+    else:
+        typer.echo(f"{comparison.table()}\n\nOpen {page}")
+
+
+def report(run: RunArgument, reference: ReferenceOption = None) -> None:
+    """Write a run's report.html: one file that needs no network, with curves, free energies, verdicts and structures.
+
+    \b
+    Examples:
+      openmm-fab report runs/alanine_dipeptide-laptop
+      openmm-fab report runs/butane-laptop --reference md/ensemble.npz
+    """
+    with told_in_words():
+        from openmm_fab.ensemble import Ensemble
+
+        ensemble = Ensemble.load(run / "ensemble.npz")
+        molecule = None
+        source = _settings(run).get("source")
+        if source is None and reference is None:
+            typer.echo("This run does not say where its molecule lies: no reference is shown.", err=True)
+        elif source is not None and reference is None:
+            try:
+                molecule = Source(**source).load()
+            except (OSError, ValueError) as error:
+                typer.echo(f"The run's molecule cannot be read, so no reference is shown: {error}", err=True)
+        _, page = finish(run, ensemble, molecule, reference)
+    typer.echo(f"Open {page}")
+
+
+def systems() -> None:
+    """List the molecules that come with the package.
+
+    \b
+    Examples:
+      openmm-fab systems
+    """
+    from openmm_fab.system import available_systems
+
+    typer.echo("\n".join(available_systems()))
+
+
+def finish(
+    folder: Path, ensemble: Ensemble, molecule: MolecularSystem | None, reference: Path | None = None
+) -> tuple[Comparison | None, Path]:
+    """Compare with a reference where there is one, and write the report.
+
+    Leaves learning.png, comparison.json, comparison.png and report.html.
+    """
+    from openmm_fab.compare import compare as compare_ensembles
+    from openmm_fab.ensemble import Ensemble
+    from openmm_fab.md import load_reference
+    from openmm_fab.plots import learning_curve
+    from openmm_fab.report import write_report
+
+    metrics = _metrics(folder)
+    if metrics:
+        learning_curve(metrics).savefig(folder / "learning.png", dpi=150)
+    against = None
+    if reference is not None:
+        against = Ensemble.load(reference)
+    elif molecule is not None:
+        against = load_reference(molecule)
+    comparison = None
+    if against is not None:
+        comparison = compare_ensembles(ensemble, against)
+        write(folder / "comparison.json", json.dumps(comparison.to_dict(), indent=2))
+        comparison.plot(folder / "comparison.png")
+    page = write_report(folder / "report.html", ensemble, comparison, metrics, _settings(folder), title=folder.name)
+    return comparison, page
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / "settings.json"
+    return load_json(path, "the settings of a run") if path.exists() else {}
+
+
+def _metrics(folder: Path) -> list[dict[str, float]]:
+    path = folder / "metrics.jsonl"
+    return read_metrics(path) if path.exists() else []
+
+
+def _of_run(source: Source, run: Path) -> BoltzmannGenerator:
+    from openmm_fab.generator import BoltzmannGenerator
+
+    path = run / "model.safetensors" if run.is_dir() else run
+    if not path.exists():
+        raise ValueError(f"Expected a trained model at {path}; there is none. Train one with openmm-fab train.")
+    return BoltzmannGenerator.load(path, source.load())

@@ -1,0 +1,217 @@
+"""openmm-fab doctor: is this machine ready, and what to do where it is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+GOOD, NOTE, BAD = "ok  ", "note", "BAD "
+NEEDED = ("torch", "openmm", "numpy", "scipy", "mdtraj", "matplotlib")
+OPTIONAL = {
+    "nglview": ("structures in notebooks and reports", "notebook"),
+    "openmmtools": ("replica exchange by openmmtools, the flow as an MCMC move", "md"),
+    "pymbar": ("MBAR, correlation times of MD", "md"),
+    "pdbfixer": ("missing heavy atoms", "prepare"),
+    "tensorboard": ("TensorBoard files of a training", "tensorboard"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, what was found, and what to do about it."""
+
+    level: str
+    what: str
+    found: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.level} {self.what}: {self.found}"
+        return f"{line}\n       -> {self.advice}" if self.advice else line
+
+
+def doctor(
+    compile: Annotated[bool, typer.Option(help="Also try torch.compile (up to a minute).")] = True,
+) -> None:
+    """Look at versions, devices, threads, memory, the compiler and the compiled energy, and say what to do.
+
+    Exit code 1 if anything would keep openmm_fab from working.
+
+    \b
+    Examples:
+      openmm-fab doctor
+      openmm-fab doctor --no-compile
+    """
+    worst = GOOD
+    checks = (_packages, _openmm, _devices, _threads, _memory, _energy, *((_compiler,) if compile else ()))
+    for check in checks:
+        for finding in _looked_at(check):
+            typer.echo(str(finding))
+            worst = BAD if BAD in (worst, finding.level) else NOTE if NOTE in (worst, finding.level) else GOOD
+    ends = {
+        GOOD: "All is well.",
+        NOTE: "It will work; the notes say what could be better.",
+        BAD: "Not ready: see the lines marked BAD.",
+    }
+    typer.echo(f"\n{ends[worst]}")
+    if worst == BAD:
+        raise typer.Exit(1)
+
+
+def _looked_at(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check that fails is a finding, and the others still run."""
+    try:
+        yield from check()
+    except Exception as error:
+        what = check.__name__.strip("_")
+        yield Finding(BAD, what, f"{type(error).__name__}: {error}", "Report this, with the lines above.")
+
+
+def _packages() -> Iterator[Finding]:
+    version = sys.version.split()[0]
+    yield Finding(GOOD, "Python", f"{version}, {sys.executable}")
+    for name in NEEDED:
+        yield Finding(GOOD, name, metadata.version(name))
+    for name, (use, extra) in OPTIONAL.items():
+        try:
+            yield Finding(GOOD, name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Finding(NOTE, name, "not installed", f"For {use}: pip install openmm_fab[{extra}]")
+
+
+def _openmm() -> Iterator[Finding]:
+    import openmm
+
+    names = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
+    yield Finding(GOOD, "OpenMM's platforms", ", ".join(names))
+    failures = openmm.Platform.getPluginLoadFailures()
+    if failures and shutil.which("nvidia-smi"):
+        yield Finding(
+            NOTE,
+            "OpenMM's plugins",
+            f"{len(failures)} cannot be loaded: {failures[0].splitlines()[0]}",
+            "For energies on the GPU install the OpenMM build for its driver (openmm[cuda12], or by conda).",
+        )
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        yield Finding(GOOD, "GPU", f"{', '.join(cards)} (torch {torch.__version__})")
+    elif shutil.which("nvidia-smi"):
+        cpu = torch.version.cuda is None
+        yield Finding(
+            NOTE,
+            "GPU",
+            f"there is an NVIDIA driver, but torch {torch.__version__} {'is the CPU build' if cpu else 'sees no GPU'}",
+            "Install the CUDA build of PyTorch (pytorch.org says how)."
+            if cpu
+            else "The driver may be older than this build needs: compare nvidia-smi with torch.version.cuda.",
+        )
+    else:
+        yield Finding(GOOD, "GPU", "none; small molecules train well on CPU")
+
+
+def _threads() -> Iterator[Finding]:
+    import torch
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads, setting = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    found = f"{threads} of torch, {allowed} cores for this process, OMP_NUM_THREADS={setting or 'not set'}"
+    if threads > allowed:
+        yield Finding(
+            NOTE, "threads", found, f"More threads than cores slow each other down: export OMP_NUM_THREADS={allowed}"
+        )
+    else:
+        yield Finding(GOOD, "threads", found)
+
+
+def _memory() -> Iterator[Finding]:
+    from openmm_fab.memory import keep_freed_memory
+
+    if keep_freed_memory():
+        yield Finding(GOOD, "memory", "glibc keeps freed memory while training")
+    elif os.environ.get("OPENMM_FAB_KEEP_MEMORY") == "0":
+        yield Finding(
+            NOTE,
+            "memory",
+            "OPENMM_FAB_KEEP_MEMORY=0 leaves glibc to give freed memory back",
+            "Unset it, unless another program needs the memory: big tensors on fresh pages can be many times slower.",
+        )
+    elif sys.platform.startswith("linux"):
+        yield Finding(
+            NOTE,
+            "memory",
+            "this C library cannot be told to keep freed memory (only glibc can)",
+            "Where training is slow, try a glibc-based Python, or preload jemalloc.",
+        )
+    else:
+        yield Finding(GOOD, "memory", "nothing to set on this system")
+
+
+def _energy() -> Iterator[Finding]:
+    import numpy as np
+    import torch
+
+    from openmm_fab.energy import CompiledEnergy, DisagreementError, check
+    from openmm_fab.system import MolecularSystem, available_systems
+
+    if "alanine_dipeptide" not in available_systems():
+        yield Finding(BAD, "shipped molecules", "alanine_dipeptide is missing", "Install openmm_fab again.")
+        return
+    system = MolecularSystem.load("alanine_dipeptide")
+    energy = CompiledEnergy(system)
+    jiggle = np.random.default_rng(0).normal(scale=0.01, size=(256, system.n_atoms, 3))
+    x = torch.from_numpy(system.minimum + jiggle)
+    try:
+        check(energy, x[:8])
+    except DisagreementError as error:
+        yield Finding(
+            BAD, "compiled energy", str(error), 'Use reduced_energy(system, backend="openmm"), and report this.'
+        )
+        return
+    energy.value_and_gradient(x)
+    started = time.perf_counter()
+    energy.value_and_gradient(x)
+    each = (time.perf_counter() - started) / len(x)
+    yield Finding(
+        GOOD,
+        "compiled energy",
+        f"agrees with OpenMM on alanine_dipeptide; {1e6 * each:.0f} µs a structure, energy and gradient, not fused",
+    )
+
+
+def _compiler() -> Iterator[Finding]:
+    import torch
+
+    from openmm_fab.fusing import fuse
+
+    if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        yield Finding(NOTE, "torch.compile", "switched off by TORCHDYNAMO_DISABLE=1", "Unset it: fused code is faster.")
+        return
+    started = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fuse(lambda x: [(x.sin() * x).sum(0)], [torch.ones(3, 64)], "A trial function")
+    problems = [str(w.message) for w in caught if "is not fused" in str(w.message)]
+    if problems:
+        yield Finding(
+            NOTE,
+            "torch.compile",
+            problems[0],
+            "Training works without, several times slower. Install g++ (Debian: apt install g++; conda: gxx) or clang.",
+        )
+    else:
+        compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "a C++ compiler"
+        yield Finding(GOOD, "torch.compile", f"works, with {compiler} ({time.perf_counter() - started:.0f} s)")

@@ -1,0 +1,124 @@
+"""What the commands share: the SYSTEM argument, a run's folder, and errors told in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from openmm_fab.system import MolecularSystem
+
+SystemArgument = Annotated[
+    str, typer.Argument(help="Name of a shipped molecule, folder with a system.toml, or PDB or PDBx/mmCIF file.")
+]
+ForcefieldOption = Annotated[
+    list[str] | None,
+    typer.Option("--forcefield", help="With a PDB file: OpenMM's force-field file; repeat it for several."),
+]
+TemperatureOption = Annotated[float | None, typer.Option(help="With a PDB file, in K; 300 unless given.")]
+SeedOption = Annotated[int | None, typer.Option(help="Of all random numbers; 0 unless given.")]
+ReferenceOption = Annotated[
+    Path | None, typer.Option(help="Ensemble (.npz) to compare with, instead of the system's own reference.")
+]
+
+STOPPED = 130
+# These may change when a run is resumed; where the molecule lies says nothing of what it is, the fingerprint does.
+MAY_CHANGE = ("minutes", "samples", "source")
+
+
+@contextmanager
+def told_in_words() -> Iterator[None]:
+    """What a user can mend is told in a line, with exit code 1; Ctrl-C ends with 130. The rest keeps its traceback."""
+    import openmm
+
+    from openmm_fab.energy import DisagreementError, UncoveredSystemError
+    from openmm_fab.md import UnstableDynamicsError
+    from openmm_fab.train import TrainingError
+
+    expected = (
+        *(ValueError, OSError, ImportError, FloatingPointError, openmm.OpenMMException),
+        *(TrainingError, UnstableDynamicsError, DisagreementError, UncoveredSystemError),
+    )
+    try:
+        yield
+    except expected as error:
+        typer.echo(f"openmm-fab: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("\nStopped.", err=True)
+        raise typer.Exit(STOPPED) from None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The SYSTEM argument and, for a structure file, its options: where a molecule comes from."""
+
+    system: str
+    forcefield: list[str] | None = None
+    temperature: float | None = None
+
+    def load(self) -> MolecularSystem:
+        from openmm_fab.inputs import STRUCTURES
+        from openmm_fab.system import FORCEFIELD, MolecularSystem
+
+        if Path(self.system).suffix.lower() in STRUCTURES:
+            kelvin = 300.0 if self.temperature is None else self.temperature
+            return MolecularSystem.from_pdb(self.system, self.forcefield or FORCEFIELD, kelvin)
+        if self.forcefield or self.temperature is not None:
+            raise ValueError(
+                f"Expected --forcefield and --temperature with a PDB or PDBx/mmCIF file; got {self.system!r}, which "
+                "says both in its system.toml. Change them there, in a copy of the folder."
+            )
+        return MolecularSystem.load(self.system)
+
+    def absolute(self) -> dict[str, Any]:
+        """As a dictionary from which any folder finds the files again."""
+        system, *fields = (
+            str(Path(name).resolve()) if Path(name).exists() else name
+            for name in (self.system, *(self.forcefield or []))
+        )
+        return {"system": system, "forcefield": fields or None, "temperature": self.temperature}
+
+
+def run_folder(runs: Path, name: str, resume: bool) -> Path:
+    """The run's folder; without --resume a run never writes over an earlier one."""
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(f"Expected a run's name to be one folder name; got {name!r}.")
+    folder = runs / name
+    if resume and not any((folder / name).exists() for name in ("checkpoint.pt", "checkpoint.previous.pt")):
+        raise ValueError(f"Expected a checkpoint to resume from in {folder}; there is none. Leave out --resume.")
+    if not resume:
+        count = 1
+        while folder.exists():
+            count += 1
+            folder = runs / f"{name}-{count}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_run_settings(path: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Only how long a run trains and how much it draws may change when it is resumed."""
+    text = json.dumps(settings, indent=2)
+    if resume:
+        from openmm_fab.files import load_json
+
+        old, new = load_json(path, "the settings of a run"), json.loads(text)
+        changed = [k for k in new if k not in MAY_CHANGE and old.get(k) != new[k]]
+        if changed:
+            raise ValueError(
+                f"Expected to resume with the settings in {path}; got another {', '.join(changed)}. "
+                "Use the same system and options, or leave out --resume."
+            )
+    write(path, text)
+
+
+def write(path: Path, text: str) -> None:
+    from openmm_fab.files import write_atomically
+
+    write_atomically(path, lambda file: file.write(text), "w")

@@ -1,0 +1,57 @@
+"""openmm-fab reference: molecular dynamics to compare with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openmm_fab.cli.common import (
+    ForcefieldOption,
+    SeedOption,
+    Source,
+    SystemArgument,
+    TemperatureOption,
+    told_in_words,
+)
+
+
+def reference(
+    system: SystemArgument,
+    method: Annotated[
+        str, typer.Option(help="langevin, replica-exchange, walkers, walkers-exchange, metadynamics, ...")
+    ] = "langevin",
+    folder: Annotated[Path | None, typer.Option(help="Where it is kept; by default md-SYSTEM-METHOD.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting of the method, time_ps=2000; repeat it for several.")
+    ] = None,
+    seed: SeedOption = None,
+    forcefield: ForcefieldOption = None,
+    temperature: TemperatureOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in the folder; time_ps may be longer.")] = False,
+) -> None:
+    """Sample a molecule by molecular dynamics; a method's settings are named when one is wrong.
+
+    Leaves ensemble.npz, frames, checkpoints, settings.json and convergence.txt in the folder. Ctrl-C keeps what was
+    sampled.
+
+    \b
+    Examples:
+      openmm-fab reference butane --method walkers --set walkers=64 --set time_ps=200 --folder md
+      openmm-fab reference butane --method walkers --set walkers=64 --set time_ps=400 --folder md --resume
+      openmm-fab compare butane runs/butane-laptop --reference md/ensemble.npz
+    """
+    with told_in_words():
+        from openmm_fab.cli.settings import checked, parse_assignments
+        from openmm_fab.md import METHODS
+        from openmm_fab.md import reference as sample_by_md
+
+        if method not in METHODS:
+            raise ValueError(f"Expected a method out of {sorted(METHODS)}; got {method!r}.")
+        values = checked(METHODS[method], parse_assignments(change or (), "time_ps=2000"), f"--set of {method}")
+        molecule = Source(system, forcefield, temperature).load()
+        folder = folder or Path(f"md-{molecule.name}-{method}")
+        found = sample_by_md(molecule, method, folder, resume, 0 if seed is None else seed, **values)
+        path = found.save(folder / "ensemble.npz")
+    typer.echo(f"{found}\n{found.convergence}\nThe ensemble is {path}")

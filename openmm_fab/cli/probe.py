@@ -1,0 +1,104 @@
+"""What a training would cost, from a few seconds of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openmm_fab.generator import BoltzmannGenerator
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured without torch.compile.
+
+    Attributes
+    ----------
+    iteration, filling : float, s
+        Of one iteration of the training, and of what comes before the first one.
+    sampling : float, s
+        Of one structure with its energy and weight.
+    evaluations : int
+        Of the energy with its gradient, in one iteration.
+    peak : int or None, bytes
+        Largest memory of this process so far; None where the system does not tell.
+    """
+
+    iteration: float
+    filling: float
+    sampling: float
+    evaluations: int
+    peak: int | None
+
+    def words(self, minutes: float, samples: int, generator: BoltzmannGenerator) -> str:
+        """What a run of these minutes and samples costs."""
+        train, atoms = generator.settings.train, generator.system.n_atoms
+        iterations = max(0.0, 60 * minutes - self.filling) / self.iteration
+        weights = sum(p.numel() for p in generator.flow.parameters())
+        buffer = train.buffer_max * train.batch * (4 * generator.coordinates.dim + 12)
+        checkpoint = 4 * 4 * weights + buffer  # flow, learner and Adam's two averages; float32
+        ensemble = samples * 24 * (atoms + 1)
+        rows = {
+            "one iteration": f"{self.iteration:.2f} s, {self.evaluations} energy evaluations",
+            f"{minutes:g} minutes": f"about {iterations:.2g} iterations, {iterations * self.evaluations:.2g} energy "
+            f"evaluations; at most {self.filling:.0f} s fill the buffer first",
+            f"{samples} samples": f"{_duration(samples * self.sampling)} after the training",
+            "flow": f"{weights:,} parameters",
+            "files": f"checkpoint up to {checkpoint / MIB:.0f} MiB, ensemble {ensemble / MIB:.0f} MiB",
+        }
+        if self.peak is not None:
+            rows["memory"] = (
+                f"{self.peak / MIB:.0f} MiB so far; the full replay buffer adds {buffer / MIB:.0f} MiB, "
+                f"the samples up to {2 * ensemble / MIB:.0f} MiB"
+            )
+        width = max(map(len, rows)) + 2
+        last = "Measured without torch.compile, which takes a minute or so and then makes iterations shorter."
+        return "\n".join([*(name.ljust(width) + text for name, text in rows.items()), last])
+
+
+def probe(generator: BoltzmannGenerator, seconds: float) -> Cost:
+    """Train for about so long, then sample one batch; the generator is not to be used afterwards."""
+    from openmm_fab.train import Budget, Trainer
+
+    train = generator.settings.train
+    # The buffer is filled no further than the first gradient steps need.
+    little = replace(train, buffer_min=train.updates)
+    trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**9), little)
+    started = time.perf_counter()
+    times: list[float] = []
+    counts: list[int] = []
+    while len(times) < 3 or time.perf_counter() - started < seconds:
+        before = generator.target.evaluations
+        times.append(_timed(trainer.step))
+        counts.append(generator.target.evaluations - before)
+    iteration = sorted(times[1:])[len(times[1:]) // 2]  # the first one warms up
+    # Passes before the first step are each no longer than an iteration.
+    filling = iteration * max(0, train.buffer_min - 1)
+    sampling = _timed(lambda: generator.sample(train.batch)) / train.batch
+    return Cost(iteration, filling, sampling, counts[-1], peak_memory())
+
+
+def peak_memory() -> int | None:
+    """Bytes, of this process so far."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -1,0 +1,171 @@
+"""Figures of the report as SVG that takes its colours from the page, so that it reads on light and on dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import plots
+from ..free_energy import profile
+from ..topology import named_torsions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..compare import Comparison
+    from ..ensemble import Ensemble
+
+# Colours that no palette has, and the page's variable each becomes.
+INK, PLOT, EMPTY = "#010203", "#fdfcfb", "#fdfcfa"
+THEMED = {
+    INK: "var(--ink)",
+    PLOT: "var(--plot)",
+    EMPTY: "var(--empty)",  # bins that were never visited: a grey that the colour map does not have
+    plots.REFERENCE: "var(--reference)",
+    plots.REWEIGHTED: "var(--reweighted)",
+}
+STYLE: dict[str, Any] = {
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **{"figure.facecolor": "none", "savefig.facecolor": "none", "axes.facecolor": PLOT, "legend.facecolor": PLOT},
+    **{"svg.fonttype": "path", "font.size": 11.0, "axes.titlesize": 12.0},
+}
+# Radius in nm of a ball, and its colour.
+ATOMS = {"H": (0.016, "#c8ccd2"), "C": (0.028, "#6b7280"), "N": (0.028, "#3b6fd4"), "O": (0.028, "#d43b3b")}
+OTHER = (0.032, "#c9a227")
+
+
+def svg(name: str, label: str, draw: Callable[[], Figure]) -> str:
+    """An inline <svg> of the figure that `draw` makes; `label` is read to those who cannot see it."""
+    import matplotlib
+
+    style: Any = {**STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
+        file = io.StringIO()
+        draw().savefig(file, format="svg", transparent=False, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Ids are one space over the whole page; matplotlib's style element would be the page's, too.
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
+    for colour, variable in THEMED.items():
+        text = text.replace(colour.lower(), variable)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+
+
+def ramachandrans(ensemble: Ensemble, reference: Ensemble | None, residue: int = 0) -> list[str]:
+    """Flow, reweighted and, where there is one, reference; empty for a molecule without phi and psi."""
+    if min(ensemble.phi().shape[1], ensemble.psi().shape[1]) == 0:
+        return []
+    sides: list[tuple[str, Ensemble, bool]] = [("flow", ensemble, False), ("reweighted", ensemble, True)]
+    if reference is not None:
+        sides.append((reference.name, reference, True))
+
+    def panel(title: str, side: Ensemble, weighted: bool) -> Callable[[], Figure]:
+        def draw() -> Figure:
+            figure = plots._figure(4.4, 3.9)
+            ax = figure.subplots()
+            ax.set_facecolor(EMPTY)
+            image = plots.ramachandran(ax, side, residue, weighted, title=f"{title}, {side.n:,} samples")
+            figure.colorbar(image, ax=ax, label="F / kT", extend="max", shrink=0.9)
+            return figure
+
+        return draw
+
+    return [
+        svg(f"rama{i}", f"Ramachandran plot, {title}: free energy over phi and psi", panel(title, side, weighted))
+        for i, (title, side, weighted) in enumerate(sides)
+    ]
+
+
+def profile_figures(ensemble: Ensemble, comparison: Comparison | None, most: int = 4) -> list[str]:
+    """F along phi and psi, or the first torsions, with bands of two standard errors."""
+    curves: dict[str, list[tuple[str, str, Any]]] = {}
+    if comparison is not None:
+        for torsion in comparison.torsions:
+            curves[torsion.name] = [
+                ("flow", plots.FLOW, torsion.flow),
+                ("reweighted", plots.REWEIGHTED, torsion.ensemble),
+                (comparison.reference.name, plots.REFERENCE, torsion.reference),
+            ]
+    else:
+        for name in named_torsions(ensemble.topology):
+            curves[name] = [
+                ("flow", plots.FLOW, profile(plots._unweighted(ensemble), name)),
+                ("reweighted", plots.REWEIGHTED, profile(ensemble, name)),
+            ]
+    first = sorted(curves, key=lambda name: not name.startswith(("phi", "psi")))[:most]
+
+    def panel(name: str) -> Callable[[], Figure]:
+        def draw() -> Figure:
+            figure = plots._figure(4.8, 3.6)
+            ax = figure.subplots()
+            plots.profiles(ax, curves[name], plots._torsion_label(name))
+            ax.set_title(f"F({plots._torsion_label(name, unit=False)}), bands ±2 SE")
+            ax.legend(frameon=False, fontsize=9)
+            return figure
+
+        return draw
+
+    return [svg(f"profile{i}", f"Free energy along {name}", panel(name)) for i, name in enumerate(first)]
+
+
+def learning_figures(metrics: Sequence[Mapping[str, float]]) -> list[str]:
+    """ESS of flow and AIS, and the basin's free energy, over the energy evaluations."""
+    if not metrics:
+        return []
+    return [
+        svg(
+            "learning",
+            "Learning curves: effective sample sizes, basin free energy",
+            lambda: plots.learning_curve(metrics),
+        )
+    ]
+
+
+def weight_figure(ensemble: Ensemble) -> str:
+    def draw() -> Figure:
+        figure = plots._figure(4.8, 3.6)
+        plots._weight_histogram(figure.subplots(), ensemble)
+        return figure
+
+    return svg("weights", "Histogram of the log weights", draw)
+
+
+def structure_picture(x: np.ndarray, elements: Sequence[str], bonds: np.ndarray) -> str:
+    """Superposed structures (n, atoms, 3) in nm as sticks, the first one in full, along their thinnest direction."""
+
+    def draw() -> Figure:
+        from matplotlib.collections import LineCollection
+
+        centred = x - x[0].mean(0)
+        axes = np.linalg.svd(centred[0], full_matrices=False)[2]
+        seen = centred @ axes.T
+        figure = plots._figure(4.8, 4.0)
+        ax = figure.subplots()
+        ax.set_axis_off()
+        ax.set_aspect("equal")
+        for k in range(len(seen) - 1, -1, -1):
+            ends = seen[k][bonds]
+            width, opacity = (3.0, 1.0) if k == 0 else (1.0, 0.15)
+            for half in (0, 1):  # each half of a bond has the colour of its atom
+                middle = ends.mean(1)
+                lines = np.stack([ends[:, half, :2], middle[:, :2]], axis=1)
+                colours = [ATOMS.get(elements[i], OTHER)[1] for i in bonds[:, half]]
+                ax.add_collection(
+                    LineCollection(list(lines), colors=colours, linewidths=width, alpha=opacity, capstyle="round")
+                )
+        order = np.argsort(seen[0][:, 2])
+        sizes = np.array([ATOMS.get(e, OTHER)[0] for e in elements])[order]
+        colours = [ATOMS.get(elements[i], OTHER)[1] for i in order]
+        across, up, _ = seen[0][order].T
+        ax.scatter(across, up, s=(4000 * sizes) ** 2 / 60, c=colours, zorder=3, edgecolors=INK, linewidths=0.4)
+        ax.autoscale_view()
+        return figure
+
+    return svg("structures", "Superposed structures of the molecule, drawn by weight", draw)

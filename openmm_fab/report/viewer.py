@@ -1,0 +1,148 @@
+"""Structures for the page's 3-D viewer, and the NGL library out of nglview's package."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..topology import named_torsions
+from ..weights import systematic_resample
+
+if TYPE_CHECKING:
+    from ..ensemble import Ensemble
+
+STRUCTURES = 40
+MOST_ATOMS = 4000  # of all structures together
+MARK = "BallAndStickRepresentation:"  # found in NGL's module only
+
+
+@dataclass(frozen=True)
+class Structures:
+    """Different frames drawn by weight, superposed on the first by their heavy atoms, the most drawn first.
+
+    Attributes
+    ----------
+    x : (n, atoms, 3), nm
+    frame : (n,) int
+        Which frame of the ensemble each is.
+    share : (n,)
+        Of the draws; they sum to one.
+    axes : tuple of str
+        Two torsions to place them by: phi and psi, the first two others, or none.
+    angles : (n, len(axes)), rad
+    pdb : str
+        One model each.
+    """
+
+    x: np.ndarray
+    frame: np.ndarray
+    share: np.ndarray
+    axes: tuple[str, ...]
+    angles: np.ndarray
+    pdb: str
+
+    def to_json(self) -> str:
+        about: dict[str, Any] = {
+            "pdb": self.pdb,
+            "frame": self.frame.tolist(),
+            "share": np.round(self.share, 4).tolist(),
+            "axes": list(self.axes),
+            "angles": np.round(self.angles, 3).tolist(),
+        }
+        return json.dumps(about).replace("</", "<\\/")
+
+
+def draw_structures(ensemble: Ensemble, seed: int = 0) -> Structures:
+    """About 40 draws by weight; copies of a frame are shown once, with their share."""
+    n = int(np.clip(MOST_ATOMS // ensemble.topology.n_atoms, 4, STRUCTURES))
+    drawn, counts = np.unique(systematic_resample(ensemble.log_w, n, np.random.default_rng(seed)), return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    frame, share = drawn[order], counts[order] / n
+    chosen = ensemble[frame]
+    trajectory = chosen.to_mdtraj()
+    heavy = [a.index for a in trajectory.topology.atoms if a.element.symbol not in ("H", "VS")]
+    trajectory.superpose(trajectory, 0, atom_indices=np.array(heavy))
+    torsions = named_torsions(ensemble.topology)
+    axes = tuple(sorted(torsions, key=lambda name: not name.startswith(("phi", "psi")))[:2])
+    angles = chosen.torsions([torsions[name] for name in axes]) if len(axes) == 2 else np.zeros((len(frame), 0))
+    return Structures(trajectory.xyz, frame, share, axes if len(axes) == 2 else (), angles, _pdb(trajectory))
+
+
+def _pdb(trajectory: Any) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "structures.pdb"
+        trajectory.save_pdb(str(path))
+        return path.read_text(encoding="utf-8")
+
+
+def ngl_library() -> tuple[str, str]:
+    """The JavaScript of NGL, which leaves the page a global NGL, and its licences; ("", why not) without it.
+
+    nglview ships NGL inside the bundles of its JupyterLab extension: one of them holds NGL's module, others what that
+    needs. They are kept as they are, and a few lines stand in for the module loader they were packed for.
+    """
+    try:
+        files = metadata.files("nglview") or []
+    except metadata.PackageNotFoundError:
+        return "", "nglview is not installed: pip install openmm_fab[notebook], then write the report again."
+    paths = [Path(str(file.locate())) for file in files if file.suffix == ".js" and "labextensions" in file.parts]
+    bundles = {
+        path: path.read_text(encoding="utf-8") for path in paths if path.exists() and "remoteEntry" not in path.name
+    }
+    main = next((path for path, text in bundles.items() if MARK in text and "webpackChunk" in text[:400]), None)
+    if main is None:
+        return "", "this nglview holds no NGL library that the report knows how to use; 4.0 does."
+    chosen = [main, *_needed_by(bundles[main], {p: t for p, t in bundles.items() if p != main})]
+    licences = [Path(f"{path}.LICENSE.txt") for path in chosen]
+    texts = [path.read_text(encoding="utf-8") for path in licences if path.exists()]
+    code = "\n;\n".join(bundles[path] for path in chosen)
+    return f"{code}\n;{LOADER}", "\n".join(["NGL: MIT licence, https://nglviewer.org", *texts])
+
+
+def _needed_by(text: str, others: dict[Path, str]) -> list[Path]:
+    """The smallest bundles that define what a bundle asks for and does not hold."""
+    asked = set(re.findall(r"\bn\((\d+)\)", text))
+    missing = {number for number in asked if not re.search(rf"[,{{]{number}:", text)}
+    found: list[Path] = []
+    for number in sorted(missing):
+        holds = [path for path, code in others.items() if re.search(rf"[,{{]{number}:", code)]
+        if holds:
+            found.append(min(holds, key=lambda path: len(others[path])))
+    return list(dict.fromkeys(found))
+
+
+# What webpack's own runtime would do: collect the modules that the bundles leave on the page, and hand them out.
+LOADER = """
+(function () {
+const modules = {}, loaded = {};
+for (const key of Object.keys(window).filter((key) => key.startsWith("webpackChunk")))
+  for (const part of window[key]) Object.assign(modules, part[1]);
+function load(id) {
+  if (!(id in loaded)) {
+    const module = (loaded[id] = { exports: {}, id: id, loaded: false });
+    modules[id].call(module.exports, module, module.exports, load);
+    module.loaded = true;
+  }
+  return loaded[id].exports;
+}
+load.o = (of, key) => Object.prototype.hasOwnProperty.call(of, key);
+load.d = (to, from) => {
+  for (const key in from) if (!load.o(to, key)) Object.defineProperty(to, key, { enumerable: true, get: from[key] });
+};
+load.r = (to) => Object.defineProperty(to, "__esModule", { value: true });
+load.n = (module) => {
+  const get = module && module.__esModule ? () => module.default : () => module;
+  load.d(get, { a: get });
+  return get;
+};
+load.nmd = (module) => Object.assign(module, { paths: [], children: module.children || [] });
+load.g = window;
+window.NGL = load(Object.keys(modules).find((key) => String(modules[key]).includes("MARK")));
+})();""".replace("MARK", MARK)

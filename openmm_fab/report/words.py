@@ -1,0 +1,154 @@
+"""What the weights, the training and the comparison say, in words: each finding with a grade and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..compare.report import DISAGREE
+from ..weights import CLIP_FRACTION, FEW, KHAT_LIMIT
+
+if TYPE_CHECKING:
+    from ..compare import Comparison
+    from ..ensemble import Ensemble
+
+GOOD, CARE, BAD = "good", "care", "bad"
+POOR_SHARE = 0.01  # of the samples, effective: below it the flow has hardly learned the molecule
+BIG_WEIGHT = 0.05  # of all weight, in one sample
+OUTSIDE = 0.01
+CONTRADICTION = (DISAGREE, "basin missing")  # how such verdicts start
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A grade (good, care or bad), the figure with its verdict, and the reason or the advice."""
+
+    grade: str
+    head: str
+    because: str
+
+
+def findings(
+    ensemble: Ensemble, comparison: Comparison | None = None, metrics: Sequence[Mapping[str, float]] = ()
+) -> list[Finding]:
+    """Of a flow's ensemble; the first ones decide whether its numbers may be used at all."""
+    if np.ptp(ensemble.log_w[ensemble.log_w > -np.inf]) == 0.0:
+        return [Finding(GOOD, f"{ensemble.n} frames of equal weight", "There is nothing to reweight.")]
+    found = [_khat(ensemble.khat), *_ess(ensemble), _largest(ensemble), _invalid(ensemble)]
+    found += _range(metrics)
+    found.append(_agreement(comparison))
+    return found
+
+
+def usable(found: Sequence[Finding]) -> Finding:
+    """One sentence for the top of the page."""
+    worst = next((grade for grade in (BAD, CARE) if any(f.grade == grade for f in found)), GOOD)
+    names = "; ".join(f.head for f in found if f.grade == worst)
+    if worst == GOOD:
+        return Finding(GOOD, "These weights can be relied on.", "Every check below passed.")
+    if worst == CARE:
+        return Finding(CARE, "Usable with care.", names)
+    return Finding(BAD, "Do not use these numbers yet.", names)
+
+
+def _khat(khat: float) -> Finding:
+    if math.isnan(khat):
+        return Finding(
+            BAD, "k-hat cannot be estimated: do not use", "There are too few samples with a weight: draw more."
+        )
+    if khat < 0.5:
+        return Finding(
+            GOOD, f"k-hat {khat:.2f}: reliable", "The tail of the weights is thin enough for averages and their errors."
+        )
+    if khat <= KHAT_LIMIT:
+        return Finding(
+            CARE,
+            f"k-hat {khat:.2f}: usable, errors are underrated",
+            "The variance of the weights is infinite (k-hat above 0.5): averages converge, but slower than their error "
+            "bars say. Train longer.",
+        )
+    return Finding(
+        BAD,
+        f"k-hat {khat:.2f}: do not use",
+        f"Above {KHAT_LIMIT:g} a few samples to come would change every average: the flow is too thin somewhere the "
+        "molecule goes. Train longer; more samples will not help.",
+    )
+
+
+def _ess(ensemble: Ensemble) -> list[Finding]:
+    share, count, clipped = ensemble.ess_fraction, ensemble.ess, ensemble.ess_clipped
+    head = f"ESS {_percent(share)}, {count:,.0f} of {ensemble.n:,}"
+    raw = f"With the largest {CLIP_FRACTION:g} of the weights clipped it is {clipped:,.0f}."
+    if share < POOR_SHARE:
+        because = (
+            f"Because only one sample in {1 / share:,.0f} counts: the flow is far from the molecule, and what it has "
+            "not found leaves no trace in the weights. Train longer, or with more layers."
+        )
+        return [Finding(BAD, f"{head}: do not use", because)]
+    if count < FEW:
+        because = f"Because fewer than {FEW:g} effective samples leave even the error bars uncertain. Draw more. {raw}"
+        return [Finding(BAD, f"{head}: do not use", because)]
+    if share < 10 * POOR_SHARE:
+        because = f"Enough samples count, but the flow wastes most: train longer before trusting rare basins. {raw}"
+        return [Finding(CARE, f"{head}: low", because)]
+    return [Finding(GOOD, f"{head}: good", raw)]
+
+
+def _largest(ensemble: Ensemble) -> Finding:
+    largest = float(ensemble.weights.max())
+    head = f"The heaviest sample has {_percent(largest)} of all weight"
+    if largest > BIG_WEIGHT:
+        return Finding(BAD, head, "One structure decides the averages. Train longer; look at it in the viewer below.")
+    return Finding(GOOD, head, "No single structure decides the averages.")
+
+
+def _invalid(ensemble: Ensemble) -> Finding:
+    share = ensemble.invalid / ensemble.n
+    head = f"{ensemble.invalid:,} of {ensemble.n:,} samples have no finite energy"
+    if share > 0.01:
+        return Finding(CARE, head, "They have weight zero and are counted. So many hint at clashes: train longer.")
+    return Finding(GOOD, head, "They have weight zero and are counted." if ensemble.invalid else "None was left out.")
+
+
+def _range(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
+    row = next((m for m in reversed(metrics) if m.get("outside_weight") is not None), None)
+    if row is None:
+        return []
+    weight = max(row["outside_weight"], row.get("annealed_outside") or 0.0)
+    head = f"{_percent(weight)} of the weight lies beyond the splines' range"
+    if weight > OUTSIDE:
+        return [
+            Finding(
+                CARE,
+                head,
+                "There the flow cannot follow the energy. Raise coordinates.inflate, or give coordinates made from a "
+                "trajectory.",
+            )
+        ]
+    return [Finding(GOOD, head, "The stiff coordinates fit into the range that the flow can shape.")]
+
+
+def _agreement(comparison: Comparison | None) -> Finding:
+    blind = "A basin that the flow never visits leaves no trace in the weights"
+    if comparison is None:
+        return Finding(CARE, "No reference to compare with", f"{blind}: only an independent simulation can show it.")
+    items = [(item.name, item.verdict) for item in comparison.basins]
+    items += [(item.name, item.verdict) for item in comparison.torsions]
+    apart = [name for name, verdict in items if verdict.startswith(CONTRADICTION)]
+    head = (
+        f"{len(items) - len(apart)} of {len(items)} basins and torsions do not contradict {comparison.reference.name}"
+    )
+    if apart:
+        return Finding(
+            BAD if len(apart) > len(items) / 4 else CARE, head, f"Beyond the errors, or missing: {', '.join(apart)}."
+        )
+    return Finding(GOOD, head, f"{blind}; the reference found none that is missing.")
+
+
+def _percent(share: float) -> str:
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 10 else f"{value:.1f} %" if value >= 0.1 else f"{value:.2g} %"

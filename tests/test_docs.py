@@ -1,0 +1,139 @@
+"""The documentation: pages and links exist, and its commands, settings and names are those of the package."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from openmm_fab.cli import app
+from openmm_fab.cli.settings import run_settings
+from openmm_fab.inputs import tomllib
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def prose(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(path: Path) -> set[str]:
+    """As Python-Markdown makes them of headings, and code hosts too."""
+    headings = re.findall(r"^#+ (.*)$", prose(path.read_text(encoding="utf-8")), flags=re.MULTILINE)
+    slugs = (re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower() for heading in headings)
+    return {re.sub(r"[\s-]+", "-", slug) for slug in slugs}
+
+
+def broken_links(path: Path, text: str) -> list[str]:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(text)):
+        file, _, anchor = target.partition("#")
+        if target.startswith(("http://", "https://")):
+            continue
+        there = (path.parent / file).resolve() if file else path
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            broken.append(target)
+    return broken
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_resolve(path: Path) -> None:
+    assert not broken_links(path, path.read_text(encoding="utf-8"))
+
+
+def test_broken_links_are_seen() -> None:
+    page = DOCS / "index.md"
+    assert broken_links(page, "[a](nothing.md)") and broken_links(page, "[a](install.md#nothing)")
+    assert not broken_links(page, "[a](install.md#gpu) [b](#what-it-is-for-and-what-not) [c](https://x.org/y)")
+
+
+def test_every_page_is_in_the_navigation_and_exists() -> None:
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ +- .*: (\S+\.md)$", config[config.index("\nnav:") :], flags=re.MULTILINE)
+    assert len(listed) == len(set(listed)) > 10
+    outside = {"benchmarks/RESULTS.md"}  # the hook brings it in
+    assert (ROOT / "benchmarks" / "RESULTS.md").exists()
+    assert set(listed) - outside == {path.name for path in DOCS.glob("*.md")}
+    for hook in re.findall(r"^hooks: \[(.*)\]", config, flags=re.MULTILINE):
+        assert (ROOT / hook).exists()
+
+
+def test_the_api_page_names_what_exists() -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    entries = re.split(r"^::: ", text, flags=re.MULTILINE)[1:]
+    assert len(entries) > 20
+    for entry in entries:
+        name = entry.split()[0]
+        found = _object(name)
+        listed = re.search(r"members: \[(.*)\]", entry)
+        for member in [m.strip() for m in listed[1].split(",")] if listed else []:
+            assert hasattr(found, member), f"{name}.{member}"
+
+
+def _object(name: str) -> object:
+    parts = name.split(".")
+    for k in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:k]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[k:]:
+            found = getattr(found, part)
+        return found
+    raise AssertionError(f"{name} cannot be imported")
+
+
+def commands_in(text: str) -> list[list[str]]:
+    lines = re.findall(r"^\s*(?:\$ )?(openmm-fab .*)$", text, flags=re.MULTILINE)
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_commands_are_understood(path: Path) -> None:
+    """Each command of a code block parses; nothing runs."""
+    text = path.read_text(encoding="utf-8")
+    for arguments in commands_in("\n".join(blocks(text, r"\w*"))):
+        if not arguments[0].startswith("-") and arguments[0] != "COMMAND":
+            assert arguments[0] in COMMANDS, arguments
+            COMMANDS[arguments[0]].make_context(arguments[0], arguments[1:])
+
+
+def test_examples_of_help_are_understood() -> None:
+    for name, command in COMMANDS.items():
+        examples = commands_in(command.help or "")
+        assert any(arguments[0] == name for arguments in examples), name
+        for arguments in examples:
+            COMMANDS[arguments[0]].make_context(arguments[0], arguments[1:])
+    with pytest.raises(Exception, match=r"[Nn]o such option"):
+        COMMANDS["run"].make_context("run", ["butane", "--nonsense"])
+
+
+def test_settings_of_the_docs_are_settings(tmp_path) -> None:
+    text = (DOCS / "command_line.md").read_text(encoding="utf-8")
+    (example,) = blocks(text, "toml")
+    (tmp_path / "my.toml").write_text(example)
+    assert run_settings(tmp_path / "my.toml").settings.train.batch == tomllib.loads(example)["train"]["batch"]
+    # `[train] batch = 512; ...`, as troubleshooting says it
+    advice = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    found = re.findall(r"`\[([\w.]+)\] (\w+) = ([^`;]+)`", advice)
+    assert len(found) > 5
+    for table, key, value in found:
+        run_settings(None, [f"{table}.{key}={value}"])
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_python_of_the_docs_parses(path: Path) -> None:
+    for code in blocks(path.read_text(encoding="utf-8"), "python"):
+        ast.parse(code)

@@ -1,0 +1,95 @@
+"""openmm-fab doctor: findings on this machine, and on machines that something is wrong with."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from openmm_fab import fusing, memory
+from openmm_fab.cli import app, checkup
+from openmm_fab.energy import CompiledEnergy
+from openmm_fab.energy.verify import DisagreementError
+
+
+def _doctor(*options: str):
+    return CliRunner().invoke(app, ["doctor", *options])
+
+
+def test_a_sound_machine() -> None:
+    result = _doctor("--no-compile")
+    assert result.exit_code == 0, result.output
+    for word in ("torch", "openmm", "OpenMM's platforms: Reference", "cores for this process", "agrees with OpenMM"):
+        assert word in result.output
+    assert "BAD" not in result.output and "torch.compile" not in result.output
+
+
+def test_a_wrong_energy_is_found(monkeypatch) -> None:
+    original = CompiledEnergy.value_and_gradient
+
+    def off(self, x):
+        u, gradient = original(self, x)
+        return u + 1.0, gradient
+
+    monkeypatch.setattr(CompiledEnergy, "value_and_gradient", off)
+    result = _doctor("--no-compile")
+    assert result.exit_code == 1 and "BAD  compiled energy: Expected OpenMM's energies; 8 of 8" in result.output
+    assert result.output.rstrip().endswith("Not ready: see the lines marked BAD.")
+    assert DisagreementError.__name__ not in result.output  # told in words
+
+
+def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch) -> None:
+    def broken() -> bool:
+        raise RuntimeError("no libc")
+
+    monkeypatch.setattr(memory, "keep_freed_memory", broken)
+    result = _doctor("--no-compile")
+    assert result.exit_code == 1
+    assert "BAD  memory: RuntimeError: no libc" in result.output and "agrees with OpenMM" in result.output
+
+
+def _only(check) -> list[str]:
+    return [str(finding) for finding in check()]
+
+
+def test_what_is_missing_comes_with_the_command(monkeypatch) -> None:
+    def version(name: str) -> str:
+        if name in ("nglview", "pymbar"):
+            raise metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(metadata, "version", version)
+    text = "\n".join(_only(checkup._packages))
+    assert (
+        "note nglview: not installed\n       -> For structures in notebooks and reports: pip install openmm_fab" in text
+    )
+    assert "pip install openmm_fab[md]" in text and "ok   torch: 1.0" in text
+
+
+def test_too_many_threads(monkeypatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 9999)
+    (text,) = _only(checkup._threads)
+    assert text.startswith("note threads: 9999 of torch") and "export OMP_NUM_THREADS=" in text
+
+
+@pytest.mark.parametrize("kept, setting, words", [(True, "1", "ok"), (False, "0", "OPENMM_FAB_KEEP_MEMORY=0")])
+def test_memory(monkeypatch, kept, setting, words) -> None:
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: kept)
+    monkeypatch.setenv("OPENMM_FAB_KEEP_MEMORY", setting)
+    assert words in _only(checkup._memory)[0]
+
+
+def test_no_compiler(monkeypatch) -> None:
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+
+    def compile(*_: object, **__: object):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", compile)
+    (text,) = _only(checkup._compiler)
+    assert "is not fused" in text and "No working C++ compiler" in text and "g++" in text
+    monkeypatch.setattr(fusing, "fuse", lambda function, example, what: function)
+    (text,) = _only(checkup._compiler)
+    assert text.startswith("ok   torch.compile: works")

@@ -1,0 +1,131 @@
+"""What a training shows and keeps: the bar's words, metrics as JSON lines, the live plot of a notebook."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+from test_compare import flow
+from test_compare_molecules import butane
+
+from openmm_fab import progress
+from openmm_fab.progress import LivePlot, RunLog, TrainingBar
+
+INFO = {
+    **{"iteration": 1, "loss": 1.5, "ess_flow": 0.25, "ess_ais": 0.5, "acceptance": 0.65, "evaluations": 1000},
+    **{"seconds": 2.0, "spent": 0.3},
+}
+
+
+def shown(*infos: dict, monkeypatch: pytest.MonkeyPatch) -> str:
+    stream = io.StringIO()
+    clock = iter([10.0, 14.0, 20.0])
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    with TrainingBar(SimpleNamespace(spent=0.3)) as bar:  # type: ignore[arg-type]
+        for info in infos:
+            bar.update(info)
+        return str(bar._bar.postfix)
+
+
+def test_the_bar(monkeypatch) -> None:
+    text = shown(INFO, INFO | {"evaluations": 5000, "basin_df": 5.9}, monkeypatch=monkeypatch)
+    # 4,000 evaluations in the 4 s between the two.
+    for words in ("loss 1.50", "flow 25.0 %", "AIS 50.0 %", "acceptance 65 %", "5e+03 evaluations, 1,000/s", "5.9 kT"):
+        assert words in text
+
+
+def test_the_bar_leaves_out_what_an_objective_does_not_look_at(monkeypatch) -> None:
+    text = shown(INFO | {"ess_ais": math.nan, "acceptance": math.nan}, monkeypatch=monkeypatch)
+    assert "AIS" not in text and "acceptance" not in text and "nan" not in text and "/s" not in text
+
+
+def test_json_lines(tmp_path) -> None:
+    with RunLog(tmp_path) as log:
+        log.write(INFO | {"ess_ais": math.nan})
+    with RunLog(tmp_path, after=1) as log:
+        log.write(INFO | {"iteration": 2})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [1, 2] and rows[0]["ess_ais"] is None and rows[1]["ess_ais"] == 0.5
+
+
+def test_weights_and_biases_only_where_it_is_asked_for(tmp_path, monkeypatch) -> None:
+    calls: list[tuple] = []
+    run = SimpleNamespace(log=lambda row, step: calls.append((row, step)), finish=lambda: calls.append(("finish",)))
+    started: list[dict] = []
+    module = SimpleNamespace(init=lambda **about: (started.append(about), run)[1])
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    with RunLog(tmp_path / "run") as log:
+        log.write(INFO)
+    assert not started and not (tmp_path / "run" / "wandb_id").exists()
+
+    monkeypatch.setenv("WANDB_PROJECT", "peptides")
+    for resume in (False, True):
+        with RunLog(tmp_path / "run", 1 if resume else None) as log:
+            log.write(INFO | {"ess_ais": math.nan})
+    assert started[0] == started[1] and (started[0]["project"], started[0]["name"]) == ("peptides", "run")
+    assert calls[0][1] == 1 and "ess_ais" not in calls[0][0] and calls[0][0]["loss"] == 1.5 and calls[1] == ("finish",)
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match="pip install wandb"):
+        RunLog(tmp_path / "run")
+
+
+@pytest.fixture
+def notebook(monkeypatch) -> list[tuple[int, object]]:
+    """Stands in for a notebook; holds (place, figure) of everything that is drawn."""
+    IPython = pytest.importorskip("IPython")
+    drawn: list[tuple[int, object]] = []
+
+    def display(figure: object, display_id: bool) -> SimpleNamespace:
+        assert display_id
+        place = len(drawn)
+        drawn.append((place, figure))
+        return SimpleNamespace(update=lambda new: drawn.append((place, new)))
+
+    monkeypatch.setattr(IPython, "get_ipython", lambda: object())
+    monkeypatch.setattr("IPython.display.display", display)
+    return drawn
+
+
+def test_the_live_plot_is_drawn_in_place(notebook) -> None:
+    asked = []
+
+    def sample(n: int):
+        asked.append(n)
+        return flow(n, seed=0)
+
+    live = LivePlot(sample, every=1000.0)
+    for k in range(1, 6):
+        live.add(INFO | {"iteration": k, "evaluations": 100 * k}, last=k == 5)
+    # Drawn at the first iteration and the last: curves, then the Ramachandran plots, each in its place.
+    assert [place for place, _ in notebook] == [0, 1, 0, 1] and asked == [progress.PLOT_SAMPLES] * 2
+    curves, rama = notebook[2][1], notebook[3][1]
+    assert len(curves.axes[0].lines[0].get_xdata()) == 5
+    assert [ax.get_title() for ax in rama.axes[:2]] == ["flow", "reweighted"]
+
+
+def test_a_molecule_without_phi_has_curves_only(notebook) -> None:
+    LivePlot(lambda n: butane(n, 0.2, seed=0)).add(INFO)
+    assert len(notebook) == 1
+
+
+def test_a_plot_that_fails_does_not_end_the_training(notebook) -> None:
+    def broken(n: int):
+        raise ValueError("no samples")
+
+    live = LivePlot(broken, every=0.0)
+    with pytest.warns(UserWarning, match="The live plot stops: ValueError: no samples"):
+        live.add(INFO)
+    live.add(INFO, last=True)
+    assert len(live.history) == 2 and not notebook
+
+
+def test_outside_of_a_notebook_it_says_so() -> None:
+    with pytest.raises(ImportError, match="needs a notebook"):
+        LivePlot()
