@@ -40,6 +40,7 @@ from .generator import BoltzmannGenerator, GeneratorSettings
 from .md import Convergence, ReferenceEnsemble, load_reference, reference
 from .preparation import find_problems
 from .presets import PRESETS
+from .pretrained import load_pretrained
 from .system import MolecularSystem, available_systems
 from .train import Budget, Trainer, TrainingError
 from .weights import Estimate
@@ -59,6 +60,7 @@ __all__ = [
     "InternalCoordinates",
     "BoltzmannGenerator",
     "GeneratorSettings",
+    "load_pretrained",
     "PRESETS",
     "Budget",
     "Trainer",

@@ -1,16 +1,23 @@
-"""Annealed importance sampling (Neal 2001) from a flow along a path of densities."""
+"""Annealed importance sampling (Neal 2001) from a flow along a path; with resampling, sequential Monte Carlo."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .hmc import hmc
+from .hmc import adapt
+from .kernels import KERNELS
 from .path import Flow, Path, Points
 from .target import Target
+from .weights import effective_sample_size, log_mean_exp, systematic_resample
+
+SPACINGS = ("linear", "geometric", "adaptive")
+GEOMETRIC_FIRST = 0.01  # lam of the first density above 0
+PILOTS = 20  # passes in which step sizes are adapted before any weight counts
 
 
 @dataclass(frozen=True)
@@ -22,11 +29,20 @@ class AISSettings:
     alpha : float
         The path ends at p^alpha q^(1 - alpha).
     intermediate : int
-        Densities between the two ends, each with one HMC trajectory; lam evenly spaced.
+        Densities between the two ends, each with one call of the kernel; if adaptive, at most so many.
     leapfrogs : int
-        Steps in a trajectory.
+        Leapfrog steps of an HMC trajectory; moves of the other kernels.
     step_size, acceptance : float
         First step, in units of z, and the acceptance it is adapted to, for each density on its own.
+    kernel : str
+        "hmc", "mala" or "metropolis", see `kernels`.
+    spacing : str
+        Of lam: "linear"; "geometric" from 0.01; "adaptive": every step costs the conditional effective sample size
+        (Zhou, Johansen, Aston 2016, eq. 4) a share of `ess_drop`. Adaptive weights are right only up to O(1 / chains).
+    ess_drop : float
+    resample : float
+        Chains are resampled wherever the effective sample size falls below this share (sequential Monte Carlo,
+        Del Moral, Doucet, Jasra 2006); 0 never does. The mean weight is still unbiased; weights depend on each other.
     """
 
     alpha: float = 2.0
@@ -34,17 +50,29 @@ class AISSettings:
     leapfrogs: int = 3
     step_size: float = 0.1
     acceptance: float = 0.65
+    kernel: str = "hmc"
+    spacing: str = "linear"
+    ess_drop: float = 0.1
+    resample: float = 0.0
 
     def __post_init__(self) -> None:
         if self.intermediate < 0 or self.leapfrogs < 1 or self.step_size <= 0 or not 0 < self.acceptance < 1:
             raise ValueError(
                 f"Expected intermediate >= 0, leapfrogs >= 1, step_size > 0 and 0 < acceptance < 1; got {self}."
             )
+        if self.kernel not in KERNELS or self.spacing not in SPACINGS:
+            raise ValueError(f"Expected a kernel of {tuple(KERNELS)} and a spacing of {SPACINGS}; got {self}.")
+        if not 0 < self.ess_drop < 1 or not 0 <= self.resample <= 1:
+            raise ValueError(f"Expected 0 < ess_drop < 1 and 0 <= resample <= 1; got {self}.")
 
     @property
     def ladder(self) -> list[float]:
-        """lam from 0 to 1, both included."""
-        return [k / (self.intermediate + 1) for k in range(self.intermediate + 2)]
+        """lam from 0 to 1, both included; not for adaptive spacing, which finds it on the way."""
+        assert self.spacing != "adaptive"
+        n = self.intermediate + 1
+        if self.spacing == "geometric" and n > 1:
+            return [0.0, *(GEOMETRIC_FIRST ** (1 - k / (n - 1)) for k in range(n))]
+        return [k / n for k in range(n + 1)]
 
 
 @dataclass(frozen=True)
@@ -58,15 +86,21 @@ class AISResult:
     log_w : Tensor, shape (batch,)
         Log weights of the ends towards p^alpha q^(1 - alpha); -inf for invalid points, which stay in the count.
     start : Points
-        Where the flow put them, for the flow's own weights log_p - log_q.
+        Where the flow put them, for the flow's own weights log_p - log_q; not row by row if chains were resampled.
     acceptance : list of float
-        Mean HMC acceptance at each intermediate density.
+        Mean acceptance at each intermediate density.
+    ladder : list of float
+        lam from 0 to 1.
+    resampled : int
+        How often chains were.
     """
 
     points: Points
     log_w: Tensor
     start: Points
     acceptance: list[float]
+    ladder: list[float]
+    resampled: int = 0
 
 
 def run_ais(
@@ -81,17 +115,62 @@ def run_ais(
 
     log w = sum_k log f_k(z_(k-1)) - log f_(k-1)(z_(k-1)), each term where the k-th transition starts (Neal 2001).
     """
-    path = Path(settings.alpha)
+    path, kernel = Path(settings.alpha), KERNELS[settings.kernel]
     z, log_q = flow.sample(n, generator)
     points = start = Points(z, log_q, *target.log_prob_and_gradient(z))
     log_w = torch.zeros(n, dtype=torch.float64, device=z.device)
-    acceptance = []
-    for k, (before, lam) in enumerate(zip(settings.ladder, settings.ladder[1:], strict=False)):
-        log_w = log_w + _increment(path, points, before, lam)
+    acceptance: list[float] = []
+    ladder, resampled = [0.0], 0
+    while ladder[-1] < 1:
+        k = len(acceptance)
+        lam = _next_lam(settings, path, k, ladder[-1], points, log_w)
+        log_w = log_w + _increment(path, points, ladder[-1], lam)
+        ladder.append(lam)
         if lam < 1:
-            points, accept = hmc(points, path, lam, flow, target, step_sizes[k], settings.leapfrogs, generator)
+            if settings.resample and _worn(log_w, settings.resample):
+                points, log_w = _resampled(points, log_w, generator)
+                resampled += 1
+            points, accept = kernel(points, path, lam, flow, target, step_sizes[k], settings.leapfrogs, generator)
             acceptance.append(float(accept.mean()))
-    return AISResult(points, log_w, start, acceptance)
+    return AISResult(points, log_w, start, acceptance, ladder, resampled)
+
+
+def adapted(step_sizes: Sequence[float], result: AISResult, goal: float, factor: float = 1.05) -> list[float]:
+    """Step sizes after a pass; those of densities that it did not reach stay."""
+    used = [adapt(e, a, goal, factor) for e, a in zip(step_sizes, result.acceptance, strict=False)]
+    return used + list(step_sizes[len(used) :])
+
+
+def anneal_to_target(
+    flow: Flow,
+    target: Target,
+    n: int,
+    settings: AISSettings,
+    generator: torch.Generator | None = None,
+    batch: int = 256,
+    pilots: int = PILOTS,
+) -> tuple[Points, Tensor]:
+    """n annealed samples of the target itself, and log weights (n,) whose mean estimates its Z.
+
+    Parameters
+    ----------
+    batch : int
+        Chains run at once.
+    pilots : int
+        Passes before the first that counts, in which step sizes are adapted; then they are held.
+    """
+    if settings.alpha != 1.0 or n < 1:
+        raise ValueError(
+            f"Expected n >= 1 and settings with alpha = 1; got {n} and alpha = {settings.alpha}, whose weights belong "
+            "to p^alpha q^(1 - alpha), not to p."
+        )
+    steps = [settings.step_size] * settings.intermediate
+    for _ in range(pilots if settings.intermediate else 0):
+        steps = adapted(steps, run_ais(flow, target, batch, settings, steps, generator), settings.acceptance, 1.3)
+    parts = [run_ais(flow, target, min(batch, n - k), settings, steps, generator) for k in range(0, n, batch)]
+    names = [f.name for f in fields(Points) if all(getattr(part.points, f.name) is not None for part in parts)]
+    points = Points(**{name: torch.cat([getattr(part.points, name) for part in parts]) for name in names})
+    return points, torch.cat([part.log_w for part in parts])
 
 
 def _increment(path: Path, points: Points, before: float, lam: float) -> Tensor:
@@ -99,3 +178,41 @@ def _increment(path: Path, points: Points, before: float, lam: float) -> Tensor:
     (a0, b0), (a1, b1) = path.exponents(before), path.exponents(lam)
     change = (a1 - a0) * points.log_q.double() + (b1 - b0) * points.log_p.double()
     return torch.where(torch.isfinite(change), change, -torch.inf)
+
+
+def _next_lam(settings: AISSettings, path: Path, k: int, lam: float, points: Points, log_w: Tensor) -> float:
+    """The next lam: from the ladder, or where the conditional effective sample size has fallen by `ess_drop`."""
+    if settings.spacing != "adaptive":
+        return settings.ladder[k + 1]
+    whole = _increment(path, points, 0.0, 1.0)
+    good = torch.isfinite(whole) & torch.isfinite(log_w)  # what is lost is lost at any lam
+    if k == settings.intermediate or not good.any():
+        return 1.0
+    whole, weights = whole[good], log_w[good].softmax(0)
+
+    def share(step: float) -> float:
+        u = (step * (whole - whole.max())).exp()
+        return float((weights * u).sum().square() / (weights * u.square()).sum())
+
+    low, high = 0.0, 1.0 - lam
+    if share(high) >= 1 - settings.ess_drop:
+        return 1.0
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if share(middle) > 1 - settings.ess_drop else (low, middle)
+    return lam + high
+
+
+def _worn(log_w: Tensor, share: float) -> bool:
+    """Has the effective sample size fallen below a share that is not zero?"""
+    if not torch.isfinite(log_w).any():
+        return False
+    return effective_sample_size(log_w.cpu().numpy()) < share * len(log_w)
+
+
+def _resampled(points: Points, log_w: Tensor, generator: torch.Generator | None) -> tuple[Points, Tensor]:
+    """As many points, drawn by their weights, each with the mean weight: Z stays what it was."""
+    seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device if generator else None))
+    w = log_w.cpu().numpy()
+    index = systematic_resample(w, len(w), np.random.default_rng(seed))
+    return points.take(torch.from_numpy(index).to(log_w.device)), torch.full_like(log_w, log_mean_exp(w))

@@ -110,11 +110,16 @@ def basins(density: np.ndarray) -> np.ndarray:
     return np.unique([root(label) for label in owner], return_inverse=True)[1]
 
 
+def density(angles: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Smoothed, normalised histogram (BINS,) of angles (n,) with weights (n,)."""
+    counts, _ = np.histogram(np.remainder(angles + math.pi, 2 * math.pi), BINS, (0, 2 * math.pi), weights=weights)
+    return gaussian_filter1d(counts / counts.sum(), SMOOTHING, mode="wrap")
+
+
 def _lift(angles: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
     """b (BINS,) of one periodic coordinate."""
-    counts, _ = np.histogram(np.remainder(angles + math.pi, 2 * math.pi), BINS, (0, 2 * math.pi), weights=weights)
-    density = gaussian_filter1d(counts / counts.sum(), SMOOTHING, mode="wrap")
-    label = basins(density)
-    population = np.bincount(label, weights=density)
+    populated = density(angles, weights)
+    label = basins(populated)
+    population = np.bincount(label, weights=populated)
     lift = np.clip(np.log(share / np.maximum(population, 1e-300)), 0.0, MAX_LIFT)
     return gaussian_filter1d(lift[label], SMOOTHING, mode="wrap")

@@ -1,33 +1,278 @@
-"""Files that are whole or not there: written beside their place, flushed, then renamed into it."""
+"""Files that are whole or not there, and reading that checks before it believes.
+
+Written beside their place, flushed to the disk, then renamed into it; where asked for, the file before stays as the
+`previous` one. Read without pickles; damage, foreign files and those that unpack to more than they may are refused.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
+import json
 import os
+import pickle
+import struct
+import time
 import uuid
+import warnings
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+import numpy as np
+import torch
+
+T = TypeVar("T")
+MAX_RATIO = 200  # unpacked to packed; more, and above 64 MiB, is a zip bomb
+SMALL = 2**26  # bytes
+LEFT_BEHIND = 3600.0  # s; a temporary file older than this belongs to a writer that was killed
 
 
-def write_atomically(path: str | Path, write: Callable[[IO[Any]], object], mode: str = "wb") -> Path:
+class NotWrittenError(OSError):
+    """A file could not be written; what stood in its place is untouched."""
+
+
+class DamagedFileError(ValueError):
+    """A file that is truncated, altered, empty, of another kind, or unpacks to more than it may."""
+
+
+class FormatError(ValueError):
+    """A whole file of our own, in an older or newer format than this version reads."""
+
+
+def write_atomically(
+    path: str | Path, write: Callable[[IO[Any]], object], mode: str = "wb", keep_previous: bool = False
+) -> Path:
     """Call `write(file)` on a temporary file and move it to `path`; on any error the old file stays as it was.
+
+    Parameters
+    ----------
+    keep_previous : bool
+        The file that was there stays as `previous(path)`.
 
     Raises
     ------
-    OSError
-        If the folder cannot be written or the disk is full; a note names the file that was to be written.
+    NotWrittenError
+        If the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # not by tempfile: others may read the result
     try:
-        with open(temporary, mode) as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if keep_previous and path.exists():
+            _keep(path)
         os.replace(temporary, path)
+        _sync(path.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise NotWrittenError(
+                error.errno,
+                f"{error.strerror or error}. {path} was not written; what was there before is untouched. "
+                "Free some space or choose a folder that can be written",
+            ) from error
         error.add_note(f"{path} was not written.")
         raise
+    with contextlib.suppress(OSError):
+        for other in path.parent.iterdir():
+            if other.name.startswith(f".{path.name}.") and time.time() - other.stat().st_mtime > LEFT_BEHIND:
+                other.unlink()
     return path
+
+
+def previous(path: str | Path) -> Path:
+    """Where the file before stays: checkpoint.pt -> checkpoint.previous.pt."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _keep(path: Path) -> None:
+    """The file at path under the name of the previous one as well; path is never without a file."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        os.link(path, temporary)
+        os.replace(temporary, previous(path))
+    except OSError:  # a file system without links
+        temporary.unlink(missing_ok=True)
+        os.replace(path, previous(path))
+
+
+def _sync(folder: Path) -> None:
+    """The new name reaches the disk; where a folder cannot be opened (Windows) it gets there by itself."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def latest(path: str | Path, load: Callable[[Path], T]) -> T:
+    """`load(path)`; where that file is missing or damaged, of the previous one, with a warning.
+
+    The damaged file is set aside under another name.
+
+    Raises
+    ------
+    FileNotFoundError, DamagedFileError
+        There is no good one.
+    """
+    path = Path(path)
+    try:
+        return load(path)
+    except (FileNotFoundError, DamagedFileError) as error:
+        if not previous(path).exists():
+            raise
+        try:
+            loaded = load(previous(path))
+        except DamagedFileError as other:
+            error.add_note(f"The one before is of no use either: {other}")
+            raise error from None
+        if path.exists():
+            with contextlib.suppress(OSError):
+                os.replace(path, path.with_name(f"{path.stem}.damaged{path.suffix}"))
+        warnings.warn(f"Goes on from {previous(path)}, the one before: {error}", stacklevel=3)
+        return loaded
+
+
+# --- torch ---
+
+
+def save_torch(path: str | Path, state: Any, keep_previous: bool = False) -> Path:
+    """Write tensors, numbers, strings, lists and dictionaries of them, for `load_torch`."""
+    # By way of memory: torch turns a full disk into an error of its own, and may leave its archive half closed.
+    data = io.BytesIO()
+    torch.save(state, data)
+    return write_atomically(path, lambda file: file.write(data.getbuffer()), keep_previous=keep_previous)
+
+
+def load_torch(path: str | Path, what: str) -> Any:
+    """Read what `save_torch` wrote, never code.
+
+    Parameters
+    ----------
+    what : str
+        What errors call it, such as "a training checkpoint".
+
+    Raises
+    ------
+    FileNotFoundError, DamagedFileError
+    """
+    path = _existing(path, what)
+    try:
+        data = io.BytesIO(path.read_bytes())
+        _check_archive(data)
+        return torch.load(data, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:  # torch's own text advises to load it all the same
+        raise _damaged(path, what, ValueError("more than tensors, numbers and text, which is not loaded")) from error
+    except _UNREADABLE as error:
+        raise _damaged(path, what, error) from error
+
+
+# --- numpy ---
+
+
+def load_npz(path: str | Path, what: str) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; object arrays, which are pickles, are refused.
+
+    Raises
+    ------
+    FileNotFoundError, DamagedFileError
+    """
+    path = _existing(path, what)
+    try:
+        with open(path, "rb") as data:
+            _check_archive(data)
+            with np.load(data, allow_pickle=False) as file:
+                return {key: file[key] for key in file.files}
+    except _UNREADABLE as error:
+        raise _damaged(path, what, error) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the file's beginning
+            raise
+        raise _damaged(path, what, error) from error
+
+
+def load_json(path: str | Path, what: str) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Raises
+    ------
+    FileNotFoundError, DamagedFileError
+    """
+    path = _existing(path, what)
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, what, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, what, ValueError(f"a {type(found).__name__} instead of an object"))
+    return found
+
+
+# What zipfile, numpy and torch raise for bytes that are not what they expect.
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError),
+    *(NotImplementedError, RuntimeError, MemoryError, OverflowError, SyntaxError, AssertionError),
+)
+
+
+def _existing(path: str | Path, what: str) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected {what} at {path}; there is none.")
+    return path
+
+
+def _damaged(path: Path, what: str, error: Exception) -> DamagedFileError:
+    said = str(error).strip().splitlines()
+    return DamagedFileError(
+        f"Expected {what} at {path}; the file is truncated, damaged or of another kind ({type(error).__name__}: "
+        f"{said[0][:200] if said else 'no details'}). Use a copy, or make it anew."
+    )
+
+
+def _check_archive(file: IO[bytes]) -> None:
+    """The checksum of every member, after what it says to unpack to; of an array also what its header says."""
+    packed = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > max(SMALL, MAX_RATIO * packed):
+            raise ValueError(f"{packed} bytes that say to unpack to {unpacked}")
+        # zipfile itself would miss members that a damaged directory swallows.
+        file.seek(-22 - len(archive.comment), os.SEEK_END)
+        (count,) = struct.unpack("<H", file.read(12)[10:])
+        if len({member.filename for member in members}) != count:
+            raise ValueError(f"{count} members, of which {len(members)} can be found")
+        for member in members:
+            with archive.open(member) as part:
+                if member.filename.endswith(".npy"):
+                    _check_header(part, member.file_size)
+                while part.read(2**20):  # to its end, where its checksum is compared
+                    pass
+    file.seek(0)
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    """An array as large as its file, before anything of that size is allocated."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array file of version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects, which are pickles")
+    count = 1
+    for n in shape:
+        count *= int(n)
+    if min(shape, default=1) < 0 or file.tell() + count * dtype.itemsize != size:
+        raise ValueError(f"an array of shape {shape} of {dtype} in {size} bytes")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from . import splines
+from .resampled import POINTS, Resampling
 
 MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
 
@@ -36,17 +37,25 @@ class FlowSettings:
     bins : int
         Bins of each spline.
     bound : float
-        Splines of straight coordinates act on [-bound, bound].
+        Splines of straight coordinates act on [-bound, bound] times scale.
+    scale : float
+        Unit of the straight coordinates: the base's standard deviation in them.
+    resampled : bool
+        The base learns where to keep its samples, see `resampled`.
     """
 
     layers: int = 16
     hidden: int = 128
     bins: int = 8
     bound: float = 5.0
+    scale: float = 1.0
+    resampled: bool = False
 
     def __post_init__(self) -> None:
-        if self.layers < 2 or self.layers % 2 or self.hidden < 1 or self.bins < 2 or self.bound <= 0:
-            raise ValueError(f"Expected an even number of layers, hidden >= 1, bins >= 2 and bound > 0; got {self}.")
+        if self.layers < 2 or self.layers % 2 or self.hidden < 1 or self.bins < 2 or min(self.bound, self.scale) <= 0:
+            raise ValueError(
+                f"Expected an even number of layers, hidden >= 1, bins >= 2, bound > 0 and scale > 0; got {self}."
+            )
 
 
 class CouplingFlow(nn.Module):
@@ -72,6 +81,7 @@ class CouplingFlow(nn.Module):
         if self.dim < 1:
             raise ValueError("Expected at least one coordinate; got none.")
         self.register_buffer("periodic", periodic.clone())
+        self._log_unit = int((~periodic).sum()) * math.log(self.settings.scale)
         lines, circles = torch.nonzero(~periodic)[:, 0], torch.nonzero(periodic)[:, 0]
         self.layers = nn.ModuleList()
         for _ in range(self.settings.layers // 2):
@@ -81,6 +91,10 @@ class CouplingFlow(nn.Module):
                 layer = _Coupling(half, periodic, self.settings)
                 layer.reset(generator)
                 self.layers.append(layer)
+        self.resampling: Resampling | None = None
+        if self.settings.resampled:
+            points = self._plain_base(POINTS, torch.zeros(()), torch.Generator().manual_seed(0))
+            self.resampling = Resampling(periodic, self.settings.hidden, points, generator)
         self._compiled: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {}
 
     def compile(self, batch: int) -> None:
@@ -94,9 +108,8 @@ class CouplingFlow(nn.Module):
         """Undo `compile`."""
         self._compiled = {}
 
-    def _couple(
-        self, z: Tensor, layer: nn.Module, inverse: bool = False, frozen: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def couple(self, z: Tensor, layer: nn.Module, inverse: bool = False, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        """One of `layers` applied to z (batch, dim): data -> base, or back if `inverse`; z and log |det| (batch,)."""
         couple = self._compiled.get(len(z), _couple)
         arrays = cast(_Coupling, layer).arrays()
         return couple(z, *([a.detach() for a in arrays] if frozen else arrays), inverse)
@@ -111,12 +124,37 @@ class CouplingFlow(nn.Module):
         return z
 
     def _log_prob(self, z: Tensor, frozen: bool = False) -> Tensor:
-        log_det = torch.zeros_like(z[:, 0])
-        for layer in reversed(self.layers):
-            z, change = self._couple(z, layer, frozen=frozen)
-            log_det = log_det + change
-        return self._base_log_prob(z) + log_det
+        base, log_det = self._to_base(z, frozen)
+        return self.base_log_prob(base) + log_det
 
+    def to_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z (batch, dim) -> where in the base density it comes from, and log |d base / dz| (batch,)."""
+        return self._to_base(self._checked(z))
+
+    def _to_base(self, z: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        z, log_det = self.unscaled(z), torch.full_like(z[:, 0], -self._log_unit)
+        for layer in reversed(self.layers):
+            z, change = self.couple(z, layer, frozen=frozen)
+            log_det = log_det + change
+        return z, log_det
+
+    def from_base(self, base: Tensor) -> tuple[Tensor, Tensor]:
+        """A point of the base density (batch, dim) -> z, angles in [-pi, pi), and log |dz / d base| (batch,)."""
+        z, log_det = base, torch.full_like(base[:, 0], self._log_unit)
+        for layer in self.layers:
+            z, change = self.couple(z, layer, inverse=True)
+            log_det = log_det + change
+        return self.scaled(z), log_det
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """z (batch, dim) out of the units of base and layers, where lines are in units of `scale`."""
+        return torch.where(self.periodic, z, z * self.settings.scale)
+
+    def unscaled(self, z: Tensor) -> Tensor:
+        """z (batch, dim) in the units of base and layers."""
+        return torch.where(self.periodic, z, z / self.settings.scale)
+
+    @torch.enable_grad()
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log q(z) (batch,) and its gradient in z (batch, dim), without a graph of the parameters."""
         z = self._checked(z).detach().requires_grad_()
@@ -127,19 +165,44 @@ class CouplingFlow(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n samples z (n, dim), angles in [-pi, pi), and log q(z) (n,)."""
+        base = self.sample_base(n, generator)
+        z, log_det = self.from_base(base)
+        return z, self.base_log_prob(base) - log_det
+
+    def rsample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """`sample` with a graph of the parameters, for objectives that differentiate through their samples.
+
+        Raises
+        ------
+        ValueError
+            If the base is resampled: being kept or not has no derivative.
+        """
+        if self.resampling is not None:
+            raise ValueError(
+                "Expected a flow whose base does not depend on parameters; this one is resampled. Train it by FAB, the "
+                "alpha-divergence or maximum likelihood."
+            )
+        base = self.sample_base(n, generator)
+        z, log_det = self.from_base(base)
+        return z, self.base_log_prob(base) - log_det
+
+    def sample_base(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n samples (n, dim) of the base: what the first layer gets, lines in units of `scale`."""
         like = next(self.parameters())
+        if self.resampling is None:
+            return self._plain_base(n, like, generator)
+        return self.resampling.sample(n, lambda k: self._plain_base(k, like, generator), generator)
+
+    def _plain_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
         z = torch.randn(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
         angles = torch.rand(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
-        z = torch.where(self.periodic, (2 * angles - 1) * math.pi, z)
-        log_q = self._base_log_prob(z)
-        for layer in self.layers:
-            z, change = self._couple(z, layer, inverse=True)
-            log_q = log_q - change
-        return z, log_q
+        return torch.where(self.periodic, (2 * angles - 1) * math.pi, z)
 
-    def _base_log_prob(self, z: Tensor) -> Tensor:
-        normal = -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
-        return torch.where(self.periodic, -math.log(2 * math.pi), normal).sum(1)
+    def base_log_prob(self, base: Tensor) -> Tensor:
+        """log density (batch,) of the base: standard normal on lines, uniform on circles; and resampled, if so."""
+        normal = -0.5 * base.square() - 0.5 * math.log(2 * math.pi)
+        log_prob = torch.where(self.periodic, -math.log(2 * math.pi), normal).sum(1)
+        return log_prob if self.resampling is None else log_prob + self.resampling.log_ratio(base)
 
 
 class _Coupling(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -19,22 +20,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from .ais import AISSettings
+from .ais import AISSettings, anneal_to_target
 from .coordinates import CoordinateSettings, InternalCoordinates
 from .energy import CompiledEnergy, OpenMMEnergy, check, reduced_energy, regularize
 from .ensemble import Ensemble
-from .files import write_atomically
+from .files import latest, previous, write_atomically
 from .flow import CouplingFlow, FlowSettings
 from .free_energy import basin_difference
+from .free_energy.differences import ANNEALING
 from .memory import keep_freed_memory
+from .objectives import Objective, named
+from .path import TrainableFlow
+from .stream import StreamedEnsemble, sample_to_file
 from .system import MolecularSystem
-from .target import BoltzmannTarget
+from .target import BoltzmannTarget, Coordinates
 from .train import Budget, Trainer, TrainSettings
 
 MODEL_FORMAT = "openmm_fab model 2"
 CHECKPOINT_EVERY = 120.0  # s
 CHECK_JIGGLE = 0.01  # nm
 OUTSIDE = 0.01  # share of annealed weight beyond the splines' range that is worth a warning
+ABOVE = 0.95  # share of annealed structures above the energy cut that is worth a warning
 Metrics = dict[str, float]
 
 
@@ -79,11 +85,16 @@ class BoltzmannGenerator:
         Of the flow's first weights, of training, and of `sample` unless it is given its own.
     energy : callable, optional
         x (batch, n_atoms, 3) -> u (batch,); by default `energy.reduced_energy(system)`.
-    coordinates : InternalCoordinates, optional
-        By default made from the system.
+    coordinates : Coordinates, optional
+        By default `InternalCoordinates` made from the system.
+    flow : TrainableFlow, optional
+        Over the coordinates' z, trained in place; by default a `CouplingFlow`. `interop` makes one of what other
+        libraries have.
 
     Raises
     ------
+    ValueError
+        If the flow's samples do not have the coordinates' dimension.
     DisagreementError
         If OpenMM's forces were translated and the translation differs from OpenMM on a few structures.
     """
@@ -94,31 +105,40 @@ class BoltzmannGenerator:
         settings: GeneratorSettings | None = None,
         seed: int = 0,
         energy: Callable[[Tensor], Tensor] | None = None,
-        coordinates: InternalCoordinates | None = None,
+        coordinates: Coordinates | None = None,
+        flow: TrainableFlow | None = None,
     ) -> None:
         keep_freed_memory()
         self.system, self.settings, self.seed = system, settings or GeneratorSettings(), seed
         self.energy = _checked_energy(system) if energy is None else energy
         # Differences of gradients want float64, which OpenMM's fast platforms do not have.
         exact = self.energy if isinstance(self.energy, CompiledEnergy) else None
-        self.coordinates = coordinates or InternalCoordinates.from_system(system, self.settings.coordinates, exact)
+        if coordinates is None:
+            coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, exact)
+        self.coordinates = coordinates
         self._random = torch.Generator().manual_seed(seed)
-        self.flow = CouplingFlow(self.coordinates.periodic, self.settings.flow, self._random)
+        if flow is None:
+            flow = CouplingFlow(coordinates.periodic, self.settings.flow, self._random)
+        elif (got := tuple(flow.sample(2, torch.Generator().manual_seed(0))[0].shape)) != (2, coordinates.dim):
+            raise ValueError(f"Expected a flow over z (batch, {coordinates.dim}); two of its samples have shape {got}.")
+        self.flow = flow
         minimum = torch.as_tensor(system.minimum)[None]
-        cut = float(self.energy(minimum)) + self.settings.energy_cut
-        self.target = BoltzmannTarget(self.energy, self.coordinates, partial(regularize, cut=cut))
+        self._cut = float(self.energy(minimum)) + self.settings.energy_cut
+        self.target = BoltzmannTarget(self.energy, self.coordinates, partial(regularize, cut=self._cut))
 
     def train(
         self,
         budget: str | float | Budget = "20 min",
         folder: str | Path | None = None,
         resume: bool = False,
-        progress: bool = True,
+        progress: bool | Literal["plot"] = True,
         compile: bool = True,
         evaluate_every: float = 60.0,
         evaluate_samples: int = 4096,
+        objective: str | Objective = "fab",
+        samples: Ensemble | None = None,
     ) -> list[Metrics]:
-        """Train by FAB on the energy, without any MD data.
+        """Train by FAB on the energy, without any MD data; or by another objective.
 
         Parameters
         ----------
@@ -127,21 +147,30 @@ class BoltzmannGenerator:
         folder : path, optional
             Metrics (JSON lines; TensorBoard files if it is installed) and a checkpoint are kept here.
         resume : bool
-            Go on from the checkpoint in `folder`, if there is one.
+            Go on from the checkpoint in `folder`, if there is one; from the one before where the last is damaged.
+        progress : bool or "plot"
+            A bar; "plot": in a notebook also learning curves and the Ramachandran plot, redrawn as training goes on.
         compile : bool
             Fuse the flow and a translated energy with `torch.compile`; without a C++ compiler training goes on
             unfused, with a warning.
         evaluate_every : float, s
             How often `evaluate` is called on `evaluate_samples` samples; its time counts too.
+        objective : str or Objective
+            "fab", "fab_no_buffer", "alpha_divergence", "reverse_kl" or "maximum_likelihood"; see `objectives`.
+        samples : Ensemble, optional
+            What maximum likelihood learns from; drawn from by its weights.
 
         Returns
         -------
         list of dict
             Metrics of every iteration; see `Trainer` and `evaluate`. Where the latter is called, also
-            annealed_outside: share of the annealed structures' weight beyond the range of the splines.
+            annealed_outside: share of the annealed structures' weight beyond the range of the splines; and
+            annealed_above_cut: share of the annealed structures whose energy lies above the cut.
 
         Raises
         ------
+        DamagedFileError, FormatError, ValueError
+            A checkpoint that cannot be used, or of another molecule, other settings or another objective.
         KeyboardInterrupt
             Passed on after the checkpoint is written; the generator keeps what it has learned.
         """
@@ -150,22 +179,27 @@ class BoltzmannGenerator:
         started = time.perf_counter()
         budget = parse_budget(budget)
         if compile:
-            self._compile()
-        trainer = Trainer(self.flow, self.target, budget, self.settings.train, self._random)
+            self.compile()
+        chosen = self._objective(objective, samples)
+        trainer = Trainer(self.flow, self.target, budget, self.settings.train, self._random, chosen, self._about())
         checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
-        if resume and checkpoint is not None and checkpoint.exists():
-            trainer.load(checkpoint)
+        if resume and checkpoint is not None and (checkpoint.exists() or previous(checkpoint).exists()):
+            latest(checkpoint, trainer.load)
             started -= trainer.seconds
         history: list[Metrics] = []
         evaluated = saved = time.perf_counter()
-        with RunLog(folder, resume) as log, TrainingBar(trainer, progress) as bar:
+        after = trainer.iteration if resume else None
+        with RunLog(folder, after) as log, TrainingBar(trainer, progress, self.sample) as bar:
             try:
                 for info in trainer:
                     now = time.perf_counter()
                     trainer.seconds = now - started  # the clock on the wall: all of it counts
                     if now - evaluated > evaluate_every or trainer.spent >= 1:
                         info |= self.evaluate(evaluate_samples)
-                        info["annealed_outside"] = self._annealed_outside(trainer)
+                        if self._ranged:
+                            info["annealed_outside"] = self._annealed_outside(trainer)
+                        if trainer.buffer.size:
+                            info["annealed_above_cut"] = self._annealed_above_cut(trainer)
                         evaluated = time.perf_counter()
                         trainer.seconds = evaluated - started
                     info |= {"seconds": trainer.seconds, "spent": trainer.spent}
@@ -175,9 +209,20 @@ class BoltzmannGenerator:
                     if checkpoint is not None and now - saved > CHECKPOINT_EVERY:
                         trainer.save(checkpoint)
                         saved = time.perf_counter()
-            finally:
+            except KeyboardInterrupt:
                 if checkpoint is not None:
                     trainer.save(checkpoint)
+                raise
+            if checkpoint is not None:  # not after an error: the checkpoint that is there may be the better one
+                trainer.save(checkpoint)
+        if history and history[-1].get("annealed_above_cut", 0.0) > ABOVE:
+            warnings.warn(
+                f"{100 * history[-1]['annealed_above_cut']:.0f} % of annealed structures have energies above the cut, "
+                f"{self.settings.energy_cut:g} kT over the minimum, where they count only logarithmically. Raise "
+                f"GeneratorSettings.energy_cut (thermal motion alone takes about {self.coordinates.dim / 2:.0f} kT), "
+                "train longer, or check the energy.",
+                stacklevel=2,
+            )
         outside = next((m["annealed_outside"] for m in reversed(history) if "annealed_outside" in m), 0.0)
         if outside > OUTSIDE:
             warnings.warn(
@@ -188,39 +233,150 @@ class BoltzmannGenerator:
             )
         return history
 
+    def _objective(self, objective: str | Objective, samples: Ensemble | None) -> Objective:
+        if callable(objective):
+            return objective
+        if samples is None:
+            return named(objective)
+        drawn = samples.resample(samples.n, seed=self.seed)
+        z, _ = self.to_internal(torch.as_tensor(drawn.x, dtype=torch.float64))
+        return named(objective, z.to(next(self.flow.parameters())))
+
+    def compile(self) -> None:
+        """Fuse flow, coordinates and energy with torch.compile: a minute or two that long sampling pays back.
+
+        Without a C++ compiler everything stays as it is, with a warning.
+        """
+        if isinstance(self.energy, CompiledEnergy):
+            self.energy.compile()
+        if isinstance(self.coordinates, InternalCoordinates):
+            self.coordinates.compile()
+        if not isinstance(self.flow, CouplingFlow):
+            return
+        try:
+            self.flow.compile(self.settings.train.batch)
+            self.flow.sample(self.settings.train.batch, torch.Generator())
+        except Exception as error:
+            self.flow.uncompile()
+            warnings.warn(
+                f"Goes on without torch.compile, several times slower: {type(error).__name__}: "
+                f"{str(error).strip().splitlines()[0]}. On CPU it needs a C++ compiler (g++ or clang).",
+                stacklevel=3,
+            )
+
+    @overload
+    def sample(
+        self,
+        n: int,
+        seed: int | None = ...,
+        name: str = ...,
+        progress: bool = ...,
+        refine: str | AISSettings | None = ...,
+        out: None = ...,
+        resume: bool = ...,
+    ) -> Ensemble: ...
+    @overload
+    def sample(
+        self,
+        n: int,
+        seed: int | None = ...,
+        name: str = ...,
+        progress: bool = ...,
+        refine: None = ...,
+        *,
+        out: str | Path,
+        resume: bool = ...,
+    ) -> StreamedEnsemble: ...
     @torch.no_grad()
-    def sample(self, n: int, seed: int | None = None, name: str = "flow", progress: bool = False) -> Ensemble:
+    def sample(
+        self,
+        n: int,
+        seed: int | None = None,
+        name: str = "flow",
+        progress: bool = False,
+        refine: str | AISSettings | None = None,
+        out: str | Path | None = None,
+        resume: bool = False,
+    ) -> Ensemble | StreamedEnsemble:
         """n structures with importance weights towards the Boltzmann distribution of the true energy.
 
         Positions and energies are float64; a structure whose energy is not finite has weight zero and is counted.
         Atoms that are equal by `CoordinateSettings.symmetry` stand under labels drawn at random, as in MD.
+
+        Parameters
+        ----------
+        refine : str or AISSettings, optional
+            "ais" anneals the flow's samples to the Boltzmann distribution, with evener weights, for some 25 energies
+            and gradients a structure; settings with alpha = 1 and without resampling say how. `log_z` of the ensemble
+            is right as ever, but its `log_q` is None: a refined structure is no sample of the flow's density.
+        out : path, optional
+            Draw into this file (.nc) in bounded memory: the same samples, positions as float32. It is kept when
+            sampling is stopped, and read back by `StreamedEnsemble` or `Ensemble.load`; mdtraj reads its structures.
+        resume : bool
+            Go on with the file until it holds n.
         """
         from .progress import bar
 
         if n < 1:
             raise ValueError(f"Expected n >= 1 samples; got {n}.")
-        random = torch.Generator().manual_seed(self.seed + 1 if seed is None else seed)
-        size = self.settings.train.batch
-        parts: list[tuple[Tensor, ...]] = []
-        for _ in bar(range(math.ceil(n / size)), "sampling", progress):
-            z, log_q = self.flow.sample(size, random)
-            if not torch.isfinite(log_q).all():
-                raise FloatingPointError("Expected finite densities of the flow's own samples; the flow is broken.")
-            x, log_det = self.coordinates.to_cartesian(z.double())
-            parts.append((self.coordinates.relabelled(x, random), self.energy(x), log_det, log_q.double()))
-        x, u, log_det, log_q = (torch.cat(column)[:n] for column in zip(*parts, strict=True))
+        seed = self.seed + 1 if seed is None else seed
+        size, topology = self.settings.train.batch, self.system.md_topology
+        if out is not None:
+            if refine is not None:
+                raise ValueError("Expected out or refine; got both. Refined samples are drawn into memory only.")
+            about = {"fingerprint": self.system.fingerprint, "temperature": float(self.system.temperature)}
+            about |= {"name": name, "seed": str(seed), "batch": size, "model": self.digest}
+            return sample_to_file(out, n, self._draw, topology, about, resume, progress)
+        random = torch.Generator().manual_seed(seed)
+        if refine is not None:
+            return self._refined(n, random, name, refine)
+        parts = [self._draw(random) for _ in bar(range(math.ceil(n / size)), "sampling", progress)]
+        x, u, log_w, log_q = (torch.cat(column)[:n].numpy() for column in zip(*parts, strict=True))
+        invalid = int((log_w == -np.inf).sum())
+        return Ensemble(x, u, log_w, topology, self.system.temperature, name=name, invalid=invalid, log_q=log_q)
+
+    @torch.no_grad()
+    def _draw(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A batch of x, u, log w and log q(x)."""
+        z, log_q = self.flow.sample(self.settings.train.batch, random)
+        if not torch.isfinite(log_q).all():
+            raise FloatingPointError("Expected finite densities of the flow's own samples; the flow is broken.")
+        x, log_det = self.coordinates.to_cartesian(z.double())
+        x, u, log_q = self.relabelled(x, random), self.energy(x), log_q.double()
         log_w = log_det - u - log_q
-        invalid = ~torch.isfinite(log_w)
-        log_w[invalid] = -torch.inf
+        return x, u, torch.where(torch.isfinite(log_w), log_w, -torch.inf), log_q - log_det
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the flow's and the coordinates' tensors: are these samples of the same model?"""
+        tensors = dict(self.flow.state_dict())
+        if isinstance(self.coordinates, InternalCoordinates):
+            tensors |= {f"coordinates.{k}": v for k, v in self.coordinates.to_tensors().items()}
+        found = hashlib.sha256()
+        for key in sorted(tensors):
+            found.update(key.encode() + tensors[key].detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    def _refined(self, n: int, random: torch.Generator, name: str, refine: str | AISSettings) -> Ensemble:
+        settings = ANNEALING if refine == "ais" else refine
+        if not isinstance(settings, AISSettings) or settings.resample:
+            raise ValueError(
+                f'Expected refine="ais", or AISSettings without resampling, after which weights depend on each other; '
+                f"got {refine!r}."
+            )
+        size, target = self.settings.train.batch, BoltzmannTarget(self.energy, self.coordinates)
+        with torch.enable_grad():
+            points, log_w = anneal_to_target(self.flow, target, n, settings, random, size)
+        x = torch.cat([self.coordinates.to_cartesian(z.double())[0] for z in points.z.split(size)])
+        u = torch.cat([self.energy(part) for part in x.split(size)])
         return Ensemble(
-            x=x.numpy(),
+            x=self.relabelled(x, random).numpy(),
             u=u.numpy(),
             log_w=log_w.numpy(),
             topology=self.system.md_topology,
             temperature=self.system.temperature,
             name=name,
-            invalid=int(invalid.sum()),
-            log_q=(log_q - log_det).numpy(),
+            invalid=int((~torch.isfinite(log_w)).sum()),
         )
 
     @torch.no_grad()
@@ -232,7 +388,7 @@ class BoltzmannGenerator:
         """
         parts = [torch.zeros(0, dtype=torch.float64)]
         for part in torch.as_tensor(x, dtype=torch.float64).split(self.settings.train.batch) if len(x) else []:
-            z, log_det = self.coordinates.to_internal(part)
+            z, log_det = self.to_internal(part)
             parts.append(self.flow.log_prob(z.to(next(self.flow.parameters()))).double() + log_det)
         return torch.cat(parts)
 
@@ -244,18 +400,18 @@ class BoltzmannGenerator:
         dict
             ess, ess_clipped (shares; raw, and with the largest 1e-4 of the weights clipped), khat, log_z, outside and
             outside_weight (shares of samples and of weight beyond the splines' range), and where there is a phi
-            torsion basin_df and basin_df_error (kT, see `free_energy.basin_difference`).
+            torsion basin_df and basin_df_error (kT, see `free_energy.basin_difference`). A flow or coordinates of other
+            libraries have no such range.
         """
         ensemble = self.sample(n, seed=self.seed + 7)
-        outside, outside_weight = self.outside_range(ensemble)
         metrics = {
             "ess": ensemble.ess_fraction,
             "ess_clipped": ensemble.ess_clipped / n,
             "khat": ensemble.khat,
             "log_z": float(ensemble.log_z.value),
-            "outside": outside,
-            "outside_weight": outside_weight,
         }
+        if self._ranged:
+            metrics["outside"], metrics["outside_weight"] = self.outside_range(ensemble)
         if ensemble.phi().shape[1]:
             basin = basin_difference(ensemble)
             metrics |= {"basin_df": basin.value, "basin_df_error": basin.error}
@@ -263,37 +419,93 @@ class BoltzmannGenerator:
 
     def outside_range(self, ensemble: Ensemble) -> tuple[float, float]:
         """Shares of samples and of weight with a stiff coordinate beyond the range of the splines."""
+        if not isinstance(self.coordinates, InternalCoordinates) or not self._ranged:
+            raise TypeError(
+                "Expected openmm_fab's own flow and coordinates; those of other libraries have no such range."
+            )
         z, _ = self.coordinates.to_internal(torch.as_tensor(ensemble.x, dtype=torch.float64))
         outside = (z[:, : self.coordinates.n_stiff].abs() > self.settings.flow.bound).any(1).numpy()
         return float(outside.mean()), float(np.sum(ensemble.weights[outside]))
 
+    def _about(self) -> dict[str, str]:
+        """What a checkpoint's numbers belong to, besides the flow."""
+        return {
+            "molecule, force field and temperature": self.system.fingerprint,
+            "coordinates": json.dumps(asdict(self.settings.coordinates), sort_keys=True),
+            "energy cut": repr(self.settings.energy_cut),
+        }
+
+    @torch.no_grad()
+    def _annealed_above_cut(self, trainer: Trainer) -> float:
+        """Share of the latest samples in the replay buffer with an energy above the cut of training."""
+        x, _ = self.coordinates.to_cartesian(trainer.buffer.z[-self.settings.train.batch :].double())
+        return float((self.energy(x) > self._cut).double().mean())
+
     def _annealed_outside(self, trainer: Trainer) -> float:
         """Share of the replay buffer's weight with a stiff coordinate beyond the range of the splines."""
+        assert isinstance(self.coordinates, InternalCoordinates)
         outside = (trainer.buffer.z[:, : self.coordinates.n_stiff].abs() > self.settings.flow.bound).any(1)
         return float(torch.softmax(trainer.buffer.log_w, 0)[outside].sum())
 
+    @property
+    def _ranged(self) -> bool:
+        """Whether flow and coordinates are our own, whose splines have a range to stay within."""
+        return isinstance(self.flow, CouplingFlow) and isinstance(self.coordinates, InternalCoordinates)
+
+    def to_internal(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (batch, n_atoms, 3) in nm -> z (batch, dim) and log |dz/dx| (batch,), where the coordinates can."""
+        if not hasattr(self.coordinates, "to_internal"):
+            raise TypeError(f"Expected coordinates with to_internal(x); {type(self.coordinates).__name__} has none.")
+        return self.coordinates.to_internal(x)
+
+    def relabelled(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """x with equal atoms under labels drawn at random, where the coordinates keep them in one sector."""
+        return self.coordinates.relabelled(x, generator) if isinstance(self.coordinates, InternalCoordinates) else x
+
     def save(self, path: str | Path) -> Path:
-        """Write the model (.safetensors): flow, coordinates, settings, and the molecule's fingerprint."""
+        """Write the model (.safetensors): flow, coordinates, settings, and the molecule's fingerprint.
+
+        Of a flow from another library its tensors are written, of coordinates from another one nothing: `load` asks
+        for both.
+        """
         tensors = {f"flow.{k}": v for k, v in self.flow.state_dict().items()}
-        tensors |= {f"coordinates.{k}": v for k, v in self.coordinates.to_tensors().items()}
+        foreign = [] if isinstance(self.flow, CouplingFlow) else ["flow"]
+        if isinstance(self.coordinates, InternalCoordinates):
+            tensors |= {f"coordinates.{k}": v for k, v in self.coordinates.to_tensors().items()}
+        else:
+            foreign.append("coordinates")
         header = {
             "format": MODEL_FORMAT,
             "settings": json.dumps(asdict(self.settings)),
             "system": self.system.name,
             "fingerprint": self.system.fingerprint,
             "seed": str(self.seed),
+            "foreign": " ".join(foreign),
         }
-        data = to_safetensors({k: v.contiguous() for k, v in tensors.items()}, header)
+        data = to_safetensors({k: v.detach().clone().contiguous() for k, v in tensors.items()}, header)
         return write_atomically(path, lambda file: file.write(data))
 
     @classmethod
-    def load(cls, path: str | Path, system: MolecularSystem) -> BoltzmannGenerator:
+    def load(
+        cls,
+        path: str | Path,
+        system: MolecularSystem,
+        coordinates: Coordinates | None = None,
+        flow: TrainableFlow | None = None,
+    ) -> BoltzmannGenerator:
         """Read a model written by `save` for the same molecule.
+
+        Parameters
+        ----------
+        path, system
+        coordinates, flow : optional
+            Those of another library that the model was made with, the flow untrained: it gets the weights.
 
         Raises
         ------
         ValueError
-            If the file is no model, or was trained for another molecule, force field or temperature.
+            If the file is no model, or was trained for another molecule, force field or temperature, or with another
+            flow or coordinates.
         """
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -307,27 +519,23 @@ class BoltzmannGenerator:
                 f"Expected a model of this molecule, force field and temperature ({system.name}); {path} was trained "
                 f"for another one ({header['system']}). Load it with the system it was trained with."
             )
-        coordinates = InternalCoordinates.from_tensors(_below("coordinates.", tensors))
-        coordinates.system = system
-        settings = GeneratorSettings.from_dict(json.loads(header["settings"]))
-        generator = cls(system, settings, int(header["seed"]), coordinates=coordinates)
-        generator.flow.load_state_dict(_below("flow.", tensors))
-        return generator
-
-    def _compile(self) -> None:
-        if isinstance(self.energy, CompiledEnergy):
-            self.energy.compile()
-        self.coordinates.compile()
-        try:
-            self.flow.compile(self.settings.train.batch)
-            self.flow.sample(self.settings.train.batch, torch.Generator())
-        except Exception as error:
-            self.flow.uncompile()
-            warnings.warn(
-                f"Training goes on without torch.compile, several times slower: {type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0]}. On CPU it needs a C++ compiler (g++ or clang).",
-                stacklevel=3,
+        given = {name for name, part in (("coordinates", coordinates), ("flow", flow)) if part is not None}
+        foreign = set(header.get("foreign", "").split())
+        if given != foreign:
+            raise ValueError(
+                f"Expected {sorted(foreign) or 'neither coordinates nor flow'} of another library, as {path} was made "
+                f"with; got {sorted(given) or 'none'}. Pass BoltzmannGenerator.load what the model was made with."
             )
+        if coordinates is None:
+            coordinates = own = InternalCoordinates.from_tensors(_below("coordinates.", tensors))
+            own.system = system
+        settings = GeneratorSettings.from_dict(json.loads(header["settings"]))
+        generator = cls(system, settings, int(header["seed"]), coordinates=coordinates, flow=flow)
+        try:
+            generator.flow.load_state_dict(_below("flow.", tensors))
+        except RuntimeError as error:
+            raise ValueError(f"Expected a flow of the shape that {path} was made with; {error}") from error
+        return generator
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -39,17 +39,22 @@ def hmc(
     start = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
     momentum = start + 0.5 * step_size * path.gradient(points, lam)
     for k in range(leapfrogs):
-        z = _wrap(z + step_size * momentum, target.periodic.to(z.device))
+        z = wrapped(z + step_size * momentum, target.periodic.to(z.device))
         if k < leapfrogs - 1:
             momentum = momentum + step_size * path.gradient_at(z, lam, flow, target)
     here = Points.at(z, flow, target, flow_gradient=moved_by_flow)
     momentum = momentum + 0.5 * step_size * path.gradient(here, lam)
     log_ratio = path.log_prob(here, lam) - path.log_prob(points, lam)
     log_ratio = log_ratio - 0.5 * (momentum.square() - start.square()).sum(1)
+    return accept(points, here, log_ratio, generator)
+
+
+def accept(points: Points, here: Points, log_ratio: Tensor, generator: torch.Generator | None) -> tuple[Points, Tensor]:
+    """Metropolis' choice between points and proposals `here`, and the acceptance probabilities (batch,)."""
     log_ratio = torch.where(torch.isfinite(here.log_p) & torch.isfinite(here.log_q), log_ratio, -torch.inf)
     acceptance = torch.where(log_ratio.isnan(), 0.0, log_ratio.clamp(max=0.0).exp())
-    accepted = torch.rand(len(z), generator=generator, dtype=z.dtype, device=z.device) < acceptance
-    return here.where(accepted, points), acceptance
+    uniform = torch.rand(len(log_ratio), generator=generator, dtype=log_ratio.dtype, device=log_ratio.device)
+    return here.where(uniform < acceptance, points), acceptance
 
 
 def adapt(step_size: float, acceptance: float, goal: float, factor: float = 1.05) -> float:
@@ -57,5 +62,6 @@ def adapt(step_size: float, acceptance: float, goal: float, factor: float = 1.05
     return step_size * factor if acceptance > goal else step_size / factor
 
 
-def _wrap(z: Tensor, periodic: Tensor) -> Tensor:
+def wrapped(z: Tensor, periodic: Tensor) -> Tensor:
+    """Angles in [-pi, pi), where periodic."""
     return torch.where(periodic, torch.remainder(z + math.pi, 2 * math.pi) - math.pi, z)

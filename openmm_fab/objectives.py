@@ -1,8 +1,119 @@
-"""What training minimises."""
+"""What training minimises.
+
+An objective is a function of the trainer that yields losses, one a gradient step; what stands after a `yield` runs when
+the step is made.  One call is one iteration of training, of `updates` gradient steps.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .train import Trainer
+
+Objective: TypeAlias = "Callable[[Trainer], Iterator[Tensor]]"
+
+
+def fab(trainer: Trainer) -> Iterator[Tensor]:
+    """FAB with the prioritised buffer: one pass of annealing into the buffer, then gradient steps on what it draws."""
+    trainer.fill()
+    yield from replay(trainer)
+
+
+def replay(trainer: Trainer) -> Iterator[Tensor]:
+    """Gradient steps on prioritised samples, whose weights then follow the flow."""
+    s = trainer.settings
+    drawn = trainer.buffer.sample(s.updates * s.batch, trainer.generator)
+    for index, z, log_q_old in zip(*(part.split(s.batch) for part in drawn), strict=True):
+        log_q = trainer.log_prob(z)
+        loss, log_adjustment = fab_buffer_loss(log_q, log_q_old, s.ais.alpha, s.max_adjustment)
+        yield loss
+        trainer.buffer.adjust(index, log_adjustment, log_q.detach())
+
+
+def fab_no_buffer(trainer: Trainer) -> Iterator[Tensor]:
+    """FAB on the annealed samples themselves, each pass used once (FAB paper, eq. 7)."""
+    for _ in range(trainer.settings.updates):
+        result = trainer.anneal()
+        yield weighted_loss(trainer.log_prob(result.points.z), result.log_w)
+
+
+def alpha_divergence(trainer: Trainer) -> Iterator[Tensor]:
+    """The alpha-divergence on weighted samples of the flow, not annealed (Müller et al. 2019, arXiv 1808.03856)."""
+    s = trainer.settings
+    for _ in range(s.updates):
+        z, log_q = trainer.counted.sample(s.batch, trainer.generator)
+        log_w = trainer.lifted.log_prob_and_gradient(z)[0].double() - log_q.double()
+        trainer.watch(log_w)
+        yield weighted_loss(trainer.log_prob(z), s.ais.alpha * log_w)
+
+
+def reverse_kl(trainer: Trainer) -> Iterator[Tensor]:
+    """The Kullback-Leibler divergence from the flow to the target, up to log Z, on samples of the flow."""
+    learner, n = trainer.learner, trainer.settings.batch
+    if not hasattr(learner, "rsample"):
+        raise ValueError(
+            f"Expected a flow with rsample(n, generator), which is sample with a graph; {type(learner).__name__} has "
+            "none. Use another objective."
+        )
+    for _ in range(trainer.settings.updates):
+        z, log_q = learner.rsample(n, trainer.generator)
+        trainer.counted.evaluations += n
+        yield reverse_loss(trainer, z, log_q)
+
+
+def reverse_loss(trainer: Trainer, z: Tensor, log_q: Tensor) -> Tensor:
+    """Mean of log q - log p over samples that have a density, the target's gradient handed on by its own formula."""
+    log_p, gradient = trainer.lifted.log_prob_and_gradient(z)
+    trainer.watch(log_p - log_q.detach())
+    log_p = log_p + ((z - z.detach()) * gradient).sum(1)
+    difference = log_q - log_p
+    return difference[torch.isfinite(difference.detach())].mean()
+
+
+@dataclass(frozen=True)
+class MaximumLikelihood:
+    """Mean of -log q over samples of the target: the Kullback-Leibler divergence from the target to the flow.
+
+    Attributes
+    ----------
+    samples : Tensor, shape (n, dim), or callable
+        z of given samples, drawn from with replacement; or a function (n, generator) -> z that makes new ones.
+    """
+
+    samples: Tensor | Callable[[int, torch.Generator], Tensor]
+
+    def __call__(self, trainer: Trainer) -> Iterator[Tensor]:
+        s = trainer.settings
+        for _ in range(s.updates):
+            if callable(self.samples):
+                z = self.samples(s.batch, trainer.generator)
+            else:
+                z = self.samples[torch.randint(len(self.samples), (s.batch,), generator=trainer.generator)]
+            yield -trainer.log_prob(z.to(next(trainer.learner.parameters()))).mean()
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "fab": fab,
+    "fab_no_buffer": fab_no_buffer,
+    "reverse_kl": reverse_kl,
+    "alpha_divergence": alpha_divergence,
+}
+
+
+def named(name: str, samples: Tensor | None = None) -> Objective:
+    """The objective of this name; "maximum_likelihood" is the one that needs samples z (n, dim), and takes them."""
+    if (name == "maximum_likelihood") != (samples is not None) or name not in {*OBJECTIVES, "maximum_likelihood"}:
+        raise ValueError(
+            f"Expected one of {tuple(OBJECTIVES)} without samples, or maximum_likelihood with some; got {name!r} "
+            f"{'without' if samples is None else 'with'} samples."
+        )
+    return OBJECTIVES[name] if samples is None else MaximumLikelihood(samples)
 
 
 def fab_buffer_loss(log_q: Tensor, log_q_old: Tensor, alpha: float, max_adjustment: float) -> tuple[Tensor, Tensor]:
@@ -30,3 +141,13 @@ def fab_buffer_loss(log_q: Tensor, log_q_old: Tensor, alpha: float, max_adjustme
     log_adjustment = (1.0 - alpha) * (log_q.detach() - log_q_old)
     loss = -(log_adjustment.exp().clamp(max=max_adjustment) * log_q).mean()
     return loss, log_adjustment
+
+
+def weighted_loss(log_q: Tensor, log_w: Tensor) -> Tensor:
+    """-sum of W log q with normalised weights W towards p^alpha q^(1 - alpha), shapes (batch,).
+
+    Its gradient is in the direction of the alpha-divergence's (FAB paper, eq. 6); samples without weight are left out,
+    and nan comes of a batch that has no other.
+    """
+    weights = torch.where(torch.isfinite(log_w), log_w, -torch.inf).softmax(0)
+    return -(weights[weights != 0] * log_q[weights != 0]).sum()

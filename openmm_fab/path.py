@@ -38,6 +38,25 @@ class TrainableFlow(Flow, Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
+class Counted:
+    """A flow that counts: `evaluations` is the number of points sampled from it or asked about, gradients included."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow, self.evaluations = flow, 0
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        self.evaluations += n
+        return self.flow.sample(n, generator)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        self.evaluations += len(z)
+        return self.flow.log_prob(z)
+
+    def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        self.evaluations += len(z)
+        return self.flow.log_prob_and_gradient(z)
+
+
 @dataclass(frozen=True)
 class Points:
     """A batch of positions with everything known there.
@@ -83,6 +102,11 @@ class Points:
         known = self.grad_log_q is not None and other.grad_log_q is not None
         names = [f.name for f in fields(self) if known or f.name != "grad_log_q"]
         return Points(**{name: chosen(getattr(self, name), getattr(other, name)) for name in names})
+
+    def take(self, index: Tensor) -> Points:
+        """The points of these numbers."""
+        grad_log_q = None if self.grad_log_q is None else self.grad_log_q[index]
+        return Points(self.z[index], self.log_q[index], self.log_p[index], self.grad_log_p[index], grad_log_q)
 
 
 @dataclass(frozen=True)

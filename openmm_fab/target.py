@@ -34,6 +34,7 @@ class Target(ABC):
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) (batch,), up to a constant; -inf where the density is zero or z is invalid."""
 
+    @torch.enable_grad()
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log p(z) (batch,) and its gradient (batch, dim), zero where log p is not finite."""
         self.evaluations += len(z)
@@ -114,17 +115,111 @@ class VonMises(Target):
         return (self.kappa * (self.modes * (z - self.mean)).cos() - log_i0 - math.log(2 * math.pi)).sum(1)
 
 
-class DoubleWells(Target):
-    """Pairs (a, b) with u = a^4 - 6 a^2 - a / 2 + b^2 / 2: two wells of unequal depth a pair (the paper's ManyWell).
+class Multimodal(Target):
+    """A density that is known in full: what a sampler finds in it can be held against the truth.
 
-    `log_z` is exact, from quadrature.
+    Attributes
+    ----------
+    log_z : float
+        Exact.
+    modes : Tensor, shape (n_modes, dim)
+        The test set of modes.
     """
 
-    def __init__(self, pairs: int) -> None:
-        self.dim, self.periodic = 2 * pairs, torch.zeros(2 * pairs, dtype=torch.bool)
-        a = torch.linspace(-6, 6, 200_001, dtype=torch.float64)
-        log_z_a = float(torch.logsumexp(self._well(a), 0) + (a[1] - a[0]).log())
-        self.log_z = pairs * (log_z_a + 0.5 * math.log(2 * math.pi))
+    log_z: float
+    modes: Tensor
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n independent samples (n, dim), exact."""
+
+    @abstractmethod
+    def mode_of(self, z: Tensor) -> Tensor:
+        """Number (batch,) of the mode that each point belongs to; -1 for a point that lies in none."""
+
+    def modes_found(self, z: Tensor) -> int:
+        """How many modes have a point of z."""
+        found = self.mode_of(z)
+        return len(found[found >= 0].unique())
+
+
+class GaussianMixture(Multimodal):
+    """Equal normal densities at random places: the FAB paper's GMM-40, unless told otherwise.
+
+    Parameters
+    ----------
+    components, dim : int
+    width : float
+        Locations are uniform in [-width, width], by torch's generator of this `seed`.
+    std : float
+        Of every component; the paper's is softplus(1).
+    seed : int
+        The paper's problem is that of seed 0.
+    """
+
+    REACH = 4.0  # standard deviations around a location that are its mode
+
+    def __init__(
+        self, components: int = 40, dim: int = 2, width: float = 40.0, std: float = math.log1p(math.e), seed: int = 0
+    ) -> None:
+        uniform = torch.rand(components, dim, generator=torch.Generator().manual_seed(seed))
+        self.modes, self.std, self.log_z = (uniform - 0.5) * 2 * width, std, 0.0
+        self.dim, self.periodic = dim, torch.zeros(dim, dtype=torch.bool)
+
+    def _squares(self, z: Tensor) -> Tensor:
+        """Squared distances (batch, components) from the locations, in standard deviations."""
+        return ((z[:, None] - self.modes.to(z)) / self.std).square().sum(2)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        level = math.log(len(self.modes)) + self.dim * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
+        return torch.logsumexp(-0.5 * self._squares(z), 1) - level
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        device = generator.device if generator else None
+        which = torch.randint(len(self.modes), (n,), generator=generator, device=device)
+        return self.modes.to(which.device)[which] + self.std * torch.randn(
+            n, self.dim, generator=generator, device=device
+        )
+
+    def mode_of(self, z: Tensor) -> Tensor:
+        square, nearest = self._squares(z).min(1)
+        return torch.where(square < self.REACH**2, nearest, -1)
+
+
+class ManyWell(Multimodal):
+    """Pairs (a, b) with u = a^4 - 6 a^2 - a / 2 + b^2 / 2: two wells of unequal depth a pair, 2^pairs modes in all.
+
+    The FAB paper's ManyWell-32 has 16 pairs. `log_z` is by quadrature, and so are the quantiles that a is sampled by.
+    As in the paper, the modes' test set has a = +-1.7 in every combination, and b = 0.
+
+    Parameters
+    ----------
+    dim : int
+        Even.
+    """
+
+    CENTRE = 1.7
+    MAX_PAIRS = 16  # whose modes are all listed; beyond it, as many are drawn at random
+
+    def __init__(self, dim: int = 32) -> None:
+        if dim < 2 or dim % 2:
+            raise ValueError(f"Expected an even number of dimensions; got {dim}.")
+        self.dim, self.periodic, self.pairs = dim, torch.zeros(dim, dtype=torch.bool), dim // 2
+        self._a = torch.linspace(-6, 6, 200_001, dtype=torch.float64)
+        log_z_a = float(torch.logsumexp(self._well(self._a), 0) + (self._a[1] - self._a[0]).log())
+        self.log_z = self.pairs * (log_z_a + 0.5 * math.log(2 * math.pi))
+        density = torch.softmax(self._well(self._a), 0)
+        self._below = density.cumsum(0) - 0.5 * density  # the trapezoidal rule
+        self.modes = torch.zeros(2 ** min(self.pairs, self.MAX_PAIRS), dim)
+        self.modes[:, ::2] = self.CENTRE * self._signs()
+
+    def _signs(self) -> Tensor:
+        """-1 or 1 (n_modes, pairs); mode number k has a > 0 where bit k of the pair is set."""
+        if self.pairs <= self.MAX_PAIRS:
+            right = torch.arange(len(self.modes))[:, None] >> torch.arange(self.pairs) & 1
+        else:
+            right = torch.randint(2, (len(self.modes), self.pairs), generator=torch.Generator().manual_seed(0))
+        return 2.0 * right - 1
 
     @staticmethod
     def _well(a: Tensor) -> Tensor:
@@ -132,3 +227,16 @@ class DoubleWells(Target):
 
     def log_prob(self, z: Tensor) -> Tensor:
         return (self._well(z[:, ::2]) - 0.5 * z[:, 1::2].square()).sum(1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        device = generator.device if generator else None
+        u = torch.rand(n, self.pairs, generator=generator, dtype=torch.float64, device=device)
+        grid, below = self._a.to(u), self._below.to(u)
+        above = torch.searchsorted(below, u).clamp(1, len(grid) - 1)
+        share = ((u - below[above - 1]) / (below[above] - below[above - 1])).clamp(0, 1)
+        a = grid[above - 1] + share * (grid[1] - grid[0])
+        b = torch.randn(n, self.pairs, generator=generator, device=device)
+        return torch.stack([a.to(b), b], 2).flatten(1)
+
+    def mode_of(self, z: Tensor) -> Tensor:
+        return ((z[:, ::2] > 0).long() << torch.arange(self.pairs, device=z.device)).sum(1)

@@ -1,22 +1,21 @@
-"""The training loop: Flow AIS Bootstrap with a prioritised replay buffer (FAB paper, algorithm 1).
+"""The training loop: by default Flow AIS Bootstrap with a prioritised replay buffer (FAB paper, algorithm 1).
 
     trainer = Trainer(flow, target, budget=Budget(minutes=20))
     for info in trainer:
         print(info["ess_flow"], info["ess_ais"])
 
 One iteration anneals a batch of flow samples towards p^alpha q^(1 - alpha), puts them into the buffer, and makes
-gradient steps on what the buffer thinks matters most.  All this happens to a *learner*; the flow that training leaves
-is the learner's running average, which is far less noisy.
+gradient steps on what the buffer thinks matters most.  Other `objectives` are trained by the same loop.  All this
+happens to a *learner*; the flow that training leaves is the learner's running average, which is far less noisy.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import pickle
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,31 +23,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .ais import AISResult, AISSettings, run_ais
+from .ais import AISResult, AISSettings, adapted, run_ais
 from .basins import LiftedTarget
 from .buffer import ReplayBuffer
-from .files import write_atomically
-from .hmc import adapt
+from .files import DamagedFileError, FormatError, load_torch, save_torch
 from .memory import keep_freed_memory
-from .objectives import fab_buffer_loss
-from .path import TrainableFlow
+from .objectives import Objective, fab
+from .path import Counted, TrainableFlow
 from .target import Target
+from .watch import Health, TrainingError
 from .weights import effective_sample_size
 
-CHECKPOINT_FORMAT = 2
+__all__ = ["Budget", "TrainSettings", "Trainer", "TrainingError"]
+
+CHECKPOINT_FORMAT = 4
 BASINS_EVERY = 25  # iterations
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How FAB learns.
+    """How the flow learns.
 
     Attributes
     ----------
     batch : int
         Chains in a pass of annealed importance sampling, and samples in a gradient step.
     updates : int
-        Gradient steps after each pass.
+        Gradient steps in an iteration: after each pass, or where there is no buffer each with a pass of its own.
     buffer_min, buffer_max : int
         Batches in the buffer before the first gradient step, and at most.
     learning_rate : float
@@ -106,10 +107,6 @@ class Budget:
         return max(used / limit for used, limit in pairs if limit is not None)
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says what was seen and what to change."""
-
-
 class Trainer:
     """Iterate over it to train; every iteration yields its metrics, and may be the last.
 
@@ -122,13 +119,18 @@ class Trainer:
     settings : TrainSettings, optional
     generator : torch.Generator, optional
         All randomness; saved in checkpoints.
+    objective : Objective
+        What is minimised, see `objectives`; FAB with the buffer unless told otherwise.
+    about : dict of str, optional
+        What the target is; a checkpoint is loaded only where it says the same.
 
     Notes
     -----
-    Metrics of an iteration: iteration, seconds, evaluations (of the target), loss, ess_flow (Kish share of the
-    learner's samples in the last passes, towards the target as trained on), ess_ais (of this pass towards
-    p^alpha q^(1 - alpha)), acceptance, step_size, buffer (samples), invalid (the learner's samples of zero density in
-    this pass), gradient (norm), learning_rate, spent (share of the budget).
+    Metrics of an iteration: iteration, seconds, evaluations (of the target), flow_evaluations (of the learner), loss,
+    ess_flow (Kish share of the learner's samples in the last passes, towards the target as trained on), ess_ais (of
+    this pass towards p^alpha q^(1 - alpha)), acceptance, step_size, buffer (samples), invalid (the learner's samples of
+    zero density in this pass), gradient (norm), learning_rate, spent (share of the budget).  What an objective does not
+    look at is nan.
     """
 
     def __init__(
@@ -138,20 +140,25 @@ class Trainer:
         budget: Budget,
         settings: TrainSettings | None = None,
         generator: torch.Generator | None = None,
+        objective: Objective = fab,
+        about: Mapping[str, str] | None = None,
     ) -> None:
         keep_freed_memory()
-        self.flow, self.target, self.budget = flow, target, budget
+        self.flow, self.target, self.budget, self.objective = flow, target, budget, objective
         self.settings = settings or TrainSettings()
-        self.generator = generator or torch.Generator().manual_seed(0)
+        self.generator, self.about = generator or torch.Generator().manual_seed(0), dict(about or {})
         parameter = next(flow.parameters())
         s = self.settings
         self.lifted = LiftedTarget(target, s.basin_share)
         self.learner = copy.deepcopy(flow)
+        self.counted = Counted(self.learner)
         self.buffer = ReplayBuffer(s.buffer_max * s.batch, target.dim, parameter.dtype, parameter.device)
         self.optimizer = torch.optim.Adam(self.learner.parameters(), lr=s.learning_rate, fused=True)
         self.step_sizes = [s.ais.step_size] * s.ais.intermediate
         self.iteration, self.updates, self.seconds, self.skipped = 0, 0, 0.0, 0
+        self.health = Health()
         self._recent: deque[Tensor] = deque(maxlen=16)
+        self._last: AISResult | None = None
 
     @property
     def spent(self) -> float:
@@ -165,10 +172,30 @@ class Trainer:
             yield {**info, "seconds": self.seconds, "spent": self.spent}
 
     def step(self) -> dict[str, float]:
-        """One pass of annealing and the gradient steps that follow it."""
-        s = self.settings
-        result, passes = self.anneal(), 1
-        while self.buffer.size < s.buffer_min * s.batch:
+        """One iteration: the objective's samples, and the gradient steps on them."""
+        self._last = None
+        losses, norms = self.learn(self.objective(self))
+        self.iteration += 1
+        info: dict[str, float] = {
+            "iteration": self.iteration,
+            "evaluations": self.target.evaluations,
+            "flow_evaluations": self.counted.evaluations,
+            "loss": sum(losses) / len(losses),
+            "ess_flow": _share(torch.cat(list(self._recent))) if self._recent else math.nan,
+            "ess_ais": math.nan if self._last is None else _share(self._last.log_w),
+            "acceptance": math.nan if self._last is None else _mean(self._last.acceptance),
+            "step_size": _mean(self.step_sizes),
+            "buffer": self.buffer.size,
+            "invalid": int((~torch.isfinite(self._recent[-1])).sum()) if self._recent else math.nan,
+            "gradient": max(norms),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        return self.health.check(self, info)
+
+    def fill(self) -> None:
+        """One pass of annealing into the buffer, and more while it holds too little; lifts rare basins now and then."""
+        s, passes = self.settings, 0
+        while passes == 0 or self.buffer.size < s.buffer_min * s.batch:
             if passes == 4 * s.buffer_min:
                 raise TrainingError(
                     f"Expected at least {s.buffer_min * s.batch} usable samples after {passes} passes of "
@@ -176,43 +203,33 @@ class Trainer:
                     "system, or lower the energy cut."
                 )
             result, passes = self.anneal(), passes + 1
+            self.buffer.add(result.points.z, result.log_w, result.points.log_q)
         if s.basin_share and self.iteration % BASINS_EVERY == 0:
             self.buffer.reweight(s.ais.alpha * self.lifted.update(self.buffer.z, self.buffer.log_w))
-        losses, norms = self.learn()
-        self.iteration += 1
-        flow_w = torch.cat(list(self._recent))
-        return {
-            "iteration": self.iteration,
-            "evaluations": self.target.evaluations,
-            "loss": sum(losses) / len(losses),
-            "ess_flow": _share(flow_w),
-            "ess_ais": _share(result.log_w),
-            "acceptance": sum(result.acceptance) / max(len(result.acceptance), 1),
-            "step_size": sum(self.step_sizes) / max(len(self.step_sizes), 1),
-            "buffer": self.buffer.size,
-            "invalid": int((~torch.isfinite(result.start.log_p)).sum()),
-            "gradient": max(norms),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-        }
 
     def anneal(self) -> AISResult:
-        """One pass of annealed importance sampling into the buffer; adapts the step sizes."""
+        """One pass of annealed importance sampling; adapts the step sizes."""
         s = self.settings.ais
-        result = run_ais(self.learner, self.lifted, self.settings.batch, s, self.step_sizes, self.generator)
-        self.buffer.add(result.points.z, result.log_w, result.points.log_q)
-        self.step_sizes = [adapt(e, a, s.acceptance) for e, a in zip(self.step_sizes, result.acceptance, strict=True)]
-        self._recent.append((result.start.log_p.double() - result.start.log_q.double()).cpu())
+        result = run_ais(self.counted, self.lifted, self.settings.batch, s, self.step_sizes, self.generator)
+        self.step_sizes = adapted(self.step_sizes, result, s.acceptance)
+        self.watch(result.start.log_p.double() - result.start.log_q.double())
+        self._last = result
         return result
 
-    def learn(self) -> tuple[list[float], list[float]]:
-        """Gradient steps on prioritised samples; returns losses and gradient norms."""
-        s, losses, norms = self.settings, [], []
-        drawn = self.buffer.sample(s.updates * s.batch, self.generator)
-        for index, z, log_q_old in zip(*(part.split(s.batch) for part in drawn), strict=True):
+    def watch(self, log_w: Tensor) -> None:
+        """Keep log weights (n,) of the learner's samples, for the metrics."""
+        self._recent.append(log_w.double().cpu())
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """The learner's log q(z) (n,), with a graph of its parameters."""
+        return self.counted.log_prob(z.detach().requires_grad_())
+
+    def learn(self, losses: Iterator[Tensor]) -> tuple[list[float], list[float]]:
+        """One gradient step a loss; returns their values and the gradients' norms."""
+        s, values, norms = self.settings, [], []
+        for loss in losses:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate()
-            log_q = self.learner.log_prob(z.requires_grad_())
-            loss, log_adjustment = fab_buffer_loss(log_q, log_q_old, s.ais.alpha, s.max_adjustment)
             self.optimizer.zero_grad()
             loss.backward()
             norm = float(nn.utils.clip_grad_norm_(self.learner.parameters(), s.max_gradient))
@@ -224,14 +241,15 @@ class Trainer:
             else:
                 self.skipped += 1
                 if self.skipped > 20:
-                    raise TrainingError(
+                    self.health.back_off(
+                        self,
                         f"Expected finite losses; got {float(loss.detach())} with gradient norm {norm} for the last "
-                        f"{self.skipped} gradient steps. Lower the learning rate (now {self._learning_rate():.1e})."
+                        f"{self.skipped} gradient steps.",
                     )
-            self.buffer.adjust(index, log_adjustment, log_q.detach())
-            losses.append(float(loss.detach()))
+                    self.skipped = 0
+            values.append(float(loss.detach()))
             norms.append(norm)
-        return losses, norms
+        return values, norms
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -241,64 +259,109 @@ class Trainer:
     def _learning_rate(self) -> float:
         s = self.settings
         warm = min(1.0, (self.updates + 1) / max(s.warmup, 1))
-        return s.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(self.spent, 1.0)))
+        return self.health.rate * s.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(self.spent, 1.0)))
 
     def save(self, path: str | Path) -> Path:
-        """Write everything that the next iteration depends on, atomically."""
-        return write_atomically(path, lambda file: torch.save(self.state_dict(), file))
+        """Write everything that the next iteration depends on, atomically; the checkpoint before stays as
+        `files.previous(path)`."""
+        return save_torch(path, self.state_dict(), keep_previous=True)
 
     def load(self, path: str | Path) -> None:
         """Go on from a checkpoint written by `save`; loads tensors and numbers only, never code.
 
         Raises
         ------
+        FileNotFoundError
+        DamagedFileError
+            If the file is no checkpoint, or not whole.
+        FormatError
+            If another version of this package wrote it.
         ValueError
-            If the file is no checkpoint, or was made with other settings or for another flow.
+            If it was made with other settings, for another flow or target.
         """
+        state = load_torch(path, "a training checkpoint")
+        if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+            raise DamagedFileError(f"Expected a training checkpoint at {path}; got a file of another kind.")
+        if state["format"] != CHECKPOINT_FORMAT:
+            age = "an older" if state["format"] < CHECKPOINT_FORMAT else "a newer"
+            raise FormatError(
+                f"Expected a training checkpoint of format {CHECKPOINT_FORMAT} at {path}; got format {state['format']} "
+                f"of {age} version. Resume with that version, or train anew in another folder."
+            )
         try:
-            state = torch.load(path, weights_only=True)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-            raise ValueError(f"Expected a training checkpoint at {path}; got a file torch cannot read.") from error
-        self.load_state_dict(state)
+            self.load_state_dict(state)
+        except (KeyError, TypeError, RuntimeError, IndexError) as error:
+            raise DamagedFileError(
+                f"Expected a training checkpoint at {path}; parts of it are missing or of another kind ({error!r})."
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "format": CHECKPOINT_FORMAT,
             "settings": asdict(self.settings),
-            "flow": self.flow.state_dict(),
-            "learner": self.learner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "objective": self._objective_name,
+            "about": self.about,
+            **self.learned(),
             "buffer": self.buffer.state_dict(),
-            "step_sizes": list(self.step_sizes),
+            "health": self.health.state_dict(),
             "basins": self.lifted.coefficients,
             "recent": list(self._recent),
             "random": self.generator.get_state(),
-            "counts": [self.iteration, self.updates, self.seconds, self.skipped, self.target.evaluations],
+            "counts": [self.iteration, self.updates, self.seconds, self.skipped],
+            "evaluations": [self.target.evaluations, self.counted.evaluations],
         }
 
+    def learned(self) -> dict[str, Any]:
+        """What a step of training changes and `take_back` brings back: flow, learner, optimizer, step sizes."""
+        return {
+            "flow": self.flow.state_dict(),
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step_sizes": list(self.step_sizes),
+        }
+
+    def take_back(self, learned: dict[str, Any]) -> None:
+        """Load what `learned` gave."""
+        self.flow.load_state_dict(learned["flow"])
+        self.learner.load_state_dict(learned["learner"])
+        self.optimizer.load_state_dict(learned["optimizer"])
+        self.step_sizes = list(learned["step_sizes"])
+
+    @property
+    def _objective_name(self) -> str:
+        return getattr(self.objective, "__name__", type(self.objective).__name__)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-            raise ValueError(f"Expected a training checkpoint of format {CHECKPOINT_FORMAT}; got another kind of file.")
         if state["settings"] != asdict(self.settings):
             raise ValueError(
                 f"Expected a checkpoint made with {asdict(self.settings)}; got one made with {state['settings']}. "
                 "Resume with the settings it was made with."
             )
+        if state["objective"] != self._objective_name:
+            raise ValueError(
+                f"Expected a checkpoint of the objective {self._objective_name}; got one of {state['objective']}. "
+                "Resume with the objective it was made with."
+            )
+        differing = [k for k in {**self.about, **state["about"]} if self.about.get(k) != state["about"].get(k)]
+        if differing:
+            raise ValueError(
+                f"Expected a checkpoint of the same {', '.join(differing)}; it was made with another. Resume with what "
+                "it was made with, or train anew in another folder."
+            )
         try:
-            self.flow.load_state_dict(state["flow"])
-            self.learner.load_state_dict(state["learner"])
+            self.take_back(state)
         except RuntimeError as error:
             raise ValueError(
                 "Expected a checkpoint of this flow; got one of another shape. Resume with the system and the flow "
                 "settings it was made with."
             ) from error
-        self.optimizer.load_state_dict(state["optimizer"])
         self.buffer.load_state_dict(state["buffer"])
-        self.step_sizes = list(state["step_sizes"])
+        self.health.load_state_dict(state["health"])
         self.lifted.coefficients = state["basins"]
         self._recent = deque(state["recent"], maxlen=self._recent.maxlen)
         self.generator.set_state(state["random"])
-        self.iteration, self.updates, self.seconds, self.skipped, self.target.evaluations = state["counts"]
+        self.iteration, self.updates, self.seconds, self.skipped = state["counts"]
+        self.target.evaluations, self.counted.evaluations = state["evaluations"]
 
 
 def _share(log_w: Tensor) -> float:
@@ -306,3 +369,7 @@ def _share(log_w: Tensor) -> float:
     if not torch.isfinite(log_w).any():
         return 0.0
     return effective_sample_size(log_w.cpu().numpy()) / len(log_w)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / max(len(values), 1)

@@ -112,17 +112,23 @@ def clipped(log_w: ArrayLike, fraction: float = CLIP_FRACTION) -> np.ndarray:
     return np.minimum(log_w, np.partition(log_w, -count - 1)[-count - 1])
 
 
-def pareto_khat(log_w: ArrayLike) -> float:
+def pareto_khat(log_w: ArrayLike, n: int | None = None) -> float:
     """Shape k of a generalised Pareto distribution fitted to the largest weights.
 
     Weights have a finite variance for k < 0.5 and a finite mean for k < 1. -inf for equal weights, which
     have no tail; inf where a handful of weights dwarfs all others; nan for fewer than 25 positive weights or
     a failed fit. Samples of weight zero say nothing about the tail and are left out. Vehtari, Simpson,
     Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 25 (2024), arXiv 1507.02646.
+
+    Parameters
+    ----------
+    log_w
+    n : int, optional
+        How many positive weights there are, where `log_w` holds only the largest, at least 3 sqrt(n) + 1 of them.
     """
     log_w = _checked(log_w)
     log_w = np.sort(log_w[log_w > -np.inf])
-    n = log_w.size
+    n = log_w.size if n is None else n
     if log_w[-1] - log_w[0] < 1e-12:
         return -np.inf
     if n < 25:
@@ -130,9 +136,11 @@ def pareto_khat(log_w: ArrayLike) -> float:
     tail = int(3.0 * np.sqrt(n)) if n > 225 else n // 5
     if log_w[-1] == log_w[-tail]:
         return -np.inf
+    if n > log_w.size:  # the tail is what counts: of the rest only how many, such that a fifth of all is no less
+        log_w = np.concatenate([np.full(5 * tail, log_w[0]), log_w])
     # The fit starts from the lower quartile of its tail. Where exp of that underflows beside the largest
     # weight it returns about 0, the best grade for the worst weights.
-    if log_w[-1] - log_w[n - tail + tail // 4] > 700.0:
+    if log_w[-1] - log_w[-tail + tail // 4] > 700.0:
         return np.inf
     with np.errstate(all="ignore"):
         khat = _fitted_khat(log_w, tail)
@@ -148,10 +156,10 @@ def _fitted_khat(log_w: np.ndarray, tail: int) -> float:
             import arviz
         except ImportError as error:
             raise ImportError("k-hat needs arviz-stats: pip install openmm_fab, or pip install arviz-stats.") from error
-        # reff is there for the tail's size: arviz rounds 3 sqrt(n / reff) up, arviz-stats 3 sqrt(n) down.
+        # reff is there for the tail's size: arviz rounds 3 sqrt(n / reff) up, arviz-stats down.
         return float(arviz.psislw(log_w, reff=9.0 * log_w.size / (tail - 0.5) ** 2)[1])
     # arviz-stats is made for log likelihoods and negates what it gets: +log_w would fit the smallest weights.
-    return float(array_stats.psislw(-log_w)[1])
+    return float(array_stats.psislw(-log_w, r_eff=9.0 * log_w.size / (tail + 0.5) ** 2)[1])
 
 
 def log_z(log_w: ArrayLike, block: ArrayLike | None = None) -> Estimate:
@@ -244,7 +252,11 @@ def trusted(log_w: ArrayLike) -> bool:
 
 def diagnosis(log_w: ArrayLike) -> str:
     """What k-hat and the effective sample size say about estimates made with these weights, in words."""
-    ess, khat = effective_sample_size(log_w), pareto_khat(log_w)
+    return diagnosed(effective_sample_size(log_w), pareto_khat(log_w))
+
+
+def diagnosed(ess: float, khat: float) -> str:
+    """The same from the two numbers."""
     if khat == -np.inf:
         tail = "equal weights"
     elif np.isnan(khat):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from examples import GaussianFlow
 from torch import Tensor
 
-from openmm_fab.ais import AISSettings, run_ais
+from openmm_fab.ais import AISSettings, adapted, anneal_to_target, run_ais
+from openmm_fab.kernels import KERNELS
 from openmm_fab.target import Gaussian
-from openmm_fab.weights import Estimate, log_z, z_score
+from openmm_fab.weights import Estimate, effective_sample_size, log_z, z_score
 
 MEAN = torch.tensor([1.5, -1.0, 0.8, 1.2, -1.4], dtype=torch.float64)
 STD = torch.tensor([0.5, 0.7, 0.4, 0.6, 0.3], dtype=torch.float64)
@@ -145,9 +147,131 @@ def test_settings_are_checked():
     for wrong in ({"intermediate": -1}, {"leapfrogs": 0}, {"step_size": 0.0}, {"acceptance": 1.0}):
         with pytest.raises(ValueError, match="Expected intermediate"):
             AISSettings(**wrong)
+    for wrong in ({"kernel": "gibbs"}, {"spacing": "quadratic"}):
+        with pytest.raises(ValueError, match="Expected a kernel of"):
+            AISSettings(**wrong)
+    for wrong in ({"ess_drop": 0.0}, {"resample": 1.5}):
+        with pytest.raises(ValueError, match="Expected 0 < ess_drop"):
+            AISSettings(**wrong)
 
 
 def test_costs_what_it_says():
     target = Gaussian(MEAN, STD)
     _run(AISSettings(intermediate=3, leapfrogs=4), 10, 0, target)
     assert target.evaluations == 10 * (1 + 3 * 4)
+
+
+SETTINGS = {
+    **{kernel: AISSettings(alpha=1.0, intermediate=3, leapfrogs=2, kernel=kernel) for kernel in KERNELS},
+    "geometric": AISSettings(alpha=1.0, intermediate=3, leapfrogs=2, spacing="geometric"),
+    "adaptive": AISSettings(alpha=1.0, intermediate=6, leapfrogs=2, spacing="adaptive", ess_drop=0.2),
+    "resampled": AISSettings(alpha=1.0, intermediate=3, leapfrogs=2, resample=1.0),
+    "resampled, alpha = 2": AISSettings(alpha=2.0, intermediate=3, leapfrogs=2, resample=0.5),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_option_is_calibrated(name):
+    """Means of w over many short and poor runs: unbiased for each kernel and spacing, resampled or not."""
+    settings = SETTINGS[name]
+    mean, std = torch.tensor([0.7], dtype=torch.float64), torch.tensor([0.7], dtype=torch.float64)
+    flow = GaussianFlow(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    exact = 1.0 if settings.alpha == 1 else _p_squared_over_q(0.7, 0.7)[0]
+    results = [_run(settings, 500, s, Gaussian(mean, std), flow, step=0.9) for s in range(60)]
+    w = torch.stack([r.log_w.exp().mean() for r in results])
+    error = float(w.std() / len(w) ** 0.5)
+    assert 1e-4 < error < 0.04 * exact
+    assert abs(float(w.mean()) - exact) < 4 * error
+    assert all(r.resampled > 0 for r in results) if settings.resample == 1 else True
+    # The weighted ends have the target's mean, too.
+    centre = 0.7 if settings.alpha == 1 else _p_squared_over_q(0.7, 0.7)[1]
+    averages = torch.stack([(r.log_w.softmax(0) * r.points.z[:, 0]).sum() for r in results])
+    assert abs(float(averages.mean()) - centre) < 4 * float(averages.std()) / 60**0.5 + 0.01
+
+
+def test_geometric_spacing():
+    ladder = AISSettings(intermediate=4, spacing="geometric").ladder
+    assert ladder[0] == 0.0 and ladder[1] == pytest.approx(0.01) and ladder[-1] == 1.0 and len(ladder) == 6
+    ratios = [b / a for a, b in pairwise(ladder[1:])]
+    assert ratios == pytest.approx([ratios[0]] * 4)
+    assert AISSettings(intermediate=0, spacing="geometric").ladder == [0.0, 1.0]
+
+
+def test_adaptive_spacing_loses_the_same_share_at_each_step():
+    """Recomputed from the definition (Zhou et al. 2016, eq. 4); the last step loses less."""
+    settings = AISSettings(alpha=1.0, intermediate=50, leapfrogs=3, spacing="adaptive", ess_drop=0.3)
+    result = _run(settings, 2000, 3)
+    ladder = result.ladder
+    assert ladder[0] == 0.0 and ladder[-1] == 1.0 and 3 <= len(ladder) < 50
+    assert len(result.acceptance) == len(ladder) - 2
+    ratio = result.start.log_p - result.start.log_q  # the first step, where all weights are one
+
+    def share(step: float) -> float:
+        u = (step * ratio).exp()
+        return float(u.mean() ** 2 / u.square().mean())
+
+    assert share(ladder[1]) == pytest.approx(0.7, abs=1e-4)
+    assert share(1.0) < 0.05  # in one step all would be lost
+    finer = _run(AISSettings(alpha=1.0, intermediate=50, leapfrogs=3, spacing="adaptive", ess_drop=0.1), 2000, 3)
+    assert len(finer.ladder) > len(ladder)
+    capped = _run(AISSettings(alpha=1.0, intermediate=2, leapfrogs=3, spacing="adaptive", ess_drop=0.1), 2000, 3)
+    assert len(capped.ladder) == 4 and capped.ladder[-1] == 1.0
+
+
+def test_an_easy_target_needs_no_density_between():
+    settings = AISSettings(alpha=1.0, intermediate=8, spacing="adaptive", ess_drop=0.2)
+    target = Gaussian(torch.zeros(5, dtype=torch.float64), torch.full((5,), 0.99, dtype=torch.float64))
+    result = _run(settings, 500, 0, target)
+    assert result.ladder == [0.0, 1.0] and result.acceptance == []
+
+
+def test_adaptive_spacing_passes_over_what_is_lost():
+    target = Cut(MEAN, STD, -torch.inf)
+    result = _run(
+        AISSettings(alpha=1.0, intermediate=30, leapfrogs=3, spacing="adaptive", ess_drop=0.3), 1000, 0, target
+    )
+    lost = result.start.z[:, 0] <= 0
+    assert lost.any() and torch.equal(lost, result.log_w == -torch.inf) and result.ladder[1] > 1e-4
+
+
+def test_resampling_levels_the_weights_and_keeps_their_mean():
+    """Just after it all weights are one number; far from the flow it is worth its while."""
+    few = AISSettings(alpha=1.0, intermediate=12, leapfrogs=3)
+    often = AISSettings(alpha=1.0, intermediate=12, leapfrogs=3, resample=0.5)
+    plain, resampled = _run(few, 2000), _run(often, 2000)
+    assert plain.resampled == 0 < resampled.resampled
+    ess = [effective_sample_size(r.log_w.numpy()) / 2000 for r in (plain, resampled)]
+    assert ess[1] > 0.5 > ess[0]
+    errors = [float(log_z(_run(often, 500, s).log_w.numpy()).value) - LOG_Z for s in range(8)]
+    assert max(map(abs, errors)) < 0.5
+    x = resampled.points.z
+    w = resampled.log_w.softmax(0)[:, None]
+    assert ((w * x).sum(0) - MEAN).abs().max() < 0.1
+    assert ((w * (x - MEAN) ** 2).sum(0).sqrt() / STD - 1).abs().max() < 0.15
+
+
+def test_resampling_drops_the_lost_and_still_counts_them():
+    mean, std = torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.8], dtype=torch.float64)
+    flow = GaussianFlow(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    settings = AISSettings(1.0, intermediate=3, leapfrogs=3, resample=1.0)
+    result = _run(settings, 20_000, 0, Cut(mean, std, -torch.inf), flow)
+    assert torch.isfinite(result.log_w).all() and (result.points.z > 0).all()
+    exact = math.log(0.5 * math.erfc(-0.5 / 0.8 / math.sqrt(2)))
+    assert abs(float(result.log_w.exp().mean().log()) - exact) < 0.03
+
+
+def test_step_sizes_of_densities_not_reached_stay():
+    result = _run(AISSettings(intermediate=2, leapfrogs=2), 100)
+    steps = adapted([0.1, 0.1, 0.1], result, goal=0.65)
+    assert steps[2] == 0.1 and all(s != 0.1 for s in steps[:2])
+
+
+def test_anneal_to_target():
+    settings = AISSettings(alpha=1.0, intermediate=8, leapfrogs=4)
+    target = Gaussian(MEAN, STD, LOG_Z)
+    points, log_w = anneal_to_target(FLOW, target, 2500, settings, torch.Generator().manual_seed(0), batch=1000)
+    assert points.z.shape == (2500, 5) and log_w.shape == (2500,)
+    torch.testing.assert_close(points.log_p, target.log_prob(points.z))
+    torch.testing.assert_close(points.log_q, FLOW.log_prob(points.z))
+    estimate = log_z(log_w.numpy())
+    assert estimate.error < 0.15 and abs(z_score(estimate, Estimate(LOG_Z, 0.0))) < 4

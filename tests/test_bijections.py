@@ -134,7 +134,7 @@ def _flow(lines: int, circles: int, layers: int) -> Bijection:
     def one_way(z: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         log_det = torch.zeros_like(z[:, 0])
         for layer in stack if inverse else stack[::-1]:
-            z, change = flow._couple(z, layer, inverse)
+            z, change = flow.couple(z, layer, inverse)
             log_det = log_det + change
         return z, log_det
 

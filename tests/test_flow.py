@@ -225,6 +225,41 @@ def test_state_dict_round_trip():
     assert torch.equal(other.log_prob(z), flow.log_prob(z))
 
 
+def test_scale_is_the_unit_of_lines():
+    """z = scale * y on lines, of a flow with the same weights and scale one; angles stay."""
+    plain, wide = (_flow(3, 2, settings=FlowSettings(layers=4, hidden=16, bins=5, bound=4.0, scale=s)) for s in (1, 20))
+    unit = torch.where(plain.periodic, 1.0, 20.0).double()
+    z = _points(plain, 50)
+    torch.testing.assert_close(wide.log_prob(z * unit), plain.log_prob(z) - 3 * math.log(20), atol=1e-10, rtol=0)
+    (a, log_a), (b, log_b) = (flow.sample(100, _random(3)) for flow in (plain, wide))
+    torch.testing.assert_close(b, a * unit, atol=1e-9, rtol=0)
+    torch.testing.assert_close(log_b, log_a - 3 * math.log(20), atol=1e-10, rtol=0)
+    torch.testing.assert_close(wide.log_prob(b), log_b, atol=1e-8, rtol=0)
+
+
+def test_samples_with_a_graph():
+    """rsample's numbers are sample's, and its gradient that of differences over the same random numbers."""
+    flow = _flow(3, 2)
+    (z, log_q), (same, same_log_q) = flow.rsample(40, _random(8)), flow.sample(40, _random(8))
+    assert torch.equal(z, same) and torch.equal(log_q, same_log_q) and not same.requires_grad
+    weights = torch.randn(z.shape, generator=_random(9), dtype=z.dtype)
+
+    def value() -> Tensor:
+        z, log_q = flow.rsample(40, _random(8))
+        return (weights * torch.where(flow.periodic, z.sin(), z)).sum() + log_q.sum()
+
+    value().backward()
+    directions = [torch.randn(p.shape, generator=_random(6), dtype=p.dtype) for p in flow.parameters()]
+    expected = sum(float((p.grad * d).sum()) for p, d in zip(flow.parameters(), directions, strict=True))
+    values = []
+    for step in (1e-6, -2e-6):
+        with torch.no_grad():
+            for p, d in zip(flow.parameters(), directions, strict=True):
+                p += step * d
+            values.append(float(value()))
+    assert np.isclose((values[0] - values[1]) / 2e-6, expected, rtol=1e-5) and abs(expected) > 0.1
+
+
 def test_wrong_input():
     flow = _flow(2, 1)
     for shape in ((4, 2), (3,), (2, 4, 3)):
@@ -232,7 +267,7 @@ def test_wrong_input():
             flow.log_prob(torch.zeros(shape))
     with pytest.raises(ValueError, match="at least one coordinate"):
         CouplingFlow(torch.zeros(0, dtype=torch.bool))
-    for wrong in ({"layers": 1}, {"layers": 3}, {"hidden": 0}, {"bins": 1}, {"bound": 0.0}):
+    for wrong in ({"layers": 1}, {"layers": 3}, {"hidden": 0}, {"bins": 1}, {"bound": 0.0}, {"scale": 0.0}):
         with pytest.raises(ValueError, match="Expected an even number of layers"):
             FlowSettings(**wrong)
 

@@ -332,7 +332,7 @@ def test_without_a_compiler_training_goes_on(system, energy, monkeypatch):
         raise RuntimeError("no g++ here\nand a long story")
 
     monkeypatch.setattr(generator.flow, "compile", compile)
-    with pytest.warns(UserWarning, match=r"goes on without torch.compile.*no g\+\+ here\. On CPU"):
+    with pytest.warns(UserWarning, match=r"Goes on without torch.compile.*no g\+\+ here\. On CPU"):
         history = generator.train(Budget(iterations=1), **{**QUIET, "compile": True})
     assert len(history) == 1
 

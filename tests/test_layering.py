@@ -25,9 +25,26 @@ ORDER = (
     *("topology", "checks", "inputs", "system", "preparation", "energy"),
     *("rings", "zmatrix", "amides", "symmetry", "constraints", "placement", "scales", "summary", "coordinates"),
     # the seam, and the sampler behind it
-    *("target", "splines", "flow", "path", "hmc", "ais", "buffer", "basins", "objectives", "train", "progress"),
+    *("target", "splines", "resampled", "flow", "path", "hmc", "kernels", "ais", "buffer", "basins", "watch"),
+    *("objectives", "train", "snf", "metrics", "progress"),
     # what comes of it
-    *("free_energy", "ensemble", "generator", "presets", "md", "compare", "moves", "plots", "view", "interop"),
+    *(
+        "free_energy",
+        "export",
+        "netcdf",
+        "ensemble",
+        "stream",
+        "generator",
+        "presets",
+        "pretrained",
+        "md",
+        "compare",
+        "moves",
+        "plots",
+        "view",
+        "report",
+        "interop",
+    ),
     # the doors
     *("__init__", "cli", "__main__"),
 )
@@ -35,11 +52,14 @@ ORDER = (
 OPENED_ON_USE = {"plots", "view"}
 
 # Nothing here has seen an atom.
-BEHIND_SEAM = {"splines", "flow", "weights", "path", "hmc", "ais", "buffer", "basins", "objectives", "train"}
+BEHIND_SEAM = {"splines", "resampled", "flow", "weights", "path", "hmc", "kernels", "ais", "buffer", "basins", "watch"}
+BEHIND_SEAM |= {"objectives", "train", "snf", "metrics"}
 ATOMS = {"openmm", "mdtraj"}
 ATOM_ROOMS = {"topology", "system", "energy", "zmatrix", "coordinates"}
 
-OPTIONAL = {"matplotlib", "nglview", "openmmtools", "pdbfixer", "pymbar", "bgflow", "arviz_stats", "arviz"}
+OPTIONAL = {"matplotlib", "nglview", "openmmtools", "pdbfixer", "pymbar", "bgflow", "arviz_stats", "arviz"} | {
+    *("arviz_base", "pandas", "wandb", "xarray"),
+}
 
 
 @dataclass(frozen=True)

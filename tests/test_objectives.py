@@ -1,4 +1,4 @@
-"""FAB's loss against the gradient of the alpha-divergence by quadrature."""
+"""Every objective's gradient against that of its divergence by quadrature."""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from openmm_fab.objectives import fab_buffer_loss
+from openmm_fab.ais import AISSettings
+from openmm_fab.objectives import (
+    OBJECTIVES,
+    MaximumLikelihood,
+    alpha_divergence,
+    fab,
+    fab_buffer_loss,
+    fab_no_buffer,
+    named,
+    reverse_kl,
+    weighted_loss,
+)
+from openmm_fab.target import Target
+from openmm_fab.train import Budget, Trainer, TrainSettings
 
 X = torch.linspace(-14, 14, 400_001, dtype=torch.float64)
 
@@ -69,3 +82,171 @@ def test_adjustment():
     assert not log_adjustment.requires_grad
     loss.backward()
     torch.testing.assert_close(log_q.grad, -torch.tensor([1.0, math.exp(-1.0), 10.0]) / 3)
+
+
+class Normal(nn.Module):
+    """A flow of one coordinate with two parameters: mean and log of the deviation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([0.1, 0.3], dtype=torch.float64))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return _log_normal(z[:, 0], *self.theta)
+
+    def rsample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(n, 1, generator=generator, dtype=torch.float64)
+        z = self.theta[0] + self.theta[1].exp() * noise
+        return z, self.log_prob(z)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return self.rsample(n, generator)
+
+    def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.theta.detach()
+        return self.log_prob(z).detach(), (mean - z) * (-2 * log_std).exp()
+
+
+class Peaks(Target):
+    dim, periodic = 1, torch.zeros(1, dtype=torch.bool)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return _log_p(z[:, 0])
+
+
+class Half(Peaks):
+    """No density below -0.5."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return torch.where(z[:, 0] > -0.5, super().log_prob(z), -torch.inf)
+
+
+LOG_Z = torch.logsumexp(_log_p(X), 0) + (X[1] - X[0]).log()
+
+
+def _samples(n: int, generator: torch.Generator) -> Tensor:
+    """Exact, from the quantiles of a grid."""
+    cumulative = torch.cumsum((_log_p(X) - LOG_Z).exp(), 0) * (X[1] - X[0])
+    u = torch.rand(n, generator=generator, dtype=torch.float64)
+    return X[torch.searchsorted(cumulative, u).clamp(max=len(X) - 1)][:, None]
+
+
+def _kl_to_target(theta: Tensor) -> Tensor:
+    log_q = _log_normal(X, *theta)
+    return torch.trapezoid(log_q.exp() * (log_q - _log_p(X)), X)
+
+
+def _kl_from_target(theta: Tensor) -> Tensor:
+    return -torch.trapezoid((_log_p(X) - LOG_Z).exp() * _log_normal(X, *theta), X)
+
+
+def _alpha_divergence(theta: Tensor, alpha: float = 2.0) -> Tensor:
+    """log of the integral of p^alpha q^(1 - alpha), over alpha - 1: what self-normalised weights descend."""
+    return torch.logsumexp(alpha * _log_p(X) + (1 - alpha) * _log_normal(X, *theta), 0) / (alpha - 1)
+
+
+EXACT = {
+    "reverse_kl": (reverse_kl, _kl_to_target),
+    "maximum_likelihood": (MaximumLikelihood(_samples), _kl_from_target),
+    "alpha_divergence": (alpha_divergence, _alpha_divergence),
+    "fab_no_buffer": (fab_no_buffer, _alpha_divergence),
+    "fab": (fab, _alpha_divergence),
+}
+
+
+def _trainer(
+    objective, target: Target | None = None, batch: int = 4000, updates: int = 16, filling: int = 4
+) -> Trainer:
+    settings = TrainSettings(
+        batch=batch,
+        updates=updates,
+        buffer_min=filling * updates,
+        buffer_max=filling * updates,
+        basin_share=0.0,
+        ais=AISSettings(intermediate=2, leapfrogs=3, step_size=0.4),
+    )
+    random = torch.Generator().manual_seed(0)
+    return Trainer(Normal(), target or Peaks(), Budget(iterations=10), settings, random, objective)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_gradients_are_those_of_the_divergence(name):
+    """Mean over independent batches of an unmoved flow, in its standard errors; and it is no zero."""
+    objective, divergence = EXACT[name]
+    theta = torch.tensor([0.1, 0.3], dtype=torch.float64, requires_grad=True)
+    (exact,) = torch.autograd.grad(divergence(theta), theta)
+    # A draw without replacement is one by weights only if it is small beside the buffer.
+    trainer = _trainer(objective, batch=800, updates=12, filling=40) if name == "fab" else _trainer(objective)
+    gradients = torch.stack([torch.autograd.grad(loss, trainer.learner.theta)[0] for loss in objective(trainer)])
+    assert len(gradients) == trainer.settings.updates
+    error = gradients.std(0) / len(gradients) ** 0.5
+    z = (gradients.mean(0) - exact) / error
+    assert (error < 0.05 * exact.abs().max()).all() and exact.abs().min() > 0.05
+    # Self-normalised weights are biased by O(1 / batch), here well below the errors.
+    assert z.abs().max() < 4, (gradients.mean(0), exact, error)
+
+
+def test_reverse_kl_values_are_the_divergence():
+    trainer = _trainer(reverse_kl)
+    values = torch.stack([loss.detach() for loss in reverse_kl(trainer)])
+    exact = float(_kl_to_target(torch.tensor([0.1, 0.3], dtype=torch.float64)))
+    assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / len(values) ** 0.5
+
+
+def test_reverse_kl_leaves_out_samples_without_density():
+    trainer = _trainer(reverse_kl, Half(), updates=1)
+    (loss,) = reverse_kl(trainer)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(trainer.learner.theta.grad).all()
+    assert 0.2 < (trainer._recent[-1] == -torch.inf).double().mean() < 0.5  # and counts them
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_steps_are_counted(name):
+    """Evaluations of target and flow, by hand: a pass of annealing has one for its start, and one a leapfrog step."""
+    objective, _ = EXACT[name]
+    trainer = _trainer(objective, batch=10, updates=2)
+    list(objective(trainer))
+    # Of the middle third, where q has an exponent, two gradients of the flow: at the start and the end of its moves.
+    passes = {"fab": 8, "fab_no_buffer": 2}.get(name, 0)
+    target = {"reverse_kl": 2, "alpha_divergence": 2}.get(name, passes * 7)
+    assert trainer.target.evaluations == 10 * target
+    flow = {"reverse_kl": 2, "maximum_likelihood": 2, "alpha_divergence": 4}
+    # sample, then per density a gradient at the start where none is known and one a leapfrog step; then the loss
+    assert trainer.counted.evaluations == 10 * flow.get(name, passes * (1 + 1 + 3 + 3) + 2)
+
+
+def test_reverse_kl_needs_samples_with_a_graph():
+    class Plain:
+        pass
+
+    trainer = _trainer(reverse_kl)
+    trainer.learner = Plain()
+    with pytest.raises(ValueError, match="Expected a flow with rsample"):
+        next(reverse_kl(trainer))
+
+
+def test_maximum_likelihood_draws_from_given_samples():
+    samples = torch.arange(3.0, dtype=torch.float64)[:, None]
+    trainer = _trainer(MaximumLikelihood(samples), batch=3000, updates=1)
+    (loss,) = trainer.objective(trainer)
+    exact = -trainer.learner.log_prob(samples).detach()
+    assert float(loss.detach()) == pytest.approx(float(exact.mean()), abs=5 * float(exact.std()) / 3000**0.5)
+
+
+def test_weighted_loss():
+    log_q = torch.tensor([-1.0, -2.0, -3.0, torch.nan], requires_grad=True)
+    loss = weighted_loss(log_q, torch.tensor([0.0, math.log(3.0), -torch.inf, torch.nan]))
+    assert float(loss) == pytest.approx(0.25 * 1 + 0.75 * 2)
+    loss.backward()
+    torch.testing.assert_close(log_q.grad, torch.tensor([-0.25, -0.75, 0.0, 0.0]))
+
+
+def test_names():
+    for name, objective in OBJECTIVES.items():
+        assert named(name) is objective
+    assert isinstance(named("maximum_likelihood", torch.zeros(3, 1)), MaximumLikelihood)
+    for wrong in (("maximum_likelihood", None), ("fab", torch.zeros(3, 1)), ("fob", None)):
+        with pytest.raises(ValueError, match="Expected one of"):
+            named(*wrong)

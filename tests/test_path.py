@@ -10,18 +10,18 @@ from examples import GaussianFlow
 
 from openmm_fab.hmc import hmc
 from openmm_fab.path import Path, Points
-from openmm_fab.target import DoubleWells, Gaussian
+from openmm_fab.target import Gaussian, ManyWell
 
 FLOW = GaussianFlow(torch.tensor([0.3, -0.2], dtype=torch.float64), torch.tensor([1.1, 0.9], dtype=torch.float64))
 
 
 def _points(target=None, n: int = 7) -> Points:
     z, _ = FLOW.sample(n, torch.Generator().manual_seed(1))
-    return Points.at(z, FLOW, target or DoubleWells(pairs=1), flow_gradient=True)
+    return Points.at(z, FLOW, target or ManyWell(2), flow_gradient=True)
 
 
 def test_points_know_flow_and_target():
-    target, points = DoubleWells(pairs=1), _points()
+    target, points = ManyWell(2), _points()
     torch.testing.assert_close(points.log_q, FLOW.log_prob(points.z))
     torch.testing.assert_close(points.log_p, target.log_prob(points.z))
 
@@ -47,7 +47,7 @@ def test_between_the_ends_the_path_is_geometric():
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
 @pytest.mark.parametrize("lam", [0.0, 0.4, 1.0])
 def test_gradient_against_finite_differences(alpha, lam):
-    target, path, h = DoubleWells(pairs=1), Path(alpha), 1e-5
+    target, path, h = ManyWell(2), Path(alpha), 1e-5
     points = _points(target)
     gradient = path.gradient(points, lam)
     for k in range(2):
@@ -59,7 +59,7 @@ def test_gradient_against_finite_differences(alpha, lam):
 
 
 def test_another_lam_costs_no_evaluation():
-    target = DoubleWells(pairs=1)
+    target = ManyWell(2)
     points = _points(target, n=7)
     assert target.evaluations == 7
     for lam in (0.0, 0.5, 1.0):
@@ -105,7 +105,7 @@ class Counting(GaussianFlow):
 @pytest.mark.parametrize("lam, values, gradients", [(0.5, 1, 0), (0.25, 0, 5)])
 def test_the_flows_gradient_is_taken_only_where_it_counts(lam, values, gradients):
     """In the middle of FAB's path stands p alone."""
-    target, flow = DoubleWells(pairs=1), Counting()
+    target, flow = ManyWell(2), Counting()
     start = replace(_points(target), grad_log_q=None)
     end, _ = hmc(start, Path(2.0), lam, flow, target, 0.1, 4, torch.Generator().manual_seed(0))
     assert (flow.values, flow.gradients) == (values, gradients)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
+from scipy.stats import chi2, kstest, multivariate_normal, norm
 from torch import Tensor
 
 from openmm_fab.coordinates import InternalCoordinates
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.system import MolecularSystem
-from openmm_fab.target import BoltzmannTarget, DoubleWells, Gaussian, Target, VonMises
+from openmm_fab.target import BoltzmannTarget, Gaussian, GaussianMixture, ManyWell, Target, VonMises
 
 
 def _random(seed: int) -> torch.Generator:
@@ -27,7 +29,7 @@ CLOSED_FORMS = {
     "gaussian": Gaussian(_double(1.0, -2.0), _double(0.5, 3.0), log_z=1.5),
     "von Mises": VonMises(_double(0.5, 3.0), _double(2.0, 0.3)),
     "von Mises, 3 modes": VonMises(_double(0.5, -1.0), _double(2.0, 30.0), modes=3),
-    "double wells": DoubleWells(1),
+    "many well": ManyWell(2),
 }
 
 
@@ -59,13 +61,99 @@ def test_von_mises_modes_are_equal():
     assert values[0] > target.log_prob(z + math.pi / 3).max() + 7.9  # 2 kappa
 
 
-def test_double_wells():
-    target = DoubleWells(3)
+def test_many_well():
+    target = ManyWell(6)
     assert target.dim == 6 and not target.periodic.any()
     z = torch.tensor([[1.7, 0.3, -1.7, -1.0, 0.0, 2.0]], dtype=torch.float64)
     u = sum(a**4 - 6 * a**2 - a / 2 + b**2 / 2 for a, b in zip(z[0, ::2].tolist(), z[0, 1::2].tolist(), strict=True))
     assert abs(float(target.log_prob(z)[0]) + u) < 1e-12
-    assert abs(target.log_z - 3 * DoubleWells(1).log_z) < 1e-9
+    assert abs(target.log_z - 3 * ManyWell(2).log_z) < 1e-9
+    # The paper's own constant for one well.
+    assert ManyWell(2).log_z == pytest.approx(math.log(11784.50927) + 0.5 * math.log(2 * math.pi), abs=1e-7)
+    for wrong in (0, 3):
+        with pytest.raises(ValueError, match="even number of dimensions"):
+            ManyWell(wrong)
+
+
+def test_many_well_modes():
+    target = ManyWell(6)
+    assert target.modes.shape == (8, 6) and len(target.modes.unique(dim=0)) == 8
+    assert (target.modes[:, ::2].abs() - 1.7).abs().max() < 1e-6 and not target.modes[:, 1::2].any()
+    assert target.mode_of(target.modes).tolist() == list(range(8)) and target.modes_found(target.modes[2:5]) == 3
+    large = ManyWell(60)  # 2^30 modes: some of them
+    assert large.modes.shape == (2**16, 60) and large.modes_found(large.modes[:1000]) == 1000
+
+
+def test_many_well_samples():
+    """Kolmogorov-Smirnov against distribution functions by quadrature; pairs and samples are independent."""
+    target, n = ManyWell(4), 20_000
+    z = target.sample(n, _random(0)).double().numpy()
+    x = np.linspace(-4, 4, 20_001)
+    density = np.exp(-(x**4) + 6 * x**2 + 0.5 * x)
+    cdf = np.concatenate([[0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
+    for column in (0, 2):
+        assert kstest(z[:, column], lambda v: np.interp(v, x, cdf / cdf[-1])).pvalue > 1e-3
+    for column in (1, 3):
+        assert kstest(z[:, column], norm.cdf).pvalue > 1e-3
+    left = (z[:, [0, 2]] < 0).astype(int)
+    counts = np.bincount(2 * left[:, 0] + left[:, 1], minlength=4)
+    share = np.array([cdf[-1] - np.interp(0, x, cdf), np.interp(0, x, cdf)]) / cdf[-1]
+    expected = n * np.outer(share, share).ravel()
+    assert expected.min() > 100 and chi2.sf(((counts - expected) ** 2 / expected).sum(), 3) > 1e-3
+    assert np.abs(np.corrcoef(z.T) - np.eye(4)).max() < 4 / math.sqrt(n)
+
+
+def test_gmm40_is_the_papers():
+    """40 locations from torch's generator of seed 0 and standard deviations softplus(1), against scipy."""
+    target = GaussianMixture()
+    torch.manual_seed(0)  # as the paper's code does
+    places = (torch.rand((40, 2)) - 0.5) * 2 * 40
+    assert torch.equal(target.modes, places) and target.dim == 2 and target.log_z == 0.0
+    std = float(torch.nn.functional.softplus(torch.tensor(1.0, dtype=torch.float64)))
+    assert target.std == pytest.approx(std)
+    z = 20 * torch.randn(50, 2, generator=_random(1), dtype=torch.float64)
+    exact = np.mean([multivariate_normal(m, std**2).pdf(z.numpy()) for m in places.double().numpy()], axis=0)
+    np.testing.assert_allclose(target.log_prob(z).numpy(), np.log(exact), rtol=1e-9)
+
+
+def test_gmm40_samples():
+    """Every component as often, and normal about its place with the right width."""
+    target, n = GaussianMixture(), 40_000
+    z = target.sample(n, _random(0))
+    assert target.modes_found(z) == 40 and (target.mode_of(z) >= 0).double().mean() > 0.999
+    line = torch.linspace(-50, 50, 301, dtype=torch.float64)
+    log_p = target.log_prob(torch.cartesian_prod(line, line))
+    p = log_p.exp() * (100 / 300) ** 2
+    assert float(p.sum()) == pytest.approx(1, abs=1e-6)
+    drawn = target.log_prob(z).double()
+    assert abs(float(drawn.mean() - (p * log_p).sum())) < 4 * float(drawn.std()) / math.sqrt(n)
+    far = torch.cdist(target.modes, target.modes).fill_diagonal_(torch.inf).min(1).values > 8 * target.std
+    assert far.sum() >= 4
+    index = target.mode_of(z)
+    counts = torch.bincount(index[index >= 0], minlength=40)[far].numpy()
+    expected = n / 40 * (1 - math.exp(-0.5 * target.REACH**2))
+    assert chi2.sf(((counts - expected) ** 2 / expected).sum(), len(counts)) > 1e-3
+    for k in torch.nonzero(far)[:, 0]:
+        d = ((z[index == k] - target.modes[k]) / target.std).double().numpy()
+        assert kstest(d.ravel(), norm.cdf).pvalue > 1e-4
+
+
+def test_modes_are_found():
+    target = GaussianMixture(components=5, width=100.0)
+    assert target.modes_found(target.modes[:3]) == 3
+    assert target.modes_found(target.modes[:1] + 3.9 * target.std * torch.tensor([1.0, 0.0])) == 1
+    assert target.modes_found(target.modes[:1] + 4.1 * target.std * torch.tensor([1.0, 0.0])) == 0
+
+
+@pytest.mark.parametrize("target", [GaussianMixture(4, width=5.0), ManyWell(4)])
+def test_samples_agree_with_the_density(target):
+    """E_p[g / p] = 1 for any density g that p covers: here a normal one at a mode, whatever the normalisation says."""
+    z = target.sample(50_000, _random(2)).double()
+    centre, width = target.modes[-1].double(), 0.3
+    g = torch.distributions.Normal(centre, width).log_prob(z).sum(1)
+    ratio = (g - target.log_prob(z) + target.log_z).exp()
+    error = float(ratio.std()) / math.sqrt(len(z))
+    assert error < 0.05 and abs(float(ratio.mean()) - 1) < 4 * error
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from openmm_fab.ais import AISSettings
 from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.target import DoubleWells, Gaussian, Target, VonMises
+from openmm_fab.objectives import OBJECTIVES, MaximumLikelihood, replay
+from openmm_fab.snf import StochasticFlow
+from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
 from openmm_fab.train import Budget, Trainer, TrainingError, TrainSettings
 from openmm_fab.weights import Estimate, effective_sample_size, log_z, normalized_weights, z_score
 
@@ -33,12 +35,21 @@ class Mixed(Target):
         return self.lines.log_prob(z[:, ::2]) + self.angles.log_prob(z[:, 1::2])
 
 
+EVERY = OBJECTIVES | {"maximum_likelihood": MaximumLikelihood(ManyWell(2).sample), "snf": StochasticFlow()}
+
+
 def _trainer(
-    target: Target, settings: TrainSettings, iterations: int, seed: int = 0, hidden: int = 16, layers: int = 2
+    target: Target,
+    settings: TrainSettings,
+    iterations: int,
+    seed: int = 0,
+    hidden: int = 16,
+    layers: int = 2,
+    objective=OBJECTIVES["fab"],
 ):
     random = torch.Generator().manual_seed(seed)
     flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), random)
-    return Trainer(flow, target, Budget(iterations=iterations), settings, random)
+    return Trainer(flow, target, Budget(iterations=iterations), settings, random, objective)
 
 
 def _log_w(trainer: Trainer, n: int) -> tuple[Tensor, Tensor]:
@@ -47,7 +58,7 @@ def _log_w(trainer: Trainer, n: int) -> tuple[Tensor, Tensor]:
 
 
 def test_learns_double_wells():
-    target = DoubleWells(pairs=2)
+    target = ManyWell(4)
     trainer = _trainer(target, LEARN, iterations=45, hidden=48, layers=6)
     _, before = _log_w(trainer, 8192)
     assert effective_sample_size(before.numpy()) < 0.05 * 8192
@@ -85,26 +96,68 @@ def test_learns_angles_and_lines():
         assert float(w[(z[:, k] - mean).cos() > 0].sum()) == pytest.approx(0.5, abs=0.04)  # both modes
 
 
-def test_resumed_is_uninterrupted(tmp_path):
-    whole = _trainer(DoubleWells(1), SMALL, 6)
+@pytest.mark.parametrize("name", EVERY)
+def test_resumed_is_uninterrupted(tmp_path, name):
+    whole = _trainer(ManyWell(2), SMALL, 6, objective=EVERY[name])
     infos = list(whole)
 
-    first = _trainer(DoubleWells(1), SMALL, 6)
+    first = _trainer(ManyWell(2), SMALL, 6, objective=EVERY[name])
     for info in first:
         if info["iteration"] == 3:
             break
     first.save(tmp_path / "checkpoint.pt")
-    second = _trainer(DoubleWells(1), SMALL, 6, seed=77)  # everything random comes out of the file
+    second = _trainer(ManyWell(2), SMALL, 6, seed=77, objective=EVERY[name])  # everything random comes out of the file
     second.load(tmp_path / "checkpoint.pt")
     rest = list(second)
 
     assert [i["iteration"] for i in rest] == [4, 5, 6]
     for a, b in zip(infos[3:], rest, strict=True):
-        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+        assert _comparable(a) == _comparable(b)
     states = [{k: v for k, v in t.state_dict().items() if k != "counts"} for t in (whole, second)]
     _check_equal(*states)
     assert whole.target.evaluations == second.target.evaluations and whole.updates == second.updates
-    assert whole.buffer.size == 8 * 32  # full, and already overwritten
+    assert whole.counted.evaluations == second.counted.evaluations > 0
+    if name == "fab":
+        assert whole.buffer.size == 8 * 32  # full, and already overwritten
+
+
+def _comparable(info: dict[str, float]) -> dict[str, float | str]:
+    """nan equals nan here."""
+    return {k: "nan" if math.isnan(v) else v for k, v in info.items() if k != "seconds"}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_objective_learns(name):
+    """A normal target off the flow's middle, for which all of them are good."""
+    target = Gaussian(torch.tensor([0.8, -0.6]), torch.tensor([0.6, 1.3]))
+    settings = TrainSettings(
+        batch=128, updates=4, buffer_min=4, buffer_max=16, warmup=5, learning_rate=1e-2, averaging=0.9
+    )
+    objective = EVERY[name]
+    if name == "maximum_likelihood":
+        samples = target.mean + target.std * torch.randn(2000, 2, generator=torch.Generator().manual_seed(5))
+        objective = MaximumLikelihood(samples)
+    trainer = _trainer(target, settings, 25, objective=objective)
+    _, before = _log_w(trainer, 4096)
+    history = list(trainer)
+    if name == "snf":
+        z, log_q = objective.push(trainer.flow, target, 4096, torch.Generator().manual_seed(99))
+        log_w = (target.log_prob(z) - log_q).detach().double()
+    else:
+        _, log_w = _log_w(trainer, 4096)
+    assert effective_sample_size(before.numpy()) < 0.6 * 4096
+    assert effective_sample_size(log_w.numpy()) > 0.85 * 4096
+    if name in ("fab", "fab_no_buffer"):
+        assert history[-1]["ess_ais"] > 0.5
+    else:
+        assert math.isnan(history[-1]["ess_ais"]) and history[-1]["buffer"] == 0
+    assert math.isnan(history[-1]["ess_flow"]) == (name == "maximum_likelihood")
+
+
+def test_checkpoints_of_other_objectives_are_refused(tmp_path):
+    path = _trainer(ManyWell(2), SMALL, 2).save(tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="Expected a checkpoint of the objective reverse_kl; got one of fab"):
+        _trainer(ManyWell(2), SMALL, 2, objective=EVERY["reverse_kl"]).load(path)
 
 
 def _check_equal(a, b) -> None:
@@ -122,7 +175,7 @@ def _check_equal(a, b) -> None:
 
 
 def test_foreign_checkpoints_are_refused(tmp_path):
-    trainer, path = _trainer(DoubleWells(1), SMALL, 2), tmp_path / "checkpoint.pt"
+    trainer, path = _trainer(ManyWell(2), SMALL, 2), tmp_path / "checkpoint.pt"
     path.write_text("no checkpoint")
     with pytest.raises(ValueError, match="Expected a training checkpoint"):
         trainer.load(path)
@@ -136,13 +189,13 @@ def test_foreign_checkpoints_are_refused(tmp_path):
 
 
 def test_checkpoints_of_other_settings_are_refused(tmp_path):
-    path = _trainer(DoubleWells(1), SMALL, 2).save(tmp_path / "checkpoint.pt")
+    path = _trainer(ManyWell(2), SMALL, 2).save(tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="Resume with the settings"):
-        _trainer(DoubleWells(1), TrainSettings(batch=64, updates=2, buffer_min=4, buffer_max=8), 2).load(path)
+        _trainer(ManyWell(2), TrainSettings(batch=64, updates=2, buffer_min=4, buffer_max=8), 2).load(path)
     with pytest.raises(ValueError, match="of another shape"):
-        _trainer(DoubleWells(1), SMALL, 2, hidden=8).load(path)
+        _trainer(ManyWell(2), SMALL, 2, hidden=8).load(path)
     with pytest.raises(ValueError, match="of another shape"):
-        _trainer(DoubleWells(2), SMALL, 2).load(path)
+        _trainer(ManyWell(4), SMALL, 2).load(path)
 
 
 def test_broken_losses_end_training():
@@ -151,7 +204,7 @@ def test_broken_losses_end_training():
             log_q = super().log_prob(z)
             return log_q * torch.nan if self.broken else log_q
 
-    target, random = DoubleWells(1), torch.Generator().manual_seed(0)
+    target, random = ManyWell(2), torch.Generator().manual_seed(0)
     flow = Broken(target.periodic, FlowSettings(layers=2, hidden=16), random)
     flow.broken = False
     trainer = Trainer(flow, target, Budget(iterations=100), SMALL, random)
@@ -160,23 +213,23 @@ def test_broken_losses_end_training():
     trainer.learner.broken = True
     with pytest.raises(TrainingError, match="Expected finite losses; got nan"):
         for _ in range(40):
-            trainer.learn()
+            trainer.learn(replay(trainer))
     assert all(torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("buffer_min", [2, 16])
 def test_a_target_without_valid_points_ends_training(buffer_min):
-    class Nowhere(DoubleWells):
+    class Nowhere(ManyWell):
         def log_prob(self, z: Tensor) -> Tensor:
             return super().log_prob(z) * torch.nan
 
     settings = TrainSettings(batch=8, updates=1, buffer_min=buffer_min, buffer_max=32)
     with pytest.raises(TrainingError, match="non-finite energy"):
-        next(iter(_trainer(Nowhere(1), settings, 5)))
+        next(iter(_trainer(Nowhere(2), settings, 5)))
 
 
 def test_budget_by_evaluations():
-    trainer = _trainer(DoubleWells(1), SMALL, 1)
+    trainer = _trainer(ManyWell(2), SMALL, 1)
     trainer.budget = Budget(evaluations=3000)
     history = list(trainer)
     assert history[-1]["evaluations"] >= 3000 > history[-2]["evaluations"]
@@ -184,7 +237,7 @@ def test_budget_by_evaluations():
 
 
 def test_budget_by_time():
-    trainer = _trainer(DoubleWells(1), SMALL, 1)
+    trainer = _trainer(ManyWell(2), SMALL, 1)
     trainer.budget = Budget(minutes=1.0 / 60)
     history = list(trainer)
     assert history[-1]["seconds"] >= 1.0 and all(h["seconds"] < 1.0 for h in history[:-1])
@@ -213,7 +266,7 @@ def test_settings_are_checked(wrong):
 
 def test_learning_rate_rises_then_falls_to_zero():
     settings = TrainSettings(batch=16, updates=2, buffer_min=2, buffer_max=4, warmup=10, learning_rate=1e-3)
-    rates = [info["learning_rate"] for info in _trainer(DoubleWells(1), settings, 20)]
+    rates = [info["learning_rate"] for info in _trainer(ManyWell(2), settings, 20)]
     peak = rates.index(max(rates))
     assert rates[:peak] == sorted(rates[:peak]) and rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[0] == pytest.approx(2e-4) and 0.6e-3 < max(rates) <= 1e-3 and rates[-1] < 0.02e-3
@@ -223,7 +276,7 @@ def test_the_flow_is_the_learners_running_average():
     settings = TrainSettings(
         batch=16, updates=2, buffer_min=2, buffer_max=4, learning_rate=1e-2, warmup=1, averaging=0.9
     )
-    trainer = _trainer(DoubleWells(1), settings, 3)
+    trainer = _trainer(ManyWell(2), settings, 3)
     average = [p.detach().clone() for p in trainer.flow.parameters()]
     step = trainer.optimizer.step
 
@@ -242,13 +295,13 @@ def test_the_flow_is_the_learners_running_average():
 def test_the_buffer_follows_the_learner():
     """Weights towards p^2 / q: the buffer's change by what log q fell, for the samples that were learned from."""
     settings = TrainSettings(batch=32, updates=1, buffer_min=1, buffer_max=1, learning_rate=1e-2, warmup=1)
-    trainer = _trainer(DoubleWells(1), settings, 100)
+    trainer = _trainer(ManyWell(2), settings, 100)
     trainer.step()  # the learner moves away from where the samples were annealed
     buffer = trainer.buffer
     log_w, log_q = buffer.log_w.clone(), buffer._log_q.clone()
     with torch.no_grad():
         now = trainer.learner.log_prob(buffer._z)
-    trainer.learn()  # from the whole buffer
+    trainer.learn(replay(trainer))  # from the whole buffer
     assert (now - log_q).abs().max() > 0.01
     torch.testing.assert_close(buffer._log_q, now)
     torch.testing.assert_close(buffer.log_w, log_w - (now - log_q).double())
@@ -258,13 +311,13 @@ def test_step_sizes_follow_the_acceptance():
     settings = TrainSettings(
         batch=64, updates=1, buffer_min=1, buffer_max=4, ais=AISSettings(intermediate=3, step_size=1e-3)
     )
-    trainer = _trainer(DoubleWells(1), settings, 10)
+    trainer = _trainer(ManyWell(2), settings, 10)
     list(trainer)
     assert all(e == pytest.approx(1e-3 * 1.05**10) for e in trainer.step_sizes)
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    trainer, path = _trainer(DoubleWells(1), SMALL, 2), tmp_path / "checkpoint.pt"
+    trainer, path = _trainer(ManyWell(2), SMALL, 2), tmp_path / "checkpoint.pt"
     trainer.save(path)
     before = path.read_bytes()
     monkeypatch.setattr(trainer.buffer, "state_dict", lambda: {"broken": lambda: 0})

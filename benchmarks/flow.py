@@ -1,0 +1,184 @@
+"""The flow's cost against normflows' circular spline couplings and against its own matrix products.
+
+`python benchmarks/flow.py [--batch 1024] [--repeats 7] [--quick] [--record]`: 12 layers, 60 coordinates (7 of them
+angles), 8 bins, 256 hidden units, the shape of the FAB paper's flow for alanine dipeptide. Without normflows
+(pip install normflows) the peer's column is left out. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from record import record
+from torch import nn
+
+from openmm_fab.flow import CouplingFlow, FlowSettings
+from openmm_fab.memory import keep_freed_memory
+
+DIM, ANGLES, LAYERS, HIDDEN, BINS = 60, 7, 12, 256, 8
+PARTS = ("sample", "log_prob", "gradient to z", "gradient to parameters")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="a small batch, nothing compiled")
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    keep_freed_memory()
+    torch.manual_seed(0)
+    batch, repeats = (64, 2) if options.quick else (options.batch, options.repeats)
+    periodic = torch.zeros(DIM, dtype=torch.bool)
+    periodic[-ANGLES:] = True
+    z = 0.5 * torch.randn(batch, DIM)
+
+    ours = _stirred(CouplingFlow(periodic, FlowSettings(LAYERS, HIDDEN, BINS)))
+    seconds = {"eager": _measure(ours, z, repeats)}
+    started = time.perf_counter()
+    if not options.quick:
+        ours.compile(batch)
+        seconds["fused"] = _measure(ours, z, repeats)
+    cold = time.perf_counter() - started
+    peer = _peer(periodic)
+    if peer is not None:
+        seconds["normflows"] = _measure(_stirred(peer), z, repeats)
+    products = _products(ours, batch, repeats)
+    best = seconds.get("fused", seconds["eager"])
+    figures = {"batch": batch, "seconds": seconds, "products": products, "compile_and_measure": cold}
+    figures |= {f"{_key(part)}_over_products": best[part] / products[part][0] for part in PARTS}
+    if peer is not None:
+        figures |= {f"{_key(part)}_ratio_normflows": seconds["normflows"][part] / best[part] for part in PARTS}
+    body = _table(figures, ours, peer)
+    print(body)
+    if options.record:
+        command = f"python benchmarks/flow.py --batch {batch} --repeats {repeats} --record"
+        record("flow", "Cost of the flow: 12 layers, 60 coordinates, 8 bins, 256 hidden units", command, body)
+    print(json.dumps(figures))
+
+
+def _stirred(flow: nn.Module) -> nn.Module:
+    """Away from the identity, where splines would be straight lines."""
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    return flow
+
+
+def _peer(periodic: torch.Tensor) -> nn.Module | None:
+    """The same shape by normflows, as fab-torch builds it."""
+    try:
+        import normflows as nf
+    except ImportError:
+        return None
+    circles = torch.nonzero(periodic)[:, 0].tolist()
+    bound = torch.where(periodic, math.pi, 5.0)
+    layers = [
+        nf.flows.CircularCoupledRationalQuadraticSpline(
+            DIM, 1, HIDDEN, circles, num_bins=BINS, tail_bound=bound, mask=torch.arange(DIM) % 2 == k % 2
+        )
+        for k in range(LAYERS)
+    ]
+    return nf.NormalizingFlow(nf.distributions.DiagGaussian(DIM, trainable=False), layers)
+
+
+def _measure(flow: nn.Module, z: torch.Tensor, repeats: int) -> dict[str, float]:
+    """Median seconds of each part on the batch z."""
+    n = len(z)
+
+    @torch.no_grad()
+    def sample() -> None:
+        flow.sample(n)
+
+    @torch.no_grad()
+    def log_prob() -> None:
+        flow.log_prob(z)
+
+    def to_z() -> None:
+        if hasattr(flow, "log_prob_and_gradient"):
+            flow.log_prob_and_gradient(z)
+        else:
+            x = z.clone().requires_grad_()
+            torch.autograd.grad(flow.log_prob(x).sum(), x)
+
+    def to_parameters() -> None:
+        flow.zero_grad()
+        flow.log_prob(z).mean().backward()
+
+    return dict(zip(PARTS, (_median(f, repeats) for f in (sample, log_prob, to_z, to_parameters)), strict=True))
+
+
+def _median(function: Callable[[], object], repeats: int) -> float:
+    for _ in range(2):
+        function()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _products(flow: CouplingFlow, batch: int, repeats: int) -> dict[str, tuple[float, float]]:
+    """Seconds and floating-point operations of the conditioners' matrix products alone, a part of the flow each."""
+    weights = [getattr(layer, f"w{k}").detach() for layer in flow.layers for k in (1, 2, 3)]
+    inputs = [torch.randn(batch, w.shape[1]) for w in weights]
+    outputs = [torch.randn(batch, w.shape[0]) for w in weights]
+
+    def forward() -> None:
+        for a, w in zip(inputs, weights, strict=True):
+            a @ w.T
+
+    def back_to_inputs() -> None:
+        for g, w in zip(outputs, weights, strict=True):
+            g @ w
+
+    def back_to_weights() -> None:
+        for g, a in zip(outputs, inputs, strict=True):
+            g.T @ a
+
+    once = 2.0 * batch * sum(w.numel() for w in weights)
+    ahead, to_inputs, to_weights = (_median(f, repeats) for f in (forward, back_to_inputs, back_to_weights))
+    return {
+        "sample": (ahead, once),
+        "log_prob": (ahead, once),
+        "gradient to z": (ahead + to_inputs, 2 * once),
+        "gradient to parameters": (ahead + to_inputs + to_weights, 3 * once),
+    }
+
+
+def _table(figures: dict, ours: nn.Module, peer: nn.Module | None) -> str:
+    names = list(figures["seconds"])
+    rows = ["| | " + " | ".join([*(f"{name}, ms" for name in names), "products alone, ms", "GFLOP", "GFLOP/s"]) + " |"]
+    rows.append("|---" * (len(names) + 4) + "|")
+    for part in PARTS:
+        seconds, flop = figures["products"][part]
+        times = [1e3 * figures["seconds"][name][part] for name in names]
+        cells = [f"{t:.1f}" for t in (*times, 1e3 * seconds)] + [f"{flop / 1e9:.2f}", f"{flop / seconds / 1e9:.0f}"]
+        rows.append(f"| {part} | " + " | ".join(cells) + " |")
+    parameters = f"Parameters: {sum(p.numel() for p in ours.parameters()):,}"
+    text = ["\n".join(rows), f"{parameters}" + (f"; normflows {_count(peer):,}." if peer is not None else ".")]
+    over = ", ".join(f"{part} {figures[f'{_key(part)}_over_products']:.1f}" for part in PARTS)
+    text.append(f"Times the matrix products alone: {over}.")
+    if peer is not None:
+        ratios = ", ".join(f"{part} {figures[f'{_key(part)}_ratio_normflows']:.1f}" for part in PARTS)
+        text.append(f"normflows' time over ours: {ratios}.")
+    return "\n\n".join(text)
+
+
+def _count(flow: nn.Module) -> int:
+    return sum(p.numel() for p in flow.parameters())
+
+
+def _key(part: str) -> str:
+    return {"gradient to z": "grad_z", "gradient to parameters": "grad_parameters"}.get(part, part)
+
+
+if __name__ == "__main__":
+    main()

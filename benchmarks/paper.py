@@ -1,0 +1,285 @@
+"""The FAB paper's comparison: every method on its multimodal targets, with one trainer and one flow.
+
+`python benchmarks/paper.py TARGET METHOD [--seeds 0 1 2] [--minutes M] [--scale cpu|full] [--quick]` trains, seed by
+seed, and leaves a JSON file a seed in `--out`; finished ones are skipped, interrupted ones go on from their
+checkpoint. `--table` writes what is there to RESULTS.md, with figures. Ends in one JSON line: means over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import paper_molecule
+import paper_tables
+import torch
+from record import current_commit, machine
+
+from openmm_fab.ais import AISSettings
+from openmm_fab.files import write_atomically
+from openmm_fab.flow import CouplingFlow, FlowSettings
+from openmm_fab.metrics import evaluate, evaluate_ais
+from openmm_fab.objectives import MaximumLikelihood, Objective, alpha_divergence, fab, fab_no_buffer, reverse_kl
+from openmm_fab.snf import PathSampler, StochasticFlow
+from openmm_fab.target import GaussianMixture, ManyWell, Multimodal
+from openmm_fab.train import Budget, Trainer, TrainSettings
+
+OUT = Path(__file__).resolve().parent.parent / "runs" / "paper"
+METHODS = ("fab", "fab_no_buffer", "reverse_kl", "ml", "alpha2", "snf")
+CHECKPOINT_EVERY = 60.0  # s
+LOOKS = 10  # evaluations on the way
+FEW_MODES = 1000  # so many are looked at on the way, too
+FIGURE_SAMPLES = 4000
+SUMMARY = (
+    *("ess", "ess_clipped", "modes", "modes_sampled", "mean_log_q", "modes_log_q", "forward_kl", "log_z_error"),
+    *("ess_ais", "log_z_error_ais", "evaluations", "flow_evaluations", "seconds"),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A target and everything that all methods share on it.
+
+    Attributes
+    ----------
+    minutes : float
+        Training time, compilation included, evaluation not.
+    samples : int
+        Of the last evaluation; those on the way have a tenth.
+    annealing : AISSettings
+        Towards the target, for evaluation.
+    stochastic : StochasticFlow
+        Kernels between the layers, for the method snf.
+    """
+
+    target: Callable[[], Multimodal]
+    minutes: float
+    flow: FlowSettings
+    train: TrainSettings
+    annealing: AISSettings
+    stochastic: StochasticFlow
+    samples: int = 100_000
+
+
+_GMM_AIS = AISSettings(kernel="metropolis", leapfrogs=1, intermediate=1, step_size=5.0, acceptance=0.3)
+_GMM = Setting(
+    target=GaussianMixture,
+    minutes=3.0,
+    flow=FlowSettings(layers=8, hidden=64, bins=16, bound=3.0, scale=20.0),
+    train=TrainSettings(
+        batch=512, updates=4, buffer_min=16, buffer_max=128, learning_rate=3e-3, basin_share=0.0, ais=_GMM_AIS
+    ),
+    annealing=AISSettings(alpha=1.0, intermediate=8, leapfrogs=5, kernel="metropolis", step_size=2.0, acceptance=0.4),
+    # As in the paper: one random-walk move of 5 units behind every third layer of 15, here behind every second of 8.
+    stochastic=StochasticFlow(every=2, kernel="metropolis", steps=1, step_size=5.0),
+)
+_WELLS = Setting(
+    target=ManyWell,
+    minutes=30.0,
+    flow=FlowSettings(layers=8, hidden=128, bins=8, bound=5.0),
+    train=TrainSettings(
+        batch=512,
+        updates=4,
+        buffer_min=16,
+        buffer_max=128,
+        learning_rate=1e-3,
+        basin_share=0.0,
+        ais=AISSettings(intermediate=1, leapfrogs=3, step_size=0.2),
+    ),
+    annealing=AISSettings(alpha=1.0, intermediate=4, leapfrogs=3, step_size=0.2),
+    stochastic=StochasticFlow(every=2, kernel="hmc", steps=5, step_size=0.1),
+)
+SETTINGS: dict[str, dict[str, Setting]] = {
+    "gmm40": {
+        "cpu": _GMM,
+        "full": Setting(
+            GaussianMixture,
+            30.0,
+            FlowSettings(layers=16, hidden=128, bins=32, bound=3.0, scale=20.0),
+            TrainSettings(
+                batch=2048, updates=4, buffer_min=16, buffer_max=128, learning_rate=1e-3, basin_share=0.0, ais=_GMM_AIS
+            ),
+            _GMM.annealing,
+            StochasticFlow(every=4, kernel="metropolis", steps=1, step_size=5.0),
+            500_000,
+        ),
+    },
+    "manywell32": {
+        "cpu": _WELLS,
+        # The paper's batch, annealing and buffer.
+        "full": Setting(
+            ManyWell,
+            240.0,
+            FlowSettings(layers=16, hidden=256, bins=16, bound=5.0),
+            TrainSettings(
+                batch=2048,
+                updates=8,
+                buffer_min=32,
+                buffer_max=250,
+                learning_rate=5e-4,
+                basin_share=0.0,
+                ais=AISSettings(intermediate=4, leapfrogs=5, step_size=0.2),
+            ),
+            _WELLS.annealing,
+            StochasticFlow(every=4, kernel="hmc", steps=5, step_size=0.1),
+            500_000,
+        ),
+    },
+}
+QUICK = TrainSettings(batch=64, updates=2, buffer_min=4, buffer_max=16, basin_share=0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", nargs="?", choices=[*SETTINGS, paper_molecule.TARGET])
+    parser.add_argument("method", nargs="?", choices=METHODS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, help="of training, a seed")
+    parser.add_argument("--scale", choices=["cpu", "full"], default="cpu", help="full is for a GPU and hours")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of results, by default %(default)s")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    parser.add_argument("--quick", action="store_true", help="a few steps that only show that all works; keeps nothing")
+    parser.add_argument("--table", action="store_true", help="write what is in --out to RESULTS.md")
+    options = parser.parse_args()
+    if options.table:
+        print(json.dumps({"benchmark": "paper", **paper_tables.write(options.out)}))
+        return
+    if options.target is None or options.method is None:
+        parser.error("name a target and a method, or --table")
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) if options.quick else options.out
+        out.mkdir(parents=True, exist_ok=True)
+        seeds = options.seeds[:1] if options.quick else options.seeds
+        results = [_one(options, seed, out) for seed in seeds]
+    keys = paper_molecule.SUMMARY if options.target == paper_molecule.TARGET else SUMMARY
+    print(json.dumps({"benchmark": "paper", **paper_tables.summary(results, keys)}))
+
+
+def _one(options: argparse.Namespace, seed: int, out: Path) -> dict:
+    """The result of one seed: read if it is there, else run."""
+    path = out / f"{options.target}_{options.method}_{options.scale}_{seed}.json"
+    if path.exists():
+        print(f"{path} is there already.", file=sys.stderr)
+        return json.loads(path.read_text())
+    run = paper_molecule.run if options.target == paper_molecule.TARGET else _run
+    result = run(options, seed, path)
+    write_atomically(path, lambda file: file.write(json.dumps(result, indent=1).encode()))
+    return result
+
+
+@dataclass
+class _Clock:
+    """Says when it is time again, by share of the budget or by seconds."""
+
+    every: float
+    last: float = field(default=0.0)
+
+    def due(self, now: float) -> bool:
+        if now - self.last < self.every:
+            return False
+        self.last = now
+        return True
+
+
+def _run(options: argparse.Namespace, seed: int, path: Path) -> dict:
+    setting = SETTINGS[options.target][options.scale]
+    target, samples = setting.target(), 400 if options.quick else setting.samples
+    minutes = options.minutes or setting.minutes
+    budget = Budget(iterations=3) if options.quick else Budget(minutes=minutes)
+    train = QUICK if options.quick else setting.train
+    random = torch.Generator().manual_seed(seed)
+    flow = CouplingFlow(target.periodic, setting.flow, random)
+    if not options.no_compile and not options.quick:
+        flow.compile(train.batch)
+    trainer = Trainer(flow, target, budget, train, random, _objective(options.method, setting, target))
+    checkpoint, curve = path.with_suffix(".pt"), []
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+        curve = json.loads(path.with_suffix(".curve").read_text())
+    looks, saves = _Clock(1 / LOOKS, trainer.spent), _Clock(CHECKPOINT_EVERY, time.monotonic())
+    for _ in trainer:
+        if trainer.spent < 1 and looks.due(trainer.spent):
+            curve.append(_figures(options, trainer, setting, samples // 10, last=False))
+            print(path.stem, _shown(curve[-1]), file=sys.stderr, flush=True)
+        if saves.due(time.monotonic()) or trainer.spent >= 1:
+            write_atomically(path.with_suffix(".curve"), lambda file: file.write(json.dumps(curve).encode()))
+            trainer.save(checkpoint)
+    figures = _figures(options, trainer, setting, samples, last=True)
+    print(path.stem, _shown(figures), file=sys.stderr, flush=True)
+    z, log_q = _sampler(options.method, trainer, setting).sample(FIGURE_SAMPLES, torch.Generator().manual_seed(seed))
+    np.savez(path.with_suffix(".npz"), z=z.numpy(), log_q=log_q.numpy())
+    write_atomically(path.with_suffix(".flow.pt"), lambda file: torch.save(flow.state_dict(), file))
+    checkpoint.unlink(missing_ok=True)
+    path.with_suffix(".curve").unlink(missing_ok=True)
+    exact = target.sample(samples, torch.Generator().manual_seed(0))
+    return {
+        "target": options.target,
+        "method": options.method,
+        "scale": options.scale,
+        "seed": seed,
+        "minutes": minutes,
+        "commit": current_commit(),
+        "machine": machine(),
+        "settings": {"flow": asdict(setting.flow), "train": asdict(train), "annealing": asdict(setting.annealing)},
+        "samples": samples,
+        "iterations": trainer.iteration,
+        "updates": trainer.updates,
+        "best_mean_log_q": float(target.log_prob(exact).double().mean()) - target.log_z,
+        "n_modes": len(target.modes),
+        **figures,
+        "curve": [*curve, figures],
+    }
+
+
+def _objective(method: str, setting: Setting, target: Multimodal) -> Objective:
+    return {
+        "fab": fab,
+        "fab_no_buffer": fab_no_buffer,
+        "reverse_kl": reverse_kl,
+        "ml": MaximumLikelihood(target.sample),
+        "alpha2": alpha_divergence,
+        "snf": setting.stochastic,
+    }[method]
+
+
+def _sampler(method: str, trainer: Trainer, setting: Setting) -> CouplingFlow | PathSampler:
+    flow = trainer.flow
+    assert isinstance(flow, CouplingFlow)
+    if method != "snf":
+        return flow
+    return PathSampler(setting.stochastic, flow, setting.target(), torch.Generator().manual_seed(1))
+
+
+def _figures(
+    options: argparse.Namespace, trainer: Trainer, setting: Setting, n: int, last: bool
+) -> dict[str, float | None]:
+    """Flow and annealed flow, by fresh random numbers; the kernels of a stochastic flow are its annealing."""
+    random, batch, target = torch.Generator().manual_seed(12345), setting.train.batch, setting.target()
+    modes = len(target.modes) <= FEW_MODES or (last and not options.quick)
+    figures = evaluate(_sampler(options.method, trainer, setting), target, n, random, batch, modes)
+    if options.method != "snf":
+        figures |= evaluate_ais(trainer.flow, target, n, setting.annealing, random, batch)
+    figures |= {
+        "iteration": trainer.iteration,
+        "evaluations": trainer.target.evaluations,
+        "flow_evaluations": trainer.counted.evaluations,
+        "seconds": trainer.seconds,
+    }
+    return {key: value if math.isfinite(value) else None for key, value in figures.items()}
+
+
+def _shown(figures: dict[str, float]) -> str:
+    shown = ("seconds", "ess", "ess_ais", "modes", "mean_log_q", "modes_log_q", "log_z_error", "log_z_error_ais")
+    return ", ".join(f"{key} {figures[key]:.4g}" for key in shown if figures.get(key) is not None)
+
+
+if __name__ == "__main__":
+    main()

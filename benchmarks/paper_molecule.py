@@ -1,0 +1,176 @@
+"""The paper's comparison on alanine dipeptide, against the reference dynamics that ships with it; see `paper.py`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from record import current_commit, machine, record
+
+import openmm_fab as fab
+from openmm_fab.flow import FlowSettings
+from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
+from openmm_fab.train import Budget, TrainSettings
+
+TARGET = "alanine_dipeptide"
+OBJECTIVES = {
+    "fab": "fab",
+    "fab_no_buffer": "fab_no_buffer",
+    "reverse_kl": "reverse_kl",
+    "ml": "maximum_likelihood",
+    "alpha2": "alpha_divergence",
+}
+EVALUATIONS = {"cpu": 4_000_000, "full": 100_000_000}  # of the target, the same for all methods
+ML_MINUTES = {"cpu": 20.0, "full": 240.0}  # maximum likelihood evaluates no energy
+SAMPLES = {"cpu": 100_000, "full": 1_000_000}
+BINS = 36  # of the Ramachandran histograms
+SUMMARY = (
+    *("ess", "ess_clipped", "mean_log_q", "kld", "kld_flow", "tv", "tv_flow", "basin_df"),
+    *("evaluations", "flow_evaluations", "seconds"),
+)
+COLUMNS = (
+    ("ESS %", "ess", 100, 1),
+    ("clipped", "ess_clipped", 100, 1),
+    ("E_p[log q] on MD", "mean_log_q", 1, 2),
+    ("Ram KLD, flow", "kld_flow", 1, 4),
+    ("Ram KLD, reweighted", "kld", 1, 4),
+    ("Ram TV, flow", "tv_flow", 1, 4),
+    ("Ram TV, reweighted", "tv", 1, 4),
+    ("ΔF(φ > 0) / kT", "basin_df", 1, 2),
+    ("target evaluations", "evaluations", 1, None),
+    ("seconds", "seconds", 1, 0),
+)
+
+
+def settings(scale: str) -> GeneratorSettings:
+    """The project's defaults; on a GPU the paper's batch and a larger flow."""
+    if scale == "cpu":
+        return GeneratorSettings()
+    train = TrainSettings(batch=1024, updates=8, buffer_min=64, buffer_max=512, learning_rate=5e-4, warmup=1000)
+    return GeneratorSettings(flow=FlowSettings(layers=24, hidden=256), train=train)
+
+
+def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
+    """Train one seed and compare it with the reference; the result, also of an interrupted run taken up again."""
+    if options.method not in OBJECTIVES:
+        raise SystemExit(f"Expected a method of {tuple(OBJECTIVES)} for {TARGET}; got {options.method}.")
+    system = fab.MolecularSystem.load(TARGET)
+    reference = fab.load_reference(system)
+    if reference is None:
+        raise SystemExit(f"Expected a reference beside systems/{TARGET}; make it first.")
+    generator = BoltzmannGenerator(system, settings(options.scale), seed=seed)
+    likelihood = options.method == "ml"
+    budget = Budget(evaluations=EVALUATIONS[options.scale])
+    if options.quick:
+        budget = Budget(iterations=2)
+    elif options.minutes or likelihood:
+        budget = Budget(minutes=options.minutes or ML_MINUTES[options.scale])
+    history = generator.train(
+        budget,
+        folder=None if options.quick else path.with_suffix(""),
+        resume=True,
+        progress=False,
+        compile=not (options.quick or options.no_compile),
+        objective=OBJECTIVES[options.method],
+        samples=reference if likelihood else None,
+    )
+    n = 500 if options.quick else SAMPLES[options.scale]
+    ensemble = generator.sample(n, seed=seed + 1000)
+    generator.save(path.with_suffix(".safetensors"))
+    curve = _curve(path.with_suffix("") / "metrics.jsonl") if not options.quick else history
+    figures = {
+        "ess": ensemble.ess_fraction,
+        "ess_clipped": ensemble.ess_clipped / n,
+        "khat": ensemble.khat if np.isfinite(ensemble.khat) else None,
+        **_against(ensemble, reference, generator),
+        **{key: curve[-1][key] for key in ("evaluations", "flow_evaluations", "seconds")},
+    }
+    print(path.stem, {k: v and round(v, 4) for k, v in figures.items()}, file=sys.stderr, flush=True)
+    return {
+        "target": TARGET,
+        "method": options.method,
+        "scale": options.scale,
+        "seed": seed,
+        "commit": current_commit(),
+        "machine": machine(),
+        "settings": asdict(generator.settings),
+        "samples": n,
+        **figures,
+        "curve": [m for m in curve if "ess" in m],
+    }
+
+
+def _curve(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _against(ensemble: fab.Ensemble, reference: fab.Ensemble, generator: BoltzmannGenerator) -> dict:
+    """Divergences of the Ramachandran histograms from the reference's, before and after reweighting."""
+    weights = reference.weights
+    p = _ramachandran(reference, weights)
+    figures = {}
+    for suffix, w in (("", ensemble.weights), ("_flow", np.full(ensemble.n, 1 / ensemble.n))):
+        q = _ramachandran(ensemble, w)
+        figures[f"tv{suffix}"] = float(0.5 * np.abs(p - q).sum())
+        # Bins that no sample fell into would be infinite: half a sample stands there.
+        floor = np.maximum(q, 0.5 / ensemble.n)
+        figures[f"kld{suffix}"] = float((p[p > 0] * np.log(p[p > 0] / floor[p > 0])).sum())
+    log_q = generator.log_prob(torch.from_numpy(np.asarray(reference.x, dtype=np.float64))).numpy()
+    seen = np.isfinite(log_q) & (weights > 0)
+    figures["mean_log_q"] = float((weights[seen] * log_q[seen]).sum() / weights[seen].sum())
+    for name, side in (("basin_df", ensemble), ("basin_df_reference", reference)):
+        found = fab.basin_difference(side)
+        figures[name] = float(found.value) if np.isfinite(found.value) else None
+        figures[f"{name}_error"] = float(found.error) if np.isfinite(found.error) else None
+    return figures
+
+
+def _ramachandran(ensemble: fab.Ensemble, weights: np.ndarray) -> np.ndarray:
+    edges = np.linspace(-np.pi, np.pi, BINS + 1)
+    good = weights > 0
+    phi, psi = ensemble.phi()[good, 0], ensemble.psi()[good, 0]
+    counts, *_ = np.histogram2d(phi, psi, [edges, edges], weights=weights[good])
+    return counts / counts.sum()
+
+
+def write(results: list[dict], folder: Path, scale: str) -> None:
+    """The section of RESULTS.md, with learning curves."""
+    from paper_tables import NAMES, PICTURES, by_method, table
+
+    path = PICTURES / f"paper_{TARGET}_{scale}_learning.png"
+    path.parent.mkdir(exist_ok=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for colour, (method, group) in enumerate(by_method(results).items()):
+        for k, r in enumerate(group):
+            for ax, x in zip(axes, ("seconds", "evaluations"), strict=True):
+                line = [(m[x], m["ess"]) for m in r["curve"] if m["ess"] is not None]
+                if line:
+                    ax.plot(*zip(*line, strict=True), color=f"C{colour}", label=NAMES[method] if k == 0 else None)
+    axes[0].set(xlabel="training, seconds", ylabel="raw ESS of the flow", ylim=(0, 1))
+    axes[1].set(xlabel="target evaluations")
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    first = results[0]
+    text = (
+        f"Means ± standard error over seeds (their number behind the name), {first['samples']:,} samples each. KLD and "
+        f"TV of the Ramachandran histogram, {BINS} x {BINS} bins, from the reference's; ΔF of 0 < φ < 2.5 in the "
+        f"reference: {first['basin_df_reference']:.2f} ± {first['basin_df_reference_error']:.2f} kT. All methods that "
+        "use the energy have as many target evaluations; maximum likelihood learns from the reference frames."
+    )
+    links = f"![learning](figures/{path.name})"
+    body = "\n\n".join([text, table(results, COLUMNS), links])
+    command = f"python benchmarks/paper.py {TARGET} METHOD --scale {scale}` for each, then `--table"
+    commits = ", ".join(sorted({r["commit"] for r in results}))
+    record(
+        f"paper_{TARGET}_{scale}", f"The paper's methods on alanine dipeptide, {scale} scale", command, body, commits
+    )

@@ -1,0 +1,143 @@
+"""Stochastic flows: weights of paths are proper, backward paths give the density, the gradient is the loss's."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from openmm_fab.flow import CouplingFlow, FlowSettings
+from openmm_fab.snf import PathSampler, StochasticFlow
+from openmm_fab.target import Gaussian, GaussianMixture, ManyWell, VonMises
+from openmm_fab.train import Budget, Trainer, TrainSettings
+
+LAYERS = {
+    "hmc": StochasticFlow(every=1, kernel="hmc", steps=3, step_size=0.4),
+    "mala": StochasticFlow(every=2, kernel="mala", steps=2, step_size=0.5),
+    "metropolis": StochasticFlow(every=1, kernel="metropolis", steps=4, step_size=0.8),
+}
+
+
+def _random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _flow(target, scale: float = 1.0, weight: float = 0.1) -> CouplingFlow:
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=8, bins=4, scale=scale), _random(0)).double()
+    with torch.no_grad():
+        for layer in flow.layers:
+            layer.w3.normal_(0, weight, generator=_random(1))
+    return flow
+
+
+def _target() -> Gaussian:
+    return Gaussian(torch.tensor([0.8, -0.5]).double(), torch.tensor([0.7, 0.6]).double(), log_z=1.2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+@pytest.mark.parametrize("name", LAYERS)
+def test_path_weights_are_proper(name, scale):
+    """Their mean is Z, and weighted means are the target's; the kernels are worth something."""
+    target = _target()
+    flow, n = _flow(target, scale), 20_000
+    with torch.no_grad():
+        z, log_q = LAYERS[name].push(flow, target, n, _random(2))
+        plain, plain_log_q = flow.sample(n, _random(2))
+    w = (target.log_prob(z) - log_q).exp()
+    error = float(w.std()) / math.sqrt(n)
+    assert error < 0.05 * math.exp(1.2) and abs(float(w.mean()) - math.exp(1.2)) < 4 * error
+    mean = (w[:, None] * z).mean(0) / w.mean()
+    error = ((w[:, None] * (z - mean)) / w.mean()).std(0) / math.sqrt(n)
+    assert ((mean - target.mean) / error).abs().max() < 4
+    spread = (target.log_prob(plain) - plain_log_q).std()
+    assert float((target.log_prob(z) - log_q).std()) < 0.95 * float(spread)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_backward_paths_give_the_density(name):
+    """exp of `pull` averages to q: over exact samples of p, q / p averages to one; and its log is a lower bound."""
+    # Wider than the flow, so that q / p is bounded.
+    target = Gaussian(torch.tensor([0.3, -0.2]).double(), torch.tensor([1.6, 1.4]).double(), log_z=1.2)
+    flow, n = _flow(target), 20_000
+    z = target.mean + target.std * torch.randn(n, 2, generator=_random(3), dtype=torch.float64)
+    with torch.no_grad():
+        log_q = LAYERS[name].pull(flow, target, z, _random(4))
+    ratio = (log_q - target.log_prob(z) + target.log_z).exp()
+    error = float(ratio.std()) / math.sqrt(n)
+    assert error < 0.05 and abs(float(ratio.mean()) - 1) < 4 * error
+    # A bound of the mean of log q is below that of log p.
+    assert float((log_q - target.log_prob(z)).mean()) + target.log_z < 4 * error
+
+
+def test_without_kernels_it_is_the_flow():
+    target = _target()
+    flow, never = _flow(target, 1.5), StochasticFlow(every=5)
+    z, log_q = never.push(flow, target, 50, _random(2))
+    torch.testing.assert_close(log_q, flow.log_prob(z), atol=1e-8, rtol=0)
+    torch.testing.assert_close(never.pull(flow, target, z.detach(), _random(0)), log_q, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("target", [_target(), ManyWell(2)])
+def test_gradient_is_that_of_the_loss(target):
+    """Metropolis moves are constants, so that differences of the loss over the same random numbers are its gradient."""
+    flow, layers = _flow(target), LAYERS["metropolis"]
+
+    def loss() -> torch.Tensor:
+        z, log_q = layers.push(flow, target, 200, _random(2))
+        log_p, gradient = target.log_prob_and_gradient(z)
+        return (log_q - log_p - ((z - z.detach()) * gradient).sum(1)).mean()
+
+    loss().backward()
+    directions = [torch.randn(p.shape, generator=_random(7), dtype=p.dtype) for p in flow.parameters()]
+    expected = sum(float((p.grad * d).sum()) for p, d in zip(flow.parameters(), directions, strict=True))
+    values = []
+    for step in (1e-6, -2e-6):
+        with torch.no_grad():
+            for p, d in zip(flow.parameters(), directions, strict=True):
+                p += step * d
+        values.append(float(loss().detach()))
+    assert abs(expected) > 0.1
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx(expected, rel=1e-3)
+
+
+def test_kernels_on_circles():
+    target = VonMises(torch.tensor([0.5, -2.0]).double(), torch.tensor([2.0, 1.0]).double())
+    with torch.no_grad():
+        z, log_q = StochasticFlow(every=1, kernel="metropolis", steps=3, step_size=1.0).push(
+            _flow(target), target, 20_000, _random(2)
+        )
+    assert (z >= -math.pi).all() and (z < math.pi).all()
+    w = (target.log_prob(z) - log_q).exp()
+    assert abs(float(w.mean()) - 1) < 4 * float(w.std()) / math.sqrt(len(w))
+
+
+def test_trains():
+    """Learns a mixture of two near modes better than it began."""
+    target = GaussianMixture(components=2, width=2.0, std=0.5)
+    layers, random = StochasticFlow(every=2, kernel="metropolis", steps=2, step_size=0.5), _random(0)
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=16), random)
+    settings = TrainSettings(batch=256, updates=4, warmup=10, learning_rate=5e-3, averaging=0.9, basin_share=0.0)
+    trainer = Trainer(flow, target, Budget(iterations=20), settings, random, layers)
+    history = list(trainer)
+    assert history[-1]["loss"] < history[0]["loss"] - 0.3
+    sampler = PathSampler(layers, flow, target, _random(1))
+    z, log_q = sampler.sample(5000, _random(2))
+    log_w = target.log_prob(z) - log_q
+    assert float(log_w.exp().mean()) == pytest.approx(1, abs=0.1)
+    assert float((2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).exp()) > 0.4 * 5000
+    assert torch.isfinite(sampler.log_prob(target.sample(100, _random(3)))).all()
+
+
+def test_settings_are_checked():
+    for wrong in ({"every": 0}, {"kernel": "gibbs"}, {"steps": 0}, {"step_size": 0.0}):
+        with pytest.raises(ValueError, match="Expected every >= 1"):
+            StochasticFlow(**wrong)
+
+
+def test_other_flows_are_refused():
+    resampled = CouplingFlow(torch.tensor([False, False]), FlowSettings(layers=2, hidden=4, resampled=True))
+    for flow in (object(), resampled):
+        with pytest.raises(ValueError, match="Expected a CouplingFlow of plain base"):
+            next(StochasticFlow()(SimpleNamespace(settings=TrainSettings(), learner=flow)))
