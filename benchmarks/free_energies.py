@@ -68,8 +68,8 @@ def butane(bench: Bench) -> tuple[dict, str]:
             platform="Reference",
         ),
         "walkers, replica exchange": bench.md(
-            "butane-walkers", system, "walkers-exchange", walkers=512, temperatures=4, max_temperature=450.0,
-            time_ps=60.0, equilibration_ps=10.0,
+            "butane-walkers", system, "walkers-exchange", walkers=256, temperatures=4, max_temperature=600.0,
+            time_ps=80.0, equilibration_ps=60.0,
         ),
     }  # fmt: skip
     torsion = next(iter(named_torsions(system.md_topology).values()))
