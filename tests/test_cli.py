@@ -218,7 +218,7 @@ def test_a_run_with_a_reference_compares(tmp_path):
     result = _run(folder, tmp_path / "runs")
     assert result.exit_code == 0, result.output
     assert set(_contents(tmp_path / "runs" / "chain-smoke")) == OUTPUTS | {"comparison.json", "comparison.png"}
-    assert "MD reference" in (tmp_path / "runs" / "chain-smoke" / "report.txt").read_text()
+    assert "\nreference " in (tmp_path / "runs" / "chain-smoke" / "report.txt").read_text()
     assert "Everything that was compared" in (tmp_path / "runs" / "chain-smoke" / "report.html").read_text()
 
 

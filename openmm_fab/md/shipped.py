@@ -43,5 +43,5 @@ def load_reference(system: MolecularSystem) -> Ensemble | None:
         block=arrays.get("block"),
         energies=True,
         u=arrays.get("u"),
-        name="MD reference",
+        name="reference",
     )
