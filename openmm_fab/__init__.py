@@ -41,6 +41,7 @@ from .md import Convergence, ReferenceEnsemble, load_reference, reference
 from .preparation import find_problems
 from .presets import PRESETS
 from .pretrained import load_pretrained
+from .stream import StreamedEnsemble
 from .system import MolecularSystem, available_systems
 from .train import Budget, Trainer, TrainingError
 from .weights import Estimate
@@ -66,6 +67,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "Ensemble",
+    "StreamedEnsemble",
     "Estimate",
     "load_reference",
     "reference",

@@ -12,14 +12,15 @@ from openmm import app, unit
 
 
 class UnsupportedSystemError(ValueError):
-    """A molecule or System that this package cannot sample; the message lists everything found."""
+    """A molecule or System that this package cannot sample; the message lists everything found, and in which one."""
 
-    def __init__(self, problems: Sequence[str]):
+    def __init__(self, problems: Sequence[str], name: str = ""):
         self.problems = list(problems)
-        super().__init__("\n".join(["This system is not supported:", *(f"  - {p}" for p in self.problems)]))
+        title = f"This system is not supported{f' ({name})' if name else ''}:"
+        super().__init__("\n".join([title, *(f"  - {p}" for p in self.problems)]))
 
 
-def check_supported(topology: app.Topology, system: openmm.System, positions: np.ndarray) -> None:
+def check_supported(topology: app.Topology, system: openmm.System, positions: np.ndarray, name: str = "") -> None:
     """Refuse what cannot be sampled in one molecule's internal coordinates.
 
     Raises
@@ -42,7 +43,7 @@ def check_supported(topology: app.Topology, system: openmm.System, positions: np
         bonds = bonds_of(topology, system)
         problems += molecule_problems(topology, bonds) + _constraint_problems(topology, system, bonds)
     if problems:
-        raise UnsupportedSystemError(problems)
+        raise UnsupportedSystemError(problems, name)
 
 
 def _count_problems(topology: app.Topology, system: openmm.System, positions: np.ndarray) -> list[str]:

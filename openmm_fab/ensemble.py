@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

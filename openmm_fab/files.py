@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -28,6 +29,7 @@ import torch
 T = TypeVar("T")
 MAX_RATIO = 200  # unpacked to packed; more, and above 64 MiB, is a zip bomb
 SMALL = 2**26  # bytes
+SEAL = b"sha256 "
 LEFT_BEHIND = 3600.0  # s; a temporary file older than this belongs to a writer that was killed
 
 
@@ -149,9 +151,14 @@ def latest(path: str | Path, load: Callable[[Path], T]) -> T:
 def save_torch(path: str | Path, state: Any, keep_previous: bool = False) -> Path:
     """Write tensors, numbers, strings, lists and dictionaries of them, for `load_torch`."""
     # By way of memory: torch turns a full disk into an error of its own, and may leave its archive half closed.
-    data = io.BytesIO()
-    torch.save(state, data)
-    return write_atomically(path, lambda file: file.write(data.getbuffer()), keep_previous=keep_previous)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    # The archive's comment, whose length its last two bytes say, holds a checksum of all of it: torch's own reader
+    # compares none, and gives memory as it finds it where the archive's directory is damaged.
+    seal = SEAL + hashlib.sha256(data).hexdigest().encode()
+    data = data[:-2] + struct.pack("<H", len(seal)) + seal
+    return write_atomically(path, lambda file: file.write(data), keep_previous=keep_previous)
 
 
 def load_torch(path: str | Path, what: str) -> Any:
@@ -168,13 +175,24 @@ def load_torch(path: str | Path, what: str) -> Any:
     """
     path = _existing(path, what)
     try:
-        data = io.BytesIO(path.read_bytes())
+        data = io.BytesIO(_unsealed(path.read_bytes()))
         _check_archive(data)
         return torch.load(data, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:  # torch's own text advises to load it all the same
         raise _damaged(path, what, ValueError("more than tensors, numbers and text, which is not loaded")) from error
     except _UNREADABLE as error:
         raise _damaged(path, what, error) from error
+
+
+def _unsealed(data: bytes) -> bytes:
+    """What `save_torch` sealed, after its checksum was compared; other archives as they are."""
+    start = len(data) - len(SEAL) - 64
+    if data[max(start, 0) :][: len(SEAL)] != SEAL:
+        return data
+    archive = data[: start - 2] + b"\0\0"
+    if hashlib.sha256(archive).hexdigest().encode() != data[start + len(SEAL) :]:
+        raise ValueError("its checksum is wrong")
+    return archive
 
 
 # --- numpy ---
@@ -190,7 +208,7 @@ def load_npz(path: str | Path, what: str) -> dict[str, np.ndarray]:
     path = _existing(path, what)
     try:
         with open(path, "rb") as data:
-            _check_archive(data)
+            _check_archive(data, arrays=True)
             with np.load(data, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
     except _UNREADABLE as error:
@@ -240,8 +258,8 @@ def _damaged(path: Path, what: str, error: Exception) -> DamagedFileError:
     )
 
 
-def _check_archive(file: IO[bytes]) -> None:
-    """The checksum of every member, after what it says to unpack to; of an array also what its header says."""
+def _check_archive(file: IO[bytes], arrays: bool = False) -> None:
+    """The checksum of every member, after what it says to unpack to; of `arrays` also what their headers say."""
     packed = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -250,12 +268,15 @@ def _check_archive(file: IO[bytes]) -> None:
             raise ValueError(f"{packed} bytes that say to unpack to {unpacked}")
         # zipfile itself would miss members that a damaged directory swallows.
         file.seek(-22 - len(archive.comment), os.SEEK_END)
-        (count,) = struct.unpack("<H", file.read(12)[10:])
-        if len({member.filename for member in members}) != count:
-            raise ValueError(f"{count} members, of which {len(members)} can be found")
+        count, length = struct.unpack("<10xH8xH", file.read(22))
+        if length != len(archive.comment):
+            raise ValueError("its end is missing")
+        found = len({member.filename for member in members})
+        if found != count:
+            raise ValueError(f"{count} members, of which {found} can be found")
         for member in members:
             with archive.open(member) as part:
-                if member.filename.endswith(".npy"):
+                if arrays:
                     _check_header(part, member.file_size)
                 while part.read(2**20):  # to its end, where its checksum is compared
                     pass

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from .ais import AISSettings, anneal_to_target
 from .coordinates import CoordinateSettings, InternalCoordinates
+from .distributed import Ranks
 from .energy import CompiledEnergy, OpenMMEnergy, check, reduced_energy, regularize
 from .ensemble import Ensemble
 from .files import latest, previous, write_atomically
@@ -176,23 +176,30 @@ class BoltzmannGenerator:
         """
         from .progress import RunLog, TrainingBar
 
-        started = time.perf_counter()
+        clock = Ranks().clock
+        started = clock()
         budget = parse_budget(budget)
         if compile:
             self.compile()
         chosen = self._objective(objective, samples)
         trainer = Trainer(self.flow, self.target, budget, self.settings.train, self._random, chosen, self._about())
+        shown = trainer.ranks.first
         checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
         if resume and checkpoint is not None and (checkpoint.exists() or previous(checkpoint).exists()):
             latest(checkpoint, trainer.load)
             started -= trainer.seconds
         history: list[Metrics] = []
-        evaluated = saved = time.perf_counter()
+        evaluated = saved = clock()
+        if not trainer.ranks.alone:
+            saved = -math.inf  # a first checkpoint at once: a rank may die
         after = trainer.iteration if resume else None
-        with RunLog(folder, after) as log, TrainingBar(trainer, progress, self.sample) as bar:
+        with (
+            RunLog(folder if shown else None, after) as log,
+            TrainingBar(trainer, progress if shown else False, self.sample) as bar,
+        ):
             try:
                 for info in trainer:
-                    now = time.perf_counter()
+                    now = clock()
                     trainer.seconds = now - started  # the clock on the wall: all of it counts
                     if now - evaluated > evaluate_every or trainer.spent >= 1:
                         info |= self.evaluate(evaluate_samples)
@@ -200,7 +207,7 @@ class BoltzmannGenerator:
                             info["annealed_outside"] = self._annealed_outside(trainer)
                         if trainer.buffer.size:
                             info["annealed_above_cut"] = self._annealed_above_cut(trainer)
-                        evaluated = time.perf_counter()
+                        evaluated = clock()
                         trainer.seconds = evaluated - started
                     info |= {"seconds": trainer.seconds, "spent": trainer.spent}
                     history.append(info)
@@ -208,7 +215,7 @@ class BoltzmannGenerator:
                     bar.update(info)
                     if checkpoint is not None and now - saved > CHECKPOINT_EVERY:
                         trainer.save(checkpoint)
-                        saved = time.perf_counter()
+                        saved = clock()
             except KeyboardInterrupt:
                 if checkpoint is not None:
                     trainer.save(checkpoint)
@@ -354,7 +361,7 @@ class BoltzmannGenerator:
             tensors |= {f"coordinates.{k}": v for k, v in self.coordinates.to_tensors().items()}
         found = hashlib.sha256()
         for key in sorted(tensors):
-            found.update(key.encode() + tensors[key].detach().cpu().contiguous().numpy().tobytes())
+            found.update(key.encode() + tensors[key].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return found.hexdigest()
 
     def _refined(self, n: int, random: torch.Generator, name: str, refine: str | AISSettings) -> Ensemble:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import uuid
 import zlib
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +62,10 @@ class WeightedTrajectory:
 
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            raise FileExistsError(f"Expected a new file to write; {path} exists.")
+        # Under another name until its first commit stands: a kill in between leaves no file that cannot be resumed.
+        path, place = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}"), path
         arrays = topology_to_arrays(topology)
         atoms = np.frombuffer(json.dumps({k: v.tolist() for k, v in arrays.items()}).encode("ascii"), dtype="S1")
         with netCDF4.Dataset(path, "w", clobber=False, format="NETCDF3_64BIT_OFFSET") as file:
@@ -80,6 +85,7 @@ class WeightedTrajectory:
             file.data_begins = np.int32(path.stat().st_size)
         with cls.open(path, append=True) as new:
             new.commit(0, 0, state)
+        os.replace(path, place)
 
     @classmethod
     def open(cls, path: str | Path, append: bool = False) -> WeightedTrajectory:

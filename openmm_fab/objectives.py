@@ -28,11 +28,12 @@ def fab(trainer: Trainer) -> Iterator[Tensor]:
 def replay(trainer: Trainer) -> Iterator[Tensor]:
     """Gradient steps on prioritised samples, whose weights then follow the flow."""
     s = trainer.settings
+    share = trainer.ranks.share(trainer.buffer.log_w)
     drawn = trainer.buffer.sample(s.updates * s.batch, trainer.generator)
     for index, z, log_q_old in zip(*(part.split(s.batch) for part in drawn), strict=True):
         log_q = trainer.log_prob(z)
         loss, log_adjustment = fab_buffer_loss(log_q, log_q_old, s.ais.alpha, s.max_adjustment)
-        yield loss
+        yield loss * share
         trainer.buffer.adjust(index, log_adjustment, log_q.detach())
 
 
@@ -40,7 +41,7 @@ def fab_no_buffer(trainer: Trainer) -> Iterator[Tensor]:
     """FAB on the annealed samples themselves, each pass used once (FAB paper, eq. 7)."""
     for _ in range(trainer.settings.updates):
         result = trainer.anneal()
-        yield weighted_loss(trainer.log_prob(result.points.z), result.log_w)
+        yield weighted_loss(trainer.log_prob(result.points.z), result.log_w) * trainer.ranks.share(result.log_w)
 
 
 def alpha_divergence(trainer: Trainer) -> Iterator[Tensor]:
@@ -50,7 +51,8 @@ def alpha_divergence(trainer: Trainer) -> Iterator[Tensor]:
         z, log_q = trainer.counted.sample(s.batch, trainer.generator)
         log_w = trainer.lifted.log_prob_and_gradient(z)[0].double() - log_q.double()
         trainer.watch(log_w)
-        yield weighted_loss(trainer.log_prob(z), s.ais.alpha * log_w)
+        log_w = s.ais.alpha * log_w
+        yield weighted_loss(trainer.log_prob(z), log_w) * trainer.ranks.share(log_w)
 
 
 def reverse_kl(trainer: Trainer) -> Iterator[Tensor]:

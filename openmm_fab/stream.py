@@ -167,7 +167,10 @@ class StreamedEnsemble:
             Frames in memory at once.
         """
         shift: Any = None
-        mean = squares = cross = total = 0.0
+        mean: Any = 0.0
+        squares: Any = 0.0
+        cross: Any = 0.0
+        total = 0.0
         for chunk in self.chunks(size):
             w = np.exp(chunk.log_w - self.weights.log_sum)
             w, found = _weights._aligned(w, values(chunk.to_mdtraj()))

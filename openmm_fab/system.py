@@ -62,7 +62,7 @@ class MolecularSystem:
         # The edge of the package: after this, no Quantity.
         object.__setattr__(self, "positions", _in_nanometers(self.positions))
         object.__setattr__(self, "temperature", _in_kelvin(self.temperature))
-        check_supported(self.topology, self.system, self.positions)
+        check_supported(self.topology, self.system, self.positions, self.name)
 
     def __repr__(self) -> str:
         return f"MolecularSystem({self.name!r}, {self.n_atoms} atoms, {self.temperature:g} K)"
@@ -295,12 +295,39 @@ class MolecularSystem:
     def fingerprint(self) -> str:
         """sha256 over elements, bonds, System and temperature: does a saved model belong to this molecule?"""
         # The XML names the OpenMM version that wrote it, which does not change the molecule.
-        xml = re.sub(r' openmmVersion="[^"]*"', "", openmm.XmlSerializer.serialize(self.system))
+        xml = re.sub(r' openmmVersion="[^"]*"', "", openmm.XmlSerializer.serialize(_kinds_in_order(self.system)))
         parts = [",".join(self.elements), str(self.bonds.tolist()), xml, repr(self.temperature)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 # --- small helpers ---
+
+
+def _kinds_in_order(system: openmm.System) -> openmm.System:
+    """The same System, kinds of atoms in tables of pairs numbered as they first appear among the atoms.
+
+    OpenMM's ForceField numbers them by the order of a set of text, which differs from process to process.
+    """
+    system = openmm.XmlSerializer.clone(system)
+    for force in system.getForces():
+        if not isinstance(force, openmm.CustomNonbondedForce) or force.getNumPerParticleParameters() != 1:
+            continue
+        tables = [force.getTabulatedFunction(k) for k in range(force.getNumTabulatedFunctions())]
+        if not tables or not all(isinstance(table, openmm.Discrete2DFunction) for table in tables):
+            continue
+        kinds = [force.getParticleParameters(i)[0] for i in range(force.getNumParticles())]
+        order = list(dict.fromkeys(kinds))
+        shapes = {tuple(table.getFunctionParameters()[:2]) for table in tables}
+        if shapes != {(len(order), len(order))} or sorted(order) != list(range(len(order))):
+            continue
+        for i, kind in enumerate(kinds):
+            force.setParticleParameters(i, [order.index(kind)])
+        index = np.array(order, dtype=int)
+        for table in tables:
+            rows, columns, values = table.getFunctionParameters()
+            square = np.array(values).reshape(columns, rows)[np.ix_(index, index)]
+            table.setFunctionParameters(rows, columns, square.flatten().tolist())
+    return system
 
 
 def _minimised(

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from .ais import AISResult, AISSettings, adapted, run_ais
 from .basins import LiftedTarget
 from .buffer import ReplayBuffer
+from .distributed import Ranks
 from .files import DamagedFileError, FormatError, load_torch, save_torch
 from .memory import keep_freed_memory
 from .objectives import Objective, fab
@@ -146,10 +146,12 @@ class Trainer:
         keep_freed_memory()
         self.flow, self.target, self.budget, self.objective = flow, target, budget, objective
         self.settings = settings or TrainSettings()
-        self.generator, self.about = generator or torch.Generator().manual_seed(0), dict(about or {})
+        self.ranks, self.about = Ranks(), dict(about or {})
+        self.generator = self.ranks.stream(generator or torch.Generator().manual_seed(0))
         parameter = next(flow.parameters())
         s = self.settings
         self.lifted = LiftedTarget(target, s.basin_share)
+        self.ranks.agree(flow.state_dict().values())
         self.learner = copy.deepcopy(flow)
         self.counted = Counted(self.learner)
         self.buffer = ReplayBuffer(s.buffer_max * s.batch, target.dim, parameter.dtype, parameter.device)
@@ -159,33 +161,41 @@ class Trainer:
         self.health = Health()
         self._recent: deque[Tensor] = deque(maxlen=16)
         self._last: AISResult | None = None
+        self._evaluations = 0
+
+    @property
+    def evaluations(self) -> int:
+        """Structures whose energy was evaluated; on several ranks all of them, as of the last iteration."""
+        return self.target.evaluations if self.ranks.alone else self._evaluations
 
     @property
     def spent(self) -> float:
-        return self.budget.spent(self.seconds, self.iteration, self.target.evaluations)
+        return self.budget.spent(self.seconds, self.iteration, self.evaluations)
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         while self.spent < 1:
-            started = time.perf_counter()
+            started = self.ranks.clock()
             info = self.step()
-            self.seconds += time.perf_counter() - started
+            self.seconds += self.ranks.clock() - started
             yield {**info, "seconds": self.seconds, "spent": self.spent}
+            self.ranks.stop_if_asked()
 
     def step(self) -> dict[str, float]:
         """One iteration: the objective's samples, and the gradient steps on them."""
         self._last = None
         losses, norms = self.learn(self.objective(self))
         self.iteration += 1
+        self._evaluations = self.ranks.total(self.target.evaluations)
         info: dict[str, float] = {
             "iteration": self.iteration,
-            "evaluations": self.target.evaluations,
-            "flow_evaluations": self.counted.evaluations,
+            "evaluations": self.evaluations,
+            "flow_evaluations": self.ranks.total(self.counted.evaluations),
             "loss": sum(losses) / len(losses),
             "ess_flow": _share(torch.cat(list(self._recent))) if self._recent else math.nan,
             "ess_ais": math.nan if self._last is None else _share(self._last.log_w),
             "acceptance": math.nan if self._last is None else _mean(self._last.acceptance),
             "step_size": _mean(self.step_sizes),
-            "buffer": self.buffer.size,
+            "buffer": self.ranks.total(self.buffer.size),
             "invalid": int((~torch.isfinite(self._recent[-1])).sum()) if self._recent else math.nan,
             "gradient": max(norms),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
@@ -195,7 +205,7 @@ class Trainer:
     def fill(self) -> None:
         """One pass of annealing into the buffer, and more while it holds too little; lifts rare basins now and then."""
         s, passes = self.settings, 0
-        while passes == 0 or self.buffer.size < s.buffer_min * s.batch:
+        while passes == 0 or self.ranks.least(self.buffer.size) < s.buffer_min * s.batch:
             if passes == 4 * s.buffer_min:
                 raise TrainingError(
                     f"Expected at least {s.buffer_min * s.batch} usable samples after {passes} passes of "
@@ -205,20 +215,22 @@ class Trainer:
             result, passes = self.anneal(), passes + 1
             self.buffer.add(result.points.z, result.log_w, result.points.log_q)
         if s.basin_share and self.iteration % BASINS_EVERY == 0:
-            self.buffer.reweight(s.ais.alpha * self.lifted.update(self.buffer.z, self.buffer.log_w))
+            (z, log_w), own = self.ranks.pooled(self.buffer.z, self.buffer.log_w)
+            self.buffer.reweight(s.ais.alpha * self.lifted.update(z, log_w)[own])
 
     def anneal(self) -> AISResult:
         """One pass of annealed importance sampling; adapts the step sizes."""
         s = self.settings.ais
         result = run_ais(self.counted, self.lifted, self.settings.batch, s, self.step_sizes, self.generator)
-        self.step_sizes = adapted(self.step_sizes, result, s.acceptance)
+        log_w, acceptance = self.ranks.gathered(result.log_w), self.ranks.mean(result.acceptance)
+        self._last = replace(result, log_w=log_w, acceptance=acceptance)
+        self.step_sizes = adapted(self.step_sizes, self._last, s.acceptance)
         self.watch(result.start.log_p.double() - result.start.log_q.double())
-        self._last = result
         return result
 
     def watch(self, log_w: Tensor) -> None:
         """Keep log weights (n,) of the learner's samples, for the metrics."""
-        self._recent.append(log_w.double().cpu())
+        self._recent.append(self.ranks.gathered(log_w.double().cpu()))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """The learner's log q(z) (n,), with a graph of its parameters."""
@@ -232,9 +244,10 @@ class Trainer:
                 group["lr"] = self._learning_rate()
             self.optimizer.zero_grad()
             loss.backward()
+            value = self.ranks.average(self.learner.parameters(), loss)
             norm = float(nn.utils.clip_grad_norm_(self.learner.parameters(), s.max_gradient))
             self.updates += 1
-            if math.isfinite(norm) and math.isfinite(float(loss.detach())):
+            if math.isfinite(norm) and math.isfinite(value):
                 self.optimizer.step()
                 self._average()
                 self.skipped = 0
@@ -243,11 +256,11 @@ class Trainer:
                 if self.skipped > 20:
                     self.health.back_off(
                         self,
-                        f"Expected finite losses; got {float(loss.detach())} with gradient norm {norm} for the last "
+                        f"Expected finite losses; got {value} with gradient norm {norm} for the last "
                         f"{self.skipped} gradient steps.",
                     )
                     self.skipped = 0
-            values.append(float(loss.detach()))
+            values.append(value)
             norms.append(norm)
         return values, norms
 
@@ -264,7 +277,8 @@ class Trainer:
     def save(self, path: str | Path) -> Path:
         """Write everything that the next iteration depends on, atomically; the checkpoint before stays as
         `files.previous(path)`."""
-        return save_torch(path, self.state_dict(), keep_previous=True)
+        state = self.ranks.pool(self.state_dict())
+        return save_torch(path, state, keep_previous=True) if self.ranks.first else Path(path)
 
     def load(self, path: str | Path) -> None:
         """Go on from a checkpoint written by `save`; loads tensors and numbers only, never code.
@@ -288,8 +302,14 @@ class Trainer:
                 f"Expected a training checkpoint of format {CHECKPOINT_FORMAT} at {path}; got format {state['format']} "
                 f"of {age} version. Resume with that version, or train anew in another folder."
             )
+        own = self.state_dict()
+        odd = [key for key in own if type(state.get(key)) is not type(own[key])]
+        if odd:
+            raise DamagedFileError(
+                f"Expected a training checkpoint at {path}; its {', '.join(odd)} is missing or of another kind."
+            )
         try:
-            self.load_state_dict(state)
+            self.load_state_dict(self.ranks.dealt(state, self.generator.device))
         except (KeyError, TypeError, RuntimeError, IndexError) as error:
             raise DamagedFileError(
                 f"Expected a training checkpoint at {path}; parts of it are missing or of another kind ({error!r})."
@@ -362,6 +382,7 @@ class Trainer:
         self.generator.set_state(state["random"])
         self.iteration, self.updates, self.seconds, self.skipped = state["counts"]
         self.target.evaluations, self.counted.evaluations = state["evaluations"]
+        self._evaluations = self.ranks.total(self.target.evaluations)
 
 
 def _share(log_w: Tensor) -> float:

@@ -43,9 +43,9 @@ def trained(system, energy) -> BoltzmannGenerator:
 
 
 def test_refined_samples_agree_with_weighted_ones_and_are_better(energy, trained):
-    settings = AISSettings(alpha=1.0, intermediate=3, leapfrogs=2)
-    plain, refined = trained.sample(3000, seed=1), trained.sample(500, seed=2, refine=settings)
-    assert refined.n == 500 and refined.log_q is None
+    settings = AISSettings(alpha=1.0, intermediate=6, leapfrogs=3)
+    plain, refined = trained.sample(3000, seed=1), trained.sample(320, seed=2, refine=settings)
+    assert refined.n == 320 and refined.log_q is None
     torch.testing.assert_close(torch.from_numpy(refined.u), energy(torch.from_numpy(refined.x)), rtol=1e-9, atol=1e-9)
     assert refined.ess_fraction > plain.ess_fraction + 0.1
     assert abs(z_score(refined.log_z, plain.log_z)) < 4 and refined.log_z.error < 0.15

@@ -26,7 +26,7 @@ ORDER = (
     *("rings", "zmatrix", "amides", "symmetry", "constraints", "placement", "scales", "summary", "coordinates"),
     # the seam, and the sampler behind it
     *("target", "splines", "resampled", "flow", "path", "hmc", "kernels", "ais", "buffer", "basins", "watch"),
-    *("objectives", "train", "snf", "metrics", "progress"),
+    *("distributed", "objectives", "train", "snf", "metrics", "progress"),
     # what comes of it
     *(
         "free_energy",
@@ -53,7 +53,7 @@ OPENED_ON_USE = {"plots", "view"}
 
 # Nothing here has seen an atom.
 BEHIND_SEAM = {"splines", "resampled", "flow", "weights", "path", "hmc", "kernels", "ais", "buffer", "basins", "watch"}
-BEHIND_SEAM |= {"objectives", "train", "snf", "metrics"}
+BEHIND_SEAM |= {"distributed", "objectives", "train", "snf", "metrics"}
 ATOMS = {"openmm", "mdtraj"}
 ATOM_ROOMS = {"topology", "system", "energy", "zmatrix", "coordinates"}
 

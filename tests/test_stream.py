@@ -15,7 +15,7 @@ import netCDF4
 import numpy as np
 import pytest
 import torch
-from examples import chain
+from examples import chain, write_chain
 
 from openmm_fab import weights
 from openmm_fab.energy.bridge import OpenMMEnergy
@@ -66,6 +66,28 @@ def test_mdtraj_reads_the_trajectory(generator, tmp_path) -> None:
     trajectory = mdtraj.load(str(tmp_path / "a.nc"), top=generator.system.md_topology)
     np.testing.assert_allclose(trajectory.xyz, Ensemble.load(tmp_path / "a.nc").x, atol=1e-6)
     assert trajectory.unitcell_lengths is None
+
+
+def test_the_command_streams_and_resumes(generator, tmp_path) -> None:
+    from typer.testing import CliRunner
+
+    from openmm_fab.cli import app
+
+    molecule = write_chain(tmp_path / "chain")
+    generator.save(tmp_path / "model.safetensors")
+    out = tmp_path / "a.nc"
+    command = ["sample", str(molecule), "--run", str(tmp_path / "model.safetensors"), "--seed", "4", "--n"]
+    first = CliRunner().invoke(app, [*command, "40", "--out", str(out)])
+    assert first.exit_code == 0 and "40 frames" in first.output and "ESS" in first.output, first.output
+    again = CliRunner().invoke(app, [*command, "90", "--out", str(out)])
+    assert again.exit_code == 1 and "resume=True" in again.output
+    more = CliRunner().invoke(app, [*command, "90", "--out", str(out), "--resume"])
+    assert more.exit_code == 0 and "90 frames" in more.output, more.output
+    found, expected = Ensemble.load(out), generator.sample(90, seed=4)
+    np.testing.assert_allclose(found.x, expected.x, atol=1e-6)
+    np.testing.assert_allclose(found.log_w, expected.log_w, rtol=0, atol=1e-2)  # another backend of the energy
+    wrong = CliRunner().invoke(app, [*command, "90", "--out", str(tmp_path / "a.npz"), "--resume"])
+    assert wrong.exit_code == 1 and ".nc file" in wrong.output
 
 
 def test_chunks_and_expectations_are_those_of_the_whole(generator, tmp_path) -> None:
@@ -232,14 +254,14 @@ def test_a_torn_commit_falls_back_to_the_one_before(generator, tmp_path) -> None
 def test_what_it_refuses(generator, system, tmp_path) -> None:
     path = tmp_path / "a.nc"
     generator.sample(64, out=path)
-    with pytest.raises(ValueError, match="exists. Go on with resume=True"):
+    with pytest.raises(ValueError, match=r"exists\. Go on with resume=True"):
         generator.sample(64, out=path)
     with pytest.raises(ValueError, match="'seed': '9'"):
         generator.sample(128, seed=9, out=path, resume=True)
     other = BoltzmannGenerator(system, SMALL, 1, generator.energy)
     with pytest.raises(ValueError, match="'model'"):
         other.sample(128, seed=1, out=path, resume=True)
-    with pytest.raises(ValueError, match="ends in .nc"):
+    with pytest.raises(ValueError, match=r"ends in \.nc"):
         generator.sample(64, out=tmp_path / "a.h5")
     with pytest.raises(ValueError, match="out or refine"):
         generator.sample(64, out=tmp_path / "b.nc", refine="ais")
@@ -263,7 +285,7 @@ def test_a_truncated_file_is_named(generator, tmp_path, lost: int) -> None:
 @pytest.mark.parametrize("content", [b"", b"CDF\x02\x00", b"something else"])
 def test_another_file_is_named(tmp_path, content: bytes) -> None:
     (tmp_path / "a.nc").write_bytes(content)
-    with pytest.raises(ValueError, match="generator.sample"):
+    with pytest.raises(ValueError, match=r"generator\.sample"):
         Ensemble.load(tmp_path / "a.nc")
 
 

@@ -172,11 +172,15 @@ def finish(
 
 
 def _settings(folder: Path) -> dict[str, Any]:
+    from openmm_fab.files import load_json
+
     path = folder / "settings.json"
     return load_json(path, "the settings of a run") if path.exists() else {}
 
 
 def _metrics(folder: Path) -> list[dict[str, float]]:
+    from openmm_fab.progress import read_metrics
+
     path = folder / "metrics.jsonl"
     return read_metrics(path) if path.exists() else []
 

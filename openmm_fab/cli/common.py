@@ -37,13 +37,14 @@ def told_in_words() -> Iterator[None]:
     """What a user can mend is told in a line, with exit code 1; Ctrl-C ends with 130. The rest keeps its traceback."""
     import openmm
 
+    from openmm_fab.distributed import RankLostError
     from openmm_fab.energy import DisagreementError, UncoveredSystemError
     from openmm_fab.md import UnstableDynamicsError
     from openmm_fab.train import TrainingError
 
     expected = (
         *(ValueError, OSError, ImportError, FloatingPointError, openmm.OpenMMException),
-        *(TrainingError, UnstableDynamicsError, DisagreementError, UncoveredSystemError),
+        *(RankLostError, TrainingError, UnstableDynamicsError, DisagreementError, UncoveredSystemError),
     )
     try:
         yield

@@ -23,6 +23,7 @@ from openmm_fab.cli.common import (
 from openmm_fab.cli.settings import RunSettings, run_settings
 
 if TYPE_CHECKING:
+    from openmm_fab.distributed import Ranks
     from openmm_fab.generator import BoltzmannGenerator
     from openmm_fab.system import MolecularSystem
 
@@ -79,9 +80,12 @@ def run(
         if dry_run:
             return _show_cost(molecule, chosen)
         from openmm_fab.cli.analysis import finish
+        from openmm_fab.distributed import Ranks, many
         from openmm_fab.weights import diagnosis
 
-        generator, folder = _trained(molecule, source, chosen, name, runs, resume, compile)
+        if many():
+            raise ValueError("Expected openmm-fab run as one process; under torchrun use openmm-fab train.")
+        generator, folder = _trained(molecule, source, chosen, name, runs, resume, compile, Ranks())
         ensemble = generator.sample(chosen.samples, name="FAB", progress=True)
         ensemble.save(folder / "ensemble.npz")
         outside, outside_weight = generator.outside_range(ensemble)
@@ -119,15 +123,19 @@ def train(
     Examples:
       openmm-fab train alanine_dipeptide --minutes 60 --name long
       openmm-fab sample alanine_dipeptide --run runs/long --n 100000 --out long.npz
+      torchrun --nproc-per-node 4 -m openmm_fab train alanine_dipeptide --minutes 60      # four processes, one flow
     """
-    with told_in_words():
+    from openmm_fab.distributed import joined
+
+    with told_in_words(), joined() as ranks:
         chosen = run_settings(settings, change or (), preset=preset, seed=seed, minutes=minutes)
         source = Source(system, forcefield, temperature)
         molecule = source.load()
         if dry_run:
             return _show_cost(molecule, chosen)
-        _, folder = _trained(molecule, source, chosen, name, runs, resume, compile)
-    typer.echo(f"The model is {folder / 'model.safetensors'}; openmm-fab sample {system} --run {folder} draws from it.")
+        _, folder = _trained(molecule, source, chosen, name, runs, resume, compile, ranks)
+        model = folder / "model.safetensors"
+        typer.echo(f"The model is {model}; openmm-fab sample {system} --run {folder} draws from it.")
 
 
 def _trained(
@@ -138,21 +146,24 @@ def _trained(
     runs: Path,
     resume: bool,
     compile: bool,
+    ranks: Ranks,
 ) -> tuple[BoltzmannGenerator, Path]:
-    """A trained generator and the folder with its settings, metrics, checkpoint and model."""
+    """A trained generator and the folder with its settings, metrics, checkpoint and model; the first rank writes."""
     from openmm_fab.generator import BoltzmannGenerator
     from openmm_fab.train import Budget
 
     budget = Budget(minutes=chosen.minutes)
-    folder = run_folder(runs, name or f"{molecule.name}-{chosen.preset}", resume)
+    folder = ranks.from_first(lambda: run_folder(runs, name or f"{molecule.name}-{chosen.preset}", resume))
     generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed)
+    if len(set(ranks.objects(generator.digest))) > 1:
+        raise ValueError("Expected the same coordinates on all ranks; got different ones. Are versions the same?")
     about = {
         "system": molecule.name,
         "fingerprint": molecule.fingerprint,
         **chosen.to_dict(),
         "source": source.absolute(),
     }
-    write_run_settings(folder / "settings.json", about, resume)
+    ranks.from_first(lambda: write_run_settings(folder / "settings.json", about, resume))
     coordinates = generator.coordinates
     typer.echo(
         f"{molecule}: {coordinates.dim} internal coordinates, {int(coordinates.periodic.sum())} of them periodic; "
@@ -161,12 +172,14 @@ def _trained(
     try:
         generator.train(budget, folder=folder, resume=resume, compile=compile)
     except KeyboardInterrupt:
+        if not ranks.first:
+            raise typer.Exit(STOPPED) from None
         generator.save(folder / "model.safetensors")
         kept = (folder / "checkpoint.pt").exists()
         advice = "the same command with --resume goes on" if kept else "it is too early to resume: start anew"
         typer.echo(f"\nStopped. Everything so far is in {folder}; {advice}.", err=True)
         raise typer.Exit(STOPPED) from None
-    generator.save(folder / "model.safetensors")
+    ranks.from_first(lambda: generator.save(folder / "model.safetensors"))
     return generator, folder
 
 

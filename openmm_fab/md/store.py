@@ -57,8 +57,8 @@ def open_folder(folder: str | Path, system: MolecularSystem, settings: MethodSet
 class Store:
     """Frames of walkers, in memory and, where there is a folder, in chunks on disk with the state that follows them.
 
-    Files: frames_<first frame>.npz, state.pt and the state before. The state counts the frames that belong to it, so that a run that was
-    killed between the two writes goes on right.
+    Files: frames_<first frame>.npz, state.pt and the state before. The state counts the frames that belong to it, so
+    that a run that was killed between the two writes goes on right.
     """
 
     def __init__(self, folder: Path | None) -> None:

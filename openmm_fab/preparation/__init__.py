@@ -16,7 +16,7 @@ from openmm import app, unit
 
 from ..checks import some
 from ..files import write_atomically
-from ..inputs import MMCIF
+from ..inputs import MMCIF, naming, read_forcefield
 from ..system import FORCEFIELD
 from .fixing import add_heavy_atoms, add_hydrogens
 from .problems import FIXES, Problem
@@ -130,11 +130,12 @@ def find_problems(path: str | Path, forcefield: str | Sequence[str] = FORCEFIELD
         No atoms in the file.
     """
     files = (forcefield,) if isinstance(forcefield, str) else tuple(forcefield)
-    field = app.ForceField(*files)
+    field = read_forcefield(files)
     records = open_records(Path(path))
-    found = record_problems(records, field)
-    model = records.read(merged(edits for _, edits in found))
-    problems = [problem for problem, _ in found] + structure_problems(model, field, files)
+    with naming(path, "a PDB or PDBx/mmCIF file"):
+        found = record_problems(records, field)
+        model = records.read(merged(edits for _, edits in found))
+        problems = [problem for problem, _ in found] + structure_problems(model, field, files)
     return Findings(Path(path), files, tuple(problems))
 
 
@@ -144,7 +145,7 @@ def _line(problem: Problem) -> str:
 
 
 def _fix(findings: Findings, kinds: set[str], pH: float) -> Prepared:
-    field, files = app.ForceField(*findings.forcefield), findings.forcefield
+    field, files = read_forcefield(findings.forcefield), findings.forcefield
     records = open_records(findings.path)
     found = [(problem, edits) for problem, edits in record_problems(records, field) if problem.kind in kinds]
     model = records.read(merged(edits for _, edits in found))

@@ -14,7 +14,7 @@ from typing import Any
 
 from openmm import app
 
-from ..inputs import MMCIF
+from ..inputs import MMCIF, check_pdb, naming
 from .problems import AMINO, MODIFIED, PROTONATED, VARIANTS, Problem, mended, told
 
 # Where the line of an atom has what: columns of PDB, names in PDBx/mmCIF (of several the first that is there).
@@ -120,8 +120,12 @@ def open_records(path: Path) -> Records:
         raise FileNotFoundError(
             f"Expected a PDB or PDBx/mmCIF file at {path}; there is none (working directory {Path.cwd()})."
         )
-    lines = path.read_text().splitlines()
-    records = _cif(lines) if path.suffix.lower() in MMCIF else _pdb(lines)
+    mmcif = path.suffix.lower() in MMCIF
+    if not mmcif:
+        check_pdb(path, finite=False)  # those that are not are a finding
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    with naming(path, "a PDB or PDBx/mmCIF file"):
+        records = _cif(lines) if mmcif else _pdb(lines)
     if not records.rows:
         raise ValueError(f"Expected atoms in {path}; got none. Give a structure in PDB or PDBx/mmCIF format.")
     return records

@@ -20,6 +20,7 @@ GOOD, CARE, BAD = "good", "care", "bad"
 POOR_SHARE = 0.01  # of the samples, effective: below it the flow has hardly learned the molecule
 BIG_WEIGHT = 0.05  # of all weight, in one sample
 OUTSIDE = 0.01
+FEW_FRAMES = 10.0  # of the reference in a basin, effective: with as many it knows that the basin is there
 CONTRADICTION = (DISAGREE, "basin missing")  # how such verdicts start
 
 
@@ -39,7 +40,7 @@ def findings(
     if np.ptp(ensemble.log_w[ensemble.log_w > -np.inf]) == 0.0:
         return [Finding(GOOD, f"{ensemble.n} frames of equal weight", "There is nothing to reweight.")]
     found = [_khat(ensemble.khat), *_ess(ensemble), _largest(ensemble), _invalid(ensemble)]
-    found += _range(metrics)
+    found += [*_range(metrics), *_lost(metrics)]
     found.append(_agreement(comparison))
     return found
 
@@ -132,6 +133,23 @@ def _range(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
     return [Finding(GOOD, head, "The stiff coordinates fit into the range that the flow can shape.")]
 
 
+def _lost(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
+    """What training knew at its last look; see `watch`."""
+    lost = next((int(m["lost_basins"]) for m in reversed(metrics) if m.get("lost_basins") is not None), None)
+    if lost is None:
+        return []
+    if lost:
+        return [
+            Finding(
+                BAD,
+                f"{lost} basin{'s' if lost > 1 else ''} that annealing found {'are' if lost > 1 else 'is'} not sampled",
+                "The replay buffer of training holds structures where the flow draws none; the weights cannot show "
+                "that. Train longer.",
+            )
+        ]
+    return [Finding(GOOD, "Every basin that annealing found is sampled", "The flow lost none against its buffer.")]
+
+
 def _agreement(comparison: Comparison | None) -> Finding:
     blind = "A basin that the flow never visits leaves no trace in the weights"
     if comparison is None:
@@ -142,10 +160,11 @@ def _agreement(comparison: Comparison | None) -> Finding:
     head = (
         f"{len(items) - len(apart)} of {len(items)} basins and torsions do not contradict {comparison.reference.name}"
     )
+    missing = any(item.verdict.startswith("basin missing") and item.reference.effective >= FEW_FRAMES
+                  for item in comparison.basins)  # fmt: skip
     if apart:
-        return Finding(
-            BAD if len(apart) > len(items) / 4 else CARE, head, f"Beyond the errors, or missing: {', '.join(apart)}."
-        )
+        grade = BAD if missing or len(apart) > len(items) / 4 else CARE
+        return Finding(grade, head, f"Beyond the errors, or missing: {', '.join(apart)}.")
     return Finding(GOOD, head, f"{blind}; the reference found none that is missing.")
 
 

@@ -1,0 +1,185 @@
+"""What one outer step of FAB costs, by part and by size of the molecule: a pass of annealing and eight gradient steps.
+
+`python benchmarks/outer_step.py [--repeats 5] [--quick] [--record]`: the FAB paper's shape for alanine dipeptide: 12
+layers of 256 hidden units and 8 bins, batch 1024, 8 intermediate densities of 4 leapfrog steps, 8 gradient steps; with
+nothing compiled ("eager") and with flow, coordinates and energy compiled ("fused"). Then the same step, fused, for
+growing peptides. Medians over the repeats. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from record import record
+
+from openmm_fab.ais import AISSettings
+from openmm_fab.flow import FlowSettings
+from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
+from openmm_fab.memory import keep_freed_memory
+from openmm_fab.system import MolecularSystem
+from openmm_fab.train import Budget, Trainer, TrainSettings
+
+SIZES = ("alanine_dipeptide", "alanine_tetrapeptide", "alanine_hexapeptide")
+PARTS = ("flow, sample", "flow, gradient", "energy and coordinates", "updates", "rest of the pass")
+PAPER = (
+    FlowSettings(layers=12, hidden=256, bins=8),
+    TrainSettings(batch=1024, updates=8, buffer_min=8, buffer_max=64, ais=AISSettings(intermediate=8, leapfrogs=4)),
+)
+LITTLE = (
+    FlowSettings(layers=2, hidden=32, bins=8),
+    TrainSettings(batch=64, updates=2, buffer_min=2, buffer_max=8, ais=AISSettings(intermediate=2, leapfrogs=2)),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="below a minute: a small step, nothing compiled")
+    parser.add_argument("--record", action="store_true", help="write the tables to RESULTS.md")
+    options = parser.parse_args()
+    keep_freed_memory()
+    shape, repeats = (LITTLE, 2) if options.quick else (PAPER, options.repeats)
+
+    parts = {"eager": measure(SIZES[0], shape, repeats, fused=False)}
+    if not options.quick:
+        parts["fused"] = measure(SIZES[0], shape, repeats, fused=True)
+    best = list(parts)[-1]
+    sizes = {SIZES[0]: parts[best]}
+    for name in SIZES[1:]:
+        sizes[name] = measure(name, shape, repeats, fused=not options.quick)
+    body = f"{by_part(parts)}\n\n{by_size(sizes, best)}"
+    print(body)
+    if options.record and options.quick:
+        raise SystemExit("--quick measures nothing worth keeping: leave out --record.")
+    if options.record:
+        title = "One outer step of FAB: 12 layers, 256 hidden units, batch 1024, 8 x 4 leapfrog steps, 8 gradient steps"
+        record("outer_step", title, f"python benchmarks/outer_step.py --repeats {repeats} --record", body)
+    print(json.dumps({"benchmark": "outer_step", "quick": options.quick, "dipeptide": parts, "sizes": sizes}))
+
+
+class Stopwatch:
+    """Seconds by part; a function that is timed within another is not counted twice."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inner = [0.0]
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        self._inner.append(0.0)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            whole, inner = time.perf_counter() - started, self._inner.pop()
+            self.seconds[name] += whole - inner
+            self._inner[-1] += whole
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.part(name):
+                return function(*args, **kwargs)
+
+        return call
+
+
+class TimedFlow:
+    """The learner as annealing sees it. Its log_prob in a gradient step, with a graph, is part of the update."""
+
+    def __init__(self, flow: Any, watch: Stopwatch) -> None:
+        self._log_prob, self._value = flow.log_prob, watch.timed("flow, gradient", flow.log_prob)
+        self.sample = watch.timed("flow, sample", flow.sample)
+        self.log_prob_and_gradient = watch.timed("flow, gradient", flow.log_prob_and_gradient)
+
+    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        return (self._log_prob if torch.is_grad_enabled() else self._value)(z)
+
+
+def measure(name: str, shape: tuple[FlowSettings, TrainSettings], repeats: int, fused: bool) -> dict[str, Any]:
+    """Medians over outer steps of one molecule: seconds of each part and of all, and evaluations."""
+    system = MolecularSystem.load(name)
+    generator = BoltzmannGenerator(system, GeneratorSettings(flow=shape[0], train=shape[1]))
+    started = time.perf_counter()
+    if fused:
+        generator.compile()
+    trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**6), shape[1])
+    with torch.no_grad():  # a buffer's content does not shape the cost of a step: filled without annealing
+        for _ in range(shape[1].buffer_min):
+            z, log_q = trainer.learner.sample(shape[1].batch, trainer.generator)
+            trainer.buffer.add(z, torch.zeros(len(z), dtype=torch.float64), log_q)
+    trainer.step()  # compiles what is left
+    first = time.perf_counter() - started
+
+    watch = Stopwatch()
+    trainer.counted.flow = TimedFlow(trainer.learner, watch)  # type: ignore[assignment]
+    trainer.lifted.log_prob_and_gradient = watch.timed(  # type: ignore[method-assign]
+        "energy and coordinates", trainer.lifted.log_prob_and_gradient
+    )
+    trainer.fill = watch.timed("rest of the pass", trainer.fill)  # type: ignore[method-assign]
+    rows = []
+    for _ in range(repeats):
+        watch.seconds.clear()
+        before = generator.target.evaluations, trainer.counted.evaluations
+        with watch.part("updates"):
+            trainer.step()
+        spent = generator.target.evaluations - before[0], trainer.counted.evaluations - before[1]
+        rows.append((dict(watch.seconds), spent))
+    seconds = {part: statistics.median(row.get(part, 0.0) for row, _ in rows) for part in PARTS}
+    energies, flows = rows[-1][1]
+    return {
+        "atoms": system.n_atoms,
+        "dim": generator.coordinates.dim,
+        "seconds": seconds,
+        "total": statistics.median(sum(row.values()) for row, _ in rows),
+        "energy_evaluations": energies,
+        "flow_evaluations": flows,
+        "compile_and_first_step": first,
+    }
+
+
+def by_part(found: dict[str, dict[str, Any]]) -> str:
+    names = list(found)
+    rows = ["| alanine dipeptide | " + " | ".join(f"{name}, s | share" for name in names) + " |"]
+    rows.append("|---" * (1 + 2 * len(names)) + "|")
+    for part in (*PARTS, "all"):
+        cells = []
+        for name in names:
+            total = found[name]["total"]
+            seconds = total if part == "all" else found[name]["seconds"][part]
+            cells += [f"{seconds:.3f}", f"{100 * seconds / total:.0f} %"]
+        rows.append(f"| {part} | " + " | ".join(cells) + " |")
+    text = "\n".join(rows)
+    text += "\n\nMedians, each part on its own. Updates: the flow forward and backward, Adam, the draw from the buffer."
+    if len(names) == 2:
+        text += f" Eager over fused: {found['eager']['total'] / found['fused']['total']:.1f}."
+        text += f" Compiling and the first step: {found['fused']['compile_and_first_step']:.0f} s."
+    return text
+
+
+def by_size(found: dict[str, dict[str, Any]], how: str) -> str:
+    rows = [
+        f"| {how} | atoms | dim | outer step, s | flow in the pass, s | energy and coordinates, s | updates, s "
+        "| energies | flow evaluations |",
+        "|---" * 9 + "|",
+    ]
+    for name, one in found.items():
+        flow = sum(seconds for part, seconds in one["seconds"].items() if part.startswith("flow"))
+
+        rows.append(
+            f"| {name} | {one['atoms']} | {one['dim']} | {one['total']:.3f} | {flow:.3f} "
+            f"| {one['seconds']['energy and coordinates']:.3f} | {one['seconds']['updates']:.3f} "
+            f"| {one['energy_evaluations']} | {one['flow_evaluations']} |"
+        )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What each of two processes does for test_distributed.py: `python ranks.py FOLDER`, with torchrun's variables."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openmm_fab.buffer import ReplayBuffer
+from openmm_fab.distributed import RankLostError, Ranks, joined
+from openmm_fab.flow import CouplingFlow, FlowSettings
+from openmm_fab.objectives import weighted_loss
+from openmm_fab.target import ManyWell
+from openmm_fab.train import Budget, Trainer, TrainSettings
+
+SMALL = TrainSettings(batch=16, updates=2, buffer_min=4, buffer_max=8, warmup=4, basin_share=0.05)
+LEARN = TrainSettings(batch=64, updates=8, buffer_min=8, warmup=30, learning_rate=3e-3, averaging=0.95)
+
+
+def trainer(settings: TrainSettings, iterations: int, seed: int = 0, layers: int = 2, hidden: int = 16) -> Trainer:
+    random = torch.Generator().manual_seed(seed)
+    target = ManyWell(2)
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), random)
+    return Trainer(flow, target, Budget(iterations=iterations), settings, random)
+
+
+def shard(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """z (2000, 1) and log weights; the shards differ in their mean and, by e^2, in their weight."""
+    random = torch.Generator().manual_seed(rank)
+    z = torch.randn(2000, 1, generator=random) + 3.0 * rank
+    return z, 0.5 * torch.randn(2000, generator=random, dtype=torch.float64) - 2.0 * rank
+
+
+def line(z: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """A density whose only parameter is its mean."""
+    return -0.5 * (z[:, 0] - at).square()
+
+
+def gradients(ranks: Ranks) -> dict[str, Any]:
+    """Of losses over weights that lie in two shards."""
+    z, log_w = shard(ranks.rank)
+    at = torch.nn.Parameter(torch.tensor(0.5))
+    whole = weighted_loss(line(z, at), log_w) * ranks.share(log_w)
+    whole.backward()
+    value = ranks.average([at], whole)
+    found = {"loss": value, "exact": float(at.grad)}
+
+    random, means = torch.Generator().manual_seed(ranks.rank), []
+    buffer = ReplayBuffer(2000, 1)
+    buffer.add(z, log_w, line(z, at.detach()))
+    for _ in range(300):
+        at.grad = None
+        _, drawn, _ = buffer.sample(8, random)
+        loss = -line(drawn, at).mean() * ranks.share(buffer.log_w)
+        loss.backward()
+        ranks.average([at], loss)
+        means.append(float(at.grad))
+    return {**found, "drawn": means}
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """Six iterations at once, and three and three."""
+    whole = trainer(SMALL, 6, seed=5)
+    infos = list(whole)
+    first = trainer(SMALL, 6, seed=5)
+    for info in first:
+        if info["iteration"] == 3:
+            break
+    first.save(folder / "three.pt")
+    torch.distributed.barrier()
+    second = trainer(SMALL, 6, seed=7)
+    second.load(folder / "three.pt")
+    rest = list(second)
+    whole.save(folder / "six.pt")
+    alone = trainer(SMALL, 6, seed=9)
+    alone.load(folder / "alone.pt")  # by one process
+    keep = ("learner", "flow", "step_sizes", "buffer", "random", "basins")
+    return {
+        "infos": infos,
+        "rest": rest,
+        "whole": {key: whole.state_dict()[key] for key in keep},
+        "resumed": {key: second.state_dict()[key] for key in keep},
+        "dealt": {key: alone.state_dict()[key] for key in keep},
+        "evaluations": alone.evaluations,
+    }
+
+
+def stopped(rank: int, folder: Path) -> int:
+    """Which iteration was the last when one rank alone was told to stop."""
+    training, last = trainer(SMALL, 50), 0
+    try:
+        for info in training:
+            last = int(info["iteration"])
+            if last == 2 and rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        training.save(folder / "stopped.pt")
+        return last
+    return -1
+
+
+def learned() -> dict[str, Any]:
+    training = trainer(LEARN, 30, layers=4, hidden=32)
+    return {"curve": [info["ess_flow"] for info in training]}
+
+
+def bereft(rank: int) -> str:
+    """The other one is killed in its third iteration."""
+    try:
+        for info in trainer(SMALL, 50):
+            if info["iteration"] == 3 and rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+    except RankLostError as error:
+        return str(error)
+    return "nothing was seen"
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
+
+    def write(name: str, value: Any) -> None:
+        torch.save(value, folder / f"{name}{rank}.pt")
+
+    with joined() as ranks:
+        write("gradients", gradients(ranks))
+        write("training", training(folder))
+        write("stopped", stopped(rank, folder))
+    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+    with joined():  # a new group: the first one was told to stop
+        write("learned", learned())
+        write("bereft", bereft(rank))
+        os._exit(0)  # without the other there is nothing to take leave of
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,196 @@
+"""Training that goes wrong is seen: each fault is provoked, and the reaction checked."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from openmm_fab import watch
+from openmm_fab.ais import AISSettings
+from openmm_fab.flow import CouplingFlow, FlowSettings
+from openmm_fab.objectives import OBJECTIVES, MaximumLikelihood
+from openmm_fab.target import ManyWell, VonMises
+from openmm_fab.train import Budget, Trainer, TrainingError, TrainSettings
+from openmm_fab.watch import missing_basins
+
+SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=1, ais=AISSettings(intermediate=1, leapfrogs=1))  # noqa: E501 # fmt: skip
+
+
+def _trainer(target=None, iterations: int = 1000, settings: TrainSettings = SMALL, objective=OBJECTIVES["fab"]):
+    target = target or ManyWell(2)
+    random = torch.Generator().manual_seed(0)
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=16), random)
+    return Trainer(flow, target, Budget(iterations=iterations), settings, random, objective)
+
+
+def _parameters(trainer: Trainer) -> list[Tensor]:
+    return [p.detach().clone() for p in (*trainer.flow.parameters(), *trainer.learner.parameters())]
+
+
+def _told(caught) -> list[str]:
+    return [str(w.message) for w in caught]
+
+
+def test_a_healthy_run_says_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(watch, "LOOK_EVERY", 5)
+    target = VonMises(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 1.0]), modes=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = list(_trainer(target, iterations=15))
+    assert [h["lost_basins"] for h in history if "lost_basins" in h] == [0.0] * 3
+
+
+def test_an_explosion_is_taken_back() -> None:
+    trainer = _trainer()
+    for _ in range(watch.WINDOW + 5):
+        trainer.step()
+    good, steps = copy.deepcopy(trainer.health._good), trainer.iteration
+    with torch.no_grad():  # a step of training gone wild
+        for p in trainer.learner.parameters():
+            p.mul_(8.0)
+    with pytest.warns(UserWarning, match="training explodes. Training goes back to its last good state, with half"):
+        while trainer.health.restored == 0 and trainer.iteration < steps + 20:
+            trainer.step()
+    for name, p in trainer.learner.state_dict().items():
+        assert torch.equal(p, good["learner"][name])
+    assert trainer.health.rate == 0.5 and trainer.iteration > steps  # time goes on
+    before = trainer._learning_rate()
+    trainer.health.rate = 1.0
+    assert trainer._learning_rate() == pytest.approx(2 * before)
+    trainer.health.rate = 0.5
+    losses = [trainer.step()["loss"] for _ in range(10)]
+    assert max(losses) < 20 and trainer.health.restored == 1
+
+
+class NaNAfter(CouplingFlow):
+    broken = False
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return super().log_prob(z) * (math.nan if self.broken else 1.0)
+
+
+def test_losses_that_stay_nan_stop_training_with_advice() -> None:
+    random, target = torch.Generator().manual_seed(0), ManyWell(2)
+    flow = NaNAfter(target.periodic, FlowSettings(layers=2, hidden=16), random)
+    trainer = Trainer(flow, target, Budget(iterations=1000), SMALL, random)
+    trainer.step()
+    good = _parameters(trainer)
+    trainer.learner.broken = True
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(TrainingError) as stopped:
+        warnings.simplefilter("always")
+        for loss in iter(lambda: torch.ones((), requires_grad=True) * math.nan, None):
+            trainer.learn(iter([loss * sum(p.sum() for p in trainer.learner.parameters())]))
+    assert len(caught) == watch.TRIES - 1 and all("last good state" in text for text in _told(caught))
+    assert "This is the 3. time" in str(stopped.value) and "Lower TrainSettings.learning_rate" in str(stopped.value)
+    assert all(torch.equal(a, b) for a, b in zip(good, _parameters(trainer), strict=True))
+    assert trainer.health.rate == 0.125
+
+
+@pytest.mark.parametrize(("acceptance", "factor"), [(0.0, 0.25), (1.0, 2.0)])
+def test_hmc_that_is_dead_gets_other_steps(acceptance, factor) -> None:
+    trainer = _trainer()
+    step = dict.fromkeys(("loss", "ess_flow"), math.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(watch.DEAD - 1):
+            trainer.health.check(trainer, step | {"acceptance": acceptance})
+        trainer.health.check(trainer, step | {"acceptance": 0.6})  # lives: counted anew
+        for _ in range(watch.DEAD - 1):
+            trainer.health.check(trainer, step | {"acceptance": acceptance})
+    sizes = list(trainer.step_sizes)
+    with pytest.warns(UserWarning, match="HMC (refuses|accepts) nearly every step"):
+        trainer.health.check(trainer, step | {"acceptance": acceptance})
+    assert trainer.step_sizes == [factor * size for size in sizes]
+
+
+def test_a_hopeless_step_size_is_found_again() -> None:
+    """A real one, a thousand times too long, which adaptation alone would take 140 iterations to mend."""
+    ais = AISSettings(intermediate=1, leapfrogs=5, step_size=300.0)
+    trainer = _trainer(settings=TrainSettings(batch=8, updates=1, buffer_min=1, buffer_max=2, ais=ais))
+    with pytest.warns(UserWarning, match=r"HMC refuses nearly every step \(0 % for 50 iterations\)"):
+        for _ in range(watch.DEAD):
+            trainer.step()
+    assert trainer.step_sizes[0] == pytest.approx(300.0 / 1.05**50 / 4, rel=0.01)
+
+
+def test_an_ess_that_collapses_is_told_once() -> None:
+    trainer = _trainer()
+    with pytest.warns(UserWarning, match=r"ESS collapsed from 60.0 % to 1 %") as caught:
+        for ess in [0.6] * 30 + [0.01] * 60:
+            trainer.health.check(trainer, {"loss": math.nan, "acceptance": math.nan, "ess_flow": ess})
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="ESS collapsed"):  # again, after it was well in between
+        for ess in [0.6] * 30 + [0.01] * 60:
+            trainer.health.check(trainer, {"loss": math.nan, "acceptance": math.nan, "ess_flow": ess})
+
+
+def test_one_point_that_holds_the_buffer_is_told() -> None:
+    trainer = _trainer()
+    trainer.step()
+    trainer.buffer._log_w[3] += 30.0
+    with pytest.warns(UserWarning, match=r"One sample holds \d+ % of the buffer's weight \(1\.0 effective samples"):
+        trainer.health._buffer(trainer)
+
+
+def test_a_mode_that_is_lost_is_told_and_counted(monkeypatch) -> None:
+    """A flow that learned one of two modes, and a buffer in which both are."""
+    target = VonMises(torch.tensor([0.5]), torch.tensor([8.0]), modes=2)  # at 29 and -151 degrees
+    angles = 0.5 + 0.35 * torch.randn(4000, 1, generator=torch.Generator().manual_seed(1))
+    settings = TrainSettings(batch=64, updates=8, buffer_min=16, warmup=5, learning_rate=3e-2, averaging=0.9)
+    trainer = _trainer(target, 40, settings, MaximumLikelihood(angles))
+    list(trainer)
+    trainer.flow.load_state_dict(trainer.learner.state_dict())
+    z, _ = trainer.flow.sample(4096, torch.Generator().manual_seed(2))
+    assert float((z - 0.5).cos().gt(0).double().mean()) > 0.98
+
+    both = torch.remainder(angles + math.pi * torch.arange(2).repeat(2000)[:, None] + math.pi, 2 * math.pi) - math.pi
+    trainer.buffer.add(both[:1000], torch.zeros(1000), torch.zeros(1000))
+    monkeypatch.setattr(watch, "LOOK_EVERY", 1)
+    nothing = dict.fromkeys(("loss", "ess_flow", "acceptance"), math.nan)
+    random = trainer.generator.get_state()
+    with pytest.warns(UserWarning, match=r"lost 1 basin.* near -15\d degrees \(\d\d\.\d % of the buffer, [01]\S* % of"):
+        info = trainer.health.check(trainer, nothing)
+    assert info["lost_basins"] == 1.0
+    assert torch.equal(random, trainer.generator.get_state())  # looking changes nothing
+
+    healthy = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=16), torch.Generator().manual_seed(0))
+    trainer.learner.load_state_dict(healthy.state_dict())  # nearly uniform: knows both
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert trainer.health.check(trainer, nothing)["lost_basins"] == 0.0
+
+
+def test_missing_basins() -> None:
+    rng = np.random.default_rng(0)
+    held = np.concatenate([rng.normal(-1.0, 0.3, 900), rng.normal(2.0, 0.3, 100)])
+    even = np.full(1000, 1e-3)
+    (found,) = missing_basins(held, even, rng.normal(-1.0, 0.3, 1000))
+    assert found.startswith("near 11") and "(10.0 % of the buffer, 0 % of samples)" in found
+    assert missing_basins(held, even, held) == []
+    assert len(missing_basins(held, even, rng.normal(2.0, 0.3, 1000))) == 1
+    # A basin that is one heavy sample is no basin; nor is one that hardly holds anything.
+    one = np.full(901, 0.8 / 900)
+    one[-1] = 0.2
+    assert missing_basins(np.append(held[:900], 2.0), one, held[:900]) == []
+    few = np.where(held > 0.5, 1e-4, 1.0)
+    assert missing_basins(held, few / few.sum(), held[:900]) == []
+
+
+def test_health_is_part_of_the_checkpoint(tmp_path) -> None:
+    trainer = _trainer()
+    for _ in range(8):
+        trainer.step()
+    trainer.health.rate, trainer.health.restored, trainer.health._told = 0.25, 2, {"ess"}
+    trainer.save(tmp_path / "checkpoint.pt")
+    other = _trainer()
+    other.load(tmp_path / "checkpoint.pt")
+    assert other.health.rate == 0.25 and other.health.restored == 2 and other.health._told == {"ess"}
+    assert other.health._losses == trainer.health._losses
+    for name, p in other.health._good["learner"].items():
+        assert torch.equal(p, trainer.health._good["learner"][name])
