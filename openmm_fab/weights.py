@@ -258,7 +258,7 @@ def diagnosis(log_w: ArrayLike) -> str:
 def diagnosed(ess: float, khat: float) -> str:
     """The same from the two numbers."""
     if khat == -np.inf:
-        tail = "equal weights"
+        tail = "no tail: the largest weights are equal"
     elif np.isnan(khat):
         tail = "k-hat cannot be estimated: do not trust these weights"
     elif khat < 0.5:

@@ -12,6 +12,8 @@ import pytest
 from openmm import app, unit
 from scipy import stats
 
+import openmm_fab as fab
+
 FOLDER = Path(__file__).parents[1] / "systems" / "alanine_dipeptide"
 REFERENCE = FOLDER / "reference"
 
@@ -32,11 +34,11 @@ def frames() -> mdtraj.Trajectory:
     return mdtraj.load(str(REFERENCE / "reference.dcd"), top=str(FOLDER / "input.pdb"))
 
 
-def test_frames_energies_and_blocks_fit(report, arrays, frames):
+def test_frames_energies_weights_and_blocks_fit(report, arrays, frames):
     n = report["shipped"]["frames"]
-    assert frames.n_frames == n == len(arrays["block"]) == len(arrays["u"])
+    assert frames.n_frames == n == len(arrays["block"]) == len(arrays["u"]) == len(arrays["log_w"])
     assert 10_000 < n <= 25_000
-    assert np.isfinite(arrays["u"]).all()
+    assert np.isfinite(arrays["u"]).all() and np.isfinite(arrays["log_w"]).all()
     assert set(arrays["block"]) == set(range(report["settings"]["walkers"]))
     for bins in (64, 100):
         assert arrays[f"phi_psi_probability_{bins}"].shape == (bins, bins)
@@ -56,14 +58,25 @@ def test_energies_are_those_of_the_force_field(report, arrays, frames):
 
 
 def test_shipped_frames_are_drawn_from_the_histogram_of_all_states(arrays, frames):
-    """Coarse enough, 16 x 16, that a chi-square test has counts to work with."""
+    """At phi < 0, where weights are equal; coarse enough, 16 x 16, that a chi-square test has counts to work with."""
     phi, psi = (mdtraj.compute_dihedrals(frames, [atoms])[:, 0] for atoms in ((4, 6, 8, 14), (6, 8, 14, 16)))
-    found, *_ = np.histogram2d(phi, psi, bins=np.linspace(-np.pi, np.pi, 17))
-    expected = frames.n_frames * arrays["phi_psi_probability_64"].reshape(16, 4, 16, 4).sum((1, 3))
+    assert len(set(arrays["log_w"][phi < 0])) == 1
+    edges = np.linspace(-np.pi, np.pi, 17)
+    found = np.histogram2d(phi[phi < 0], psi[phi < 0], bins=edges)[0][:8]
+    share = arrays["phi_psi_probability_64"].reshape(16, 4, 16, 4).sum((1, 3))[:8]
+    expected = found.sum() * share / share.sum()
     used = expected > 10
-    chi2 = ((found - expected) ** 2 / expected)[used].sum()
+    chi2 = ((found - expected)[used] ** 2 / expected[used]).sum()
     assert used.sum() > 50
     assert stats.chi2.sf(chi2, used.sum() - 1) > 1e-4, (chi2, used.sum())
+
+
+def test_the_basin_of_the_shipped_frames(report):
+    """Its frames are many, and their weights give back the population that all states have."""
+    found = fab.basin_difference(fab.load_reference(fab.MolecularSystem.load("alanine_dipeptide")))
+    assert report["shipped"]["in_basin"] > 2000
+    assert found.error < 0.05
+    assert abs(found.value - report["basin"]["dF"]) < 4 * np.hypot(found.error, report["basin"]["dF_se"])
 
 
 def test_its_own_checks_passed(report):

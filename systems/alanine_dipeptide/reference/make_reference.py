@@ -1,6 +1,6 @@
 """Reference ensemble of alanine dipeptide at 300 K: exact Markov chains with the proposals of the pretrained flow.
 
-``python make_reference.py [--sweeps 40000] [--resume]`` writes reference.dcd, reference_weights.npz and reference.json
+``python make_reference.py [--sweeps 52000] [--resume]`` writes reference.dcd, reference_weights.npz and reference.json
 beside this script. `metadynamics/` holds an independent one by plain OpenMM, which the result is held against.
 """
 
@@ -29,7 +29,10 @@ from openmm_fab.topology import named_torsions
 HERE = Path(__file__).resolve().parent
 RAW = HERE / "raw"
 BASIN = (0.0, 2.5)  # rad, of phi
-PROFILE_BINS, SURFACES, FRAMES = 60, (64, 100), 20_000
+PROFILE_BINS, SURFACES = 60, (64, 100)
+# Frames that are shipped: of the whole run one in so many sweeps, outside the basin; inside it, which is rare, every
+# one of the last sweeps. Weights undo that.
+FRAME_EVERY, BASIN_SWEEPS = 1126, 8000
 SAVE_EVERY = 120.0  # s
 
 
@@ -69,8 +72,11 @@ def bins(angle: np.ndarray, n: int) -> np.ndarray:
     return np.minimum(((angle + np.pi) / (2 * np.pi) * n).astype(int), n - 1)
 
 
-def run(settings: HybridSettings, seed: int, resume: bool) -> tuple[Counts, list[np.ndarray], dict, float]:
-    """The chains; returns counts, kept frames (walkers, atoms, 3), the chains' statistics, and seconds."""
+Frames = dict[str, list[torch.Tensor]]
+
+
+def run(settings: HybridSettings, seed: int, resume: bool) -> tuple[Counts, Frames, dict, float]:
+    """The chains; returns counts, kept frames, the chains' statistics, and seconds."""
     system = fab.MolecularSystem.load("alanine_dipeptide")
     generator = fab.load_pretrained("alanine_dipeptide")
     generator.compile()
@@ -82,19 +88,19 @@ def run(settings: HybridSettings, seed: int, resume: bool) -> tuple[Counts, list
     path = RAW / "state.pt"
     if resume:
         saved = torch.load(path, weights_only=True)
-        state, frames, seconds = saved["state"], [x.numpy() for x in saved["frames"]], saved["seconds"]
+        state, frames, seconds = saved["state"], saved["frames"], saved["seconds"]
         counts = Counts.restored(saved["counts"])
     else:
-        state, counts, frames, seconds = chains.first(), Counts(settings.walkers), [], 0.0
+        state, counts, seconds = chains.first(), Counts(settings.walkers), 0.0
+        frames = {"x": [], "walker": [], "rare": []}
     random.set_state(state["generator"])
-    every = settings.sweeps * settings.walkers // FRAMES
     started = last = time.monotonic()
 
     def save() -> None:
         nonlocal seconds, started
         seconds, started = seconds + time.monotonic() - started, time.monotonic()
         whole = {"state": state | {"generator": random.get_state()}, "counts": counts.tensors()}
-        whole |= {"frames": [torch.from_numpy(x) for x in frames]}
+        whole |= {"frames": frames}
         RAW.mkdir(exist_ok=True)
         write_atomically(path, lambda file: torch.save(whole | {"seconds": seconds}, file))
 
@@ -106,14 +112,24 @@ def run(settings: HybridSettings, seed: int, resume: bool) -> tuple[Counts, list
             x = chains.structures(state, labels).numpy()
             phi, psi = mdtraj.compute_dihedrals(mdtraj.Trajectory(x, topology), angles).T
             counts.add(phi, psi)
-            if counts.sweeps % every == 0:
-                frames.append(x.astype(np.float32))
+            rare = (phi > BASIN[0]) & (phi < BASIN[1])
+            if counts.sweeps % FRAME_EVERY == 0:
+                keep(frames, x, ~rare, False)
+            if counts.sweeps > settings.sweeps - BASIN_SWEEPS and rare.any():
+                keep(frames, x, rare, True)
             if time.monotonic() - last > SAVE_EVERY:
                 save()
                 last = time.monotonic()
     finally:
         save()
     return counts, frames, chains.about(state), seconds
+
+
+def keep(frames: Frames, x: np.ndarray, which: np.ndarray, rare: bool) -> None:
+    walker = torch.from_numpy(np.flatnonzero(which))
+    frames["x"].append(torch.from_numpy(x[which]).float())
+    frames["walker"].append(walker)
+    frames["rare"].append(torch.full_like(walker, rare, dtype=torch.bool))
 
 
 def mean_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,11 +167,13 @@ def against_metadynamics(profiles: dict[str, dict], basin: dict[str, float]) -> 
     return found
 
 
-def write(settings: HybridSettings, seed: int, counts: Counts, frames: list, about: dict, seconds: float) -> dict:
+def write(settings: HybridSettings, seed: int, counts: Counts, frames: Frames, about: dict, seconds: float) -> dict:
     system = fab.MolecularSystem.load("alanine_dipeptide")
-    x = np.stack(frames, 1)  # walker by walker
-    block = np.repeat(np.arange(len(x)), x.shape[1])
-    x = x.reshape(-1, *x.shape[2:])
+    x, block, rare = (torch.cat(frames[key]).numpy() for key in ("x", "walker", "rare"))
+    # Sweeps that each frame stands for.
+    log_w = np.log(np.where(rare, settings.sweeps / BASIN_SWEEPS, settings.sweeps / (settings.sweeps // FRAME_EVERY)))
+    order = np.argsort(block, kind="stable")
+    x, block, log_w = x[order], block[order], log_w[order]
     u = fab.reduced_energy(system)(torch.from_numpy(x).double()).numpy()
     p, p_se = mean_error(counts.basin / counts.sweeps)
     basin = {"population": p, "population_se": p_se, "dF": -np.log(p / (1 - p)), "dF_se": p_se / (p * (1 - p))}
@@ -187,11 +205,11 @@ def write(settings: HybridSettings, seed: int, counts: Counts, frames: list, abo
             "basin_z": half_z(counts.basin / counts.sweeps),
         },
         "against_metadynamics": against_metadynamics(profiles, basin),
-        "shipped": {"frames": len(x), "sweeps_between": settings.sweeps * settings.walkers // FRAMES},
+        "shipped": {"frames": len(x), "in_basin": int(rare.sum()), "every": FRAME_EVERY, "basin_sweeps": BASIN_SWEEPS},
     }
     mdtraj.Trajectory(x, system.md_topology).save_dcd(str(HERE / "reference.dcd"))
     surfaces = {f"phi_psi_probability_{n}": s.sum(0) / s.sum() for n, s in counts.surfaces.items()}
-    np.savez_compressed(HERE / "reference_weights.npz", block=block, u=u, **surfaces)
+    np.savez_compressed(HERE / "reference_weights.npz", log_w=log_w, block=block, u=u, **surfaces)
     text = json.dumps(report, indent=1, allow_nan=False)
     text = re.sub(r"\[[^][{}]*\]", lambda m: "[" + " ".join(m.group()[1:-1].split()) + "]", text)
     (HERE / "reference.json").write_text(text + "\n")
@@ -212,7 +230,7 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweeps", type=int, default=44_000)
+    parser.add_argument("--sweeps", type=int, default=52_000)
     parser.add_argument("--walk-every", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
