@@ -94,14 +94,15 @@ def dipeptide(bench: Bench) -> tuple[dict, str]:
     shipped = json.loads((INPUT.parent / "reference" / "reference.json").read_text())["basin"]
     plain = json.loads((INPUT.parent / "reference" / "metadynamics" / "metadynamics.json").read_text())["basin"]
     cpu = {"platform": "CPU", "properties": {"Threads": "1"}}
-    remd = bench.md("dipeptide-remd", system, "replica-exchange", time_ps=800.0, max_temperature=600.0, **cpu)
+    remd = bench.md("dipeptide-remd", system, "replica-exchange", time_ps=2000.0, equilibration_ps=200.0,
+                    max_temperature=1000.0, **cpu)  # fmt: skip
     found = {
         "pretrained flow, reweighted": fe.basin_difference(fab.load_pretrained(system).sample(bench.samples)),
         "shipped reference (chains with proposals of the flow)": fab.Estimate(shipped["dF"], shipped["dF_se"]),
         "metadynamics by plain OpenMM, 12.9 ns": fab.Estimate(plain["dF"], plain["dF_se"]),
         "replica exchange by openmmtools": fe.basin_difference(remd),
         "metadynamics of walkers on the compiled energy": fe.basin_difference(
-            bench.metadynamics("ff96-longer", system, longer=2.5)
+            bench.metadynamics("ff96-long", system, longer=5.0)
         ),
     }
     rows = ["| method | F(0 < phi < 2.5) - F(rest) / kT |", "|---|---|"]
