@@ -33,7 +33,7 @@ from openmm_fab.target import GaussianMixture, ManyWell, Multimodal
 from openmm_fab.train import Budget, Trainer, TrainSettings
 
 OUT = Path(__file__).resolve().parent.parent / "runs" / "paper"
-METHODS = ("fab", "fab_no_buffer", "reverse_kl", "ml", "alpha2", "snf")
+METHODS = ("fab", "fab_no_buffer", "reverse_kl", "ml", "alpha2", "snf", "ml_md")
 CHECKPOINT_EVERY = 60.0  # s
 LOOKS = 10  # evaluations on the way
 FEW_MODES = 1000  # so many are looked at on the way, too

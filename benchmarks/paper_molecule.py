@@ -27,10 +27,13 @@ OBJECTIVES = {
     "fab_no_buffer": "fab_no_buffer",
     "reverse_kl": "reverse_kl",
     "ml": "maximum_likelihood",
+    "ml_md": "maximum_likelihood",
     "alpha2": "alpha_divergence",
 }
-EVALUATIONS = {"cpu": 4_000_000, "full": 100_000_000}  # of the target, the same for all methods
-ML_MINUTES = {"cpu": 20.0, "full": 240.0}  # maximum likelihood evaluates no energy
+EVALUATIONS = {"cpu": 2_000_000, "full": 100_000_000}  # of the target, the same for all methods
+ML_MINUTES = {"cpu": 10.0, "full": 240.0}  # maximum likelihood evaluates no energy
+FRAME_STEPS = 1000  # of 1 fs, from one frame of dynamics to the next
+MORE = 100  # times as many evaluations have the samples of "ml" as those of "ml_md"
 SAMPLES = {"cpu": 100_000, "full": 1_000_000}
 BINS = 36  # of the Ramachandran histograms
 SUMMARY = (
@@ -68,7 +71,11 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
     if reference is None:
         raise SystemExit(f"Expected a reference beside systems/{TARGET}; make it first.")
     generator = BoltzmannGenerator(system, settings(options.scale), seed=seed)
-    likelihood = options.method == "ml"
+    likelihood = options.method in ("ml", "ml_md")
+    if likelihood and options.quick:
+        learned_from, made_with = reference, 0
+    elif likelihood:
+        learned_from, made_with = _dynamics(system, options.method, EVALUATIONS[options.scale], path.parent, seed)
     budget = Budget(evaluations=EVALUATIONS[options.scale])
     if options.quick:
         budget = Budget(iterations=2)
@@ -81,11 +88,13 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
         progress=False,
         compile=not (options.quick or options.no_compile),
         objective=OBJECTIVES[options.method],
-        samples=reference if likelihood else None,
+        samples=learned_from if likelihood else None,
     )
     n = 500 if options.quick else SAMPLES[options.scale]
     ensemble = generator.sample(n, seed=seed + 1000)
     generator.save(path.with_suffix(".safetensors"))
+    angles = {"phi": ensemble.phi()[:, 0], "psi": ensemble.psi()[:, 0]}
+    np.savez(path.with_suffix(".npz"), **angles, weights=ensemble.weights)
     curve = _curve(path.with_suffix("") / "metrics.jsonl") if not options.quick else history
     figures = {
         "ess": ensemble.ess_fraction,
@@ -94,6 +103,8 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
         **_against(ensemble, reference, generator),
         **{key: curve[-1][key] for key in ("evaluations", "flow_evaluations", "seconds")},
     }
+    if likelihood:
+        figures["evaluations"] = made_with
     print(path.stem, {k: v and round(v, 4) for k, v in figures.items()}, file=sys.stderr, flush=True)
     return {
         "target": TARGET,
@@ -107,6 +118,27 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
         **figures,
         "curve": [m for m in curve if "ess" in m],
     }
+
+
+def _dynamics(
+    system: fab.MolecularSystem, method: str, evaluations: int, folder: Path, seed: int
+) -> tuple[fab.Ensemble, int]:
+    """What maximum likelihood learns from, and the energies that it cost: one frame a ps.
+
+    "ml_md": dynamics from the minimum, of as many steps as the other methods have evaluations. "ml": as many frames as
+    `MORE` times as many steps would leave, but independent and in equilibrium, by proposals of the shipped flow: better
+    than any such dynamics.
+    """
+    if method == "ml_md":
+        walkers, frames = 16, evaluations // FRAME_STEPS // 16
+        about = {"walkers": walkers, "time_ps": float(frames), "frame_ps": 1.0, "equilibration_ps": 0.0}
+        found = fab.reference(system, "walkers", folder / f"dynamics-{seed}", resume=True, seed=seed, **about)
+        return found, found.n * FRAME_STEPS
+    frames = MORE * evaluations // FRAME_STEPS
+    about = {"walkers": 1000, "sweeps": 10 * frames // 1000, "frame_every": 10, "walk_every": 5}
+    shipped = fab.load_pretrained(system)
+    found = fab.reference(system, "hybrid", folder / "equilibrium", resume=True, generator=shipped, **about)
+    return found, found.n * FRAME_STEPS
 
 
 def _curve(path: Path) -> list[dict]:
@@ -160,17 +192,52 @@ def write(results: list[dict], folder: Path, scale: str) -> None:
     axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+    maps = _maps(results, folder, PICTURES / f"paper_{TARGET}_{scale}_ramachandran.png")
     first = results[0]
     text = (
         f"Means ± standard error over seeds (their number behind the name), {first['samples']:,} samples each. KLD and "
         f"TV of the Ramachandran histogram, {BINS} x {BINS} bins, from the reference's; ΔF of 0 < φ < 2.5 in the "
         f"reference: {first['basin_df_reference']:.2f} ± {first['basin_df_reference_error']:.2f} kT. All methods that "
-        "use the energy have as many target evaluations; maximum likelihood learns from the reference frames."
+        "use the energy have as many target evaluations. Maximum likelihood learns from dynamics of as many steps, a "
+        f"frame a ps, from the energy minimum on; and from as many frames as {MORE} times as many steps would leave, "
+        "but drawn independently from the equilibrium, which such dynamics would not reach."
     )
-    links = f"![learning](figures/{path.name})"
+    links = f"![learning](figures/{path.name})\n\n![Ramachandran plots](figures/{maps.name})"
     body = "\n\n".join([text, table(results, COLUMNS), links])
     command = f"python benchmarks/paper.py {TARGET} METHOD --scale {scale}` for each, then `--table"
     commits = ", ".join(sorted({r["commit"] for r in results}))
     record(
         f"paper_{TARGET}_{scale}", f"The paper's methods on alanine dipeptide, {scale} scale", command, body, commits
     )
+
+
+def _maps(results: list[dict], folder: Path, path: Path) -> Path:
+    """Free energy over (phi, psi): the reference, and each method's first seed before and after reweighting."""
+    from paper_tables import NAMES, by_method
+
+    reference = fab.load_reference(fab.MolecularSystem.load(TARGET))
+    groups = by_method(results)
+    figure, axes = plt.subplots(2, len(groups) + 1, figsize=(2.1 * (len(groups) + 1), 4.6), layout="constrained")
+    for ax in axes.flat:
+        ax.set(xticks=[-np.pi, 0, np.pi], yticks=[-np.pi, 0, np.pi], xticklabels=["-π", "0", "π"])
+        ax.set(yticklabels=["-π", "0", "π"], aspect="equal", xlim=(-np.pi, np.pi), ylim=(-np.pi, np.pi))
+    shown = {"reference": (reference.phi()[:, 0], reference.psi()[:, 0], reference.weights)}
+    for method, group in groups.items():
+        with np.load(folder / f"{TARGET}_{method}_{group[0]['scale']}_{group[0]['seed']}.npz") as found:
+            shown[NAMES[method]] = (found["phi"], found["psi"], found["weights"])
+    for (name, (phi, psi, weights)), column in zip(shown.items(), axes.T, strict=True):
+        for ax, w in zip(column, (None, weights), strict=True):
+            if name == "reference" and w is None:
+                ax.axis("off")
+                continue
+            counts, edges, _ = np.histogram2d(phi, psi, 60, [[-np.pi, np.pi]] * 2, weights=w)
+            with np.errstate(divide="ignore"):
+                energy = -np.log(counts / counts.max())
+            picture = ax.pcolormesh(edges, edges, np.ma.masked_invalid(energy).T, vmin=0, vmax=10, cmap="viridis")
+        column[0 if name != "reference" else 1].set_title(name.replace(", ", ",\n"), fontsize=7)
+    axes[0, 1].set_ylabel("as sampled")
+    axes[1, 0].set_ylabel("reweighted")
+    figure.colorbar(picture, ax=axes, label="F / kT", shrink=0.6)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path

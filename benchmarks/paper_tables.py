@@ -17,11 +17,12 @@ from record import record
 from openmm_fab.target import GaussianMixture, ManyWell
 
 PICTURES = Path(__file__).parent / "figures"
-ORDER = ("fab", "fab_no_buffer", "ml", "alpha2", "reverse_kl", "snf")
+ORDER = ("fab", "fab_no_buffer", "ml", "ml_md", "alpha2", "reverse_kl", "snf")
 NAMES = {
     "fab": "FAB with buffer",
     "fab_no_buffer": "FAB without buffer",
     "ml": "maximum likelihood on exact samples",
+    "ml_md": "maximum likelihood on dynamics",
     "alpha2": "α = 2 on flow samples, no AIS",
     "reverse_kl": "reverse KL",
     "snf": "stochastic normalizing flow",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .hmc import adapt
+from .hmc import adapt, hmc
 from .kernels import KERNELS
+from .memory import Halving
 from .path import Flow, Path, Points
 from .target import Target
 from .weights import effective_sample_size, log_mean_exp, systematic_resample
@@ -35,7 +37,11 @@ class AISSettings:
     step_size, acceptance : float
         First step, in units of z, and the acceptance it is adapted to, for each density on its own.
     kernel : str
-        "hmc", "mala" or "metropolis", see `kernels`.
+        "hmc", "mala", "metropolis" or "latent", which is HMC in the flow's base; see `kernels`.
+    flow_every : int
+        Leapfrog steps of HMC from one gradient of the flow to the next; see `hmc.hmc`.
+    widths : bool
+        HMC's steps in proportion to each coordinate's width in the replay buffer, which is a diagonal mass matrix.
     spacing : str
         Of lam: "linear"; "geometric" from 0.01; "adaptive": every step costs the conditional effective sample size
         (Zhou, Johansen, Aston 2016, eq. 4) a share of `ess_drop`. Adaptive weights are right only up to O(1 / chains).
@@ -51,6 +57,8 @@ class AISSettings:
     step_size: float = 0.1
     acceptance: float = 0.65
     kernel: str = "hmc"
+    flow_every: int = 1
+    widths: bool = False
     spacing: str = "linear"
     ess_drop: float = 0.1
     resample: float = 0.0
@@ -62,6 +70,10 @@ class AISSettings:
             )
         if self.kernel not in KERNELS or self.spacing not in SPACINGS:
             raise ValueError(f"Expected a kernel of {tuple(KERNELS)} and a spacing of {SPACINGS}; got {self}.")
+        if self.flow_every < 1 or self.leapfrogs % self.flow_every:
+            raise ValueError(f"Expected leapfrogs in whole multiples of flow_every; got {self}.")
+        if self.kernel != "hmc" and (self.flow_every > 1 or self.widths):
+            raise ValueError(f'Expected flow_every and widths with the kernel "hmc" only; got {self}.')
         if not 0 < self.ess_drop < 1 or not 0 <= self.resample <= 1:
             raise ValueError(f"Expected 0 < ess_drop < 1 and 0 <= resample <= 1; got {self}.")
 
@@ -110,12 +122,15 @@ def run_ais(
     settings: AISSettings,
     step_sizes: Sequence[float],
     generator: torch.Generator | None = None,
+    widths: Tensor | None = None,
 ) -> AISResult:
-    """Move n flow samples along the path.
+    """Move n flow samples along the path; `widths` (dim,) multiply the step sizes.
 
     log w = sum_k log f_k(z_(k-1)) - log f_(k-1)(z_(k-1)), each term where the k-th transition starts (Neal 2001).
     """
     path, kernel = Path(settings.alpha), KERNELS[settings.kernel]
+    if settings.flow_every > 1:
+        kernel = partial(hmc, flow_every=settings.flow_every)
     z, log_q = flow.sample(n, generator)
     points = start = Points(z, log_q, *target.log_prob_and_gradient(z))
     log_w = torch.zeros(n, dtype=torch.float64, device=z.device)
@@ -130,9 +145,40 @@ def run_ais(
             if settings.resample and _worn(log_w, settings.resample):
                 points, log_w = _resampled(points, log_w, generator)
                 resampled += 1
-            points, accept = kernel(points, path, lam, flow, target, step_sizes[k], settings.leapfrogs, generator)
+            step = step_sizes[k] if widths is None else step_sizes[k] * widths
+            points, accept = kernel(points, path, lam, flow, target, step, settings.leapfrogs, generator)
             acceptance.append(float(accept.mean()))
     return AISResult(points, log_w, start, acceptance, ladder, resampled)
+
+
+def in_passes(
+    run: Callable[[int], AISResult], n: int, halving: Halving, generator: torch.Generator | None = None
+) -> AISResult:
+    """run(n); where memory does not hold n chains, several passes, each right by itself: chains of two never meet."""
+    return joined(halving(lambda start, stop: run(stop - start), n, generator))
+
+
+def joined(parts: Sequence[AISResult]) -> AISResult:
+    """Passes as one: all points, mean acceptance of those chains that a density saw, the first ladder."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def all_of(points: Sequence[Points]) -> Points:
+        names = [f.name for f in fields(Points) if all(getattr(p, f.name) is not None for p in points)]
+        return Points(**{name: torch.cat([getattr(p, name) for p in points]) for name in names})
+
+    acceptance = []
+    for k in range(max(len(part.acceptance) for part in parts)):
+        seen = [part for part in parts if len(part.acceptance) > k]
+        acceptance.append(sum(p.acceptance[k] * len(p.log_w) for p in seen) / sum(len(p.log_w) for p in seen))
+    return AISResult(
+        all_of([part.points for part in parts]),
+        torch.cat([part.log_w for part in parts]),
+        all_of([part.start for part in parts]),
+        acceptance,
+        parts[0].ladder,
+        sum(part.resampled for part in parts),
+    )
 
 
 def adapted(step_sizes: Sequence[float], result: AISResult, goal: float, factor: float = 1.05) -> list[float]:
@@ -165,12 +211,15 @@ def anneal_to_target(
             "to p^alpha q^(1 - alpha), not to p."
         )
     steps = [settings.step_size] * settings.intermediate
+    halving = Halving("Annealing")
+
+    def run(chains: int) -> AISResult:
+        return run_ais(flow, target, chains, settings, steps, generator)
+
     for _ in range(pilots if settings.intermediate else 0):
-        steps = adapted(steps, run_ais(flow, target, batch, settings, steps, generator), settings.acceptance, 1.3)
-    parts = [run_ais(flow, target, min(batch, n - k), settings, steps, generator) for k in range(0, n, batch)]
-    names = [f.name for f in fields(Points) if all(getattr(part.points, f.name) is not None for part in parts)]
-    points = Points(**{name: torch.cat([getattr(part.points, name) for part in parts]) for name in names})
-    return points, torch.cat([part.log_w for part in parts])
+        steps = adapted(steps, in_passes(run, batch, halving, generator), settings.acceptance, 1.3)
+    whole = joined([in_passes(run, min(batch, n - k), halving, generator) for k in range(0, n, batch)])
+    return whole.points, whole.log_w
 
 
 def _increment(path: Path, points: Points, before: float, lam: float) -> Tensor:

@@ -138,11 +138,14 @@ class CouplingFlow(nn.Module):
             log_det = log_det + change
         return z, log_det
 
-    def from_base(self, base: Tensor) -> tuple[Tensor, Tensor]:
-        """A point of the base density (batch, dim) -> z, angles in [-pi, pi), and log |dz / d base| (batch,)."""
+    def from_base(self, base: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        """A point of the base density (batch, dim) -> z, angles in [-pi, pi), and log |dz / d base| (batch,).
+
+        `frozen`: without a graph of the parameters.
+        """
         z, log_det = base, torch.full_like(base[:, 0], self._log_unit)
         for layer in self.layers:
-            z, change = self.couple(z, layer, inverse=True)
+            z, change = self.couple(z, layer, inverse=True, frozen=frozen)
             log_det = log_det + change
         return self.scaled(z), log_det
 

@@ -17,13 +17,23 @@ def hmc(
     lam: float,
     flow: Flow,
     target: Target,
-    step_size: float,
+    step_size: float | Tensor,
     leapfrogs: int,
     generator: torch.Generator | None = None,
+    flow_every: int = 1,
 ) -> tuple[Points, Tensor]:
-    """One trajectory of unit mass; leaves the path's density at `lam` invariant.
+    """One trajectory; leaves the path's density at `lam` invariant.
 
-    Costs `leapfrogs` evaluations of the target a point, and as many of the flow's gradient if q has an exponent.
+    Costs `leapfrogs` evaluations of the target a point, and leapfrogs / flow_every of the flow's gradient if q has an
+    exponent.
+
+    Parameters
+    ----------
+    step_size : float or Tensor, shape (dim,)
+        A step for each coordinate is the same as a mass for each, 1 / step_size^2.
+    flow_every : int
+        A divisor of `leapfrogs`: the flow pulls at every so many-th leapfrog only, so many times as hard. It is smooth
+        and dear where the energy is stiff and cheap (reversible multiple time steps; Tuckerman, Berne, Martyna 1992).
 
     Returns
     -------
@@ -37,13 +47,14 @@ def hmc(
         points = points.with_flow_gradient(flow)
     z = points.z
     start = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
-    momentum = start + 0.5 * step_size * path.gradient(points, lam)
+    momentum = start + 0.5 * step_size * path.gradient(points, lam, flow_every)
     for k in range(leapfrogs):
         z = wrapped(z + step_size * momentum, target.periodic.to(z.device))
         if k < leapfrogs - 1:
-            momentum = momentum + step_size * path.gradient_at(z, lam, flow, target)
+            flow_times = 0 if (k + 1) % flow_every else flow_every
+            momentum = momentum + step_size * path.gradient_at(z, lam, flow, target, flow_times)
     here = Points.at(z, flow, target, flow_gradient=moved_by_flow)
-    momentum = momentum + 0.5 * step_size * path.gradient(here, lam)
+    momentum = momentum + 0.5 * step_size * path.gradient(here, lam, flow_every)
     log_ratio = path.log_prob(here, lam) - path.log_prob(points, lam)
     log_ratio = log_ratio - 0.5 * (momentum.square() - start.square()).sum(1)
     return accept(points, here, log_ratio, generator)
@@ -60,6 +71,20 @@ def accept(points: Points, here: Points, log_ratio: Tensor, generator: torch.Gen
 def adapt(step_size: float, acceptance: float, goal: float, factor: float = 1.05) -> float:
     """A longer step after too much acceptance, a shorter one after too little."""
     return step_size * factor if acceptance > goal else step_size / factor
+
+
+def widths(z: Tensor, log_w: Tensor, periodic: Tensor) -> Tensor:
+    """Standard deviations (dim,) of weighted z (n, dim), over their geometric mean; circular ones of angles.
+
+    A circular one is sqrt(-2 ln R) of the mean resultant length R, at most pi / sqrt(3), that of the whole circle.
+    """
+    w = log_w.softmax(0)[:, None]
+    z = z.double()
+    straight = (w * (z - (w * z).sum(0)).square()).sum(0).sqrt()
+    resultant = ((w * z.cos()).sum(0).square() + (w * z.sin()).sum(0).square()).sqrt()
+    circular = (-2 * resultant.clamp(1e-12, 1.0).log()).sqrt().clamp(max=math.pi / math.sqrt(3))
+    found = torch.where(periodic.to(z.device), circular, straight).clamp(min=1e-3)
+    return found / found.log().mean().exp()
 
 
 def wrapped(z: Tensor, periodic: Tensor) -> Tensor:

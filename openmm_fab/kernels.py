@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .hmc import accept, hmc, wrapped
+from .latent import latent_hmc
 from .path import Flow, Path, Points
 from .target import Target
 
@@ -22,7 +23,7 @@ class Kernel(Protocol):
         lam: float,
         flow: Flow,
         target: Target,
-        step_size: float,
+        step_size: float | Tensor,
         steps: int,
         generator: torch.Generator | None = None,
         /,
@@ -35,7 +36,7 @@ def mala(
     lam: float,
     flow: Flow,
     target: Target,
-    step_size: float,
+    step_size: float | Tensor,
     steps: int,
     generator: torch.Generator | None = None,
 ) -> tuple[Points, Tensor]:
@@ -53,7 +54,7 @@ def metropolis(
     lam: float,
     flow: Flow,
     target: Target,
-    step_size: float,
+    step_size: float | Tensor,
     steps: int,
     generator: torch.Generator | None = None,
 ) -> tuple[Points, Tensor]:
@@ -69,4 +70,4 @@ def metropolis(
     return points, total / steps
 
 
-KERNELS: dict[str, Kernel] = {"hmc": hmc, "mala": mala, "metropolis": metropolis}
+KERNELS: dict[str, Kernel] = {"hmc": hmc, "mala": mala, "metropolis": metropolis, "latent": latent_hmc}

@@ -39,7 +39,10 @@ class TrainableFlow(Flow, Protocol):
 
 
 class Counted:
-    """A flow that counts: `evaluations` is the number of points sampled from it or asked about, gradients included."""
+    """A flow that counts: `evaluations` is the number of points sampled from it or asked about, gradients included.
+
+    It shows its base if the flow does.
+    """
 
     def __init__(self, flow: Flow) -> None:
         self.flow, self.evaluations = flow, 0
@@ -55,6 +58,17 @@ class Counted:
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         self.evaluations += len(z)
         return self.flow.log_prob_and_gradient(z)
+
+    def to_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        self.evaluations += len(z)
+        return self.flow.to_base(z)  # type: ignore[attr-defined, no-any-return]
+
+    def from_base(self, base: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        self.evaluations += len(base)
+        return self.flow.from_base(base, frozen)  # type: ignore[attr-defined, no-any-return]
+
+    def base_log_prob(self, base: Tensor) -> Tensor:
+        return self.flow.base_log_prob(base)  # type: ignore[attr-defined, no-any-return]
 
 
 @dataclass(frozen=True)
@@ -126,16 +140,19 @@ class Path:
         a, b = self.exponents(lam)
         return (a * points.log_q if a else 0.0) + (b * points.log_p if b else torch.zeros_like(points.log_p))
 
-    def gradient(self, points: Points, lam: float) -> Tensor:
-        """Of points that have the flow's gradient, see `Points.with_flow_gradient`, if q has an exponent."""
+    def gradient(self, points: Points, lam: float, flow_times: int = 1) -> Tensor:
+        """Of points that have the flow's gradient, see `Points.with_flow_gradient`, if q has an exponent.
+
+        The flow's part counts `flow_times`, which is for steps of several lengths.
+        """
         a, b = self.exponents(lam)
         if not a:
             return b * points.grad_log_p
         assert points.grad_log_q is not None
-        return a * points.grad_log_q + b * points.grad_log_p
+        return flow_times * a * points.grad_log_q + b * points.grad_log_p
 
-    def gradient_at(self, z: Tensor, lam: float, flow: Flow, target: Target) -> Tensor:
-        """The gradient (batch, dim) at z, where nothing is known yet."""
+    def gradient_at(self, z: Tensor, lam: float, flow: Flow, target: Target, flow_times: int = 1) -> Tensor:
+        """The gradient (batch, dim) at z, where nothing is known yet; without the flow's part if `flow_times` is 0."""
         a, b = self.exponents(lam)
         gradient = b * target.log_prob_and_gradient(z)[1]
-        return gradient + a * flow.log_prob_and_gradient(z)[1] if a else gradient
+        return gradient + flow_times * a * flow.log_prob_and_gradient(z)[1] if a and flow_times else gradient

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .train import Trainer
 
 PATH = Path(alpha=1.0)
+SNF_KERNELS = ("hmc", "mala", "metropolis")  # between layers there is no base
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class StochasticFlow:
     step_size: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.kernel not in KERNELS or self.steps < 1 or self.step_size <= 0:
+        if self.every < 1 or self.kernel not in SNF_KERNELS or self.steps < 1 or self.step_size <= 0:
             raise ValueError(
-                f"Expected every >= 1, a kernel of {tuple(KERNELS)}, steps >= 1 and step_size > 0; got {self}."
+                f"Expected every >= 1, a kernel of {SNF_KERNELS}, steps >= 1 and step_size > 0; got {self}."
             )
 
     def __call__(self, trainer: Trainer) -> Iterator[Tensor]:

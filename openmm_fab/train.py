@@ -21,13 +21,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .ais import AISResult, AISSettings, adapted, run_ais
+from .ais import AISResult, AISSettings, adapted, in_passes, run_ais
 from .basins import LiftedTarget
 from .buffer import ReplayBuffer
 from .distributed import Ranks
 from .files import DamagedFileError, FormatError, load_torch, save_torch
-from .memory import keep_freed_memory
+from .hmc import widths
+from .memory import Halving, keep_freed_memory
 from .objectives import Objective, fab
 from .path import Counted, TrainableFlow
 from .target import Target
@@ -36,7 +38,7 @@ from .weights import effective_sample_size
 
 __all__ = ["Budget", "TrainSettings", "Trainer", "TrainingError"]
 
-CHECKPOINT_FORMAT = 4
+CHECKPOINT_FORMAT = 5
 BASINS_EVERY = 25  # iterations
 
 
@@ -157,8 +159,10 @@ class Trainer:
         self.buffer = ReplayBuffer(s.buffer_max * s.batch, target.dim, parameter.dtype, parameter.device)
         self.optimizer = torch.optim.Adam(self.learner.parameters(), lr=s.learning_rate, fused=True)
         self.step_sizes = [s.ais.step_size] * s.ais.intermediate
+        self.widths = torch.ones(target.dim, dtype=parameter.dtype, device=parameter.device) if s.ais.widths else None
         self.iteration, self.updates, self.seconds, self.skipped = 0, 0, 0.0, 0
         self.health = Health()
+        self.annealing, self.differentiating = Halving("Annealing"), Halving("Gradient step")
         self._recent: deque[Tensor] = deque(maxlen=16)
         self._last: AISResult | None = None
         self._evaluations = 0
@@ -217,11 +221,18 @@ class Trainer:
         if s.basin_share and self.iteration % BASINS_EVERY == 0:
             (z, log_w), own = self.ranks.pooled(self.buffer.z, self.buffer.log_w)
             self.buffer.reweight(s.ais.alpha * self.lifted.update(z, log_w)[own])
+        if self.widths is not None and self.iteration % BASINS_EVERY == 0:
+            (z, log_w), _ = self.ranks.pooled(self.buffer.z, self.buffer.log_w)
+            self.widths = widths(z, log_w, self.target.periodic).to(self.widths)
 
     def anneal(self) -> AISResult:
         """One pass of annealed importance sampling; adapts the step sizes."""
         s = self.settings.ais
-        result = run_ais(self.counted, self.lifted, self.settings.batch, s, self.step_sizes, self.generator)
+
+        def run(n: int) -> AISResult:
+            return run_ais(self.counted, self.lifted, n, s, self.step_sizes, self.generator, self.widths)
+
+        result = in_passes(run, self.settings.batch, self.annealing, self.generator)
         log_w, acceptance = self.ranks.gathered(result.log_w), self.ranks.mean(result.acceptance)
         self._last = replace(result, log_w=log_w, acceptance=acceptance)
         self.step_sizes = adapted(self.step_sizes, self._last, s.acceptance)
@@ -233,8 +244,20 @@ class Trainer:
         self._recent.append(self.ranks.gathered(log_w.double().cpu()))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """The learner's log q(z) (n,), with a graph of its parameters."""
-        return self.counted.log_prob(z.detach().requires_grad_())
+        """The learner's log q(z) (n,), with a graph of its parameters.
+
+        Where memory does not hold the graph of all rows, it keeps the graph of none and makes that of each piece anew
+        when the gradient is taken: the same loss and gradient, but for rounding.
+        """
+        z = z.detach().requires_grad_()
+        self.counted.evaluations += len(z)
+
+        def piece(start: int, stop: int) -> Tensor:
+            if stop - start == len(z):
+                return self.learner.log_prob(z)
+            return checkpoint(self.learner.log_prob, z[start:stop], use_reentrant=False, preserve_rng_state=False)
+
+        return torch.cat(self.differentiating(piece, len(z)))
 
     def learn(self, losses: Iterator[Tensor]) -> tuple[list[float], list[float]]:
         """One gradient step a loss; returns their values and the gradients' norms."""
@@ -243,7 +266,14 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate()
             self.optimizer.zero_grad()
-            loss.backward()
+            try:
+                loss.backward()
+            except torch.cuda.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"Expected memory for a gradient step on {s.batch} samples; the accelerator has too little. Train "
+                    "anew with a smaller TrainSettings.batch, or a smaller flow. The flow of the last step and the "
+                    "last checkpoint are whole."
+                ) from error
             value = self.ranks.average(self.learner.parameters(), loss)
             norm = float(nn.utils.clip_grad_norm_(self.learner.parameters(), s.max_gradient))
             self.updates += 1
@@ -338,6 +368,7 @@ class Trainer:
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step_sizes": list(self.step_sizes),
+            "widths": self.widths,
         }
 
     def take_back(self, learned: dict[str, Any]) -> None:
@@ -346,6 +377,7 @@ class Trainer:
         self.learner.load_state_dict(learned["learner"])
         self.optimizer.load_state_dict(learned["optimizer"])
         self.step_sizes = list(learned["step_sizes"])
+        self.widths = learned["widths"]
 
     @property
     def _objective_name(self) -> str:

@@ -28,6 +28,15 @@ class GaussianFlow:
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.log_prob(z), (self.mean - z) / self.std.square()
 
+    def to_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return (z - self.mean) / self.std, -self.std.log().sum().expand(len(z))
+
+    def from_base(self, base: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        return self.mean + self.std * base, self.std.log().sum().expand(len(base))
+
+    def base_log_prob(self, base: Tensor) -> Tensor:
+        return (-0.5 * base.square() - 0.5 * math.log(2 * math.pi)).sum(1)
+
 
 # A chain of five beads without nonbonded forces: every bond, angle and torsion is independent of the others.
 ELEMENTS = ("C", "C", "O", "C", "N")

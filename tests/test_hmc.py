@@ -9,8 +9,8 @@ import torch
 from examples import GaussianFlow
 from torch import Tensor
 
-from openmm_fab.hmc import adapt, hmc
-from openmm_fab.path import Path, Points
+from openmm_fab.hmc import adapt, hmc, widths, wrapped
+from openmm_fab.path import Counted, Path, Points
 from openmm_fab.target import Gaussian, Target, VonMises
 
 CHAINS, TRAJECTORIES = 20_000, 25
@@ -193,3 +193,51 @@ def test_adapted_steps_reach_the_wanted_acceptance():
 def test_adapt_has_a_direction():
     assert adapt(1.0, acceptance=0.9, goal=0.65) == pytest.approx(1.05)
     assert adapt(1.0, acceptance=0.1, goal=0.65) == pytest.approx(1 / 1.05)
+
+
+@pytest.mark.parametrize("flow_every", [1, 2, 4])
+def test_the_flow_may_pull_less_often(flow_every):
+    """A density of the path between two normal ones is kept, and the flow is asked so much less."""
+    flow, target = _flow(2, -0.5, 1.2), Gaussian(torch.ones(2).double(), torch.full((2,), 0.8).double())
+    counted, path, lam = Counted(flow), Path(2.0), 0.8
+    a, b = path.exponents(lam)
+    precision = a / 1.2**2 + b / 0.8**2
+    centre, width = (a * -0.5 / 1.2**2 + b / 0.8**2) / precision, precision**-0.5
+    points = Points.at(centre + width * _normal(CHAINS, 2), flow, target, flow_gradient=True)
+    before, random, accepted = points.z, torch.Generator().manual_seed(7), []
+    for _ in range(5):
+        points, acceptance = hmc(points, path, lam, counted, target, 0.6 * width, 4, random, flow_every)
+        accepted.append(float(acceptance.mean()))
+    assert 0.4 < sum(accepted) / 5 < 0.995
+    assert float((points.z - before).abs().mean()) > 0.5 * width
+    x = (points.z - centre) / width
+    _check_means(torch.cat([x, x.square(), x[:, :1] * x[:, 1:]], 1), [0.0, 0.0, 1.0, 1.0, 0.0])
+    assert counted.evaluations == 5 * CHAINS * 4 // flow_every
+
+
+def test_a_step_for_each_coordinate_is_a_mass_for_each():
+    """A stiff and a soft direction: steps in proportion to their widths make of them the unit density's trajectory."""
+    std = torch.tensor([0.01, 3.0], dtype=torch.float64)
+    x = _normal(50, 2)
+    ends = []
+    for scale in (torch.ones(2, dtype=torch.float64), std):
+        target, random = Gaussian(torch.zeros(2).double(), scale), torch.Generator().manual_seed(1)
+        points = Points.at(x * scale, _flow(2), target)
+        points, acceptance = hmc(points, Path(1.0), 1.0, _flow(2), target, 0.7 * scale, 3, random)
+        ends.append((points.z / scale, acceptance))
+    torch.testing.assert_close(ends[0], ends[1])
+
+
+def test_widths_are_weighted_deviations():
+    random = torch.Generator().manual_seed(2)
+    z = torch.randn(200_000, 3, generator=random, dtype=torch.float64) * torch.tensor([0.5, 2.0, 0.3])
+    log_w = -0.5 * z[:, 0].square() * (1 / 0.25**2 - 1 / 0.5**2)  # the first column becomes N(0, 0.25^2)
+    periodic = torch.tensor([False, False, True])
+    z[:, 2] = wrapped(z[:, 2] + math.pi, torch.tensor(True))
+    found = widths(z, log_w, periodic)
+    expected = torch.tensor([0.25, 2.0, 0.3], dtype=torch.float64)
+    torch.testing.assert_close(found, expected / expected.log().mean().exp(), rtol=0.02, atol=0)
+    assert float(found.log().sum()) == pytest.approx(0.0, abs=1e-12)
+    spread = math.pi * (2 * torch.rand(100_000, 1, generator=random, dtype=torch.float64) - 1)
+    two = widths(torch.cat([spread, spread], 1), torch.zeros(100_000).double(), torch.tensor([True, False]))
+    torch.testing.assert_close(two, torch.ones(2, dtype=torch.float64), rtol=0.01, atol=0)  # the circle is no wider

@@ -11,8 +11,10 @@ from examples import GaussianFlow
 from scipy.stats import chi2
 from torch import Tensor
 
+from openmm_fab.flow import CouplingFlow, FlowSettings
 from openmm_fab.hmc import hmc
 from openmm_fab.kernels import KERNELS, mala, metropolis
+from openmm_fab.latent import _pulled, latent_hmc
 from openmm_fab.path import Path, Points
 from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
 
@@ -63,7 +65,7 @@ def test_finds_a_density_from_elsewhere(name):
     flow = GaussianFlow(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
     z, random = 0.3 * torch.randn(4000, 2, generator=_random(0), dtype=torch.float64), _random(1)
     points = Points.at(z, flow, target)
-    step = {"hmc": 0.12, "mala": 0.3, "metropolis": 1.2}[name]
+    step = {"hmc": 0.12, "mala": 0.3, "metropolis": 1.2, "latent": 0.12}[name]
     # At lam = 0.1 the barrier is 0.9 kT high.
     for _ in range(40):
         points, _ = KERNELS[name](points, Path(1.0), 0.1, flow, target, step, 5, random)
@@ -117,6 +119,80 @@ def test_several_moves_are_one_after_another():
         assert torch.equal(at_once.z, one_by_one.z)
 
 
+@pytest.mark.parametrize("lam", [0.0, 0.3, 0.5, 1.0])
+def test_latent_force_is_the_gradient_of_its_density(lam):
+    """A bent flow with circles: density by change of variables, force by finite differences."""
+    target, flow, x = _bent()
+    path = Path(2.0)
+    pulled = _pulled(x, path, lam, flow, target)
+    z, log_det = flow.from_base(x)
+    expected = path.log_prob(Points.at(z, flow, target), lam) + log_det
+    torch.testing.assert_close(pulled.log_density, expected.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(pulled.points.z, z.detach())
+    torch.testing.assert_close(pulled.points.log_q, flow.log_prob(z).detach())
+    h = 1e-5
+    for k in range(x.shape[1]):
+        step = torch.zeros_like(x)
+        step[:, k] = h
+        up, down = (_pulled(x + s, path, lam, flow, target).log_density for s in (step, -step))
+        torch.testing.assert_close(pulled.force[:, k], (up - down) / (2 * h), rtol=1e-5, atol=1e-5)
+
+
+def test_latent_moves_keep_a_density_on_a_line_and_a_circle():
+    """Means of cos, sin and z under p, from exact samples of p, through a bent flow that is not p."""
+    target, flow, _ = _bent()
+    start = target.sample(CHAINS, _random(3))
+    points, random = Points.at(start, flow, target), _random(4)
+    for _ in range(5):
+        points, acceptance = latent_hmc(points, Path(1.0), 1.0, flow, target, 0.5, 4, random)
+    assert 0.5 < float(acceptance.mean()) < 0.98
+    assert float((points.z - start).abs().mean()) > 0.4
+    for values, exact in zip(_moments(points.z), _moments(target.sample(400_000, _random(5))), strict=True):
+        assert abs(float(values.mean() - exact.mean())) < 4.5 * float(values.std()) / math.sqrt(CHAINS)
+
+
+def _moments(z: Tensor) -> list[Tensor]:
+    line, circle = z[:, 0], z[:, 1]
+    return [line, line.square(), circle.cos(), circle.sin(), (2 * circle).cos()]
+
+
+class _LineAndCircle(Target):
+    dim, periodic = 2, torch.tensor([False, True])
+
+    def __init__(self) -> None:
+        self.line = Gaussian(torch.tensor([0.6]).double(), torch.tensor([0.7]).double())
+        self.circle = VonMises(torch.tensor([2.5]).double(), torch.tensor([1.2]).double())
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.line.log_prob(z[:, :1]) + self.circle.log_prob(z[:, 1:])
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        line = self.line.mean + self.line.std * torch.randn(n, 1, generator=generator, dtype=torch.float64)
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        circle = np.random.default_rng(seed).vonmises(2.5, 1.2, (n, 1))
+        return torch.cat([line, torch.from_numpy(circle)], 1)
+
+
+def _bent() -> tuple[_LineAndCircle, CouplingFlow, Tensor]:
+    target = _LineAndCircle()
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=8, bins=4), _random(0)).double()
+    with torch.no_grad():
+        for layer in flow.layers:
+            layer.w3.normal_(0, 0.3, generator=_random(1))
+    return target, flow, flow.sample_base(50, _random(2)).double()
+
+
+def test_latent_needs_a_base():
+    class NoBase:
+        def log_prob(self, z: Tensor) -> Tensor:
+            return -0.5 * z.square().sum(1)
+
+    target = Gaussian(torch.zeros(1).double(), torch.ones(1).double())
+    points = Points.at(torch.zeros(5, 1).double(), NoBase(), target)
+    with pytest.raises(ValueError, match=r"to_base.*Use the kernel hmc"):
+        latent_hmc(points, Path(2.0), 0.5, NoBase(), target, 0.1, 2)
+
+
 def test_walks_on_circles():
     mean, kappa = torch.tensor([2.5], dtype=torch.float64), torch.tensor([1.5], dtype=torch.float64)
     target, flow = VonMises(mean, kappa), _flow()
@@ -129,7 +205,7 @@ def test_walks_on_circles():
     assert abs(float(cosine.mean()) - ratio) < 4 * float(cosine.std()) / math.sqrt(CHAINS)
 
 
-@pytest.mark.parametrize("name, cost", [("hmc", 4), ("mala", 4), ("metropolis", 4)])
+@pytest.mark.parametrize("name, cost", [("hmc", 4), ("mala", 4), ("metropolis", 4), ("latent", 5)])
 def test_costs_one_evaluation_a_step(name, cost):
     target = Gaussian(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
     points = Points.at(torch.zeros(10, 1, dtype=torch.float64), _flow(), target)

@@ -25,7 +25,7 @@ ORDER = (
     *("topology", "checks", "inputs", "system", "preparation", "energy"),
     *("rings", "zmatrix", "amides", "symmetry", "constraints", "placement", "scales", "summary", "coordinates"),
     # the seam, and the sampler behind it
-    *("target", "splines", "resampled", "flow", "path", "hmc", "kernels", "ais", "buffer", "basins", "watch"),
+    *("target", "splines", "resampled", "flow", "path", "hmc", "latent", "kernels", "ais", "buffer", "basins", "watch"),
     *("distributed", "objectives", "train", "snf", "metrics", "progress"),
     # what comes of it
     *(
@@ -40,8 +40,10 @@ ORDER = (
         "md",
         "compare",
         "moves",
+        "drawing",
         "plots",
         "view",
+        "explore",
         "report",
         "interop",
     ),
@@ -49,16 +51,16 @@ ORDER = (
     *("__init__", "cli", "__main__"),
 )
 # Methods such as ensemble.view() open these from an earlier room, inside the function.
-OPENED_ON_USE = {"plots", "view"}
+OPENED_ON_USE = {"plots", "view", "explore"}
 
 # Nothing here has seen an atom.
-BEHIND_SEAM = {"splines", "resampled", "flow", "weights", "path", "hmc", "kernels", "ais", "buffer", "basins", "watch"}
-BEHIND_SEAM |= {"distributed", "objectives", "train", "snf", "metrics"}
+BEHIND_SEAM = {"splines", "resampled", "flow", "weights", "path", "hmc", "latent", "kernels", "ais", "buffer", "basins"}
+BEHIND_SEAM |= {"watch", "distributed", "objectives", "train", "snf", "metrics"}
 ATOMS = {"openmm", "mdtraj"}
 ATOM_ROOMS = {"topology", "system", "energy", "zmatrix", "coordinates"}
 
 OPTIONAL = {"matplotlib", "nglview", "openmmtools", "pdbfixer", "pymbar", "bgflow", "arviz_stats", "arviz"} | {
-    *("arviz_base", "pandas", "wandb", "xarray"),
+    *("arviz_base", "ipympl", "ipywidgets", "pandas", "wandb", "xarray"),
 }
 
 
