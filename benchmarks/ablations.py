@@ -1,0 +1,143 @@
+"""What each default of the training is worth: alanine dipeptide, one setting changed at a time, equal processor time.
+
+`python benchmarks/ablations.py [--rows NAME ...] [--seconds 180] [--out DIR] [--quick] [--table]`: every row leaves a
+JSON file in `--out`; finished ones are skipped. The processor time of an iteration is measured first, then as many are
+made as the time allows, so that other jobs on the machine do not count. `--table` writes what is there to RESULTS.md.
+Ends in one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from record import current_commit, record
+
+import openmm_fab as fab
+from openmm_fab.files import write_atomically
+from openmm_fab.generator import GeneratorSettings
+from openmm_fab.train import Budget, Trainer
+
+OUT = Path(__file__).resolve().parent.parent / "runs" / "ablations"
+SAMPLES, PROBE = 50_000, 12
+ROWS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "defaults, seed 1": {"seed": 1},
+    "defaults, seed 2": {"seed": 2},
+    "no annealing": {"ais": {"intermediate": 0}},
+    "3 intermediate densities": {"ais": {"intermediate": 3}},
+    "1 leapfrog step": {"ais": {"leapfrogs": 1}},
+    "6 leapfrog steps": {"ais": {"leapfrogs": 6}},
+    "HMC in the base, 1 step": {"ais": {"kernel": "latent", "leapfrogs": 1}},
+    "steps by widths": {"ais": {"widths": True}},
+    "1 update a pass": {"train": {"updates": 1}},
+    "4 updates a pass": {"train": {"updates": 4}},
+    "8 updates a pass": {"train": {"updates": 8}},
+    "buffer of 64 batches": {"train": {"buffer_max": 64}},
+    "buffer of 1,024 batches": {"train": {"buffer_max": 1024}},
+    "batch 128": {"train": {"batch": 128}},
+    "batch 512": {"train": {"batch": 512}},
+    "learning rate 7.5e-5": {"train": {"learning_rate": 7.5e-5}},
+    "learning rate 3e-4": {"train": {"learning_rate": 3e-4}},
+    "no averaging of weights": {"train": {"averaging": 0.0}},
+    "rare basins not lifted": {"train": {"basin_share": 0.0}},
+    "8 layers": {"flow": {"layers": 8}},
+    "24 layers": {"flow": {"layers": 24}},
+    "64 hidden units": {"flow": {"hidden": 64}},
+    "256 hidden units": {"flow": {"hidden": 256}},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
+    parser.add_argument(
+        "--seconds", type=float, default=180.0, help="of processor time, a row, compilation not counted"
+    )
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--quick", action="store_true", help="a row of a few iterations; keeps nothing")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        print(json.dumps(run(options.rows[0], 0.0, quick=True)))
+        return
+    if not options.table:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name in options.rows:
+            path = options.out / f"{list(ROWS).index(name):02d}.json"
+            if not path.exists():
+                result = run(name, options.seconds)
+                print(result, file=sys.stderr, flush=True)
+                write_atomically(path, lambda file, r=result: file.write(json.dumps(r, indent=1).encode()))
+    results = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
+    if options.table:
+        body, commits = table(results), ", ".join(sorted({r["commit"] for r in results}))
+        command = f"python benchmarks/ablations.py --seconds {results[0]['seconds']:g}` and `--table"
+        record("ablations", "Ablations: one setting changed, equal processor time", command, body, commits)
+    print(json.dumps({r["row"]: [r["ess"], r["basin_df"]] for r in results}))
+
+
+def run(name: str, seconds: float, quick: bool = False) -> dict[str, Any]:
+    change = dict(ROWS[name])
+    seed, s = change.get("seed", 0), GeneratorSettings()
+    train = replace(s.train, ais=replace(s.train.ais, **change.get("ais", {})), **change.get("train", {}))
+    settings = replace(s, flow=replace(s.flow, **change.get("flow", {})), train=train)
+    generator = fab.BoltzmannGenerator(fab.MolecularSystem.load("alanine_dipeptide"), settings, seed=seed)
+    if not quick:
+        generator.compile()
+    cost = 1.0
+    if not quick:
+        # A trainer of its own, whose flow is thrown away: so many iterations with everything compiled.
+        trial = iter(Trainer(copy.deepcopy(generator.flow), generator.target, Budget(iterations=PROBE + 3), train))
+        for _ in range(3):
+            next(trial)
+        started = time.process_time()
+        for _ in range(PROBE):
+            next(trial)
+        cost = (time.process_time() - started) / PROBE
+    iterations = 2 if quick else max(1, round(seconds / cost))
+    trainer = Trainer(generator.flow, generator.target, Budget(iterations=iterations), train, generator._random)
+    before, started = generator.target.evaluations, time.process_time()
+    for _ in trainer:
+        pass
+    spent, made = time.process_time() - started, generator.target.evaluations - before
+    ensemble = generator.sample(500 if quick else SAMPLES, seed=11)
+    found = fab.basin_difference(ensemble)
+    return {
+        "row": name,
+        "commit": current_commit(),
+        "seconds": seconds,
+        "iterations": iterations,
+        "cpu_seconds": spent,
+        "evaluations": made,
+        "ess": ensemble.ess_fraction,
+        "ess_clipped": ensemble.ess_clipped / ensemble.n,
+        "basin_df": float(found.value),
+        "basin_df_error": float(found.error),
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    lines = [
+        f"{results[0]['seconds']:g} s of processor time each on one thread, {SAMPLES:,} samples; ΔF of 0 < φ < 2.5.",
+        "",
+        "| changed | iterations | target evaluations | ms an iteration | ESS % | clipped | ΔF(φ > 0) / kT |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        lines.append(
+            f"| {r['row']} | {r['iterations']:,} | {r['evaluations']:.2e} | "
+            f"{1000 * r['cpu_seconds'] / r['iterations']:.0f} | {100 * r['ess']:.1f} | {100 * r['ess_clipped']:.1f} | "
+            f"{r['basin_df']:.2f} ± {r['basin_df_error']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
