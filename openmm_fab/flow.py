@@ -16,7 +16,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
 from . import splines
 from .resampled import POINTS, Resampling
@@ -95,6 +95,7 @@ class CouplingFlow(nn.Module):
         if self.settings.resampled:
             points = self._plain_base(POINTS, torch.zeros(()), torch.Generator().manual_seed(0))
             self.resampling = Resampling(periodic, self.settings.hidden, points, generator)
+        self.rounded = False  # the conditioners' matrix products are in bfloat16; everything else keeps its precision
         self._compiled: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {}
 
     def compile(self, batch: int) -> None:
@@ -111,8 +112,9 @@ class CouplingFlow(nn.Module):
     def couple(self, z: Tensor, layer: nn.Module, inverse: bool = False, frozen: bool = False) -> tuple[Tensor, Tensor]:
         """One of `layers` applied to z (batch, dim): data -> base, or back if `inverse`; z and log |det| (batch,)."""
         couple = self._compiled.get(len(z), _couple)
+        z = z.T.contiguous().T  # layers work along the batch, and leave z so: only the first has to copy
         arrays = cast(_Coupling, layer).arrays()
-        return couple(z, *([a.detach() for a in arrays] if frozen else arrays), inverse)
+        return couple(z, *([a.detach() for a in arrays] if frozen else arrays), inverse, self.rounded)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""
@@ -265,22 +267,32 @@ def _couple(
     w3: Tensor,
     b3: Tensor,
     inverse: bool,
+    bfloat16: bool,
 ) -> tuple[Tensor, Tensor]:
-    """One layer, data -> base (or back, if `inverse`): z (batch, dim) -> z and log |det| (batch,) of this direction."""
-    kept, angles, x = z[:, kept_lines], z[:, kept_circles], z[:, moved]
-    features = torch.cat([kept, angles.cos(), angles.sin()], dim=1)
-    raw = linear(silu(linear(silu(linear(features, w1, b1)), w2, b2)), w3, b3).view(len(z), -1, len(moved))
-    log_scale = torch.where(circular, 0.0, MAX_LOG_SCALE * torch.tanh(raw[:, 0] / MAX_LOG_SCALE))
-    shift = raw[:, 1]
+    """One layer, data -> base (or back, if `inverse`): z (batch, dim) -> z and log |det| (batch,) of this direction.
+
+    With products in bfloat16 it is as exact a bijection: whatever the conditioner gives, it gives to both directions.
+    """
+    z = z.T
+    kept, angles, x = z[kept_lines], z[kept_circles], z[moved]
+    features = torch.cat([kept, angles.cos(), angles.sin()])
+    hidden = silu(_product(w2, silu(_product(w1, features, bfloat16) + b1[:, None]), bfloat16) + b2[:, None])
+    raw = (_product(w3, hidden, bfloat16) + b3[:, None]).view(len(w3) // len(x), *x.shape)
+    log_scale = torch.where(circular[:, None], 0.0, MAX_LOG_SCALE * torch.tanh(raw[0] / MAX_LOG_SCALE))
+    shift = raw[1]
     if inverse:
-        x, log_det = splines.spline(x, raw[:, 2:], bound, circular, inverse=True)
+        x, log_det = splines.spline(x, raw[2:], bound, circular, inverse=True)
         x, log_det = (x - shift) * (-log_scale).exp(), log_det - log_scale
-        x = torch.where(circular, _wrap(x), x)
+        x = torch.where(circular[:, None], _wrap(x), x)
     else:
         x = x * log_scale.exp() + shift
-        x, log_det = splines.spline(torch.where(circular, _wrap(x), x), raw[:, 2:], bound, circular)
+        x, log_det = splines.spline(torch.where(circular[:, None], _wrap(x), x), raw[2:], bound, circular)
         log_det = log_det + log_scale
-    return torch.cat([kept, angles, x], dim=1)[:, restore], log_det.sum(1)
+    return torch.cat([kept, angles, x])[restore].T, log_det.sum(0)
+
+
+def _product(w: Tensor, x: Tensor, bfloat16: bool) -> Tensor:
+    return (w.bfloat16() @ x.bfloat16()).to(x.dtype) if bfloat16 else w @ x
 
 
 def _halves(lines: Tensor, circles: Tensor) -> list[Tensor]:

@@ -1,11 +1,13 @@
 """Monotonic rational-quadratic splines (Durkan et al. 2019, arXiv 1906.04032) on lines and circles, as pure functions.
 
-Raw parameters stand one plane a parameter, (batch, n_parameters, dim).  All raw parameters zero is the identity.
+The batch comes last: raw parameters stand one plane a parameter, (n_parameters, dim, batch), so that every operation
+runs along a long axis.  All raw parameters zero is the identity.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -22,9 +24,9 @@ def spline(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: boo
 
     Parameters
     ----------
-    x : Tensor, shape (batch, dim)
+    x : Tensor, shape (dim, batch)
         Angles in [-pi, pi) where `circular`.
-    raw : Tensor, shape (batch, 3 * bins, dim)
+    raw : Tensor, shape (3 * bins, dim, batch)
         Widths, heights, slopes at the inner knots, slope at both ends.  The last is free on a circle, so that value
         and slope are continuous at +-pi, and is not used on a line, whose ends have slope one.
     bound : Tensor, shape (dim,)
@@ -33,15 +35,16 @@ def spline(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: boo
 
     Returns
     -------
-    y, log_det : Tensor, shape (batch, dim)
+    y, log_det : Tensor, shape (dim, batch)
     """
-    bins = raw.shape[1] // 3
-    bound = torch.where(circular, math.pi, bound)  # here, where it takes bound's precision
-    widths, heights, inner, end = raw.split([bins, bins, bins - 1, 1], dim=1)
+    bins = len(raw) // 3
+    circular = circular[:, None]
+    bound = torch.where(circular, math.pi, bound[:, None])  # here, where it takes bound's precision
+    widths, heights, inner, end = raw.split([bins, bins, bins - 1, 1])
     end = torch.where(circular, end, 0.0)
     inside = circular | (x.abs() < bound)
     position = torch.where(inside, x / (2 * bound) + 0.5, 0.5)
-    y, log_det = _unit_spline(position, widths, heights, torch.cat([end, inner, end], dim=1), inverse)
+    y, log_det = _unit_spline(position, widths, heights, torch.cat([end, inner, end]), inverse)
     return torch.where(inside, (2 * y - 1) * bound, x), torch.where(inside, log_det, 0.0)
 
 
@@ -78,26 +81,31 @@ class _Bin(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, inverse: bool
     ) -> tuple[Tensor, ...]:
-        scale = 1 - MIN_SHARE * widths.shape[1]
-        p, q = widths.softmax(1), heights.softmax(1)
-        right, top = (MIN_SHARE + scale * p).cumsum(1), (MIN_SHARE + scale * q).cumsum(1)
-        k = (x[:, None] >= (top if inverse else right)[:, :-1]).sum(1, keepdim=True)
-        width, height = MIN_SHARE + scale * p.gather(1, k), MIN_SHARE + scale * q.gather(1, k)
-        x0, y0 = right.gather(1, k) - width, top.gather(1, k) - height
-        d0, d1 = slopes.gather(1, k), slopes.gather(1, k + 1)
+        scale = 1 - MIN_SHARE * len(widths)
+        p, q = widths.softmax(0), heights.softmax(0)
+        right, top = _running_sum(MIN_SHARE + scale * p), _running_sum(MIN_SHARE + scale * q)
+        k = (x >= (top if inverse else right)[:-1]).sum(0, keepdim=True)
+        width, height = MIN_SHARE + scale * p.gather(0, k), MIN_SHARE + scale * q.gather(0, k)
+        x0, y0 = right.gather(0, k) - width, top.gather(0, k) - height
+        d0, d1 = slopes.gather(0, k), slopes.gather(0, k + 1)
         ctx.save_for_backward(p, q, k)
-        return tuple(plane[:, 0] for plane in (x0, width, y0, height, d0, d1))
+        return tuple(plane[0] for plane in (x0, width, y0, height, d0, d1))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         p, q, k = ctx.saved_tensors
-        x0, width, y0, height, d0, d1 = (g[:, None] for g in gradients)
-        bins = torch.arange(p.shape[1], device=p.device)[:, None]
+        x0, width, y0, height, d0, d1 = (g[None] for g in gradients)
+        bins = torch.arange(len(p), device=p.device)[:, None, None]
         here, before = bins == k, bins < k
 
         def shares(share: Tensor, edge: Tensor, size: Tensor) -> Tensor:
             g = share * torch.where(here, size, torch.where(before, edge, 0.0))
-            return (1 - MIN_SHARE * p.shape[1]) * (g - share * g.sum(1, keepdim=True))
+            return (1 - MIN_SHARE * len(p)) * (g - share * g.sum(0, keepdim=True))
 
-        slopes = torch.zeros_like(p[:, :1]).expand(-1, p.shape[1] + 1, -1).scatter(1, k, d0).scatter_add(1, k + 1, d1)
+        slopes = torch.zeros_like(p[:1]).expand(len(p) + 1, -1, -1).scatter(0, k, d0).scatter_add(0, k + 1, d1)
         return None, shares(p, x0, width), shares(q, y0, height), slopes, None
+
+
+def _running_sum(shares: Tensor) -> Tensor:
+    """Of (bins, dim, batch) over the bins, as single additions: torch.compile fuses those, but not cumsum."""
+    return torch.stack(list(accumulate(shares.unbind())))

@@ -105,12 +105,12 @@ def _alanine_dipeptide() -> Bijection:
 
 def _spline(circular: list[bool], bins: int) -> Bijection:
     mode = torch.tensor(circular)
-    raw = _normal(5, 1, 3 * bins, len(mode))
+    raw = _normal(5, 3 * bins, len(mode), 1)
     bound = torch.full((len(mode),), 4.0, dtype=torch.float64)
 
     def one_way(x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        y, log_det = spline(x, raw.expand(len(x), -1, -1), bound, mode, inverse)
-        return y, log_det.sum(1)
+        y, log_det = spline(x.T, raw.expand(-1, -1, len(x)), bound, mode, inverse)
+        return y.T, log_det.sum(0)
 
     x, y = _mixed(6, 8, mode), _mixed(7, 8, mode)
     return Bijection(partial(one_way, inverse=False), partial(one_way, inverse=True), x, y, mode, mode)

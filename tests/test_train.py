@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,9 +58,11 @@ def _log_w(trainer: Trainer, n: int) -> tuple[Tensor, Tensor]:
     return z, trainer.target.log_prob(z).double() - log_q.double()
 
 
-def test_learns_double_wells():
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+def test_learns_double_wells(products):
     target = ManyWell(4)
-    trainer = _trainer(target, LEARN, iterations=45, hidden=48, layers=6)
+    trainer = _trainer(target, replace(LEARN, products=products), iterations=45, hidden=48, layers=6)
+    assert trainer.learner.rounded == (products == "bfloat16") and not trainer.flow.rounded
     _, before = _log_w(trainer, 8192)
     assert effective_sample_size(before.numpy()) < 0.05 * 8192
     assert abs(log_z(before.numpy()).value - target.log_z) > 0.05
@@ -262,6 +265,14 @@ def test_budgets_are_checked(wrong):
 def test_settings_are_checked(wrong):
     with pytest.raises(ValueError, match="Expected 0 < updates"):
         TrainSettings(**wrong)
+
+
+def test_bfloat16_needs_a_flow_that_has_it():
+    with pytest.raises(ValueError, match='"float32" or "bfloat16"'):
+        TrainSettings(products="float16")
+    flow = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="Expected a CouplingFlow"):
+        Trainer(flow, ManyWell(2), Budget(iterations=1), replace(SMALL, products="bfloat16"))
 
 
 def test_learning_rate_rises_then_falls_to_zero():
