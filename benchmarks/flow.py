@@ -1,4 +1,4 @@
-"""The flow's cost against normflows' circular spline couplings and against its own matrix products.
+"""The flow's cost against normflows' circular spline couplings, its own matrix products, and the machine's ceilings.
 
 `python benchmarks/flow.py [--batch 1024] [--repeats 7] [--quick] [--record]`: 12 layers, 60 coordinates (7 of them
 angles), 8 bins, 256 hidden units, the shape of the FAB paper's flow for alanine dipeptide. Without normflows
@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from record import record
@@ -32,6 +33,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small batch, nothing compiled")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
+    if options.quick and options.record:
+        raise SystemExit("--quick measures nothing worth keeping: leave out --record.")
     keep_freed_memory()
     torch.manual_seed(0)
     batch, repeats = (64, 2) if options.quick else (options.batch, options.repeats)
@@ -52,6 +55,7 @@ def main() -> None:
     products = _products(ours, batch, repeats)
     best = seconds.get("fused", seconds["eager"])
     figures = {"batch": batch, "seconds": seconds, "products": products, "compile_and_measure": cold}
+    figures["ceilings"] = _ceilings(ours, batch, repeats)
     figures |= {f"{_key(part)}_over_products": best[part] / products[part][0] for part in PARTS}
     if peer is not None:
         figures |= {f"{_key(part)}_ratio_normflows": seconds["normflows"][part] / best[part] for part in PARTS}
@@ -128,20 +132,20 @@ def _median(function: Callable[[], object], repeats: int) -> float:
 def _products(flow: CouplingFlow, batch: int, repeats: int) -> dict[str, tuple[float, float]]:
     """Seconds and floating-point operations of the conditioners' matrix products alone, a part of the flow each."""
     weights = [getattr(layer, f"w{k}").detach() for layer in flow.layers for k in (1, 2, 3)]
-    inputs = [torch.randn(batch, w.shape[1]) for w in weights]
-    outputs = [torch.randn(batch, w.shape[0]) for w in weights]
+    inputs = [torch.randn(w.shape[1], batch) for w in weights]  # the batch last, as in the flow
+    outputs = [torch.randn(w.shape[0], batch) for w in weights]
 
     def forward() -> None:
         for a, w in zip(inputs, weights, strict=True):
-            a @ w.T
+            w @ a
 
     def back_to_inputs() -> None:
         for g, w in zip(outputs, weights, strict=True):
-            g @ w
+            w.T @ g
 
     def back_to_weights() -> None:
         for g, a in zip(outputs, inputs, strict=True):
-            g.T @ a
+            g @ a.T
 
     once = 2.0 * batch * sum(w.numel() for w in weights)
     ahead, to_inputs, to_weights = (_median(f, repeats) for f in (forward, back_to_inputs, back_to_weights))
@@ -151,6 +155,44 @@ def _products(flow: CouplingFlow, batch: int, repeats: int) -> dict[str, tuple[f
         "gradient to z": (ahead + to_inputs, 2 * once),
         "gradient to parameters": (ahead + to_inputs + to_weights, 3 * once),
     }
+
+
+def _ceilings(flow: CouplingFlow, batch: int, repeats: int) -> dict[str, Any]:
+    """What the machine can do, measured, and the bytes that each part moves at the very least.
+
+    Forward, weights are read, and every activation of a conditioner is written and read. Backward, weights and
+    activations are read again, and gradients of the activations written and read; those of the weights are written.
+    """
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    big, copy = torch.randn(50_000_000), torch.empty(50_000_000)
+    weights = [getattr(layer, f"w{k}") for layer in flow.layers for k in (1, 2, 3)]
+    w, act = (sum(t.numel() for t in weights), batch * sum(t.shape[0] for t in weights))
+    ahead, back = 4 * (w + 2 * act), 4 * (w + 3 * act)
+    return {
+        "flops": 2 * 2048**3 / _median(lambda: a @ b, repeats),
+        "stream": 8 * len(big) / _median(lambda: copy.copy_(big), repeats),
+        "bytes": dict(zip(PARTS, (ahead, ahead, ahead + back, ahead + back + 4 * w), strict=True)),
+    }
+
+
+def _roofline(figures: dict) -> str:
+    """Operations and bytes over what the machine can do of each; the larger time is the floor."""
+    ceilings = figures["ceilings"]
+    rows = ["| | GFLOP | MB | FLOP / byte | at the ceiling of products, ms | of memory, ms | flow over the larger |"]
+    rows.append("|---" * 7 + "|")
+    best = figures["seconds"].get("fused", figures["seconds"]["eager"])
+    for part in PARTS:
+        flop, moved = figures["products"][part][1], ceilings["bytes"][part]
+        floors = flop / ceilings["flops"], moved / ceilings["stream"]
+        rows.append(
+            f"| {part} | {flop / 1e9:.2f} | {moved / 1e6:.0f} | {flop / moved:.0f} | {1e3 * floors[0]:.1f} "
+            f"| {1e3 * floors[1]:.1f} | {best[part] / max(floors):.1f} |"
+        )
+    return "\n".join(rows) + (
+        f"\n\nCeilings, measured: a product of 2048 x 2048 matrices {ceilings['flops'] / 1e9:.0f} GFLOP/s, a copy of "
+        f"200 MB {ceilings['stream'] / 1e9:.0f} GB/s. Bytes: the least, each activation written and read once; caches "
+        "hold much of it."
+    )
 
 
 def _table(figures: dict, ours: nn.Module, peer: nn.Module | None) -> str:
@@ -169,6 +211,7 @@ def _table(figures: dict, ours: nn.Module, peer: nn.Module | None) -> str:
     if peer is not None:
         ratios = ", ".join(f"{part} {figures[f'{_key(part)}_ratio_normflows']:.1f}" for part in PARTS)
         text.append(f"normflows' time over ours: {ratios}.")
+    text.append(_roofline(figures))
     return "\n\n".join(text)
 
 
