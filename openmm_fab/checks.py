@@ -155,8 +155,9 @@ def template_problems(
     return [
         f"Expected residues that {', '.join(files)} knows; it has no template for {names}. "
         f"OpenMM says: {error.split('  For more information')[0]} "
-        "openmm_fab.find_problems lists what a structure lacks and mends it: missing hydrogens with OpenMM's "
-        "Modeller.addHydrogens, missing heavy atoms with PDBFixer. Another molecule: name a force field that has it."
+        "openmm_fab.find_problems, or openmm-fab prepare in a shell, lists what a structure lacks and mends it: "
+        "missing hydrogens with OpenMM's Modeller.addHydrogens, missing heavy atoms with PDBFixer. Another molecule: "
+        "name a force field that has it."
     ]
 
 

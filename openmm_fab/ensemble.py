@@ -307,6 +307,12 @@ class Ensemble:
 
         return view(self, n)
 
+    def explore(self, n: int = 100) -> Any:
+        """n structures drawn by weight beside a map of two torsions, in a notebook: see `explore.Explorer`."""
+        from .explore import Explorer
+
+        return Explorer(self, n)
+
     def __len__(self) -> int:
         return self.n
 

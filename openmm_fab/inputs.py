@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import math
 import sys
@@ -65,7 +66,22 @@ def read_forcefield(files: Sequence[str]) -> app.ForceField:
         if Path(file).is_file():
             _check_xml(Path(file))
     with naming(", ".join(map(str, files)), "force-field files"):
-        return app.ForceField(*map(str, files))
+        try:
+            return app.ForceField(*map(str, files))
+        except ValueError as error:
+            if "Could not locate file" in str(error):
+                raise ValueError(f"{error} {_nearest(files)}") from error
+            raise
+
+
+def _nearest(files: Sequence[str]) -> str:
+    """Which of OpenMM's own files may be meant by those that are not there."""
+    folder = Path(app.__file__).parent / "data"
+    shipped = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.xml"))
+    unknown = [str(file) for file in files if not Path(file).is_file() and str(file) not in shipped]
+    near = [name for file in unknown for name in difflib.get_close_matches(file, shipped, 3, 0.6)]
+    common = [name for name in ("amber14-all.xml", "amber19-all.xml", "charmm36.xml") if name in shipped]
+    return f"Of OpenMM's own there {'is' if len(near or common) == 1 else 'are'} {', '.join(near or common)}"
 
 
 def _check_xml(path: Path, above: tuple[Path, ...] = ()) -> None:

@@ -174,7 +174,8 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+        # TensorBoard forgets what earlier writers left from this step on, too.
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=(after or 0) + 1)
 
     def __enter__(self) -> RunLog:
         return self

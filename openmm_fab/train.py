@@ -429,7 +429,8 @@ class Trainer:
 
 
 def _share(log_w: Tensor) -> float:
-    """Kish effective sample size as a share; 0 if no sample has weight."""
+    """Kish effective sample size as a share, where what is not finite has no weight; 0 if no sample has any."""
+    log_w = torch.where(torch.isfinite(log_w), log_w, -torch.inf)
     if not torch.isfinite(log_w).any():
         return 0.0
     return effective_sample_size(log_w.cpu().numpy()) / len(log_w)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .drawing import elements_and_bonds
+from .plots import structure_picture
+
 if TYPE_CHECKING:
+    import mdtraj
+    from matplotlib.figure import Figure
+
     from .coordinates import InternalCoordinates
     from .ensemble import Ensemble
 
@@ -21,21 +30,17 @@ HAND: Colour = [0.85, 0.15, 0.2]  # stereocentres
 def view(ensemble: Ensemble, n: int = 20, seed: int = 0) -> Any:
     """nglview widget of n structures drawn by weight, superposed on the first by their heavy atoms.
 
+    Where widgets cannot run, a page shows a picture of the same structures.
+
     Raises
     ------
     ImportError
         Without nglview; the message has the install command.
     """
-    nglview = _nglview()
     trajectory = ensemble.resample(n, seed).to_mdtraj()
     heavy = [a.index for a in trajectory.topology.atoms if a.element.symbol not in ("H", "VS")]
     trajectory.superpose(trajectory, 0, atom_indices=np.array(heavy))
-    widget = nglview.show_mdtraj(trajectory)
-    widget.clear_representations()
-    # Balls and sticks show any molecule; nglview's cartoon shows nothing of a short peptide.
-    widget.add_representation("ball+stick")
-    widget.center()
-    return widget
+    return structure_widget(trajectory)
 
 
 def view_coordinates(coordinates: InternalCoordinates) -> Any:
@@ -54,18 +59,53 @@ def view_coordinates(coordinates: InternalCoordinates) -> Any:
     system = coordinates.system
     if system is None:
         raise ValueError("Expected coordinates made with InternalCoordinates.from_system; these know no system.")
-    nglview = _nglview()
     x, _ = coordinates.to_cartesian(torch.zeros(1, coordinates.dim, dtype=torch.float64))
-    widget = nglview.show_mdtraj(mdtraj.Trajectory(x.numpy(), system.md_topology))
-    widget.clear_representations()
-    widget.add_representation("ball+stick", aspectRatio=1.5)
+    bonds, atoms = marked_bonds(coordinates), marked_atoms(coordinates)
+    marks: list[tuple[tuple[int, ...], Colour]] = [(pair, colour) for pair, colour, _ in bonds]
+    marks += [((i,), HAND) for i, _ in atoms]
+    widget = structure_widget(mdtraj.Trajectory(x.numpy(), system.md_topology), marks, aspectRatio=1.5)
     angstrom = 10 * x[0].numpy()
-    for (i, j), colour, name in marked_bonds(coordinates):
+    for (i, j), colour, name in bonds:
         widget.shape.add_cylinder(angstrom[i].tolist(), angstrom[j].tolist(), colour, 0.22, name)
-    for i, name in marked_atoms(coordinates):
+    for i, name in atoms:
         widget.shape.add_sphere(angstrom[i].tolist(), HAND, 0.45, name)
     widget.center()
     return widget
+
+
+def structure_widget(
+    trajectory: mdtraj.Trajectory, marks: Sequence[tuple[tuple[int, ...], Colour]] = (), **kwargs: float
+) -> Any:
+    """nglview's widget of balls and sticks; where a page has no widgets, as on GitHub, it shows a picture instead."""
+    nglview = _nglview()
+
+    class Pictured(nglview.NGLWidget):  # type: ignore[name-defined]
+        def _ipython_display_(self, **_: Any) -> None:
+            from IPython.display import display
+
+            picture = structure_picture(trajectory.xyz, *elements_and_bonds(trajectory.topology), marks=marks)
+            number = f"{trajectory.n_frames} structure{'' if trajectory.n_frames == 1 else 's'}"
+            words = f"{number} of {trajectory.n_atoms} atoms, in nglview"
+            display(with_picture(self, picture, words), raw=True)
+
+    widget = Pictured(nglview.MDTrajTrajectory(trajectory))
+    widget.clear_representations()
+    # Balls and sticks show any molecule; nglview's cartoon shows nothing of a short peptide.
+    widget.add_representation("ball+stick", **kwargs)
+    widget.center()
+    return widget
+
+
+def with_picture(widget: Any, figure: Figure, words: str) -> dict[str, Any]:
+    """What a notebook shows of a widget, with picture and words for pages without widgets."""
+    picture = base64.b64encode(png(figure)).decode("ascii")
+    return {**widget._repr_mimebundle_(), "image/png": picture, "text/plain": words}
+
+
+def png(figure: Figure, dpi: int = 80) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
 
 
 def marked_bonds(coordinates: InternalCoordinates) -> list[tuple[tuple[int, int], Colour, str]]:

@@ -347,7 +347,7 @@ def test_dry_run_shows_the_cost_and_writes_nothing(folders, tmp_path, monkeypatc
 
 
 def test_help_has_examples_and_exit_codes():
-    commands = ("run", "train", "sample", "reference", "compare", "report", "systems", "doctor")
+    commands = ("run", "train", "prepare", "sample", "reference", "compare", "report", "systems", "doctor")
     for command in commands:
         shown = _call(command, "--help").output
         assert f"openmm-fab {command}" in shown and "Exit codes" in shown, command

@@ -63,9 +63,9 @@ def test_comparison_of_a_molecule_without_phi(tmp_path) -> None:
 
 def test_many_distributions_show_those_that_differ_most() -> None:
     result = compare(flow(500, seed=5), two_basins(500, 0.1, seed=6), n_bootstrap=10)
-    ax = plots._figure(4, 4).add_subplot()
+    ax = plots.new_figure(4, 4).add_subplot()
     items = [replace(result.torsions[0], name=f"t{i}", divergence=Divergence(0.0, i / 100, 0.0)) for i in range(30)]
-    plots._distances(ax, items)
+    plots.comparing._distances(ax, items)
     assert [t.get_text() for t in ax.get_yticklabels()] == [f"t{i}" for i in range(29, 13, -1)]
     assert "largest 16 of 30" in ax.get_title()
 
@@ -85,7 +85,7 @@ def test_projections_show_three_planes(tmp_path) -> None:
 
 
 def test_ramachandran_shows_the_weighted_surface() -> None:
-    figure = plots._figure(4, 4)
+    figure = plots.new_figure(4, 4)
     ensemble = flow(2000, seed=4)
     weighted = plots.ramachandran(figure.add_subplot(), ensemble).get_array()
     plain = plots.ramachandran(figure.add_subplot(), ensemble, weighted=False).get_array()

@@ -53,6 +53,26 @@ def test_json_lines(tmp_path) -> None:
     assert [row["iteration"] for row in rows] == [1, 2] and rows[0]["ess_ais"] is None and rows[1]["ess_ais"] == 0.5
 
 
+def test_tensorboard_holds_what_the_json_lines_hold(tmp_path) -> None:
+    """Resumed after iteration 3, it forgets the fourth and fifth of the run that was killed; begun anew, everything."""
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def scalars(after: int | None, losses: dict[int, float]) -> dict[int, float]:
+        with RunLog(tmp_path, after) as log:
+            for iteration, loss in losses.items():
+                log.write(INFO | {"iteration": iteration, "loss": loss, "ess_ais": math.nan})
+        found = loading.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+        assert "ess_ais" not in found.Tags()["scalars"]  # it was never finite
+        rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        shown = {event.step: event.value for event in found.Scalars("loss")}
+        assert shown == {row["iteration"]: row["loss"] for row in rows}
+        return shown
+
+    assert scalars(None, {1: 5.0, 2: 4.0, 3: 3.0, 4: 9.0, 5: 9.0}) == {1: 5.0, 2: 4.0, 3: 3.0, 4: 9.0, 5: 9.0}
+    assert scalars(3, {4: 2.0}) == {1: 5.0, 2: 4.0, 3: 3.0, 4: 2.0}
+    assert scalars(None, {1: 7.0}) == {1: 7.0}
+
+
 def test_weights_and_biases_only_where_it_is_asked_for(tmp_path, monkeypatch) -> None:
     calls: list[tuple] = []
     run = SimpleNamespace(log=lambda row, step: calls.append((row, step)), finish=lambda: calls.append(("finish",)))

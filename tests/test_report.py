@@ -18,8 +18,9 @@ from test_compare_molecules import butane
 from test_ensemble import flat
 
 from openmm_fab.compare import compare
+from openmm_fab.drawing import draw_structures
 from openmm_fab.report import findings, report_html, usable, write_report
-from openmm_fab.report.viewer import draw_structures, ngl_library
+from openmm_fab.report.viewer import ngl_library
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 METRICS = [
@@ -152,7 +153,7 @@ def test_names_of_atoms_are_escaped() -> None:
     from openmm_fab import plots
     from openmm_fab.report.figures import svg
 
-    text = svg("name", 'F along O5"-<C>', lambda: plots._figure(1.0, 1.0))
+    text = svg("name", 'F along O5"-<C>', lambda: plots.new_figure(1.0, 1.0))
     assert 'aria-label="F along O5&quot;-&lt;C&gt;"' in text and text.count("<svg ") == 1
 
 

@@ -220,6 +220,21 @@ def test_broken_losses_end_training():
     assert all(torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_poisoned_learner_is_taken_back(poison):
+    """Parameters that are no numbers any more: its samples have no weight, and the last good state comes back."""
+    trainer = _trainer(ManyWell(2), SMALL, 100)
+    steps = iter(trainer)
+    next(steps)
+    with torch.no_grad():
+        for parameter in trainer.learner.parameters():
+            parameter.fill_(poison)
+    with pytest.warns(UserWarning, match="goes back to its last good state"):
+        infos = [next(steps) for _ in range(16)]
+    assert infos[0]["ess_ais"] == 0.0 and math.isfinite(infos[-1]["loss"]) and infos[-1]["ess_ais"] > 0.0
+    assert all(torch.isfinite(p).all() for p in trainer.learner.parameters())
+
+
 @pytest.mark.parametrize("buffer_min", [2, 16])
 def test_a_target_without_valid_points_ends_training(buffer_min):
     class Nowhere(ManyWell):

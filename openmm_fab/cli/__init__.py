@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from openmm_fab.cli import analysis, checkup, dynamics, training
+from openmm_fab.cli import analysis, checkup, dynamics, structure, training
 
 EXIT_CODES = (
     "Exit codes: 0, all went well. 1, it could not be done; the last line says why and what to do. 2, the command line "
@@ -36,6 +36,7 @@ def main() -> None:
 for command in (
     training.run,
     training.train,
+    structure.prepare,
     analysis.sample,
     dynamics.reference,
     analysis.compare,

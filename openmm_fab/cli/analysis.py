@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from openmm_fab.cli.common import (
     Source,
     SystemArgument,
     TemperatureOption,
+    run_settings_of,
     told_in_words,
     write,
 )
@@ -93,11 +94,10 @@ def compare(
       openmm-fab compare alanine_dipeptide runs/alanine_dipeptide-laptop
       openmm-fab compare butane runs/butane-laptop --reference md/ensemble.npz
     """
-    from openmm_fab.ensemble import Ensemble
-
     with told_in_words():
-        molecule = Source(system, forcefield, temperature).load()
-        comparison, page = finish(run, Ensemble.load(run / "ensemble.npz"), molecule, reference)
+        ensemble = _ensemble(run)
+        molecule = Source(system, forcefield, temperature).as_in(run).load()
+        comparison, page = finish(run, ensemble, molecule, reference)
     if comparison is None:
         typer.echo(f"{system} has no reference. Make one with openmm-fab reference, and name it with --reference.")
     else:
@@ -113,11 +113,9 @@ def report(run: RunArgument, reference: ReferenceOption = None) -> None:
       openmm-fab report runs/butane-laptop --reference md/ensemble.npz
     """
     with told_in_words():
-        from openmm_fab.ensemble import Ensemble
-
-        ensemble = Ensemble.load(run / "ensemble.npz")
+        ensemble = _ensemble(run)
         molecule = None
-        source = _settings(run).get("source")
+        source = run_settings_of(run).get("source")
         if source is None and reference is None:
             typer.echo("This run does not say where its molecule lies: no reference is shown.", err=True)
         elif source is not None and reference is None:
@@ -167,15 +165,24 @@ def finish(
         comparison = compare_ensembles(ensemble, against)
         write(folder / "comparison.json", json.dumps(comparison.to_dict(), indent=2))
         comparison.plot(folder / "comparison.png")
-    page = write_report(folder / "report.html", ensemble, comparison, metrics, _settings(folder), title=folder.name)
+    page = write_report(
+        folder / "report.html", ensemble, comparison, metrics, run_settings_of(folder), title=folder.name
+    )
     return comparison, page
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    from openmm_fab.files import load_json
+def _ensemble(run: Path) -> Ensemble:
+    from openmm_fab.ensemble import Ensemble
 
-    path = folder / "settings.json"
-    return load_json(path, "the settings of a run") if path.exists() else {}
+    path = run / "ensemble.npz"
+    if not run.is_dir():
+        raise ValueError(f"Expected the folder of a run; there is none at {run}.")
+    if not path.exists():
+        raise ValueError(
+            f"Expected a finished run in {run}; it has no ensemble.npz yet. The command that began it goes on with "
+            f"--resume; openmm-fab sample SYSTEM --run {run} --out {path} draws from what it has learned so far."
+        )
+    return Ensemble.load(path)
 
 
 def _metrics(folder: Path) -> list[dict[str, float]]:
@@ -191,4 +198,4 @@ def _of_run(source: Source, run: Path) -> BoltzmannGenerator:
     path = run / "model.safetensors" if run.is_dir() else run
     if not path.exists():
         raise ValueError(f"Expected a trained model at {path}; there is none. Train one with openmm-fab train.")
-    return BoltzmannGenerator.load(path, source.load())
+    return BoltzmannGenerator.load(path, source.as_in(run).load())

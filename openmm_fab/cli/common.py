@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ ReferenceOption = Annotated[
 ]
 
 STOPPED = 130
+COLD = 100.0  # K; below it, °C may be meant
 # These may change when a run is resumed; where the molecule lies says nothing of what it is, the fingerprint does.
 MAY_CHANGE = ("minutes", "samples", "source")
 
@@ -46,6 +48,7 @@ def told_in_words() -> Iterator[None]:
         *(ValueError, OSError, ImportError, FloatingPointError, openmm.OpenMMException),
         *(RankLostError, TrainingError, UnstableDynamicsError, DisagreementError, UncoveredSystemError),
     )
+    plain, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         yield
     except expected as error:
@@ -54,6 +57,13 @@ def told_in_words() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("\nStopped.", err=True)
         raise typer.Exit(STOPPED) from None
+    finally:
+        warnings.formatwarning = plain
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning without the line of code that it came from."""
+    return f"openmm-fab: warning: {message}\n"
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class Source:
 
         if Path(self.system).suffix.lower() in STRUCTURES:
             kelvin = 300.0 if self.temperature is None else self.temperature
+            if 0 < kelvin < COLD:
+                warnings.warn(f"--temperature is in K: {kelvin:g} K is {kelvin - 273.15:.0f} °C.", stacklevel=2)
             return MolecularSystem.from_pdb(self.system, self.forcefield or FORCEFIELD, kelvin)
         if self.forcefield or self.temperature is not None:
             raise ValueError(
@@ -78,6 +90,17 @@ class Source:
             )
         return MolecularSystem.load(self.system)
 
+    def as_in(self, run: Path) -> Source:
+        """With the force field and temperature of a run of the same structure file, where neither is given."""
+        from openmm_fab.inputs import STRUCTURES
+
+        source = run_settings_of(run).get("source") or {}
+        given = self.forcefield or self.temperature is not None
+        file = Path(self.system)
+        if given or file.suffix.lower() not in STRUCTURES or source.get("system") != str(file.resolve()):
+            return self
+        return replace(self, forcefield=source["forcefield"], temperature=source["temperature"])
+
     def absolute(self) -> dict[str, Any]:
         """As a dictionary from which any folder finds the files again."""
         system, *fields = (
@@ -85,6 +108,14 @@ class Source:
             for name in (self.system, *(self.forcefield or []))
         )
         return {"system": system, "forcefield": fields or None, "temperature": self.temperature}
+
+
+def run_settings_of(run: Path) -> dict[str, Any]:
+    """A run's settings.json, of its folder or of a file in it; empty without one."""
+    from openmm_fab.files import load_json
+
+    path = (run if run.is_dir() else run.parent) / "settings.json"
+    return load_json(path, "the settings of a run") if path.exists() else {}
 
 
 def run_folder(runs: Path, name: str, resume: bool) -> Path:

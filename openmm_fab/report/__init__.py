@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..compare.report import AGREE
+from ..drawing import Structures, draw_structures, elements_and_bonds
 from ..files import write_atomically
 from ..weights import Estimate
 from . import figures, page
-from .viewer import Structures, draw_structures, ngl_library
+from .viewer import ngl_library
 from .words import BAD, CARE, CONTRADICTION, GOOD, Finding, findings, usable
 
 if TYPE_CHECKING:
@@ -181,9 +182,7 @@ def _training(metrics: Sequence[Mapping[str, float]]) -> str:
 def _structures(ensemble: Ensemble) -> str:
     structures = draw_structures(ensemble)
     library, about = ngl_library()
-    elements = [atom.element.symbol for atom in ensemble.topology.atoms]
-    bonds = np.array([(a.index, b.index) for a, b in ensemble.topology.bonds], dtype=int).reshape(-1, 2)
-    picture = figures.structure_picture(structures.x, elements, bonds)
+    picture = figures.structure_picture(structures.x, *elements_and_bonds(ensemble.topology))
     why = "The structure drawn most often, and the others behind it." if library else f"No 3-D viewer: {about}"
     still = f'<div id="picture"><p class="soft" id="why">{escape(why)}</p><figure>{picture}</figure></div>'
     lead = "Structures drawn by weight, superposed: what the molecule looks like at equilibrium."

@@ -34,9 +34,6 @@ STYLE: dict[str, Any] = {
     **{"figure.facecolor": "none", "savefig.facecolor": "none", "axes.facecolor": PLOT, "legend.facecolor": PLOT},
     **{"svg.fonttype": "path", "font.size": 11.0, "axes.titlesize": 12.0},
 }
-# Radius in nm of a ball, and its colour.
-ATOMS = {"H": (0.016, "#c8ccd2"), "C": (0.028, "#6b7280"), "N": (0.028, "#3b6fd4"), "O": (0.028, "#d43b3b")}
-OTHER = (0.032, "#c9a227")
 
 
 def svg(name: str, label: str, draw: Callable[[], Figure]) -> str:
@@ -68,7 +65,7 @@ def ramachandrans(ensemble: Ensemble, reference: Ensemble | None, residue: int =
 
     def panel(title: str, side: Ensemble, weighted: bool) -> Callable[[], Figure]:
         def draw() -> Figure:
-            figure = plots._figure(4.4, 3.9)
+            figure = plots.new_figure(4.4, 3.9)
             ax = figure.subplots()
             ax.set_facecolor(EMPTY)
             image = plots.ramachandran(ax, side, residue, weighted, title=f"{title}, {side.n:,} samples")
@@ -96,17 +93,17 @@ def profile_figures(ensemble: Ensemble, comparison: Comparison | None, most: int
     else:
         for name in named_torsions(ensemble.topology):
             curves[name] = [
-                ("flow", plots.FLOW, profile(plots._unweighted(ensemble), name)),
+                ("flow", plots.FLOW, profile(plots.unweighted(ensemble), name)),
                 ("reweighted", plots.REWEIGHTED, profile(ensemble, name)),
             ]
     first = sorted(curves, key=lambda name: not name.startswith(("phi", "psi")))[:most]
 
     def panel(name: str) -> Callable[[], Figure]:
         def draw() -> Figure:
-            figure = plots._figure(4.8, 3.6)
+            figure = plots.new_figure(4.8, 3.6)
             ax = figure.subplots()
-            plots.profiles(ax, curves[name], plots._torsion_label(name))
-            ax.set_title(f"F({plots._torsion_label(name, unit=False)}), bands ±2 SE")
+            plots.profiles(ax, curves[name], plots.torsion_label(name))
+            ax.set_title(f"F({plots.torsion_label(name, unit=False)}), bands ±2 SE")
             ax.legend(frameon=False, fontsize=9)
             return figure
 
@@ -130,42 +127,17 @@ def learning_figures(metrics: Sequence[Mapping[str, float]]) -> list[str]:
 
 def weight_figure(ensemble: Ensemble) -> str:
     def draw() -> Figure:
-        figure = plots._figure(4.8, 3.6)
-        plots._weight_histogram(figure.subplots(), ensemble)
+        figure = plots.new_figure(4.8, 3.6)
+        plots.weight_histogram(figure.subplots(), ensemble)
         return figure
 
     return svg("weights", "Histogram of the log weights", draw)
 
 
 def structure_picture(x: np.ndarray, elements: Sequence[str], bonds: np.ndarray) -> str:
-    """Superposed structures (n, atoms, 3) in nm as sticks, the first one in full, along their thinnest direction."""
-
-    def draw() -> Figure:
-        from matplotlib.collections import LineCollection
-
-        centred = x - x[0].mean(0)
-        axes = np.linalg.svd(centred[0], full_matrices=False)[2]
-        seen = centred @ axes.T
-        figure = plots._figure(4.8, 4.0)
-        ax = figure.subplots()
-        ax.set_axis_off()
-        ax.set_aspect("equal")
-        for k in range(len(seen) - 1, -1, -1):
-            ends = seen[k][bonds]
-            width, opacity = (3.0, 1.0) if k == 0 else (1.0, 0.15)
-            for half in (0, 1):  # each half of a bond has the colour of its atom
-                middle = ends.mean(1)
-                lines = np.stack([ends[:, half, :2], middle[:, :2]], axis=1)
-                colours = [ATOMS.get(elements[i], OTHER)[1] for i in bonds[:, half]]
-                ax.add_collection(
-                    LineCollection(list(lines), colors=colours, linewidths=width, alpha=opacity, capstyle="round")
-                )
-        order = np.argsort(seen[0][:, 2])
-        sizes = np.array([ATOMS.get(e, OTHER)[0] for e in elements])[order]
-        colours = [ATOMS.get(elements[i], OTHER)[1] for i in order]
-        across, up, _ = seen[0][order].T
-        ax.scatter(across, up, s=(4000 * sizes) ** 2 / 60, c=colours, zorder=3, edgecolors=INK, linewidths=0.4)
-        ax.autoscale_view()
-        return figure
-
-    return svg("structures", "Superposed structures of the molecule, drawn by weight", draw)
+    """Superposed structures (n, atoms, 3) in nm, the first one in full."""
+    return svg(
+        "structures",
+        "Superposed structures of the molecule, drawn by weight",
+        lambda: plots.structure_picture(x, elements, bonds, edge=INK),
+    )

@@ -1,85 +1,12 @@
-"""Structures for the page's 3-D viewer, and the NGL library out of nglview's package."""
+"""The NGL library out of nglview's package, for the page's 3-D viewer."""
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..topology import named_torsions
-from ..weights import systematic_resample
-
-if TYPE_CHECKING:
-    from ..ensemble import Ensemble
-
-STRUCTURES = 40
-MOST_ATOMS = 4000  # of all structures together
 MARK = "BallAndStickRepresentation:"  # found in NGL's module only
-
-
-@dataclass(frozen=True)
-class Structures:
-    """Different frames drawn by weight, superposed on the first by their heavy atoms, the most drawn first.
-
-    Attributes
-    ----------
-    x : (n, atoms, 3), nm
-    frame : (n,) int
-        Which frame of the ensemble each is.
-    share : (n,)
-        Of the draws; they sum to one.
-    axes : tuple of str
-        Two torsions to place them by: phi and psi, the first two others, or none.
-    angles : (n, len(axes)), rad
-    pdb : str
-        One model each.
-    """
-
-    x: np.ndarray
-    frame: np.ndarray
-    share: np.ndarray
-    axes: tuple[str, ...]
-    angles: np.ndarray
-    pdb: str
-
-    def to_json(self) -> str:
-        about: dict[str, Any] = {
-            "pdb": self.pdb,
-            "frame": self.frame.tolist(),
-            "share": np.round(self.share, 4).tolist(),
-            "axes": list(self.axes),
-            "angles": np.round(self.angles, 3).tolist(),
-        }
-        return json.dumps(about).replace("</", "<\\/")
-
-
-def draw_structures(ensemble: Ensemble, seed: int = 0) -> Structures:
-    """About 40 draws by weight; copies of a frame are shown once, with their share."""
-    n = int(np.clip(MOST_ATOMS // ensemble.topology.n_atoms, 4, STRUCTURES))
-    drawn, counts = np.unique(systematic_resample(ensemble.log_w, n, np.random.default_rng(seed)), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    frame, share = drawn[order], counts[order] / n
-    chosen = ensemble[frame]
-    trajectory = chosen.to_mdtraj()
-    heavy = [a.index for a in trajectory.topology.atoms if a.element.symbol not in ("H", "VS")]
-    trajectory.superpose(trajectory, 0, atom_indices=np.array(heavy))
-    torsions = named_torsions(ensemble.topology)
-    axes = tuple(sorted(torsions, key=lambda name: not name.startswith(("phi", "psi")))[:2])
-    angles = chosen.torsions([torsions[name] for name in axes]) if len(axes) == 2 else np.zeros((len(frame), 0))
-    return Structures(trajectory.xyz, frame, share, axes if len(axes) == 2 else (), angles, _pdb(trajectory))
-
-
-def _pdb(trajectory: Any) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "structures.pdb"
-        trajectory.save_pdb(str(path))
-        return path.read_text(encoding="utf-8")
 
 
 def ngl_library() -> tuple[str, str]:

@@ -1,0 +1,56 @@
+"""openmm-fab prepare."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openmm_fab.cli.common import ForcefieldOption, told_in_words
+
+FileArgument = Annotated[Path, typer.Argument(help="PDB or PDBx/mmCIF file.")]
+OutOption = Annotated[Path | None, typer.Option(help="Mend, and write here; ends in .pdb or .cif.")]
+FixOption = Annotated[
+    list[str] | None, typer.Option("--fix", help="Mend this kind of problem only; repeat it for several.")
+]
+PHOption = Annotated[float, typer.Option("--ph", help="Decides the protonation of residues that lack hydrogens.")]
+
+
+def prepare(
+    file: FileArgument,
+    out: OutOption = None,
+    forcefield: ForcefieldOption = None,
+    fix: FixOption = None,
+    ph: PHOption = 7.0,
+) -> None:
+    """List what a structure file lacks for a force field; with --out, mend it. The file itself stays as it is.
+
+    \b
+    Examples:
+      openmm-fab prepare my.pdb --forcefield amber14-all.xml --forcefield implicit/gbn2.xml
+      openmm-fab prepare my.pdb --forcefield amber14-all.xml --forcefield implicit/gbn2.xml --out fixed.pdb
+      openmm-fab prepare my.pdb --out fixed.pdb --fix "missing hydrogens" --ph 4.5
+    """
+    with told_in_words():
+        from openmm_fab.preparation import find_problems
+        from openmm_fab.system import FORCEFIELD
+
+        if fix and out is None:
+            raise ValueError("Expected --out with --fix: name the file to write.")
+        if out is not None and out.exists():
+            raise ValueError(f"Expected a new file to write; {out} exists. Move it, or name another with --out.")
+        fields = list(forcefield or FORCEFIELD)
+        found = find_problems(file, fields)
+        typer.echo(str(found))
+        options = shlex.join([part for name in forcefield or [] for part in ("--forcefield", name)])
+        if out is None:
+            if found.kinds:
+                typer.echo(f"In a shell: openmm-fab prepare {file} --out fixed{file.suffix} {options}".rstrip())
+            return
+        mended = found.fix(fix or "all", ph)
+        mended.write(out)
+    typer.echo(f"{mended}\nWritten: {out}")
+    if not mended.left:
+        typer.echo(f"Next: openmm-fab run {out} --dry-run {options}".rstrip())

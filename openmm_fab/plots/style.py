@@ -1,0 +1,52 @@
+"""What all figures share: an empty figure, colours safe for the colour-blind, axes of angles in rad."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette.
+FLOW, REWEIGHTED, REFERENCE = "#E69F00", "#0072B2", "#333333"
+CMAP = "viridis"
+F_SHOWN = 8.0  # kT
+
+
+def new_figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError as error:
+        raise ImportError("Plotting needs matplotlib: pip install openmm_fab, or pip install matplotlib.") from error
+
+    class NotebookFigure(Figure):
+        """A Figure that a notebook shows as a picture, with or without %matplotlib inline."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = NotebookFigure(figsize=(width, height), dpi=150, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def angle_axis(ax: Axes, which: str, label: str) -> None:
+    axis = getattr(ax, f"{which}axis")
+    axis.set_ticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
+    getattr(ax, f"set_{which}lim")(-np.pi, np.pi)
+    axis.set_label_text(label)
+
+
+def torsion_label(name: str, unit: bool = True) -> str:
+    kind, _, residue = name.partition(" ")
+    label = rf"$\{kind}$ {residue}" if kind in ("phi", "psi") else name
+    return label + " / rad" if unit else label
