@@ -28,7 +28,7 @@ from .files import latest, previous, write_atomically
 from .flow import CouplingFlow, FlowSettings
 from .free_energy import basin_difference
 from .free_energy.differences import ANNEALING
-from .memory import keep_freed_memory
+from .memory import Halving, keep_freed_memory
 from .objectives import Objective, named
 from .path import TrainableFlow
 from .stream import StreamedEnsemble, sample_to_file
@@ -117,6 +117,7 @@ class BoltzmannGenerator:
             coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, exact)
         self.coordinates = coordinates
         self._random = torch.Generator().manual_seed(seed)
+        self._halving = Halving("Sampling")
         if flow is None:
             flow = CouplingFlow(coordinates.periodic, self.settings.flow, self._random)
         elif (got := tuple(flow.sample(2, torch.Generator().manual_seed(0))[0].shape)) != (2, coordinates.dim):
@@ -233,7 +234,7 @@ class BoltzmannGenerator:
         outside = next((m["annealed_outside"] for m in reversed(history) if "annealed_outside" in m), 0.0)
         if outside > OUTSIDE:
             warnings.warn(
-                f"{100 * outside:.2g} % of the weight of annealed structures lies beyond the splines' range, where the "
+                f"{100 * outside:.0f} % of the weight of annealed structures lies beyond the splines' range, where the "
                 "flow cannot follow the energy. Raise CoordinateSettings.inflate, or give coordinates made from a "
                 "trajectory.",
                 stacklevel=2,
@@ -345,7 +346,12 @@ class BoltzmannGenerator:
     @torch.no_grad()
     def _draw(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A batch of x, u, log w and log q(x)."""
-        z, log_q = self.flow.sample(self.settings.train.batch, random)
+        parts = self._halving(lambda a, b: self._drawn(b - a, random), self.settings.train.batch, random)
+        x, u, log_w, log_q = (torch.cat(column) for column in zip(*parts, strict=True))
+        return x, u, log_w, log_q
+
+    def _drawn(self, n: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        z, log_q = self.flow.sample(n, random)
         if not torch.isfinite(log_q).all():
             raise FloatingPointError("Expected finite densities of the flow's own samples; the flow is broken.")
         x, log_det = self.coordinates.to_cartesian(z.double())
@@ -395,9 +401,12 @@ class BoltzmannGenerator:
         """
         parts = [torch.zeros(0, dtype=torch.float64)]
         for part in torch.as_tensor(x, dtype=torch.float64).split(self.settings.train.batch) if len(x) else []:
-            z, log_det = self.to_internal(part)
-            parts.append(self.flow.log_prob(z.to(next(self.flow.parameters()))).double() + log_det)
+            parts += self._halving(lambda a, b: self._log_prob(part[a:b]), len(part))  # noqa: B023
         return torch.cat(parts)
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        z, log_det = self.to_internal(x)
+        return self.flow.log_prob(z.to(next(self.flow.parameters()))).double() + log_det
 
     def evaluate(self, n: int = 4096) -> Metrics:
         """How good the flow is now, on n samples and the true energy.

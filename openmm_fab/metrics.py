@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .ais import AISSettings, anneal_to_target
+from .memory import Halving
 from .path import Flow
 from .target import Multimodal
 from .weights import clipped, effective_sample_size, log_mean_exp
@@ -48,7 +50,12 @@ def evaluate(
         exact samples), forward_kl, modes (with at least a tenth of the density that is due there), modes_log_q (mean
         over the modes' test set).
     """
-    drawn = [sampler.sample(min(batch, n - k), generator) for k in range(0, n, batch)]
+    halving = Halving("Evaluation")
+    drawn = [
+        part
+        for k in range(0, n, batch)
+        for part in halving(lambda a, b: sampler.sample(b - a, generator), min(batch, n - k), generator)
+    ]
     z, log_q = (torch.cat(part) for part in zip(*drawn, strict=True))
     log_p = torch.cat([target.log_prob(part) for part in z.split(batch)])
     figures = of_weights(log_p.double() - log_q.double(), target.log_z) | {"modes_sampled": target.modes_found(z)}
@@ -89,7 +96,11 @@ def of_weights(log_w: Tensor, exact: float) -> dict[str, float]:
 
 def _at(z: Tensor, sampler: Sampler, target: Multimodal, batch: int) -> tuple[Tensor, Tensor]:
     """log q and log p at z, float64."""
-    log_q, log_p = (
-        torch.cat([f(part) for part in z.split(batch)]).double() for f in (sampler.log_prob, target.log_prob)
-    )
+
+    def of(function: Callable[[Tensor], Tensor]) -> Tensor:
+        found = [v for part in z.split(batch) for v in halving(lambda a, b: function(part[a:b]), len(part))]  # noqa: B023
+        return torch.cat(found).double()
+
+    halving = Halving("Evaluation")
+    log_q, log_p = of(sampler.log_prob), of(target.log_prob)
     return log_q.nan_to_num(LOST, LOST, LOST), log_p

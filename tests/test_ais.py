@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from dataclasses import replace
+from itertools import combinations, pairwise
 
 import pytest
 import torch
 from examples import GaussianFlow
 from torch import Tensor
 
-from openmm_fab.ais import AISSettings, adapted, anneal_to_target, run_ais
+from openmm_fab.ais import AISSettings, adapted, anneal_to_target, joined, run_ais
 from openmm_fab.kernels import KERNELS
 from openmm_fab.target import Gaussian
 from openmm_fab.weights import Estimate, effective_sample_size, log_z, z_score
@@ -275,3 +276,102 @@ def test_anneal_to_target():
     torch.testing.assert_close(points.log_q, FLOW.log_prob(points.z))
     estimate = log_z(log_w.numpy())
     assert estimate.error < 0.15 and abs(z_score(estimate, Estimate(LOG_Z, 0.0))) < 4
+
+
+def test_limits_of_settings():
+    for right in (
+        {"kernel": "mala"},
+        {"intermediate": 0},
+        {"leapfrogs": 1},
+        {"acceptance": 0.99},
+        {"resample": 0.0},
+        {"resample": 1.0},
+    ):
+        AISSettings(**right)
+    for wrong in ({"acceptance": 0.0}, {"step_size": -0.1}):
+        with pytest.raises(ValueError, match="Expected intermediate"):
+            AISSettings(**wrong)
+    for wrong in ({"ess_drop": 1.0}, {"resample": -0.1}):
+        with pytest.raises(ValueError, match="Expected 0 < ess_drop"):
+            AISSettings(**wrong)
+    with pytest.raises(ValueError, match="whole multiples"):
+        AISSettings(leapfrogs=3, flow_every=2)
+    with pytest.raises(ValueError, match='kernel "hmc" only'):
+        AISSettings(kernel="mala", widths=True)
+    for n, alpha in ((0, 1.0), (10, 2.0)):
+        with pytest.raises(ValueError, match=f"got {n} and alpha = {alpha}"):
+            anneal_to_target(FLOW, Gaussian(MEAN, STD), n, AISSettings(alpha=alpha))
+
+
+def test_chains_are_resampled_only_where_they_are_worn():
+    """Of a target that is nearly the flow all weights are nearly one; a share of one is reached by nothing less."""
+    target = Gaussian(torch.zeros(5, dtype=torch.float64), torch.full((5,), 0.97, dtype=torch.float64))
+    for share, times in ((0.5, 0), (1.0, 3)):
+        settings = AISSettings(alpha=1.0, intermediate=3, leapfrogs=2, resample=share)
+        assert _run(settings, 500, 0, target).resampled == times
+
+
+def test_pilots_come_before_what_counts():
+    """They adapt the steps, cost a batch each, and none where there is nothing to adapt."""
+    settings = AISSettings(alpha=1.0, intermediate=2, leapfrogs=3, step_size=1e-3)
+    cost, spread = 1 + 2 * 3, {}
+    for pilots in (0, 3, 40):
+        target = Gaussian(MEAN, STD)
+        random = torch.Generator().manual_seed(0)
+        _, log_w = anneal_to_target(FLOW, target, 250, settings, random, batch=100, pilots=pilots)
+        assert target.evaluations == cost * (250 + 100 * pilots)
+        spread[pilots] = float(log_w.std())
+    assert spread[40] < 0.9 * spread[0]  # with steps of a thousandth the chains stand still
+    target = Gaussian(MEAN, STD)
+    anneal_to_target(FLOW, target, 250, AISSettings(alpha=1.0, intermediate=0), None, batch=100)
+    assert target.evaluations == 250
+
+
+def test_passes_are_joined_by_their_sizes():
+    settings = AISSettings(alpha=1.0, intermediate=2, leapfrogs=2)
+    a, b = _run(settings, 30, 0), _run(settings, 10, 1)
+    whole = joined([a, b])
+    expected = [(30 * x + 10 * y) / 40 for x, y in zip(a.acceptance, b.acceptance, strict=True)]
+    assert whole.acceptance == pytest.approx(expected) and whole.ladder == a.ladder and whole.resampled == 0
+    for name in ("z", "log_q", "log_p", "grad_log_p"):
+        torch.testing.assert_close(getattr(whole.points, name)[30:], getattr(b.points, name))
+        torch.testing.assert_close(getattr(whole.start, name)[:30], getattr(a.start, name))
+    assert torch.equal(whole.log_w, torch.cat([a.log_w, b.log_w])) and joined([a]) is a
+    short = replace(b, acceptance=b.acceptance[:1], resampled=2)
+    longer = joined([short, a])
+    assert longer.acceptance[1] == a.acceptance[1] and len(longer.acceptance) == 2 and longer.resampled == 2
+
+
+def test_widths_multiply_the_steps():
+    settings = AISSettings(alpha=1.0, intermediate=2, leapfrogs=3)
+    random = [torch.Generator().manual_seed(0) for _ in range(2)]
+    widths = torch.full((5,), 2.0, dtype=torch.float64)
+    wide = run_ais(FLOW, Gaussian(MEAN, STD), 50, settings, [0.1, 0.3], random[0], widths)
+    plain = run_ais(FLOW, Gaussian(MEAN, STD), 50, settings, [0.2, 0.6], random[1])
+    torch.testing.assert_close(wide.points.z, plain.points.z)
+    torch.testing.assert_close(wide.log_w, plain.log_w)
+
+
+def test_one_chain_is_enough():
+    points, log_w = anneal_to_target(FLOW, Gaussian(MEAN, STD), 1, AISSettings(alpha=1.0), batch=8, pilots=0)
+    assert points.z.shape == (1, 5) and log_w.shape == (1,)
+
+
+def test_every_kernel_moves_in_its_own_way():
+    """The same random numbers end elsewhere; only MALA of one step is HMC of one leapfrog step."""
+    ends = {}
+    for kernel in KERNELS:
+        if kernel != "latent":  # which needs a flow with a base
+            settings = AISSettings(alpha=1.0, intermediate=1, leapfrogs=2, kernel=kernel)
+            ends[kernel] = _run(settings, 50).points.z
+    assert len(ends) >= 3
+    for a, b in combinations(ends.values(), 2):
+        assert (a - b).abs().max() > 0.01
+    single = [_run(AISSettings(alpha=1.0, leapfrogs=1, kernel=kernel), 50).points.z for kernel in ("hmc", "mala")]
+    torch.testing.assert_close(*single)
+
+
+def test_the_last_step_of_adaptive_spacing_ends_at_the_target():
+    for drop in (0.2, 0.35, 0.5, 0.65):
+        settings = AISSettings(alpha=1.0, intermediate=30, leapfrogs=2, spacing="adaptive", ess_drop=drop)
+        assert _run(settings, 200, 4).ladder[-1] == 1.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 
 import numpy as np
 import openmm
@@ -247,25 +246,34 @@ def test_reduced_energy_names_its_backends(alanine):
         reduced_energy(alanine, "abacus")
 
 
-def test_interrupted_call_leaves_no_thread_behind(alanine, monkeypatch):
+def test_interrupted_call_leaves_no_thread_at_a_context(alanine, monkeypatch):
     """Whatever ends a call early, the next one gets Contexts that nobody else is using."""
-    from openmm_fab.energy import bridge
+    from openmm_fab.energy.bridge import _Worker
 
-    started, ended = threading.Event(), threading.Event()
+    started, go_on, seen = threading.Event(), threading.Event(), []
+    evaluate = _Worker.evaluate
 
-    def slow_or_broken(context, positions, rows, energies, forces):
-        if 0 in rows:
+    def slow_or_broken(worker, row):
+        if row == 0:
             started.wait(10)
             raise KeyboardInterrupt
+        seen.append(row)
         started.set()
-        time.sleep(0.2)
-        ended.set()
+        go_on.wait(10)
 
     with OpenMMEnergy(alanine, platform="Reference", workers=2) as energy:
-        monkeypatch.setattr(bridge, "_fill", slow_or_broken)
+        before = list(energy._contexts)
+        monkeypatch.setattr(_Worker, "evaluate", slow_or_broken)
         with pytest.raises(KeyboardInterrupt):
             energy(_structures(alanine, 4))
-        assert ended.is_set()
+        monkeypatch.setattr(_Worker, "evaluate", evaluate)
+        x = _structures(alanine, 4)
+        np.testing.assert_allclose(energy(x).numpy(), _by_hand(alanine, x), rtol=1e-12)
+        assert not set(map(id, before)) & set(map(id, energy._contexts))
+        go_on.set()
+        for thread in [t for t in threading.enumerate() if t.name == "openmm"]:
+            thread.join(10)
+        assert seen == [2]  # of rows 2 and 3: it ended with the one that it was at
 
 
 # --- regularize ---

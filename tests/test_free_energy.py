@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import vonmises
 from test_ensemble import backbone, flat
 
-from openmm_fab.free_energy import basin_difference, phi_positive, profile, surface
+from openmm_fab.free_energy import basin_difference, in_phi_positive, phi_positive, profile, surface
 
 KAPPA = 1.5
 
@@ -98,3 +98,55 @@ def test_default_basin_is_phi_between_0_and_2_5() -> None:
     assert by_callable.samples == 2
     with pytest.raises(ValueError, match="below 1"):
         phi_positive(ensemble, 1)
+
+
+def test_edges_belong_to_bins() -> None:
+    """Both ends of a range are inside; on a circle its end is its beginning."""
+    values = [0.0, 0.49, 0.5, 1.0, 1.01, -0.01, np.inf]
+    found = profile(flat(7), values, bins=2, range=(0.0, 1.0))
+    np.testing.assert_allclose(found.probability, [2 / 7, 2 / 7])
+    np.testing.assert_allclose(found.edges, [0.0, 0.5, 1.0])
+    np.testing.assert_allclose(found.centers, [0.25, 0.75])
+    around = profile(flat(4), [-np.pi, np.pi, 3 * np.pi, 0.0], bins=4)
+    np.testing.assert_allclose(around.probability, [0.75, 0.0, 0.25, 0.0])
+    moved = profile(flat(3), [0.1, 6.2, 6.2 - 2 * np.pi], bins=2, range=(0.0, 2 * np.pi))
+    np.testing.assert_allclose(moved.probability, [1 / 3, 2 / 3])
+    not_a_circle = profile(flat(2), [0.5, 6.1], bins=2, range=(0.0, 6.0))
+    np.testing.assert_allclose(not_a_circle.probability, [0.5, 0.0])
+    one = profile(flat(3), [0.1, 0.2, 0.3], bins=1, range=(0.0, 1.0))
+    assert one.probability.tolist() == [1.0] and one.value.tolist() == [0.0] and one.error[0] == pytest.approx(0.0)
+    for bins, range_ in ((0, (0.0, 1.0)), (2, (1.0, 1.0)), (2, (1.0, 0.0))):
+        with pytest.raises(ValueError, match="bins >= 1"):
+            profile(flat(2), [0.0, 1.0], bins=bins, range=range_)
+    assert np.isnan(profile(flat(3), values[:3], bins=2, range=(0.0, 1.0), n_bootstrap=0).error).all()
+
+
+def test_a_range_is_what_the_frames_with_weight_span() -> None:
+    values = np.array([1.0, 2.0, 3.0, 99.0, np.nan])
+    ensemble = flat(5, log_w=np.array([0.0, 0.0, 0.0, -np.inf, 0.0]))
+    found = profile(ensemble, lambda t: values, bins=2)
+    np.testing.assert_allclose(found.edges, [1.0, 2.0, 3.0])
+    np.testing.assert_allclose(found.probability, [0.25, 0.5])
+    with pytest.raises(ValueError, match="values that differ"):
+        profile(ensemble, lambda t: np.full(5, np.nan))
+    assert profile(flat(2), lambda t: np.array([[1.0], [2.0]]), bins=1).probability.tolist() == [1.0]
+
+
+def test_what_lies_outside_a_surface_counts_for_neither() -> None:
+    a, b = np.array([0.1, 0.9, 0.1, 5.0, 0.1]), np.array([0.1, 0.1, 0.9, 0.1, 5.0])
+    found = surface(flat(5), a, b, bins=2, range=(0.0, 1.0))
+    np.testing.assert_allclose(found.probability, [[0.2, 0.2], [0.2, 0.0]])
+    assert np.isnan(found.error).all() and np.isinf(found.value[1, 1])
+
+
+def test_limits_of_the_left_handed_basin_and_of_few_samples() -> None:
+    angles = np.array([0.0, 1e-9, 2.5 - 1e-9, 2.5])
+    np.testing.assert_array_equal(in_phi_positive(angles), [False, True, True, False])
+    for inside, told in ((9, True), (11, False)):
+        found = basin_difference(flat(100), np.arange(100) < inside)
+        assert ("effective samples inside" in found.note) == told and found.effective == pytest.approx(inside)
+        assert found.samples == inside and found.probability == pytest.approx(inside / 100)
+    weightless = basin_difference(
+        flat(4, log_w=np.array([0.0, -np.inf, 0.0, 0.0])), np.array([True, True, False, False])
+    )
+    assert weightless.samples == 1 and weightless.value == pytest.approx(np.log(2.0))

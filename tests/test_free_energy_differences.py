@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import openmm
@@ -345,3 +346,26 @@ def test_missed_and_rare_basins_are_reported() -> None:
         basins(ensemble, {"a": phi})
     with pytest.raises(ValueError, match="nobody"):
         found.between("alpha", "nobody")
+
+
+def test_reweighted_frames_have_the_other_energy() -> None:
+    rng = np.random.default_rng(2)
+    log_w = np.array([0.0, 1.0, -np.inf, 0.5, 0.0])
+    u, new = rng.normal(size=5), np.array([1.0, -2.0, 3.0, np.inf, np.nan])
+    found = reweighted(backbone(np.zeros(5), np.zeros(5), u=u, log_w=log_w), new)
+    np.testing.assert_allclose(found.u[[0, 1]], new[:2])
+    np.testing.assert_allclose(found.log_w, [u[0] - 1.0, 1.0 + u[1] + 2.0, -np.inf, -np.inf, -np.inf])
+    assert found.invalid == 3
+    cold = backbone(np.zeros(5), np.zeros(5), u=u, temperature=300.0)
+    hot = at_temperature(cold, 400.0)
+    np.testing.assert_allclose(hot.u, 0.75 * u)
+    np.testing.assert_allclose(hot.log_w, 0.25 * u)
+    assert hot.temperature == 400.0
+
+
+def test_ensembles_of_two_temperatures_are_refused() -> None:
+    generator = SimpleNamespace(system=None)
+    flow = backbone(np.zeros(3), np.zeros(3), u=np.zeros(3), log_q=np.zeros(3))
+    other = backbone(np.zeros(3), np.zeros(3), u=np.zeros(3), temperature=300.01)
+    with pytest.raises(ValueError, match="at one temperature"):
+        log_z_bar(generator, other, flow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy.special import i0
 
 from openmm_fab.free_energy import FreeEnergy, bar_estimate, exponential_average, mbar_estimate
-from openmm_fab.weights import log_ratio
+from openmm_fab.weights import effective_sample_size, log_ratio, pareto_khat
 
 SEEDS = 200
 CENTRES, STIFFNESS = np.array([0.0, 0.6, 1.2]), np.array([1.0, 1.6, 2.5])
@@ -300,3 +301,98 @@ def test_differences_of_results_carry_both_errors_and_doubts() -> None:
     assert found.value == 2.0 and found.error == pytest.approx(0.5) and not found.trusted and found.ess == 90.0
     assert "poor" in found.diagnosis and "NOT TRUSTED" in str(found) and found.khat == 0.2
     assert (-a).value == -3.0 and (-a).error == 0.3
+
+
+def test_figures_of_a_difference_between_states() -> None:
+    rng = np.random.default_rng(12)
+    x = np.concatenate([draw(k, n, rng) for k, n in enumerate((300, 500, 400))])
+    states = mbar_estimate([oscillator(k, x) for k in range(3)], [300, 500, 400])
+    found, itself = states.difference(0, 2), states.difference(1, 1)
+    assert found.overlap == pytest.approx(states.overlap[0, 2] + states.overlap[2, 0])
+    assert found.ess == min(states.ess[0], states.ess[2]) and found.method == "MBAR" and np.isnan(found.khat)
+    assert itself.overlap == 1.0 and itself.value == 0.0 and itself.error == pytest.approx(0.0, abs=1e-7)
+    linked = states.overlap + states.overlap.T
+    nearest = [max(linked[i, j] for j in range(3) if j != i) for i in range(3)]
+    assert states.diagnosis == f"all states overlap: {min(nearest):.2f} or more with the nearest one"
+    assert str(states).count("kT") == 3 and "NOT TRUSTED" not in str(states)
+    alone = mbar_estimate([oscillator(0, x[:300])], [300])
+    assert alone.trusted and alone.value.tolist() == [0.0] and "1.00" in alone.diagnosis
+
+
+def test_states_are_joined_by_others_or_apart() -> None:
+    """Five wells in a row: all reached from the first, though the last has nothing in common with it; one taken out."""
+    rng, centres, n = np.random.default_rng(13), np.arange(5) * 2.5, 400
+    x = np.concatenate([c + rng.normal(size=n) for c in centres])
+    u = 0.5 * (x - centres[:, None]) ** 2
+    states = mbar_estimate(u, [n] * 5)
+    assert states.trusted and states.overlap[0, 4] < 0.01
+    keep = np.repeat(np.arange(5) != 2, n)
+    apart = mbar_estimate(u[[0, 1, 3, 4]][:, keep], [n] * 4)
+    assert not apart.trusted and "states [2, 3] have too little overlap" in apart.diagnosis
+    few = mbar_estimate(u[:2, : n + 60], [n, 60])
+    assert few.trusted == (few.ess.min() >= 100) and ("fewer than 100" in few.diagnosis) == (few.ess.min() < 100)
+    fewer = mbar_estimate(u[:2, : n + 400][:, n - 30 : n + 30], [30, 30])
+    assert not fewer.trusted and "states [0, 1] rest on fewer than 100 effective samples" in fewer.diagnosis
+
+
+def test_weights_above_and_below_are_both_looked_at() -> None:
+    rng = np.random.default_rng(14)
+    fine, poor = 0.3 * rng.normal(size=2000), 3.5 * rng.normal(size=2000)
+    for above, below in ((fine, poor), (poor, fine)):
+        found = exponential_average(above, below)
+        assert not found.trusted and ("weights that it starts from" in found.diagnosis) == (below is poor)
+        assert found.ess == min(effective_sample_size(fine), effective_sample_size(poor))
+        assert found.khat == max(pareto_khat(fine), pareto_khat(poor))
+    assert exponential_average(fine, fine[::-1]).trusted
+
+
+def test_limits_of_blocks() -> None:
+    log_w = np.zeros(2000)
+    for blocks in (9, 10):
+        found = exponential_average(log_w, block=np.arange(2000) * blocks // 2000)
+        assert ("only 9 independent blocks" in found.diagnosis) == (blocks == 9) and found.trusted
+    # Of 20 blocks 4 or 6 carry all the weight; of 9 it would be said of any.
+    for carrying in (4, 6):
+        block = np.arange(2000) // 100
+        found = exponential_average(np.where(block < carrying, 0.0, -np.inf), block=block)
+        assert found.trusted == (carrying == 6)
+        assert (f"only {carrying}.0 of 20 blocks carry the weight" in found.diagnosis) == (carrying == 4)
+    block = np.arange(2000) * 9 // 2000
+    assert exponential_average(np.where(block < 2, 0.0, -np.inf), block=block).trusted
+    block = np.arange(2000) // 200
+    assert not exponential_average(np.where(block < 2, 0.0, -np.inf), block=block).trusted
+
+
+def test_two_sides_say_what_the_other_never_saw() -> None:
+    """A tenth of one side lies beyond all of the other; a twenty-fifth is not worth a word."""
+    rng = np.random.default_rng(15)
+    w = 0.3 * rng.normal(size=2000)
+    for share, told in ((0.1, True), (0.04, False)):
+        beyond = np.where(np.arange(2000) < share * 2000, 3.0, 0.0)
+        found = bar_estimate(w, -w[::-1] + beyond, names=("A", "B"))
+        assert ("10 % of B lie where A never went" in found.diagnosis) == told and "of A lie" not in found.diagnosis
+        found = bar_estimate(w + beyond, -w[::-1], names=("A", "B"))
+        assert ("10 % of A lie where B never went" in found.diagnosis) == told and "of B lie" not in found.diagnosis
+
+
+def test_pymbar_leaves_logging_and_numpy_as_they_were() -> None:
+    logger = logging.getLogger("pymbar")
+    before, state = logger.level, np.geterr()
+    logger.setLevel(logging.INFO)
+    try:
+        bar_estimate([0.0, 0.1], [0.0, 0.1])
+        with pytest.raises(ValueError):
+            bar_estimate([np.nan], [0.0])
+        assert logger.level == logging.INFO and np.geterr() == state
+    finally:
+        logger.setLevel(before)
+
+
+def test_no_alarm_where_one_side_cannot_be_relied_on() -> None:
+    """Two sides that disagree by far more than their errors; then one of them has a tail too heavy to say so."""
+    rng = np.random.default_rng(16)
+    w, heavy = 0.3 * rng.normal(size=2000), 1.2 * np.log(rng.random(2000))
+    assert "misses a part" in bar_estimate(w, -w[::-1] + 1.0).diagnosis
+    assert pareto_khat(-heavy) > 0.7
+    assert "misses a part" not in bar_estimate(w, heavy + 1.0).diagnosis
+    assert "misses a part" not in bar_estimate(heavy + 1.0, w).diagnosis

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from openmm_fab import weights
 from openmm_fab.weights import Estimate, z_score
@@ -150,3 +153,92 @@ def test_trust_needs_a_light_tail_and_enough_samples() -> None:
     assert weights.trusted(gaussian_log_w(rng, 20_000, 0.3)) and weights.trusted(np.zeros(500))
     assert not weights.trusted(np.zeros(50))
     assert not weights.trusted(-1.2 * np.log(rng.random(20_000)))
+
+
+def fitted(log_w: np.ndarray, tail: int) -> float:
+    """Shape of a generalised Pareto distribution: Zhang and Stephens (2009), with PSIS' prior of ten at 0.5."""
+    log_w = np.sort(log_w) - np.max(log_w)
+    x = np.exp(log_w[-tail:]) - np.exp(log_w[-tail - 1])
+    grid = 30 + int(np.sqrt(tail))
+    b = 1 / x[-1] + (1 - np.sqrt(grid / (np.arange(grid) + 0.5))) / (3 * x[int(tail / 4 + 0.5) - 1])
+    k = np.log1p(-b[:, None] * x).mean(1)
+    likelihood = tail * (np.log(-b / k) - k - 1)
+    share = np.exp(likelihood - likelihood.max())
+    k = np.log1p(-(share @ b) / share.sum() * x).mean()
+    return float((tail * k + 10 * 0.5) / (tail + 10))
+
+
+@pytest.mark.parametrize(("n", "tail"), [(25, 5), (64, 12), (224, 44), (225, 45), (226, 45), (400, 60), (5000, 212)])
+def test_khat_is_fitted_to_the_tail_of_the_paper(n: int, tail: int) -> None:
+    """The smaller of a fifth and 3 sqrt(n); compared with the neighbouring lengths, so that one more or less shows."""
+    log_w = 1.5 * np.random.default_rng(n).normal(size=n)
+    found = weights.pareto_khat(log_w)
+    assert found == pytest.approx(fitted(log_w, tail), abs=1e-7)
+    assert min(abs(found - fitted(log_w, other)) for other in (tail - 1, tail + 1)) > 1e-5
+
+
+def test_khat_of_the_largest_is_that_of_all() -> None:
+    for n in (100, 225, 226, 3000):
+        log_w = np.sort(1.5 * np.random.default_rng(n).normal(size=n))
+        kept = log_w[-int(3 * np.sqrt(n)) - 1 :]
+        assert weights.pareto_khat(kept, n) == pytest.approx(weights.pareto_khat(log_w), abs=1e-9)
+
+
+def test_khat_at_its_edges() -> None:
+    rng = np.random.default_rng(8)
+    assert np.isfinite(weights.pareto_khat(rng.normal(size=25))) and np.isnan(weights.pareto_khat(rng.normal(size=24)))
+    assert np.isnan(weights.pareto_khat([-5.0, 0.0, 0.0]))  # not all equal, and too few
+    assert np.isfinite(weights.pareto_khat(np.r_[0.0, 0.0, np.arange(1.0, 50.0)]))
+    # The tail of 1000 is 94 long: all of it equal, or all but its first.
+    log_w = np.sort(rng.normal(size=1000))
+    assert weights.pareto_khat(np.r_[log_w[:-94], np.full(94, 5.0)]) == -np.inf
+    assert weights.pareto_khat(np.r_[log_w[:-93], np.full(93, 5.0)]) != -np.inf
+    # Fitting starts from number 94 - 23 from the top; 700 nats below the largest exp underflows.
+    for below, hopeless in ((699.5, False), (700.5, True)):
+        log_w = np.r_[np.full(1000 - 71, -1000.0) + rng.random(1000 - 71), -below, np.linspace(-600, 0, 70)]
+        assert (weights.pareto_khat(log_w) == np.inf) == hopeless
+
+
+def test_limits_belong_to_the_better_side(monkeypatch) -> None:
+    assert "reliable" in weights.diagnosed(100.0, 0.4999) and "underrated" in weights.diagnosed(100.0, 0.5)
+    assert "underrated" in weights.diagnosed(100.0, 0.7) and "do not" in weights.diagnosed(100.0, 0.7001)
+    assert "few" not in weights.diagnosed(100.0, 0.1) and "few" in weights.diagnosed(99.9, 0.1)
+    assert "cannot be estimated" in weights.diagnosed(500.0, np.nan)
+    monkeypatch.setattr(weights, "pareto_khat", lambda log_w: 0.7)
+    assert weights.trusted(np.zeros(100)) and not weights.trusted(np.zeros(99))
+
+
+def test_sums_over_blocks_of_arrays() -> None:
+    values = np.arange(12.0).reshape(4, 3)
+    np.testing.assert_array_equal(weights.block_sums(values, [7, 2, 7, 2]), [[12, 14, 16], [6, 8, 10]])
+    assert weights.block_sums(values) is values
+    mean = weights.weighted_mean(np.log([1.0, 3.0]), np.arange(12.0).reshape(2, 2, 3))
+    np.testing.assert_allclose(mean.value, np.arange(6.0).reshape(2, 3) + 4.5)
+    np.testing.assert_allclose(mean.error, np.sqrt((0.25 * 4.5) ** 2 + (0.75 * 1.5) ** 2))
+    for wrong in (np.zeros(3), np.zeros((1, 2)), np.float64(1.0)):
+        with pytest.raises(ValueError, match="one value a sample"):
+            weights.weighted_mean([0.0, 0.0], wrong)
+
+
+def test_resampling_one_and_none() -> None:
+    rng = np.random.default_rng(9)
+    drawn = [int(weights.systematic_resample(np.log([0.2, 0.8]), 1, rng)[0]) for _ in range(500)]
+    assert np.mean(drawn) == pytest.approx(0.8, abs=0.07)
+    with pytest.raises(ValueError, match="n >= 1"):
+        weights.systematic_resample([0.0], 0, rng)
+
+
+@given(hnp.arrays(np.float64, st.integers(2, 40), elements=st.floats(-30, 30)), st.floats(-500, 500))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_a_factor_on_all_weights_changes_log_z_only(log_w: np.ndarray, factor: float) -> None:
+    moved = log_w + factor
+    assert weights.log_z(moved).value == pytest.approx(weights.log_z(log_w).value + factor, abs=1e-9)
+    assert weights.log_z(moved).error == pytest.approx(weights.log_z(log_w).error, abs=1e-9)
+    assert weights.effective_sample_size(moved) == pytest.approx(weights.effective_sample_size(log_w), rel=1e-9)
+    np.testing.assert_allclose(weights.clipped(moved, 0.1), weights.clipped(log_w, 0.1) + factor, atol=1e-9)
+    values = np.cos(log_w)
+    mean = weights.weighted_mean(log_w, values)
+    assert values.min() - 1e-12 <= mean.value <= values.max() + 1e-12
+    w = np.exp(log_w - log_w.max())
+    assert mean.value == pytest.approx((w * values).sum() / w.sum())
+    assert mean.error == pytest.approx(np.sqrt((w**2 * (values - mean.value) ** 2).sum()) / w.sum())

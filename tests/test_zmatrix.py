@@ -182,3 +182,26 @@ def test_two_molecules_are_refused():
     positions = np.concatenate([m.WATER.positions, m.WATER.positions + 0.3])
     with pytest.raises(ValueError, match="one connected molecule of 6 atoms; bonds reach only 3"):
         build_zmatrix(bonds, np.tile(m.WATER.masses, 2), positions)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_hangs_beside_an_atom_that_closes_a_ring_is_placed_from_it(seed):
+    """Its torsion is then counted from the ring, and stays narrow whatever the pucker."""
+    molecule = m.CYCLOHEXANE.permuted(np.random.default_rng(seed).permutation(len(m.CYCLOHEXANE.elements)))
+    z = _built(molecule)
+    beside = 0
+    for k in np.flatnonzero(z.closes):
+        atom, bond = z.rows[k, :2]
+        for row in z.rows[k + 1 :][z.rows[k + 1 :, 1] == bond]:
+            assert row[3] == atom
+            beside += 1
+    assert z.closes.sum() == 1 and beside == 2
+
+
+def test_an_acid_turns_about_its_short_single_bond():
+    """0.134 nm between carbon and oxygen: a partial double bond only if both were planar centres of three bonds."""
+    formic_acid = m.build(
+        ("C",), ("O", 0, 0.120), ("O", 0, 1, 0.134, 125.0), ("H", 0, 1, 2, 0.110, 124.0, 180.0),
+        ("H", 2, 0, 1, 0.097, 107.0, 0.0),
+    )  # fmt: skip
+    assert _turning_bonds(_built(formic_acid)) == [(0, 2)]

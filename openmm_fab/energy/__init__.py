@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from openmm_fab.energy.bridge import OpenMMEnergy, regularize
+from openmm_fab.energy.agreement import DisagreementError
+from openmm_fab.energy.bridge import OpenMMEnergy, WorkerError, regularize
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.energy.potential import UncoveredSystemError
-from openmm_fab.energy.verify import DisagreementError, VerifiedEnergy, check
+from openmm_fab.energy.verify import VerifiedEnergy, check
 from openmm_fab.system import MolecularSystem
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "OpenMMEnergy",
     "UncoveredSystemError",
     "VerifiedEnergy",
+    "WorkerError",
     "check",
     "reduced_energy",
     "regularize",
@@ -48,6 +50,8 @@ def reduced_energy(system: MolecularSystem, backend: str = "auto", **options: An
         Unknown backend; options without a named one.
     UncoveredSystemError
         "compiled" or "verify", and a force has no translation.
+    DisagreementError
+        A platform of OpenMM's differs from its Reference platform.
     """
     if backend not in BACKENDS:
         raise ValueError(f"Expected a backend out of {BACKENDS}; got {backend!r}.")

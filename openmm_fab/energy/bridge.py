@@ -6,6 +6,9 @@ side. Worker processes evaluate about as many structures a second (`benchmarks/b
 on every platform), but have to be started, fed through pipes and cleaned up after, can outlive a parent
 that died, and are awkward in Jupyter.
 
+A worker that raises, or does not answer for long, ends the call with a `WorkerError`; no numbers come of that call, and
+the next one starts with new Contexts.
+
 On the CPU platform a Context with one thread still hands every step of the calculation to its own worker
 thread and waits for it. For small molecules on idle cores these waits dominate, so more workers than
 cores can be the fastest choice. Which platform and how many workers win differs from molecule to molecule
@@ -18,7 +21,6 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -26,11 +28,18 @@ import openmm
 import torch
 from torch import Tensor
 
+from openmm_fab.energy.agreement import compare
 from openmm_fab.system import MolecularSystem
 
 TIMING_SECONDS = 0.06  # per candidate; up to about eight candidates
 ABOUT_AS_FAST = 1.3
 TIMING_JIGGLE = 0.003  # nm, about a thermal displacement
+TIME_LIMIT = 600.0  # s for one structure; the first one on a GPU takes up to about a minute
+CLASH = 1e6  # 1/nm; single precision has nothing to say of steeper energies
+
+
+class WorkerError(RuntimeError):
+    """A worker of an `OpenMMEnergy` raised, or did not answer in time; the message says which, on what structure."""
 
 
 class OpenMMEnergy:
@@ -53,6 +62,8 @@ class OpenMMEnergy:
         Contexts and threads; None: timed together with the platform (GPUs: 1).
     properties : mapping of str to str
         OpenMM's platform properties; on the CPU platform Threads is "1" unless given.
+    time_limit : float, s
+        How long a worker may take for one structure before the call is given up.
 
     Attributes
     ----------
@@ -64,6 +75,13 @@ class OpenMMEnergy:
         Structures asked for, and those of them that were invalid.
     reason : str
         Why it is OpenMM and not a translation, if `reduced_energy` chose.
+
+    Raises
+    ------
+    DisagreementError
+        If a Context of the platform gives another energy or gradient than the Reference platform.
+    WorkerError
+        Here and in calls: see the module's head.
     """
 
     def __init__(
@@ -72,6 +90,7 @@ class OpenMMEnergy:
         platform: str | None = None,
         workers: int | None = None,
         properties: Mapping[str, str] | None = None,
+        time_limit: float = TIME_LIMIT,
     ):
         known = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
         if platform is not None and platform not in known:
@@ -80,7 +99,9 @@ class OpenMMEnergy:
             raise ValueError(f"Expected a platform for the properties {dict(properties)}; got None. Name it.")
         if workers is not None and workers < 1:
             raise ValueError(f"Expected workers >= 1; got {workers}.")
-        self.system = system
+        if not time_limit > 0:
+            raise ValueError(f"Expected time_limit > 0 s; got {time_limit}.")
+        self.system, self.time_limit = system, time_limit
         self.evaluations = 0
         self.invalid = 0
         self.reason = ""
@@ -89,12 +110,14 @@ class OpenMMEnergy:
         self._lock = threading.Lock()  # a Context serves one caller at a time
         self._pid = os.getpid()
         self._contexts: list[openmm.Context] = []
-        self._pool: ThreadPoolExecutor | None = None
+        self._broken = False  # a call ended early: a thread may still be using a Context
         candidates = _candidates(platform, workers, known)
         if len(candidates) > 1:
             self._time(candidates)
             candidates = [_choose(self.timings)]
         self._start(*candidates[0])
+        if self.platform != "Reference":
+            self._hold_against_reference()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Reduced energies; forces are computed in the same pass where x needs a gradient, and only there.
@@ -119,10 +142,8 @@ class OpenMMEnergy:
         return u, gradient
 
     def close(self) -> None:
-        """End the threads and free the Contexts. Calls after this raise."""
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._pool, self._contexts = None, []
+        """Free the Contexts. Calls after this raise."""
+        self._contexts, self._broken = [], False
 
     def __enter__(self) -> OpenMMEnergy:
         return self
@@ -148,7 +169,25 @@ class OpenMMEnergy:
             )
             for _ in range(workers)
         ]
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="openmm") if workers > 1 else None
+        self._broken = False
+
+    def _hold_against_reference(self) -> None:
+        """Show one structure to every Context."""
+        noise = np.random.default_rng(0).normal(scale=TIMING_JIGGLE, size=(self.system.n_atoms, 3))
+        with OpenMMEnergy(self.system, platform="Reference", workers=1) as reference:
+            x = torch.from_numpy(self.system.positions + noise)[None]
+            u, gradient = reference.value_and_gradient(x)
+            if not u.isfinite().all() or float(gradient.abs().max()) > CLASH:
+                x = torch.from_numpy(self.system.minimum + noise)[None]
+                u, gradient = reference.value_and_gradient(x)
+        n = self.workers
+        found = self.value_and_gradient(x.expand(n, -1, -1))
+        self.evaluations = self.invalid = 0
+        advice = (
+            f'This is platform "{self.platform}" against "Reference". Name another platform; on a GPU also look at its '
+            'driver, and at Precision "mixed".'
+        )
+        compare(found, (u.expand(n), gradient.expand(n, -1, -1)), torch.float32, advice)
 
     def _time(self, candidates: list[tuple[str, int]]) -> None:
         """Fill `timings` with seconds per structure on slightly perturbed copies of the molecule."""
@@ -201,40 +240,85 @@ class OpenMMEnergy:
 
     def _share_out(self, positions: np.ndarray, with_forces: bool) -> tuple[np.ndarray, np.ndarray | None]:
         """Energies (n,) in kJ/mol, forces (n, atoms, 3) in kJ/mol/nm; one stretch of the batch a worker."""
-        energies = np.empty(len(positions))
-        forces = np.empty(positions.shape) if with_forces else None
+        if self._broken:
+            self._start(self.platform, self.workers)
+        energies = np.full(len(positions), np.nan)
+        forces = np.full(positions.shape, np.nan) if with_forces else None
         stretches = [s for s in np.array_split(np.arange(len(positions)), self.workers) if len(s)]
-        jobs = [
-            (context, positions, s, energies, forces) for context, s in zip(self._contexts, stretches, strict=False)
+        workers = [
+            _Worker(context, positions, s, energies, forces)
+            for context, s in zip(self._contexts, stretches, strict=False)
         ]
-        if self._pool is None:
-            for job in jobs:
-                _fill(*job)
-        else:
-            futures = [self._pool.submit(_fill, *job) for job in jobs]
-            try:
-                for future in futures:
-                    future.result()
-            finally:
-                # After Ctrl-C, too, no thread may still be using its Context when the next call comes.
-                wait(futures)
+        self._broken = True
+        try:
+            for worker in workers:
+                worker.start()
+            for k, worker in enumerate(workers):
+                self._finish(k, worker)
+        finally:
+            for worker in workers:
+                worker.stopped = True  # after Ctrl-C, too, it ends with the structure that it is at
+        self._broken = False
         return energies, forces
 
+    def _finish(self, k: int, worker: _Worker) -> None:
+        """Wait for a worker and pass on what it raised."""
+        while worker.is_alive():
+            before = worker.done
+            worker.join(self.time_limit)
+            if worker.is_alive() and worker.done == before:
+                raise WorkerError(
+                    f"Expected an energy from OpenMM's {self.platform} platform in {self.time_limit:g} s; worker {k} "
+                    f"of {self.workers} has been at structure {worker.rows[before]} for longer. Name another platform, "
+                    "or raise time_limit if it is only slow."
+                )
+        if isinstance(worker.error, Exception) or (worker.error is None and worker.done < len(worker.rows)):
+            raise WorkerError(
+                f"Expected energies from OpenMM's {self.platform} platform; worker {k} of {self.workers} ended at "
+                f"structure {worker.rows[worker.done]} of the batch with {worker.error!r}. The next call starts with "
+                "new Contexts. If it comes again, name another platform or fewer workers."
+            ) from worker.error
+        if worker.error is not None:
+            raise worker.error
 
-def _fill(
-    context: openmm.Context,
-    positions: np.ndarray,
-    rows: np.ndarray,
-    energies: np.ndarray,
-    forces: np.ndarray | None,
-) -> None:
-    # `_value` is the plain number in OpenMM's own units (kJ/mol, nm): Quantity arithmetic is slow.
-    for row in rows:
-        context.setPositions(positions[row])
-        state = context.getState(energy=True, forces=forces is not None)
-        energies[row] = state.getPotentialEnergy()._value
-        if forces is not None:
-            forces[row] = state.getForces(asNumpy=True)._value
+
+class _Worker(threading.Thread):
+    """Evaluates some rows of a batch in one Context.
+
+    A thread of its own a call, which costs less than one structure; a daemon, so that one that hangs holds up neither
+    the caller nor the end of the program.
+    """
+
+    def __init__(
+        self,
+        context: openmm.Context,
+        positions: np.ndarray,
+        rows: np.ndarray,
+        energies: np.ndarray,
+        forces: np.ndarray | None,
+    ) -> None:
+        super().__init__(name="openmm", daemon=True)
+        self.context, self.positions, self.rows, self.energies, self.forces = context, positions, rows, energies, forces
+        self.done, self.stopped = 0, False
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            for row in self.rows:
+                if self.stopped:
+                    return
+                self.evaluate(row)
+                self.done += 1
+        except BaseException as error:
+            self.error = error
+
+    def evaluate(self, row: int) -> None:
+        # `_value` is the plain number in OpenMM's own units (kJ/mol, nm): Quantity arithmetic is slow.
+        self.context.setPositions(self.positions[row])
+        state = self.context.getState(energy=True, forces=self.forces is not None)
+        self.energies[row] = state.getPotentialEnergy()._value
+        if self.forces is not None:
+            self.forces[row] = state.getForces(asNumpy=True)._value
 
 
 def _candidates(platform: str | None, workers: int | None, known: list[str]) -> list[tuple[str, int]]:
