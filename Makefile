@@ -22,7 +22,7 @@ PINNED = $$($(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.vers
 
 help:
 	@echo "make run      train on systems/$(SYSTEM) and compare with its reference (PRESET=$(PRESET), SYSTEM=..., NAME=... for the run's name)"
-	@echo "make test     run the tests (PYTEST_ARGS='-k weights' to choose among them)"
+	@echo "make test     run the tests, a process on each core (PYTEST_ARGS='-k weights' to choose among them)"
 	@echo "make notebooks  execute notebooks/ in place (BUDGET='2 min' for each training, instead of the notebooks' own)"
 	@echo "make docs     build the documentation in site/, without a warning"
 	@echo "make paper    every method of the FAB paper on its targets, then the tables: a day (PAPER_ARGS='--seeds 0 --minutes 5' for less)"
@@ -36,7 +36,7 @@ run: $(READY)
 	$(BIN)/openmm-fab run systems/$(SYSTEM) --preset $(PRESET) $(if $(NAME),--name $(NAME))
 
 test: $(READY)
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
 notebooks: $(READY)
 	$(if $(BUDGET),OPENMM_FAB_NOTEBOOK_BUDGET="$(BUDGET)" )$(BIN)/jupyter execute --inplace notebooks/*.ipynb
