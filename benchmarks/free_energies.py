@@ -94,7 +94,7 @@ def dipeptide(bench: Bench) -> tuple[dict, str]:
     shipped = json.loads((INPUT.parent / "reference" / "reference.json").read_text())["basin"]
     plain = json.loads((INPUT.parent / "reference" / "metadynamics" / "metadynamics.json").read_text())["basin"]
     cpu = {"platform": "CPU", "properties": {"Threads": "1"}}
-    remd = bench.md("dipeptide-remd", system, "replica-exchange", time_ps=5000.0, equilibration_ps=200.0,
+    remd = bench.md("dipeptide-remd", system, "replica-exchange", time_ps=4200.0, equilibration_ps=200.0,
                     max_temperature=1000.0, **cpu)  # fmt: skip
     found = {
         "pretrained flow, reweighted": fe.basin_difference(fab.load_pretrained(system).sample(bench.samples)),
