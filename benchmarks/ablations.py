@@ -46,6 +46,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "learning rate 7.5e-5": {"train": {"learning_rate": 7.5e-5}},
     "learning rate 3e-4": {"train": {"learning_rate": 3e-4}},
     "no averaging of weights": {"train": {"averaging": 0.0}},
+    "products in bfloat16": {"train": {"products": "bfloat16"}},
     "rare basins not lifted": {"train": {"basin_share": 0.0}},
     "8 layers": {"flow": {"layers": 8}},
     "24 layers": {"flow": {"layers": 24}},

@@ -116,7 +116,8 @@ def table(name: str, ess: float, rows: dict[str, dict[str, float]]) -> str:
         lines
         + [
             f"| {row} | {100 * r['ess']:.1f} % | {r['per_second']:.0f} | {r['per_1000_energies']:.0f} | "
-            f"{r['per_1000_flow']:.0f} | {r['ms_a_pass']:.0f} | {100 * r['acceptance']:.0f} % |"
+            f"{r['per_1000_flow']:.0f} | {r['ms_a_pass']:.0f} | "
+            f"{'' if np.isnan(r['acceptance']) else format(r['acceptance'], '.0%')} |"
             for row, r in rows.items()
         ]
     )

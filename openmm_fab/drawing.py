@@ -65,13 +65,17 @@ def draw_structures(ensemble: Ensemble, seed: int = 0, n: int | None = None) -> 
     order = np.argsort(-counts, kind="stable")
     frame, share = drawn[order], counts[order] / n
     chosen = ensemble[frame]
-    trajectory = chosen.to_mdtraj()
-    heavy = [a.index for a in trajectory.topology.atoms if a.element.symbol not in ("H", "VS")]
-    trajectory.superpose(trajectory, 0, atom_indices=np.array(heavy))
+    trajectory = superposed(chosen.to_mdtraj())
     torsions = named_torsions(ensemble.topology)
     axes = tuple(sorted(torsions, key=lambda name: not name.startswith(("phi", "psi")))[:2])
     angles = chosen.torsions([torsions[name] for name in axes]) if len(axes) == 2 else np.zeros((len(frame), 0))
     return Structures(trajectory.xyz, frame, share, axes if len(axes) == 2 else (), angles, _pdb(trajectory))
+
+
+def superposed(trajectory: mdtraj.Trajectory) -> mdtraj.Trajectory:
+    """The trajectory itself, now laid on its first frame by the heavy atoms."""
+    heavy = [a.index for a in trajectory.topology.atoms if a.element.symbol not in ("H", "VS")]
+    return trajectory.superpose(trajectory, 0, atom_indices=np.array(heavy))
 
 
 def elements_and_bonds(topology: mdtraj.Topology) -> tuple[list[str], np.ndarray]:

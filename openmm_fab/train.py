@@ -64,8 +64,8 @@ class TrainSettings:
     averaging : float
         Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
     products : str
-        "float32", or "bfloat16": the learner's matrix products, a quarter of the time of an iteration less where the
-        processor has instructions for them. The flow that training leaves keeps its own precision.
+        "float32", or "bfloat16": the learner's matrix products, quicker where the processor has instructions for them
+        (AVX512-BF16, AMX). The flow that training leaves keeps its own precision.
     basin_share : float
         Least share of the training that each torsional basin gets, see `basins`; 0 trains on the target as it is.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .drawing import elements_and_bonds
+from .drawing import elements_and_bonds, superposed
 from .plots import structure_picture
 
 if TYPE_CHECKING:
@@ -37,10 +37,7 @@ def view(ensemble: Ensemble, n: int = 20, seed: int = 0) -> Any:
     ImportError
         Without nglview; the message has the install command.
     """
-    trajectory = ensemble.resample(n, seed).to_mdtraj()
-    heavy = [a.index for a in trajectory.topology.atoms if a.element.symbol not in ("H", "VS")]
-    trajectory.superpose(trajectory, 0, atom_indices=np.array(heavy))
-    return structure_widget(trajectory)
+    return structure_widget(superposed(ensemble.resample(n, seed).to_mdtraj()))
 
 
 def view_coordinates(coordinates: InternalCoordinates) -> Any:

@@ -241,3 +241,18 @@ def test_widths_are_weighted_deviations():
     spread = math.pi * (2 * torch.rand(100_000, 1, generator=random, dtype=torch.float64) - 1)
     two = widths(torch.cat([spread, spread], 1), torch.zeros(100_000).double(), torch.tensor([True, False]))
     torch.testing.assert_close(two, torch.ones(2, dtype=torch.float64), rtol=0.01, atol=0)  # the circle is no wider
+
+
+@pytest.mark.parametrize("flow_every", [1, 2, 4])
+def test_short_steps_of_any_pattern_conserve_energy(flow_every):
+    """The flow pulls as hard on average: nearly every trajectory of short steps is accepted."""
+    flow, target, path = (
+        _flow(2, -0.5, 0.6),
+        Gaussian(torch.ones(2).double(), torch.full((2,), 0.8).double()),
+        Path(2.0),
+    )
+    points = Points.at(0.3 + 0.7 * _normal(2000, 2), flow, target, flow_gradient=True)
+    random = torch.Generator().manual_seed(7)
+    after, acceptance = hmc(points, path, 0.3, flow, target, 0.01, 80, random, flow_every)
+    assert float((after.z - points.z).abs().mean()) > 0.3
+    assert float(acceptance.mean()) > 0.995

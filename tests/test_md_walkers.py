@@ -90,6 +90,9 @@ def test_a_folder_holds_one_run(beads, tmp_path) -> None:
         reference(beads, "walkers", folder=tmp_path, resume=True, **given, friction=2.0)
     with pytest.raises(ValueError, match="another seed"):
         reference(beads, "walkers", folder=tmp_path, resume=True, seed=1, **given)
+    less = given | {"time_ps": 0.5 * given["time_ps"]}
+    with pytest.raises(ValueError, match=r"time_ps = .* or more; got .*another folder"):
+        reference(beads, "walkers", folder=tmp_path, resume=True, **less)
     with pytest.raises(ValueError, match="folder to resume from"):
         reference(beads, "walkers", resume=True, **given)
 

@@ -15,7 +15,7 @@ from openmm_fab.flow import CouplingFlow, FlowSettings
 from openmm_fab.objectives import OBJECTIVES, MaximumLikelihood, replay
 from openmm_fab.snf import StochasticFlow
 from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
-from openmm_fab.train import Budget, Trainer, TrainingError, TrainSettings
+from openmm_fab.train import BASINS_EVERY, Budget, Trainer, TrainingError, TrainSettings
 from openmm_fab.weights import Estimate, effective_sample_size, log_z, normalized_weights, z_score
 
 SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=4)
@@ -280,6 +280,27 @@ def test_budgets_are_checked(wrong):
 def test_settings_are_checked(wrong):
     with pytest.raises(ValueError, match="Expected 0 < updates"):
         TrainSettings(**wrong)
+
+
+def test_steps_follow_the_widths_in_the_buffer(tmp_path):
+    """A stiff line, a soft one and a circle: HMC's steps are in proportion, and a checkpoint keeps them."""
+
+    class Uneven(Mixed):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lines = Gaussian(torch.tensor([0.0, 0.0]), torch.tensor([0.3, 1.2]), self.log_z)
+
+    settings = replace(LEARN, ais=AISSettings(widths=True), updates=2)
+    trainer = _trainer(Uneven(), settings, iterations=60)
+    assert torch.equal(trainer.widths, torch.ones(4))
+    for _ in range(BASINS_EVERY + 2):
+        trainer.step()
+    assert 2.0 < float(trainer.widths[2] / trainer.widths[0]) < 8.0
+    assert float(trainer.widths.log().sum()) == pytest.approx(0.0, abs=1e-5)
+    trainer.save(tmp_path / "checkpoint.pt")
+    other = _trainer(Uneven(), settings, iterations=60)
+    other.load(tmp_path / "checkpoint.pt")
+    assert torch.equal(other.widths, trainer.widths)
 
 
 def test_bfloat16_needs_a_flow_that_has_it():

@@ -50,6 +50,12 @@ def open_folder(folder: str | Path, system: MolecularSystem, settings: MethodSet
                 f"Expected to resume with the settings in {path}; got another {', '.join(changed)}. "
                 "Use the same ones, or another folder."
             )
+        shorter = [k for k in settings.may_grow if about[k] < old[k]]
+        if shorter:
+            raise ValueError(
+                f"Expected to resume with {shorter[0]} = {old[shorter[0]]:g}, as {path} has it, or more; got "
+                f"{about[shorter[0]]:g}. A run that is to be shorter needs another folder."
+            )
     write_atomically(path, lambda file: file.write(json.dumps(about, indent=2)), "w")
     return folder
 
