@@ -1,12 +1,14 @@
 """Does memory stay flat while a flow is trained for hours?
 
-`python benchmarks/soak.py [--system alanine_dipeptide] [--minutes 120] [--quick] [--record]` runs `openmm-fab train` in
-another process and looks at its resident memory every few seconds. Ends in one JSON line.
+`python benchmarks/soak.py [--system alanine_dipeptide] [--minutes 120] [--out DIR] [--quick] [--record]` runs
+`openmm-fab train` in another process and looks at its resident memory every few seconds. `--out` keeps the trained run
+and the whole series (memory.csv: seconds, MiB). Ends in one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import re
@@ -16,9 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 from record import record
 
+PICTURE = Path(__file__).parent / "figures" / "soak.png"
 SETTLED = 0.15  # share of the time after which the buffer is full and everything is compiled
 
 
@@ -26,32 +33,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--system", default="alanine_dipeptide")
     parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--out", type=Path, help="keep the run and the series of memory there")
     parser.add_argument("--quick", action="store_true", help="half a minute that only shows that it works")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     minutes = 0.5 if options.quick else options.minutes
-    with tempfile.TemporaryDirectory() as runs:
-        command = ["train", options.system, "--minutes", f"{minutes:g}", "--runs", runs, "--name", "soak"]
+    with contextlib.ExitStack() as stack:
+        runs = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        runs.mkdir(parents=True, exist_ok=True)
+        command = ["train", options.system, "--minutes", f"{minutes:g}", "--runs", str(runs), "--name", "soak"]
         command += ["--preset", "smoke"] if options.quick else []
+        began = time.time()
         times, memory, status = watch([sys.executable, "-m", "openmm_fab", *command], 1.0 if options.quick else 10.0)
-        lines = Path(runs, "soak", "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    last = json.loads(lines[-1])
+        np.savetxt(runs / "memory.csv", np.stack([times, memory], 1), "%.1f", ",", header="seconds,MiB", comments="")
+        metrics = runs / "soak" / "metrics.jsonl"
+        last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+        trained = metrics.stat().st_mtime - began  # what comes after the last line is no training
     figures = {
-        **flatness(times, memory),
-        "minutes": times[-1] / 60,
+        **flatness(times, memory, trained),
+        "minutes": trained / 60,
         "iterations": last["iteration"],
         "evaluations": last["evaluations"],
         "exit_status": status,
     }
-    body = "| after | resident memory, MiB |\n|---|---|\n" + "\n".join(
-        f"| {times[k] / 60:.0f} min | {memory[k]:.0f} |" for k in np.linspace(0, len(times) - 1, 9).round().astype(int)
-    )
+    shown = np.linspace(0, len(times) - 1, 9).round().astype(int)
+    body = "| after | resident memory, MiB |\n|---|---|\n"
+    body += "\n".join(f"| {times[k] / 60:.0f} min | {memory[k]:.0f} |" for k in shown)
     body += (
-        f"\n\nIn all {last['iteration']:,} iterations and {last['evaluations']:,} target evaluations. Over the last "
-        f"{1 - SETTLED:.0%} of {figures['minutes']:.0f} minutes: least {figures['least_mib']:.0f} MiB, most "
+        f"\n\n{last['iteration']:,} iterations and {last['evaluations']:,} target evaluations in {trained / 60:.0f} "
+        f"minutes. Over their last {1 - SETTLED:.0%}: least {figures['least_mib']:.0f} MiB, most "
         f"{figures['most_mib']:.0f} MiB, {figures['spread']:.1%} apart; last quarter against first "
-        f"{figures['drift']:+.1%}. Exit status {status}."
+        f"{figures['drift']:+.1%}. Most afterwards: {figures['closing_mib']:.0f} MiB. "
+        f"Exit status {status}."
     )
+    if options.record:
+        draw(times, memory, trained)
+        body += f"\n\n![Memory against time](figures/{PICTURE.name})"
     print(body)
     if options.record:
         told = f"python benchmarks/soak.py --system {options.system} --minutes {minutes:g} --record"
@@ -87,14 +104,30 @@ def resident(pid: int) -> float:
     return (int(own[1]) / 1024 if own else 0.0) + sum(resident(int(child)) for child in children)
 
 
-def flatness(times: list[float], memory: list[float]) -> dict[str, float]:
-    """Least, most, their spread over the least, and the drift of the last quarter's mean from the first's."""
-    late = np.array(memory)[np.array(times) >= SETTLED * times[-1]]
+def flatness(times: list[float], memory: list[float], trained: float) -> dict[str, float]:
+    """Least, most, their spread over the least, and the drift of the last quarter's mean from the first's, all while
+    the flow is trained; and the most from then on."""
+    time, all_of_it = np.array(times), np.array(memory)
+    late = all_of_it[(time >= SETTLED * trained) & (time <= trained)]
     quarter = math.ceil(len(late) / 4)
     first, last = late[:quarter].mean(), late[-quarter:].mean()
-    least, most = late.min(), late.max()
-    spread, drift = most / least - 1, last / first - 1
-    return {"least_mib": float(least), "most_mib": float(most), "spread": float(spread), "drift": float(drift)}
+    least, most, closing = late.min(), late.max(), all_of_it[time > trained]
+    return {
+        "least_mib": float(least),
+        "most_mib": float(most),
+        "spread": float(most / least - 1),
+        "drift": float(last / first - 1),
+        "closing_mib": float(closing.max()) if len(closing) else float("nan"),
+    }
+
+
+def draw(times: list[float], memory: list[float], trained: float) -> None:
+    figure, axes = plt.subplots(figsize=(6, 2.6), layout="constrained")
+    axes.plot(np.array(times) / 60, memory, lw=1)
+    axes.axvspan(SETTLED * trained / 60, trained / 60, alpha=0.1, label="where it has to be flat")
+    axes.set(xlabel="minutes", ylabel="resident memory, MiB", ylim=(0, None))
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(PICTURE, dpi=110)
 
 
 if __name__ == "__main__":
