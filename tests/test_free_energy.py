@@ -82,6 +82,9 @@ def test_empty_full_and_nearly_empty_basins_are_honest() -> None:
     assert full.value == -np.inf and "all of 100" in str(full)
     few = basin_difference(ensemble, np.arange(100) < 3)
     assert few.effective == pytest.approx(3.0) and "only 3.0 effective" in str(few)
+    # Thirty in three blocks, as of a molecule that came three times: no more than three.
+    visits = basin_difference(flat(1000, block=np.arange(1000) // 10), np.arange(1000) < 30)
+    assert visits.effective == pytest.approx(30.0) and "only 3.0 effective blocks" in str(visits)
     # One inside that is heavy counts as one, however many light ones stand beside it.
     heavy = basin_difference(flat(100, log_w=np.r_[20.0, np.zeros(99)]), np.arange(100) < 50)
     assert heavy.samples == 50 and heavy.effective == pytest.approx(1.0, abs=1e-3)

@@ -335,11 +335,11 @@ def test_missed_and_rare_basins_are_reported() -> None:
     ensemble = backbone(phi, phi, block=np.arange(100) // 2)
     definitions = {"alpha": lambda t: phi < 0, "left": phi > 0, "nowhere": phi > 2}
     found = basins(ensemble, definitions)
-    assert "missed" in found.notes["nowhere"] and "only 5.0 effective" in found.notes["left"]
+    assert "missed" in found.notes["nowhere"] and "only 2.8 effective blocks" in found.notes["left"]
     assert found.between("alpha", "nowhere").value == np.inf and np.isnan(found.between("alpha", "nowhere").error)
     assert "elsewhere" in str(found) and "missed" in str(found)
     stuck = basins(backbone(phi, phi, block=np.where(phi > 0, 1, 0)), {"alpha": phi < 0})
-    assert "effective blocks" in stuck.notes["alpha"]
+    assert "only 1.0 effective blocks" in stuck.notes["alpha"]
     with pytest.raises(ValueError, match="overlap"):
         basins(ensemble, {"a": phi < 2, "b": phi > 0})
     with pytest.raises(ValueError, match="boolean"):

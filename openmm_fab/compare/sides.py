@@ -47,17 +47,9 @@ class Side:
     def difference(self, name: str) -> BasinDifference:
         """As `free_energy.basin_difference` has it, of the frames in bin 1 of a column of two."""
         mask = self.columns[name][0] == 1
-        inside, outside = self.weights[mask].sum(), self.weights[~mask].sum()
-        samples, n = int((self.weights[mask] > 0.0).sum()), self.ensemble.n
-        if inside == 0.0:
-            return BasinDifference(np.inf, np.nan, 0.0, samples, 0.0, f"none of {n} samples is inside")
-        effective = float(inside**2 / np.square(self.weights[mask]).sum())
-        if outside == 0.0:
-            return BasinDifference(-np.inf, np.nan, 1.0, samples, effective, f"all of {n} samples are inside")
-        # d(dF)/dp = -1 / (p (1 - p)). Replicas of dF itself are infinite whenever one leaves the basin empty.
-        error = float(self.ensemble.standard_error(self.replicas[name][:, 1]) / (inside * outside))
-        note = f"only {effective:.1f} effective samples inside: the error is itself uncertain" if effective < 10 else ""
-        return BasinDifference(float(np.log(outside / inside)), error, float(inside), samples, effective, note)
+        return BasinDifference.of(
+            self.ensemble, mask, lambda: float(self.ensemble.standard_error(self.replicas[name][:, 1]))
+        )
 
     def mean(self, values: np.ndarray) -> Estimate:
         """Weighted mean of values (n,), with the standard error of independent blocks (delta method)."""

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..weights import Estimate, block_sums
+from ..weights import Estimate
+from .profiles import few_inside
 
 if TYPE_CHECKING:
     import mdtraj
 
     from ..ensemble import Ensemble
-
-FEW_EFFECTIVE = 10.0
-FEW_BLOCKS = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +96,11 @@ def basins(
         spread = ensemble.standard_error(relative[:, :, None] - relative[:, None, :])
         effective = np.where(inside > 0, inside**2 / (masks * w**2).sum(1), 0.0)
     spread = np.where(np.isfinite(difference), spread, np.nan)
+    missed = f"no frame of any weight out of {ensemble.n} is inside: missed, or rarer than can be seen"
     notes = {
-        name: note for name, mask, n in zip(names, masks, effective, strict=True) if (note := _note(ensemble, mask, n))
+        name: note
+        for name, mask in zip(names, masks, strict=True)
+        if (note := few_inside(w * mask, ensemble) if (w * mask).any() else missed)
     }
     return Basins(
         names,
@@ -118,16 +119,3 @@ def _mask(ensemble: Ensemble, name: str, basin: ArrayLike | Callable[[mdtraj.Tra
             f"Expected a boolean mask with shape ({ensemble.n},) for the basin {name!r}; got {mask.dtype} {mask.shape}."
         )
     return mask
-
-
-def _note(ensemble: Ensemble, mask: np.ndarray, effective: float) -> str:
-    if effective == 0.0:
-        return f"no frame of any weight out of {ensemble.n} is inside: missed, or rarer than can be seen"
-    if effective < FEW_EFFECTIVE:
-        return f"only {effective:.1f} effective frames inside: the error is itself uncertain"
-    if ensemble.block is not None:
-        shares = block_sums(ensemble.weights * mask, ensemble.block)
-        blocks = float(shares.sum() ** 2 / np.square(shares).sum())
-        if blocks < FEW_BLOCKS:
-            return f"visited in {blocks:.1f} effective blocks only: the error is itself uncertain"
-    return ""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..topology import named_torsions
-from ..weights import Estimate
+from ..weights import Estimate, block_sums
 
 if TYPE_CHECKING:
     import mdtraj
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # An array (n,), a function of a trajectory, "phi", "psi", "rg", a torsion's name, or a tuple of 2, 3 or 4 atoms.
 Coordinate: TypeAlias = "ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray] | str | tuple[int, ...]"
 PHI_POSITIVE = (0.0, 2.5)
+FEW_INSIDE = 10.0  # effective samples, or blocks: with fewer an error bar is a guess
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ class BasinDifference(Estimate):
         Frames inside, and `effective`: Kish's effective number of them, (sum w)^2 / sum w^2 over the frames
         inside. Frames of one MD trajectory are correlated: the error bar knows, this count does not.
     note : str
-        Empty, or why there is no number.
+        Empty, or why there is no number, or why its error is uncertain.
     """
 
     value: float
@@ -81,6 +82,22 @@ class BasinDifference(Estimate):
     samples: int = 0
     effective: float = 0.0
     note: str = ""
+
+    @classmethod
+    def of(cls, ensemble: Ensemble, mask: np.ndarray, error: Callable[[], float]) -> BasinDifference:
+        """Of the frames in a mask (n,); `error()` is the standard error of their share."""
+        w = ensemble.weights * mask
+        inside, outside, samples = w.sum(), ensemble.weights[~mask].sum(), int((w > 0.0).sum())
+        if inside == 0.0:
+            return cls(np.inf, np.nan, 0.0, samples, 0.0, f"none of {ensemble.n} samples is inside")
+        effective = kish(w)
+        if outside == 0.0:
+            return cls(-np.inf, np.nan, 1.0, samples, effective, f"all of {ensemble.n} samples are inside")
+        # d(dF)/dp = -1 / (p (1 - p)). Replicas of dF itself are infinite whenever one leaves the basin empty.
+        spread = error() / (inside * outside)
+        return cls(
+            float(np.log(outside / inside)), float(spread), float(inside), samples, effective, few_inside(w, ensemble)
+        )
 
     def __str__(self) -> str:
         return super().__str__() + (f" ({self.note})" if self.note else "")
@@ -201,21 +218,26 @@ def basin_difference(
     mask = np.asarray(basin(ensemble.to_mdtraj()) if callable(basin) else basin)
     if mask.shape != (ensemble.n,) or mask.dtype != bool:
         raise ValueError(f"Expected a boolean mask with shape ({ensemble.n},); got {mask.dtype} {mask.shape}.")
-    w = ensemble.weights
-    inside, outside = w[mask].sum(), w[~mask].sum()
-    counts: dict[str, Any] = dict(samples=int((w[mask] > 0.0).sum()), probability=float(inside))
-    if inside == 0.0:
-        return BasinDifference(np.inf, np.nan, **counts, note=f"none of {ensemble.n} samples is inside")
-    counts["effective"] = float(inside**2 / np.square(w[mask]).sum())
-    if outside == 0.0:
-        return BasinDifference(-np.inf, np.nan, **counts, note=f"all of {ensemble.n} samples are inside")
-    replicas = ensemble.bootstrap(lambda weights: weights[mask].sum(), n_bootstrap, seed)
-    # d(dF)/dp = -1 / (p (1 - p)). Replicas of dF itself are infinite whenever one leaves the basin empty.
-    error = float(ensemble.standard_error(replicas) / (inside * outside))
-    note = ""
-    if counts["effective"] < 10:
-        note = f"only {counts['effective']:.1f} effective samples inside: the error is itself uncertain"
-    return BasinDifference(float(np.log(outside / inside)), error, **counts, note=note)
+
+    def error() -> float:
+        return float(ensemble.standard_error(ensemble.bootstrap(lambda w: w[mask].sum(), n_bootstrap, seed)))
+
+    return BasinDifference.of(ensemble, mask, error)
+
+
+def kish(w: np.ndarray) -> float:
+    """Effective number of weights that need not be normalised: (sum w)^2 / sum w^2."""
+    return float(w.sum() ** 2 / np.square(w).sum())
+
+
+def few_inside(w: np.ndarray, ensemble: Ensemble) -> str:
+    """In words, where a basin with the weights (n,), zero outside, rests on few frames, or few blocks of them."""
+    found = {"samples": kish(w)}
+    if ensemble.block is not None:
+        found["blocks"] = kish(block_sums(w, ensemble.block))
+    what = min(found, key=found.__getitem__)
+    few = found[what] < FEW_INSIDE
+    return f"only {found[what]:.1f} effective {what} inside: the error is itself uncertain" if few else ""
 
 
 def _is_atoms(values: Any) -> TypeGuard[tuple[int, ...]]:

@@ -92,7 +92,7 @@ class Convergence:
                 f"a walker waited {self.longest_wait} sweeps for an accepted proposal, of {self.length:.0f} in all: "
                 "there are places where the flow hardly goes; train it longer, or sample longer"
             )
-        if self.df is not None and not np.isfinite(self.df.value):
+        if self.df is not None and self.df.note:
             found.append(f"{self.basin}: {self.df.note}")
         return found
 
