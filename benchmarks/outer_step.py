@@ -139,7 +139,7 @@ def prepared(
     with torch.no_grad():  # a buffer's content does not shape the cost of a step: filled without annealing
         for _ in range(shape[1].buffer_min):
             z, log_q = trainer.learner.sample(shape[1].batch, trainer.generator)
-            trainer.buffer.add(z, torch.zeros(len(z), dtype=torch.float64), log_q)
+            trainer.buffer.add(z, torch.zeros(len(z), dtype=torch.float64), log_q, torch.zeros_like(z))
     trainer.step()  # compiles what is left
     return generator, trainer, time.perf_counter() - started
 

@@ -54,8 +54,19 @@ class LiftedTarget(Target):
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         log_p, gradient = self.target.log_prob_and_gradient(z)
         bias, slope = self.bias(z.detach())
-        gradient = gradient.index_add(1, torch.nonzero(self.periodic.to(z.device))[:, 0], slope.to(z.dtype))
+        gradient = self._steeper(gradient, slope)
         return log_p + bias.to(z.dtype), torch.where(torch.isfinite(log_p)[:, None], gradient, 0.0)
+
+    def lifted(self, gradient: Tensor, z: Tensor) -> Tensor:
+        """The gradient (batch, dim) of log p at z, with that of b."""
+        return self._steeper(gradient, self.bias(z)[1])
+
+    def unlifted(self, gradient: Tensor, z: Tensor) -> Tensor:
+        """The inverse of `lifted`, for as long as b is the same."""
+        return self._steeper(gradient, -self.bias(z)[1])
+
+    def _steeper(self, gradient: Tensor, slope: Tensor) -> Tensor:
+        return gradient.index_add(1, torch.nonzero(self.periodic.to(slope.device))[:, 0], slope.to(gradient.dtype))
 
     def bias(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """b (batch,) and its derivatives in the periodic coordinates (batch, n_periodic), float64."""

@@ -27,17 +27,20 @@ class ReplayBuffer:
         self._z = torch.zeros(capacity, dim, dtype=dtype, device=device)
         self._log_w = torch.full((capacity,), -torch.inf, dtype=torch.float64, device=device)
         self._log_q = torch.zeros(capacity, dtype=dtype, device=device)
+        self._grad_log_p = torch.zeros(capacity, dim, dtype=dtype, device=device)
 
-    def add(self, z: Tensor, log_w: Tensor, log_q: Tensor) -> None:
-        """Store samples z (n, dim) with log weights and log q (n,) of when they were annealed; weightless ones not."""
+    def add(self, z: Tensor, log_w: Tensor, log_q: Tensor, grad_log_p: Tensor) -> None:
+        """Store samples z (n, dim) with log weights and log q (n,) of when they were annealed, and the target's
+        gradient (n, dim); weightless ones not."""
         keep = torch.isfinite(log_w) & torch.isfinite(log_q)
-        z, log_w, log_q = (part[keep][-self.capacity :] for part in (z, log_w, log_q))
+        z, log_w, log_q, grad_log_p = (part[keep][-self.capacity :] for part in (z, log_w, log_q, grad_log_p))
         where = torch.arange(self._next, self._next + len(z), device=self._z.device) % self.capacity
         self._z[where], self._log_w[where], self._log_q[where] = z, log_w.double(), log_q
+        self._grad_log_p[where] = grad_log_p
         self._next = (self._next + len(z)) % self.capacity
         self.size = min(self.size + len(z), self.capacity)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw n different samples with probability proportional to their weights.
 
         Returns
@@ -45,6 +48,7 @@ class ReplayBuffer:
         index : Tensor of int, shape (n,)
         z : Tensor, shape (n, dim)
         log_q : Tensor, shape (n,)
+        grad_log_p : Tensor, shape (n, dim)
             As stored.
 
         Raises
@@ -58,7 +62,7 @@ class ReplayBuffer:
         uniform = torch.rand(self.size, generator=generator, dtype=torch.float64, device=self._z.device)
         index = torch.topk(self._log_w[: self.size] - (-uniform.log()).log(), n).indices
         index = index[torch.randperm(n, generator=generator, device=self._z.device)]
-        return index, self._z[index], self._log_q[index]
+        return index, self._z[index], self._log_q[index], self._grad_log_p[index]
 
     def adjust(self, index: Tensor, log_w_change: Tensor, log_q: Tensor) -> None:
         """Follow the flow: weights towards p^alpha q^(1 - alpha) change by (1 - alpha)(log q - log q_old).
@@ -85,7 +89,7 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """What is stored, without the empty places."""
-        filled = {"z": self._z, "log_w": self._log_w, "log_q": self._log_q}
+        filled = {"z": self._z, "log_w": self._log_w, "log_q": self._log_q, "grad_log_p": self._grad_log_p}
         return {key: part[: self.size].clone() for key, part in filled.items()} | {
             "capacity": self.capacity,
             "next": self._next,
@@ -101,4 +105,4 @@ class ReplayBuffer:
         self.size, self._next = len(state["z"]), int(state["next"])
         self._log_w.fill_(-torch.inf)
         self._z[: self.size], self._log_w[: self.size] = state["z"], state["log_w"]
-        self._log_q[: self.size] = state["log_q"]
+        self._log_q[: self.size], self._grad_log_p[: self.size] = state["log_q"], state["grad_log_p"]

@@ -32,6 +32,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 T = TypeVar("T")
+STORED = ("z", "log_w", "log_q", "grad_log_p")  # columns of the replay buffer
 PATIENCE = timedelta(minutes=15)  # that one rank waits for another, compilation included
 _stop_asked = False
 
@@ -161,7 +162,7 @@ class Ranks:
         counts = {"random": state["random"], "evaluations": state["evaluations"], "next": state["buffer"]["next"]}
         own = self.objects(counts | {"size": len(state["buffer"]["z"])})
         # Only the first rank writes, and needs the others' rows; shapes were told above.
-        columns = {key: self._to_first(state["buffer"][key]) for key in ("z", "log_w", "log_q")}
+        columns = {key: self._to_first(state["buffer"][key]) for key in STORED}
         ranks = {key: [one[key] for one in own] for key in ("size", "next", "random")}
         evaluations = [sum(one["evaluations"][k] for one in own) for k in (0, 1)]
         return {**state, "buffer": {**state["buffer"], **columns}, "evaluations": evaluations, "ranks": ranks}
@@ -200,7 +201,7 @@ class Ranks:
                 state["random"] = self.stream(
                     fresh.manual_seed(int(torch.randint(2**62, (1,), generator=fresh, device=device)))
                 ).get_state()
-        part = {key: buffer[key][rows] for key in ("z", "log_w", "log_q")}
+        part = {key: buffer[key][rows] for key in STORED}
         state["buffer"] = {**buffer, **part, "next": after}
         return state
 

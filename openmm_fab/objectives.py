@@ -30,8 +30,8 @@ def replay(trainer: Trainer) -> Iterator[Tensor]:
     s = trainer.settings
     share = trainer.ranks.share(trainer.buffer.log_w)
     drawn = trainer.buffer.sample(s.updates * s.batch, trainer.generator)
-    for index, z, log_q_old in zip(*(part.split(s.batch) for part in drawn), strict=True):
-        log_q = trainer.log_prob(z)
+    for index, z, log_q_old, grad_log_p in zip(*(part.split(s.batch) for part in drawn), strict=True):
+        log_q = trainer.log_prob(z, trainer.lifted.lifted(grad_log_p, z))
         loss, log_adjustment = fab_buffer_loss(log_q, log_q_old, s.ais.alpha, s.max_adjustment)
         yield loss * share
         trainer.buffer.adjust(index, log_adjustment, log_q.detach())
@@ -41,7 +41,8 @@ def fab_no_buffer(trainer: Trainer) -> Iterator[Tensor]:
     """FAB on the annealed samples themselves, each pass used once (FAB paper, eq. 7)."""
     for _ in range(trainer.settings.updates):
         result = trainer.anneal()
-        yield weighted_loss(trainer.log_prob(result.points.z), result.log_w) * trainer.ranks.share(result.log_w)
+        log_q = trainer.log_prob(result.points.z, result.points.grad_log_p)
+        yield weighted_loss(log_q, result.log_w) * trainer.ranks.share(result.log_w)
 
 
 def alpha_divergence(trainer: Trainer) -> Iterator[Tensor]:
@@ -49,10 +50,11 @@ def alpha_divergence(trainer: Trainer) -> Iterator[Tensor]:
     s = trainer.settings
     for _ in range(s.updates):
         z, log_q = trainer.counted.sample(s.batch, trainer.generator)
-        log_w = trainer.lifted.log_prob_and_gradient(z)[0].double() - log_q.double()
+        log_p, grad_log_p = trainer.lifted.log_prob_and_gradient(z)
+        log_w = log_p.double() - log_q.double()
         trainer.watch(log_w)
         log_w = s.ais.alpha * log_w
-        yield weighted_loss(trainer.log_prob(z), log_w) * trainer.ranks.share(log_w)
+        yield weighted_loss(trainer.log_prob(z, grad_log_p), log_w) * trainer.ranks.share(log_w)
 
 
 def reverse_kl(trainer: Trainer) -> Iterator[Tensor]:

@@ -17,12 +17,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from . import pathwise
 from .ais import AISResult, AISSettings, adapted, in_passes, run_ais
 from .basins import LiftedTarget
 from .buffer import ReplayBuffer
@@ -30,6 +31,7 @@ from .distributed import Ranks
 from .files import DamagedFileError, FormatError, load_torch, save_torch
 from .flow import CouplingFlow
 from .hmc import widths
+from .latent import Invertible
 from .memory import Halving, keep_freed_memory
 from .objectives import Objective, fab
 from .path import Counted, TrainableFlow
@@ -39,7 +41,7 @@ from .weights import effective_sample_size
 
 __all__ = ["Budget", "TrainSettings", "Trainer", "TrainingError"]
 
-CHECKPOINT_FORMAT = 5
+CHECKPOINT_FORMAT = 6
 BASINS_EVERY = 25  # iterations
 
 
@@ -61,6 +63,9 @@ class TrainSettings:
         Norm to which the gradient is cut.
     max_adjustment : float
         Largest correction of a buffered weight inside the loss.
+    path_gradient : float
+        Share of the gradient that is taken as a path gradient, see `pathwise`; 0 is FAB as published. A flow of
+        another library that does not show its base is trained with 0.
     averaging : float
         Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
     products : str
@@ -74,10 +79,11 @@ class TrainSettings:
     updates: int = 2
     buffer_min: int = 16
     buffer_max: int = 256
-    learning_rate: float = 1.5e-4
+    learning_rate: float = 3e-4
     warmup: int = 100
     max_gradient: float = 100.0
     max_adjustment: float = 10.0
+    path_gradient: float = 0.7
     averaging: float = 0.99
     products: str = "float32"
     basin_share: float = 0.05
@@ -88,6 +94,8 @@ class TrainSettings:
             raise ValueError(f"Expected 0 < updates <= buffer_min <= buffer_max and batch >= 2; got {self}.")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"Expected 0 <= averaging < 1; got {self.averaging}.")
+        if not 0 <= self.path_gradient <= 1:
+            raise ValueError(f"Expected 0 <= path_gradient <= 1; got {self.path_gradient}.")
         if self.products not in ("float32", "bfloat16"):
             raise ValueError(f'Expected products "float32" or "bfloat16"; got {self.products!r}.')
         if not 0 <= self.basin_share < 0.5:
@@ -228,7 +236,9 @@ class Trainer:
                     "system, or lower the energy cut."
                 )
             result, passes = self.anneal(), passes + 1
-            self.buffer.add(result.points.z, result.log_w, result.points.log_q)
+            points = result.points
+            unlifted = self.lifted.unlifted(points.grad_log_p, points.z)
+            self.buffer.add(points.z, result.log_w, points.log_q, unlifted)
         if s.basin_share and self.iteration % BASINS_EVERY == 0:
             (z, log_w), own = self.ranks.pooled(self.buffer.z, self.buffer.log_w)
             self.buffer.reweight(s.ais.alpha * self.lifted.update(z, log_w)[own])
@@ -254,19 +264,30 @@ class Trainer:
         """Keep log weights (n,) of the learner's samples, for the metrics."""
         self._recent.append(self.ranks.gathered(log_w.double().cpu()))
 
-    def log_prob(self, z: Tensor) -> Tensor:
+    def log_prob(self, z: Tensor, grad_log_p: Tensor | None = None) -> Tensor:
         """The learner's log q(z) (n,), with a graph of its parameters.
+
+        Where z are samples of p^alpha q^(1 - alpha), and the gradient (n, dim) of log p as trained on is given, the
+        gradient that the mean of -log q gets is in part the path gradient.
 
         Where memory does not hold the graph of all rows, it keeps the graph of none and makes that of each piece anew
         when the gradient is taken: the same loss and gradient, but for rounding.
         """
+        share = self.settings.path_gradient if grad_log_p is not None and pathwise.has_base(self.learner) else 0.0
+        self.counted.evaluations += (2 if share else 1) * len(z)
         z = z.detach().requires_grad_()
-        self.counted.evaluations += len(z)
+
+        def of(z: Tensor, grad_log_p: Tensor | None) -> Tensor:
+            if not share or grad_log_p is None:
+                return self.learner.log_prob(z)
+            flow = cast(Invertible, self.learner)
+            return pathwise.log_prob(flow, z, grad_log_p, self.settings.ais.alpha, share)
 
         def piece(start: int, stop: int) -> Tensor:
             if stop - start == len(z):
-                return self.learner.log_prob(z)
-            return checkpoint(self.learner.log_prob, z[start:stop], use_reentrant=False, preserve_rng_state=False)
+                return of(z, grad_log_p)
+            slope = None if grad_log_p is None else grad_log_p[start:stop]
+            return checkpoint(of, z[start:stop], slope, use_reentrant=False, preserve_rng_state=False)
 
         return torch.cat(self.differentiating(piece, len(z)))
 

@@ -51,10 +51,10 @@ def gradients(ranks: Ranks) -> dict[str, Any]:
 
     random, means = torch.Generator().manual_seed(ranks.rank), []
     buffer = ReplayBuffer(2000, 1)
-    buffer.add(z, log_w, line(z, at.detach()))
+    buffer.add(z, log_w, line(z, at.detach()), torch.zeros_like(z))
     for _ in range(300):
         at.grad = None
-        _, drawn, _ = buffer.sample(8, random)
+        _, drawn, *_ = buffer.sample(8, random)
         loss = -line(drawn, at).mean() * ranks.share(buffer.log_w)
         loss.backward()
         ranks.average([at], loss)

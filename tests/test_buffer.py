@@ -13,10 +13,11 @@ from openmm_fab.buffer import ReplayBuffer
 
 
 def _filled(weights, capacity: int | None = None) -> ReplayBuffer:
-    """Sample number i has z = (i, 10 i) and log q = -i."""
+    """Sample number i has z = (i, 10 i), log q = -i and grad log p = (i, i^2)."""
     buffer = ReplayBuffer(capacity or len(weights), 2)
     number = torch.arange(len(weights), dtype=torch.float32)
-    buffer.add(torch.stack([number, 10 * number], 1), torch.as_tensor(weights, dtype=torch.float64).log(), -number)
+    log_w, slope = torch.as_tensor(weights, dtype=torch.float64).log(), torch.stack([number, number**2], 1)
+    buffer.add(torch.stack([number, 10 * number], 1), log_w, -number, slope)
     return buffer
 
 
@@ -50,15 +51,16 @@ def test_draws_pairs_without_replacement():
 
 def test_returns_what_was_stored():
     buffer = _filled([1.0, 2.0, 3.0])
-    index, z, log_q = buffer.sample(3, torch.Generator().manual_seed(0))
+    index, z, log_q, slope = buffer.sample(3, torch.Generator().manual_seed(0))
     assert sorted(index.tolist()) == [0, 1, 2]
     torch.testing.assert_close(z, torch.stack([index, 10 * index], 1).float())
     torch.testing.assert_close(log_q, -index.float())
+    torch.testing.assert_close(slope, torch.stack([index, index**2], 1).float())
 
 
 def test_huge_differences_of_log_weights():
     buffer = ReplayBuffer(3, 1)
-    buffer.add(torch.zeros(3, 1), torch.tensor([-1e4, 1e4, 0.0]), torch.zeros(3))
+    buffer.add(torch.zeros(3, 1), torch.tensor([-1e4, 1e4, 0.0]), torch.zeros(3), torch.zeros(3, 1))
     assert all(int(buffer.sample(1, torch.Generator().manual_seed(s))[0]) == 1 for s in range(50))
 
 
@@ -66,11 +68,12 @@ def test_the_oldest_are_overwritten():
     buffer = ReplayBuffer(5, 1)
     for start in (0, 3, 6):
         number = torch.arange(start, start + 3, dtype=torch.float32)
-        buffer.add(number[:, None], number, -number)
+        buffer.add(number[:, None], number, -number, 2 * number[:, None])
     assert buffer.size == 5
     assert sorted(buffer._z[:, 0].tolist()) == [4, 5, 6, 7, 8]
     assert sorted(buffer.log_w.tolist()) == [4, 5, 6, 7, 8]
     torch.testing.assert_close(buffer._log_q, -buffer._z[:, 0])
+    torch.testing.assert_close(buffer._grad_log_p, 2 * buffer._z)
 
 
 def test_more_than_fits_at_once_leaves_the_latest():
@@ -83,7 +86,7 @@ def test_the_weightless_are_left_out():
     buffer = ReplayBuffer(6, 1)
     log_w = torch.tensor([0.0, -torch.inf, torch.nan, 1.0, torch.inf, 2.0])
     log_q = torch.tensor([0.0, 0.0, 0.0, torch.nan, 0.0, 0.0])
-    buffer.add(torch.arange(6.0)[:, None], log_w, log_q)
+    buffer.add(torch.arange(6.0)[:, None], log_w, log_q, torch.zeros(6, 1))
     assert buffer.size == 2
     assert sorted(buffer.sample(2)[1][:, 0].tolist()) == [0, 5]
 
@@ -97,7 +100,7 @@ def test_adjust():
     buffer = _filled([1.0, 1.0, 1.0])
     buffer.adjust(torch.tensor([2, 0]), torch.tensor([0.5, -1.0]), torch.tensor([7.0, 8.0]))
     torch.testing.assert_close(buffer.log_w, torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64))
-    index, _, log_q = buffer.sample(3)
+    index, _, log_q, _ = buffer.sample(3)
     assert dict(zip(index.tolist(), log_q.tolist(), strict=True)) == {0: 8.0, 1: -1.0, 2: 7.0}
 
 
@@ -113,7 +116,7 @@ def test_state_round_trip():
     other = ReplayBuffer(4, 2)
     other.load_state_dict(buffer.state_dict())
     for one in (buffer, other):  # and on from there, over the end
-        one.add(torch.ones(2, 2), torch.tensor([1.0, 2.0]), torch.zeros(2))
+        one.add(torch.ones(2, 2), torch.tensor([1.0, 2.0]), torch.zeros(2), torch.ones(2, 2))
     drawn = [one.sample(3, torch.Generator().manual_seed(1)) for one in (buffer, other)]
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
     assert torch.equal(buffer._z, other._z) and buffer.size == other.size == 4

@@ -208,9 +208,9 @@ class Small(CouplingFlow):
         if rows > room:
             raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {rows} rows.")
 
-    def from_base(self, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def from_base(self, base: torch.Tensor, frozen: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         self._fits(len(base), self.room)
-        return super().from_base(base)
+        return super().from_base(base, frozen)
 
     def _to_base(self, z: torch.Tensor, frozen: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         self._fits(len(z), self.room if frozen or not torch.is_grad_enabled() else self.with_graph)

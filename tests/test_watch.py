@@ -150,7 +150,7 @@ def test_a_mode_that_is_lost_is_told_and_counted(monkeypatch) -> None:
     assert float((z - 0.5).cos().gt(0).double().mean()) > 0.98
 
     both = torch.remainder(angles + math.pi * torch.arange(2).repeat(2000)[:, None] + math.pi, 2 * math.pi) - math.pi
-    trainer.buffer.add(both[:1000], torch.zeros(1000), torch.zeros(1000))
+    trainer.buffer.add(both[:1000], torch.zeros(1000), torch.zeros(1000), torch.zeros(1000, 1))
     monkeypatch.setattr(watch, "LOOK_EVERY", 1)
     nothing = dict.fromkeys(("loss", "ess_flow", "acceptance"), math.nan)
     random = trainer.generator.get_state()

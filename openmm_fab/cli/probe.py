@@ -41,7 +41,7 @@ class Cost:
         train, atoms = generator.settings.train, generator.system.n_atoms
         iterations = max(0.0, 60 * minutes - self.filling) / self.iteration
         weights = sum(p.numel() for p in generator.flow.parameters())
-        buffer = train.buffer_max * train.batch * (4 * generator.coordinates.dim + 12)
+        buffer = train.buffer_max * train.batch * (8 * generator.coordinates.dim + 12)
         checkpoint = 4 * 4 * weights + buffer  # flow, learner and Adam's two averages; float32
         ensemble = samples * 24 * (atoms + 1)
         rows = {
