@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from openmm_fab.target import GaussianMixture, ManyWell, Multimodal
 from openmm_fab.train import Budget, Trainer, TrainSettings
 
 OUT = Path(__file__).resolve().parent.parent / "runs" / "paper"
-METHODS = ("fab", "fab_no_buffer", "reverse_kl", "ml", "alpha2", "snf", "ml_md")
+METHODS = ("fab", "fab_path", "fab_no_buffer", "reverse_kl", "ml", "alpha2", "snf", "ml_md")
 CHECKPOINT_EVERY = 60.0  # s
 LOOKS = 10  # evaluations on the way
 FEW_MODES = 1000  # so many are looked at on the way, too
@@ -194,7 +194,7 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> dict:
     target, samples = setting.target(), 400 if options.quick else setting.samples
     minutes = options.minutes or setting.minutes
     budget = Budget(iterations=3) if options.quick else Budget(minutes=minutes)
-    train = QUICK if options.quick else setting.train
+    train = replace(QUICK if options.quick else setting.train, path_gradient=paper_molecule.path_share(options.method))
     random = torch.Generator().manual_seed(seed)
     flow = CouplingFlow(target.periodic, setting.flow, random)
     if not options.no_compile and not options.quick:
@@ -242,6 +242,7 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> dict:
 def _objective(method: str, setting: Setting, target: Multimodal) -> Objective:
     return {
         "fab": fab,
+        "fab_path": fab,
         "fab_no_buffer": fab_no_buffer,
         "reverse_kl": reverse_kl,
         "ml": MaximumLikelihood(target.sample),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import matplotlib
@@ -24,6 +24,7 @@ from openmm_fab.train import Budget, TrainSettings
 TARGET = "alanine_dipeptide"
 OBJECTIVES = {
     "fab": "fab",
+    "fab_path": "fab",
     "fab_no_buffer": "fab_no_buffer",
     "reverse_kl": "reverse_kl",
     "ml": "maximum_likelihood",
@@ -54,12 +55,18 @@ COLUMNS = (
 )
 
 
-def settings(scale: str) -> GeneratorSettings:
-    """The project's defaults; on a GPU the paper's batch and a larger flow."""
-    if scale == "cpu":
-        return GeneratorSettings()
-    train = TrainSettings(batch=1024, updates=8, buffer_min=64, buffer_max=512, learning_rate=5e-4, warmup=1000)
-    return GeneratorSettings(flow=FlowSettings(layers=24, hidden=256), train=train)
+def settings(scale: str, method: str) -> GeneratorSettings:
+    """The project's defaults but for the gradient; on a GPU the paper's batch and a larger flow."""
+    flow, train = FlowSettings(), TrainSettings()
+    if scale != "cpu":
+        flow = FlowSettings(layers=24, hidden=256)
+        train = TrainSettings(batch=1024, updates=8, buffer_min=64, buffer_max=512, learning_rate=5e-4, warmup=1000)
+    return GeneratorSettings(flow=flow, train=replace(train, path_gradient=path_share(method)))
+
+
+def path_share(method: str) -> float:
+    """The published methods have none of our path gradients."""
+    return TrainSettings().path_gradient if method == "fab_path" else 0.0
 
 
 def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
@@ -70,7 +77,7 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
     reference = fab.load_reference(system)
     if reference is None:
         raise SystemExit(f"Expected a reference beside systems/{TARGET}; make it first.")
-    generator = BoltzmannGenerator(system, settings(options.scale), seed=seed)
+    generator = BoltzmannGenerator(system, settings(options.scale, options.method), seed=seed)
     likelihood = options.method in ("ml", "ml_md")
     if likelihood and options.quick:
         learned_from, made_with = reference, 0
