@@ -94,8 +94,7 @@ def dipeptide(bench: Bench) -> tuple[dict, str]:
     shipped = json.loads((INPUT.parent / "reference" / "reference.json").read_text())["basin"]
     plain = json.loads((INPUT.parent / "reference" / "metadynamics" / "metadynamics.json").read_text())["basin"]
     cpu = {"platform": "CPU", "properties": {"Threads": "1"}}
-    # Exchanges as quick as that: phi > 0 lives for 2 ps at the top of the ladder, and has to cool down meanwhile.
-    remd = bench.md("dipeptide-remd", system, "replica-exchange", time_ps=3000.0, equilibration_ps=100.0, frame_ps=0.2,
+    remd = bench.md("dipeptide-remd", system, "replica-exchange", time_ps=3000.0, equilibration_ps=100.0,
                     max_temperature=700.0, **cpu)  # fmt: skip
     found = {
         "pretrained flow, reweighted": fe.basin_difference(fab.load_pretrained(system).sample(bench.samples)),

@@ -74,10 +74,13 @@ class LangevinSettings(Settings):
 
 @dataclass(frozen=True)
 class ReplicaExchangeSettings(LangevinSettings):
-    """Parallel tempering by openmmtools; an exchange is attempted, and a frame kept, every `frame_ps`.
+    """Parallel tempering by openmmtools.
 
     Parameters
     ----------
+    frame_ps : float, ps
+        Between frames, and attempts to exchange: often, for what is found at the top of the ladder has to cool down
+        before it falls back.
     temperatures : int
         From the system's to `max_temperature` (K), in geometric order.
     reweight : bool
@@ -85,6 +88,7 @@ class ReplicaExchangeSettings(LangevinSettings):
     """
 
     name: ClassVar[str] = "replica-exchange"
+    frame_ps: float = 0.2
     temperatures: int = 6
     max_temperature: float = 500.0
     reweight: bool = True
