@@ -34,6 +34,7 @@ GROUPS = {
     "coordinates": ("placement zmatrix coordinates", "coordinates zmatrix bijections constraints summary"),
     "splines": ("splines", "splines flow bijections"),
     "ais": ("ais kernels hmc", "ais kernels hmc"),
+    "training": ("objectives buffer pathwise", "objectives buffer pathwise"),
     "weights": ("weights", "weights"),
     "free_energy": (
         "free_energy/estimators free_energy/differences free_energy/profiles",

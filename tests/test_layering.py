@@ -26,7 +26,7 @@ ORDER = (
     *("rings", "zmatrix", "amides", "symmetry", "constraints", "placement", "scales", "summary", "coordinates"),
     # the seam, and the sampler behind it
     *("target", "splines", "resampled", "flow", "path", "hmc", "latent", "kernels", "ais", "buffer", "basins", "watch"),
-    *("distributed", "objectives", "train", "snf", "metrics", "progress"),
+    *("pathwise", "distributed", "objectives", "train", "snf", "metrics", "progress"),
     # what comes of it
     *(
         "free_energy",
@@ -55,7 +55,7 @@ OPENED_ON_USE = {"plots", "view", "explore"}
 
 # Nothing here has seen an atom.
 BEHIND_SEAM = {"splines", "resampled", "flow", "weights", "path", "hmc", "latent", "kernels", "ais", "buffer", "basins"}
-BEHIND_SEAM |= {"watch", "distributed", "objectives", "train", "snf", "metrics"}
+BEHIND_SEAM |= {"watch", "pathwise", "distributed", "objectives", "train", "snf", "metrics"}
 ATOMS = {"openmm", "mdtraj"}
 ATOM_ROOMS = {"topology", "system", "energy", "zmatrix", "coordinates"}
 

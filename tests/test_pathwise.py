@@ -76,7 +76,7 @@ def test_the_noise_is_less_near_the_target():
     with torch.no_grad():
         for parameter in target.parameters():
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-    z, _ = target.sample(200, torch.Generator().manual_seed(2))
+    z, _ = target.sample(60, torch.Generator().manual_seed(2))
     _, slope = target.log_prob_and_gradient(z)
     one = torch.ones(1, dtype=torch.float64)
     noise = [
