@@ -94,13 +94,14 @@ def watch(command: list[str], every: float) -> tuple[list[float], list[float], i
 
 
 def resident(pid: int) -> float:
-    """MiB; 0 where there is no such process."""
+    """MiB of its own (files that are mapped, which a system takes back as it likes, not counted), children included; 0
+    where there is no such process."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
-    own = re.search(r"VmRSS:\s+(\d+) kB", text)
+    own = re.search(r"RssAnon:\s+(\d+) kB", text)
     return (int(own[1]) / 1024 if own else 0.0) + sum(resident(int(child)) for child in children)
 
 
