@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openmm_fab.ais import AISSettings
 from openmm_fab.flow import CouplingFlow, FlowSettings
@@ -280,6 +280,9 @@ def test_budgets_are_checked(wrong):
 def test_settings_are_checked(wrong):
     with pytest.raises(ValueError, match="Expected 0 < updates"):
         TrainSettings(**wrong)
+    for share in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="Expected 0 <= path_gradient <= 1"):
+            TrainSettings(path_gradient=share)
 
 
 def test_steps_follow_the_widths_in_the_buffer(tmp_path):
@@ -301,6 +304,61 @@ def test_steps_follow_the_widths_in_the_buffer(tmp_path):
     other = _trainer(Uneven(), settings, iterations=60)
     other.load(tmp_path / "checkpoint.pt")
     assert torch.equal(other.widths, trainer.widths)
+
+
+def test_forces_in_the_buffer_are_those_of_the_target_as_trained_on():
+    """Whatever basins were lifted when a sample was annealed, and since."""
+    trainer = _trainer(Mixed(), replace(LEARN, basin_share=0.0), iterations=3)
+    for seed in (0, 1):
+        trainer.lifted.coefficients = torch.randn(2, 36, generator=torch.Generator().manual_seed(seed)).double()
+        trainer.fill()
+    _, z, _, slope = trainer.buffer.sample(trainer.buffer.size, trainer.generator)
+    torch.testing.assert_close(
+        trainer.lifted.lifted(slope, z), trainer.lifted.log_prob_and_gradient(z)[1], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_path_gradients_are_the_share_that_was_asked_for():
+    """Gradients add up as shares say; values are the same; the flow is asked twice where a path is followed."""
+    found = {}
+    for share in (0.0, 1.0, 0.25):
+        trainer = _trainer(Mixed(), replace(LEARN, path_gradient=share), iterations=60)
+        for parameter in trainer.learner.parameters():
+            with torch.no_grad():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        z, _ = trainer.learner.sample(64, torch.Generator().manual_seed(2))
+        _, slope = trainer.lifted.log_prob_and_gradient(z)
+        log_q = trainer.log_prob(z, slope)
+        log_q.mean().backward()
+        gradient = torch.cat([p.grad.reshape(-1) for p in trainer.learner.parameters()])
+        found[share] = log_q.detach(), gradient, trainer.counted.evaluations
+    (plain, ml, one), (path, along, two), (mixed, both, _) = found.values()
+    torch.testing.assert_close(plain, mixed)
+    torch.testing.assert_close(plain, path)
+    assert float((ml - along).norm()) > 0.1 * float(ml.norm())
+    torch.testing.assert_close(both, 0.75 * ml + 0.25 * along, rtol=1e-3, atol=1e-4)
+    assert two == 2 * one == 128
+
+
+def test_a_flow_that_shows_no_base_is_trained_as_published():
+    class Closed(nn.Module):
+        """Has what the trainer asks for, and nothing else."""
+
+        def __init__(self, flow: CouplingFlow) -> None:
+            super().__init__()
+            self.flow = flow
+            self.sample, self.log_prob = flow.sample, flow.log_prob
+            self.log_prob_and_gradient = flow.log_prob_and_gradient
+
+    ends = []
+    for share in (0.7, 0.0):
+        trainer = _trainer(Mixed(), SMALL, iterations=3)
+        shut = Closed(trainer.flow)
+        trainer = Trainer(
+            shut, Mixed(), Budget(iterations=3), replace(SMALL, path_gradient=share), torch.Generator().manual_seed(3)
+        )
+        ends.append([info["loss"] for info in trainer])
+    assert ends[0] == ends[1]
 
 
 def test_bfloat16_needs_a_flow_that_has_it():
