@@ -1,6 +1,6 @@
 """Mutation testing: small faults are put into the code, one at a time; does a test notice?
 
-`python benchmarks/mutation.py [GROUP ...] [--sample 60] [--seed 0]`. Of each group of modules that many mutants are
+`python benchmarks/mutation.py [GROUP ...] [--sample 60] [--seed 0] [--record]`. Of each group of modules that many mutants are
 drawn at random; 0 takes all. Faults stand inside functions: another operator, comparison, constant or function of the
 same kind, a condition turned round, a statement left out. Texts, types, defaults and what is raised are left alone. Of
 the group's quick tests those are run that reach the line, and take less than four seconds of CPU time. Survivors are
@@ -27,6 +27,7 @@ from types import CodeType, FrameType, FunctionType
 
 import pytest
 from _pytest.runner import runtestprotocol
+from record import record
 
 ROOT = Path(__file__).parents[1]
 # Modules, and the tests that are to notice.
@@ -173,6 +174,7 @@ class Loop:
         places = [place for file in files for place in Mutant.places(file)]
         drawn = random.Random(seed).sample(places, min(sample or len(places), len(places)))
         self.drawn, self.score = sorted(drawn), {"mutants": len(places), "tried": len(drawn), "killed": 0}
+        self.survivors: list[str] = []
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -186,7 +188,8 @@ class Loop:
             survived = not items or forked(lambda: self.passes(mutant, items))  # noqa: B023
             self.score["killed"] += not survived
             if survived:
-                print("survived:", mutant.name, "" if items else "(no test comes here)", flush=True)
+                self.survivors.append(f"{mutant.name}{'' if items else ' (no test comes here)'}")
+                print("survived:", self.survivors[-1], flush=True)
         return True
 
     def trace(self, item: pytest.Item) -> tuple[dict[str, list[int]], float]:
@@ -227,6 +230,7 @@ def main() -> None:
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"out of {', '.join(GROUPS)}; all by default")
     parser.add_argument("--sample", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", action="store_true", help="write a section a group to RESULTS.md")
     parser.add_argument("--quick", action="store_true", help="three mutants of the weights")
     arguments = parser.parse_args()
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
@@ -240,6 +244,13 @@ def main() -> None:
         pytest.main(["-q", "-s", "-m", "not slow", "-p", "no:cacheprovider", "-W", "ignore", *paths], [loop])
         scores[name] = loop.score
         print(name, loop.score, flush=True)
+        if arguments.record:
+            told = f"python benchmarks/mutation.py {name} --sample {arguments.sample} --seed {arguments.seed} --record"
+            body = (
+                f"{loop.score['mutants']} possible faults, {loop.score['tried']} tried, {loop.score['killed']} noticed."
+            )
+            rest = "\n".join(f"- `{survivor}`" for survivor in loop.survivors)
+            record(f"mutation_{name}", f"Faults that tests notice: {', '.join(modules)}", told, f"{body}\n\n{rest}")
     print(json.dumps(scores))
 
 
