@@ -1,10 +1,10 @@
 """Mutation testing: small faults are put into the code, one at a time; does a test notice?
 
-`python benchmarks/mutation.py [GROUP ...] [--sample 60] [--seed 0] [--record]`. Of each group of modules that many mutants are
-drawn at random; 0 takes all. Faults stand inside functions: another operator, comparison, constant or function of the
-same kind, a condition turned round, a statement left out. Texts, types, defaults and what is raised are left alone. Of
-the group's quick tests those are run that reach the line, and take less than four seconds of CPU time. Survivors are
-printed. Ends in one JSON line.
+`python benchmarks/mutation.py [GROUP ...] [--sample 60] [--seed 0] [--record]`. Of each group of modules that many
+mutants are drawn at random; 0 takes all. Faults stand inside functions: another operator, comparison, constant or
+function of the same kind, a condition turned round, a statement left out. Texts, types, defaults and what is raised
+are left alone. Of the group's quick tests those are run that reach the line, and take less than four seconds of CPU
+time. Survivors are printed. Ends in one JSON line.
 
 The tests are collected once. Each mutant is a forked process in which the code of one function is exchanged.
 """
