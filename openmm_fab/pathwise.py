@@ -7,8 +7,8 @@ likelihood Vaitl et al. 2022, arXiv 2207.08219),
     -E_pi[grad_theta log q(z)]  =  alpha E_pi[grad_x log w(x) . grad_theta x]  -  E_pi[grad_theta log base(x)]
 
 with z held fixed, and in the last term x.  Both sides are the loss's gradient.  On the left every sample pulls, however
-good the flow; on the right none does once q = p.  But the right side sees the weights of islands only through the
-slopes between them.  So a share of each is taken, which is as right as either.
+good the flow; on the right none does once q = p.  But the right side sees what q draws where p is nothing, and the
+weights of islands, only through the slopes on the way there.  So a share of each is taken.
 """
 
 from __future__ import annotations

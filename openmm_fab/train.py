@@ -79,11 +79,11 @@ class TrainSettings:
     updates: int = 2
     buffer_min: int = 16
     buffer_max: int = 256
-    learning_rate: float = 3e-4
+    learning_rate: float = 1.5e-4
     warmup: int = 100
     max_gradient: float = 100.0
     max_adjustment: float = 10.0
-    path_gradient: float = 0.7
+    path_gradient: float = 0.0
     averaging: float = 0.99
     products: str = "float32"
     basin_share: float = 0.05
