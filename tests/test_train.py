@@ -18,7 +18,7 @@ from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
 from openmm_fab.train import BASINS_EVERY, Budget, Trainer, TrainingError, TrainSettings
 from openmm_fab.weights import Estimate, effective_sample_size, log_z, normalized_weights, z_score
 
-SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=4)
+SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=4, path_gradient=0.3)
 LEARN = TrainSettings(batch=128, updates=8, buffer_min=8, warmup=50, learning_rate=2e-3, averaging=0.98)
 
 
@@ -58,10 +58,12 @@ def _log_w(trainer: Trainer, n: int) -> tuple[Tensor, Tensor]:
     return z, trainer.target.log_prob(z).double() - log_q.double()
 
 
-@pytest.mark.parametrize("products", ["float32", "bfloat16"])
-def test_learns_double_wells(products):
+@pytest.mark.parametrize("products, path", [("float32", 0.0), ("bfloat16", 0.0), ("float32", 0.7)])
+def test_learns_double_wells(products, path):
     target = ManyWell(4)
-    trainer = _trainer(target, replace(LEARN, products=products), iterations=45, hidden=48, layers=6)
+    trainer = _trainer(
+        target, replace(LEARN, products=products, path_gradient=path), iterations=45, hidden=48, layers=6
+    )
     assert trainer.learner.rounded == (products == "bfloat16") and not trainer.flow.rounded
     _, before = _log_w(trainer, 8192)
     assert effective_sample_size(before.numpy()) < 0.05 * 8192
