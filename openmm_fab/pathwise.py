@@ -7,8 +7,8 @@ likelihood Vaitl et al. 2022, arXiv 2207.08219),
     -E_pi[grad_theta log q(z)]  =  alpha E_pi[grad_x log w(x) . grad_theta x]  -  E_pi[grad_theta log base(x)]
 
 with z held fixed, and in the last term x.  Both sides are the loss's gradient.  On the left every sample pulls, however
-good the flow; on the right none does once q = p.  But what q draws behind a steep wall of p, and the weights of islands,
-the right side feels only in the layers where p falls off, seldom and then strongly.  So a share of each is taken.
+good the flow; on the right none does once q = p.  But what q draws where p is nothing, and the weights of islands, the
+right side feels only in the layers where p falls off, seldom and then strongly.  So a share of each is taken.
 """
 
 from __future__ import annotations
