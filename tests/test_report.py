@@ -231,7 +231,7 @@ def browse(folder: Path, *options: str) -> tuple[dict, str]:
                 "--use-angle=swiftshader",
                 "--enable-unsafe-swiftshader",
             ),
-            *("--allow-file-access-from-files", "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"),
+            *("--allow-file-access-from-files", "--enable-logging=stderr", "--virtual-time-budget=300000", "--dump-dom"),
             *(f"--user-data-dir={folder / 'profile'}", *options, (folder / "ask.html").as_uri()),
         ],
         capture_output=True,
