@@ -222,24 +222,32 @@ def browse(folder: Path, *options: str) -> tuple[dict, str]:
         '<!doctype html><body><iframe id="page" src="report.html" style="width:380px;height:900px;border:0"></iframe>'
         f"<script>{ASK}</script></body>"
     )
-    shown = subprocess.run(
-        [
-            *(
-                str(CHROMIUM),
-                "--headless=new",
-                "--no-sandbox",
-                "--use-angle=swiftshader",
-                "--enable-unsafe-swiftshader",
-            ),
-            *("--allow-file-access-from-files", "--enable-logging=stderr", "--virtual-time-budget=300000", "--dump-dom"),
-            *(f"--user-data-dir={folder / 'profile'}", *options, (folder / "ask.html").as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    match = re.search(r'data-found="(.*?)"', shown.stdout)
+    for _ in range(3):  # on a busy machine its graphics process now and then comes too late
+        shown = subprocess.run(
+            [
+                *(
+                    str(CHROMIUM),
+                    "--headless=new",
+                    "--no-sandbox",
+                    "--use-angle=swiftshader",
+                    "--enable-unsafe-swiftshader",
+                ),
+                *(
+                    "--allow-file-access-from-files",
+                    "--enable-logging=stderr",
+                    "--virtual-time-budget=300000",
+                    "--dump-dom",
+                ),
+                *(f"--user-data-dir={folder / 'profile'}", *options, (folder / "ask.html").as_uri()),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        match = re.search(r'data-found="(.*?)"', shown.stdout)
+        if match:
+            break
     assert match, shown.stdout[-2000:] + shown.stderr[-2000:]
     console = "\n".join(line for line in shown.stderr.splitlines() if "CONSOLE" in line)
     return json.loads(match[1].replace("&quot;", '"').replace("&amp;", "&")), console
