@@ -41,11 +41,11 @@ SELDOM = "{}, flow once a trajectory"
 PARTS = ("flow, sample", "flow, gradient", "energy and coordinates", "updates", "rest of the pass")
 PAPER = (
     FlowSettings(layers=12, hidden=256, bins=8),
-    TrainSettings(1024, 8, 8, 64, path_gradient=0.0, ais=AISSettings(intermediate=8, leapfrogs=4)),
+    TrainSettings(batch=1024, updates=8, buffer_min=8, buffer_max=64, ais=AISSettings(intermediate=8, leapfrogs=4)),
 )
 LITTLE = (
     FlowSettings(layers=2, hidden=32, bins=8),
-    TrainSettings(64, 2, 2, 8, path_gradient=0.0, ais=AISSettings(intermediate=2, leapfrogs=2)),
+    TrainSettings(batch=64, updates=2, buffer_min=2, buffer_max=8, ais=AISSettings(intermediate=2, leapfrogs=2)),
 )
 
 
