@@ -89,6 +89,14 @@ def test_a_basin_may_be_given_and_weights_count(structures) -> None:
     assert "Caution: 5 independent samples" in str(nothing)
 
 
+def test_a_basin_of_few_visits_is_a_caution(structures) -> None:
+    """Three of forty walkers were inside, for as long as they ran: three visits, however many frames."""
+    ensemble, inside = structures
+    frames = np.concatenate([np.resize(np.flatnonzero(inside), 300), np.resize(np.flatnonzero(~inside), 3700)])
+    report = convergence(ensemble[frames], 40)
+    assert "Caution: 0 < C0-C1-O2-C3 (1,2) < 2.5 rad: only 3.0 effective blocks inside" in str(report)
+
+
 def test_halves_are_calibrated(structures) -> None:
     ensemble, _ = structures
     rng = np.random.default_rng(4)
