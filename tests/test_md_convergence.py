@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from examples import chain
@@ -93,7 +95,7 @@ def test_a_basin_of_few_visits_is_a_caution(structures) -> None:
     """Three of forty walkers were inside, for as long as they ran: three visits, however many frames."""
     ensemble, inside = structures
     frames = np.concatenate([np.resize(np.flatnonzero(inside), 300), np.resize(np.flatnonzero(~inside), 3700)])
-    report = convergence(ensemble[frames], 40)
+    report = convergence(replace(ensemble[frames], block=walker_blocks(40, 100)), 40)
     assert "Caution: 0 < C0-C1-O2-C3 (1,2) < 2.5 rad: only 3.0 effective blocks inside" in str(report)
 
 
