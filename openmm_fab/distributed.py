@@ -82,8 +82,8 @@ class Ranks:
         """`time.perf_counter` of the first rank, so that all see the same time; each rank must ask equally often."""
         return self.objects(time.perf_counter())[0] if not self.alone else time.perf_counter()
 
-    def total(self, value: int) -> int:
-        return sum(self.objects(value))
+    def totals(self, values: list[int]) -> list[int]:
+        return [sum(column) for column in zip(*self.objects(values), strict=True)]
 
     def least(self, value: int) -> int:
         return min(self.objects(value))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -197,9 +198,9 @@ class Trainer:
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         while self.spent < 1:
-            started = self.ranks.clock()
+            started = time.perf_counter()
             info = self.step()
-            self.seconds += self.ranks.clock() - started
+            self.seconds += self.ranks.objects(time.perf_counter() - started)[0]
             yield {**info, "seconds": self.seconds, "spent": self.spent}
             self.ranks.stop_if_asked()
 
@@ -208,17 +209,18 @@ class Trainer:
         self._last = None
         losses, norms = self.learn(self.objective(self))
         self.iteration += 1
-        self._evaluations = self.ranks.total(self.target.evaluations)
+        counts = [self.target.evaluations, self.counted.evaluations, self.buffer.size]
+        self._evaluations, flow_evaluations, buffered = self.ranks.totals(counts)
         info: dict[str, float] = {
             "iteration": self.iteration,
             "evaluations": self.evaluations,
-            "flow_evaluations": self.ranks.total(self.counted.evaluations),
+            "flow_evaluations": flow_evaluations,
             "loss": sum(losses) / len(losses),
             "ess_flow": _share(torch.cat(list(self._recent))) if self._recent else math.nan,
             "ess_ais": math.nan if self._last is None else _share(self._last.log_w),
             "acceptance": math.nan if self._last is None else _mean(self._last.acceptance),
             "step_size": _mean(self.step_sizes),
-            "buffer": self.ranks.total(self.buffer.size),
+            "buffer": buffered,
             "invalid": int((~torch.isfinite(self._recent[-1])).sum()) if self._recent else math.nan,
             "gradient": max(norms),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
@@ -254,10 +256,11 @@ class Trainer:
             return run_ais(self.counted, self.lifted, n, s, self.step_sizes, self.generator, self.widths)
 
         result = in_passes(run, self.settings.batch, self.annealing, self.generator)
-        log_w, acceptance = self.ranks.gathered(result.log_w), self.ranks.mean(result.acceptance)
-        self._last = replace(result, log_w=log_w, acceptance=acceptance)
+        start = result.start.log_p.double() - result.start.log_q.double()
+        log_w, start = self.ranks.gathered(torch.stack([result.log_w.double(), start], 1)).unbind(1)
+        self._last = replace(result, log_w=log_w, acceptance=self.ranks.mean(result.acceptance))
         self.step_sizes = adapted(self.step_sizes, self._last, s.acceptance)
-        self.watch(result.start.log_p.double() - result.start.log_q.double())
+        self._recent.append(start.cpu())
         return result
 
     def watch(self, log_w: Tensor) -> None:
@@ -446,7 +449,7 @@ class Trainer:
         self.generator.set_state(state["random"])
         self.iteration, self.updates, self.seconds, self.skipped = state["counts"]
         self.target.evaluations, self.counted.evaluations = state["evaluations"]
-        self._evaluations = self.ranks.total(self.target.evaluations)
+        (self._evaluations,) = self.ranks.totals([self.target.evaluations])
 
 
 def _share(log_w: Tensor) -> float:
