@@ -49,6 +49,10 @@ def main() -> None:
         ours.compile(batch)
         seconds["fused"] = _measure(ours, z, repeats)
     cold = time.perf_counter() - started
+    if not options.quick:
+        ours.rounded = True
+        seconds["fused, bfloat16"] = _measure(ours, z, repeats)
+        ours.rounded = False
     peer = _peer(periodic)
     if peer is not None:
         seconds["normflows"] = _measure(_stirred(peer), z, repeats)
@@ -59,6 +63,11 @@ def main() -> None:
     figures |= {f"{_key(part)}_over_products": best[part] / products[part][0] for part in PARTS}
     if peer is not None:
         figures |= {f"{_key(part)}_ratio_normflows": seconds["normflows"][part] / best[part] for part in PARTS}
+        figures |= {
+            f"{_key(part)}_ratio_normflows_bfloat16": seconds["normflows"][part] / rounded[part]
+            for rounded in [seconds.get("fused, bfloat16", {})]
+            for part in rounded
+        }
     body = _table(figures, ours, peer)
     print(body)
     if options.record:
@@ -211,6 +220,13 @@ def _table(figures: dict, ours: nn.Module, peer: nn.Module | None) -> str:
     if peer is not None:
         ratios = ", ".join(f"{part} {figures[f'{_key(part)}_ratio_normflows']:.1f}" for part in PARTS)
         text.append(f"normflows' time over ours: {ratios}.")
+        rounded = [
+            f"{part} {figures[key]:.1f}"
+            for part in PARTS
+            if (key := f"{_key(part)}_ratio_normflows_bfloat16") in figures
+        ]
+        if rounded:
+            text.append(f"With products in bfloat16 (TrainSettings.products): {', '.join(rounded)}.")
     text.append(_roofline(figures))
     return "\n\n".join(text)
 

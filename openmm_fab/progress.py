@@ -24,6 +24,7 @@ T = TypeVar("T")
 Shown = bool | Literal["plot"]
 PLOT_EVERY = 20.0  # s
 PLOT_SAMPLES = 2048
+BOARD_EVERY = 10  # iterations
 
 
 def bar(items: Iterable[T], label: str, show: bool = True) -> Iterable[T]:
@@ -146,7 +147,8 @@ class LivePlot:
 
 
 class RunLog:
-    """Metrics of a run in `folder`: metrics.jsonl, and TensorBoard event files where tensorboard is installed.
+    """Metrics of a run in `folder`: metrics.jsonl, and where tensorboard is installed its event files, of every
+    `BOARD_EVERY`th iteration and of those that were evaluated.
 
     Where the environment variable WANDB_PROJECT is set, Weights & Biases gets them too, in that project and under the
     folder's name; a resumed run goes on in its own.
@@ -193,10 +195,13 @@ class RunLog:
         if self._file is not None:
             self._file.write(json.dumps({k: _plain(v) for k, v in info.items()}) + "\n")
             self._file.flush()
-        if self._board is not None:
-            for key, value in info.items():
-                if math.isfinite(value):
-                    self._board.add_scalar(key, value, int(info["iteration"]))
+        if self._board is not None and (info["iteration"] % BOARD_EVERY == 0 or "ess" in info):
+            # One event of all values: protobuf, which makes them, now and then has the C library give back all the
+            # memory that the process keeps (malloc_trim), and after so many events.
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            values = [Summary.Value(tag=k, simple_value=v) for k, v in info.items() if math.isfinite(v)]
+            self._board.file_writer.add_summary(Summary(value=values), int(info["iteration"]))
         if self._wandb is not None:
             self._wandb.log({k: v for k, v in info.items() if math.isfinite(v)}, step=int(info["iteration"]))
 

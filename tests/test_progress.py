@@ -54,7 +54,8 @@ def test_json_lines(tmp_path) -> None:
 
 
 def test_tensorboard_holds_what_the_json_lines_hold(tmp_path) -> None:
-    """Resumed after iteration 3, it forgets the fourth and fifth of the run that was killed; begun anew, everything."""
+    """Of every tenth iteration and of those that were evaluated. Resumed after iteration 30, it forgets the later ones
+    of the run that was killed; begun anew, everything."""
     loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
     def scalars(after: int | None, losses: dict[int, float]) -> dict[int, float]:
@@ -65,12 +66,16 @@ def test_tensorboard_holds_what_the_json_lines_hold(tmp_path) -> None:
         assert "ess_ais" not in found.Tags()["scalars"]  # it was never finite
         rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         shown = {event.step: event.value for event in found.Scalars("loss")}
-        assert shown == {row["iteration"]: row["loss"] for row in rows}
+        assert shown == {row["iteration"]: row["loss"] for row in rows if row["iteration"] % 10 == 0 or "ess" in row}
         return shown
 
-    assert scalars(None, {1: 5.0, 2: 4.0, 3: 3.0, 4: 9.0, 5: 9.0}) == {1: 5.0, 2: 4.0, 3: 3.0, 4: 9.0, 5: 9.0}
-    assert scalars(3, {4: 2.0}) == {1: 5.0, 2: 4.0, 3: 3.0, 4: 2.0}
-    assert scalars(None, {1: 7.0}) == {1: 7.0}
+    assert scalars(None, {10: 5.0, 20: 4.0, 25: 4.0, 30: 3.0, 40: 9.0}) == {10: 5.0, 20: 4.0, 30: 3.0, 40: 9.0}
+    assert scalars(30, {40: 2.0}) == {10: 5.0, 20: 4.0, 30: 3.0, 40: 2.0}
+    assert scalars(None, {10: 7.0}) == {10: 7.0}
+    with RunLog(tmp_path) as log:
+        log.write(INFO | {"iteration": 1, "ess": 0.5})
+    found = loading.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("ess")] == [(1, 0.5)]
 
 
 def test_weights_and_biases_only_where_it_is_asked_for(tmp_path, monkeypatch) -> None:
