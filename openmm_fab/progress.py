@@ -161,7 +161,8 @@ class RunLog:
     """
 
     def __init__(self, folder: str | Path | None, after: int | None = None) -> None:
-        self._file, self._board, self._wandb = None, None, None
+        self._file, self._wandb = None, None
+        self._board: Any = None
         if folder is None:
             return
         folder = Path(folder)
