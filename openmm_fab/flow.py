@@ -22,6 +22,7 @@ from . import splines
 from .resampled import POINTS, Resampling
 
 MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
+GRAPHS = 128  # that a process may compile of a layer
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ class CouplingFlow(nn.Module):
 
         Raises whatever the compiler raises: on CPU it needs a C++ compiler.
         """
+        from torch._dynamo import config  # not above: it takes a second to import
+
+        # One graph each for both directions, with gradients and without, of every shape; after 8, the default, PyTorch
+        # would compile no more of this function in the process, and go on slowly.
+        config.cache_size_limit = max(config.cache_size_limit, GRAPHS)
         self._compiled = {batch: torch.compile(_couple, dynamic=False)}
 
     def uncompile(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -308,3 +309,18 @@ def test_compiled_is_eager():
     torch.testing.assert_close(flow.log_prob(z[:5]), eager[0][:5], atol=1e-9, rtol=0)  # other sizes still work
     flow.uncompile()
     assert torch.equal(flow.log_prob(z), eager[0])
+
+
+def test_many_flows_of_one_process_stay_compiled(monkeypatch):
+    """PyTorch gives up a function, with a word in its log, after so many graphs: 8 unless told otherwise."""
+    dynamo = pytest.importorskip("torch._dynamo")
+    dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    with dynamo.config.patch(cache_size_limit=8, fail_on_recompile_limit_hit=True):
+        for straight in range(2, 5):
+            flow = _flow(straight, 2, settings=FlowSettings(layers=2, hidden=8, bins=4))
+            flow.compile(16)
+            z, _ = flow.sample(16, _random(0))
+            flow.log_prob(z).sum().backward()
+            flow.log_prob_and_gradient(z)
+    dynamo.reset()
