@@ -68,6 +68,7 @@ def main() -> None:
         rows = {row: measure(generator, s, seconds, 3 if options.quick else PILOTS) for row, s in ROWS.items()}
         figures[name] = {"ess_flow": ess, **rows}
         tables.append(table(name, ess, rows))
+    tables.append("Effective sample sizes of a few per cent rest on few samples: one heavy weight moves them by half.")
     body = "\n\n".join(tables)
     print(body)
     if options.record:
