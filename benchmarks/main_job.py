@@ -1,7 +1,7 @@
 """The main job end to end: train, sample, compare with the reference; its learning curve.
 
-`python benchmarks/main_job.py [--preset laptop] [--seed 0] [--quick] [--record]`. Runs the command line program, so it
-measures what a user gets. Ends in one JSON line.
+`python benchmarks/main_job.py [--preset laptop] [--seed 0] [--minutes 10] [--device cuda] [--quick] [--record]`. Runs
+the command line program, so it measures what a user gets. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def main() -> None:
     parser.add_argument("--system", default="alanine_dipeptide")
     parser.add_argument("--preset", default="laptop")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, help="of training, instead of the preset's")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
     parser.add_argument("--quick", action="store_true", help="a run of some 20 seconds that only shows that all works")
     parser.add_argument("--runs", type=Path, help="keep the run in this folder")
     parser.add_argument("--read", type=Path, help="read a finished run's folder instead of running")
@@ -34,31 +36,42 @@ def main() -> None:
         folder = options.read or _run(options, options.runs or Path(temporary))
         figures, curve = _read(folder)
         if options.record:
-            _record(options.system, folder, figures, curve)
+            _record(options, folder, figures, curve)
     print(json.dumps(figures))
 
 
-def _record(system: str, folder: Path, figures: dict, curve: str) -> None:
-    name = f"main_job_{system}_{figures['preset']}_{figures['seed']}"
-    pictures = []
+def _record(options: argparse.Namespace, folder: Path, figures: dict, curve: str) -> None:
+    name, pictures = f"main_job_{options.system}_{figures['preset']}_{figures['seed']}", []
+    command = f"python benchmarks/main_job.py --preset {figures['preset']} --seed {figures['seed']}"
+    title = f"{options.system}, preset {figures['preset']}, seed {figures['seed']}: FAB without MD data"
+    if options.minutes:
+        name, command = f"{name}_{options.minutes:g}min", f"{command} --minutes {options.minutes:g}"
+        title = title.replace(":", f", {options.minutes:g} minutes:")
+    if options.device != "cpu":
+        name, command = f"{name}_{options.device}", f"{command} --device {options.device}"
     for picture in ("comparison", "learning"):
         target = Path(__file__).parent / "figures" / f"{name}_{picture}.png"
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / f"{picture}.png", target)
         pictures.append(f"![{picture}](figures/{target.name})")
-    command = f"python benchmarks/main_job.py --preset {figures['preset']} --seed {figures['seed']} --record"
-    title = f"{system}, preset {figures['preset']}, seed {figures['seed']}: FAB without MD data"
-    record(name, title, command, "\n\n".join([_table(figures), *pictures, curve]), (folder / "commit.txt").read_text())
+    record(
+        name,
+        title,
+        f"{command} --record",
+        "\n\n".join([_table(figures), *pictures, curve]),
+        (folder / "commit.txt").read_text(),
+    )
 
 
 def _run(options: argparse.Namespace, runs: Path) -> Path:
     name = f"{options.system}-{options.preset}-{options.seed}"
     command = [sys.executable, "-m", "openmm_fab", "run", str(ROOT / "systems" / options.system)]
-    command += ["--seed", str(options.seed), "--runs", str(runs), "--name", name]
+    command += ["--seed", str(options.seed), "--runs", str(runs), "--name", name, "--device", options.device]
     if options.quick:
         command += ["--preset", "smoke", "--minutes", "0.3", "--samples", "1000"]
     else:
         command += ["--preset", options.preset]
+        command += ["--minutes", f"{options.minutes:g}"] if options.minutes else []
     commit = current_commit()
     subprocess.run(command, check=True, stdout=sys.stderr)
     folder = max(runs.glob(f"{name}*"), key=lambda folder: folder.stat().st_mtime)

@@ -24,6 +24,7 @@ import torch
 from record import current_commit, machine
 
 from openmm_fab.ais import AISSettings
+from openmm_fab.devices import stream
 from openmm_fab.files import write_atomically
 from openmm_fab.flow import CouplingFlow, FlowSettings
 from openmm_fab.metrics import evaluate, evaluate_ais
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, help="of training, a seed")
     parser.add_argument("--scale", choices=["cpu", "full"], default="cpu", help="full is for a GPU and hours")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of results, by default %(default)s")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--quick", action="store_true", help="a few steps that only show that all works; keeps nothing")
@@ -195,8 +197,10 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> dict:
     minutes = options.minutes or setting.minutes
     budget = Budget(iterations=3) if options.quick else Budget(minutes=minutes)
     train = replace(QUICK if options.quick else setting.train, path_gradient=paper_molecule.path_share(options.method))
-    random = torch.Generator().manual_seed(seed)
-    flow = CouplingFlow(target.periodic, setting.flow, random)
+    random = stream("cpu", seed)
+    flow = CouplingFlow(target.periodic, setting.flow, random).to(options.device)
+    if options.device != "cpu":
+        random = stream(options.device, seed)
     if not options.no_compile and not options.quick:
         flow.compile(train.batch)
     trainer = Trainer(flow, target, budget, train, random, _objective(options.method, setting, target))
@@ -214,8 +218,8 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> dict:
             trainer.save(checkpoint)
     figures = _figures(options, trainer, setting, samples, last=True)
     print(path.stem, _shown(figures), file=sys.stderr, flush=True)
-    z, log_q = _sampler(options.method, trainer, setting).sample(FIGURE_SAMPLES, torch.Generator().manual_seed(seed))
-    np.savez(path.with_suffix(".npz"), z=z.numpy(), log_q=log_q.numpy())
+    z, log_q = _sampler(options.method, trainer, setting).sample(FIGURE_SAMPLES, stream(options.device, seed))
+    np.savez(path.with_suffix(".npz"), z=z.cpu().numpy(), log_q=log_q.cpu().numpy())
     write_atomically(path.with_suffix(".flow.pt"), lambda file: torch.save(flow.state_dict(), file))
     checkpoint.unlink(missing_ok=True)
     path.with_suffix(".curve").unlink(missing_ok=True)
@@ -256,14 +260,14 @@ def _sampler(method: str, trainer: Trainer, setting: Setting) -> CouplingFlow | 
     assert isinstance(flow, CouplingFlow)
     if method != "snf":
         return flow
-    return PathSampler(setting.stochastic, flow, setting.target(), torch.Generator().manual_seed(1))
+    return PathSampler(setting.stochastic, flow, setting.target(), stream(next(flow.parameters()).device, 1))
 
 
 def _figures(
     options: argparse.Namespace, trainer: Trainer, setting: Setting, n: int, last: bool
 ) -> dict[str, float | None]:
     """Flow and annealed flow, by fresh random numbers; the kernels of a stochastic flow are its annealing."""
-    random, batch, target = torch.Generator().manual_seed(12345), setting.train.batch, setting.target()
+    random, batch, target = stream(options.device, 12345), setting.train.batch, setting.target()
     modes = len(target.modes) <= FEW_MODES or (last and not options.quick)
     figures = evaluate(_sampler(options.method, trainer, setting), target, n, random, batch, modes)
     if options.method != "snf":

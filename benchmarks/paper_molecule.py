@@ -77,7 +77,7 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
     reference = fab.load_reference(system)
     if reference is None:
         raise SystemExit(f"Expected a reference beside systems/{TARGET}; make it first.")
-    generator = BoltzmannGenerator(system, settings(options.scale, options.method), seed=seed)
+    generator = BoltzmannGenerator(system, settings(options.scale, options.method), seed=seed, device=options.device)
     likelihood = options.method in ("ml", "ml_md")
     if likelihood and options.quick:
         learned_from, made_with = reference, 0

@@ -42,7 +42,8 @@ class LiftedTarget(Target):
     def __init__(self, target: Target, share: float) -> None:
         self.target, self.share = target, share
         self.dim, self.periodic = target.dim, target.periodic
-        self.coefficients = torch.zeros(int(self.periodic.sum()), 2 * ORDER, dtype=torch.float64)
+        self._angles = torch.nonzero(self.periodic)[:, 0]
+        self.coefficients = torch.zeros(len(self._angles), 2 * ORDER, dtype=torch.float64)
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]
@@ -66,12 +67,12 @@ class LiftedTarget(Target):
         return self._steeper(gradient, -self.bias(z)[1])
 
     def _steeper(self, gradient: Tensor, slope: Tensor) -> Tensor:
-        return gradient.index_add(1, torch.nonzero(self.periodic.to(slope.device))[:, 0], slope.to(gradient.dtype))
+        return gradient.index_add(1, self._angles.to(slope.device), slope.to(gradient.dtype))
 
     def bias(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """b (batch,) and its derivatives in the periodic coordinates (batch, n_periodic), float64."""
         k = torch.arange(1, ORDER + 1, device=z.device)
-        phase = z[:, self.periodic.to(z.device), None].double() * k
+        phase = z.index_select(1, self._angles.to(z.device))[:, :, None].double() * k
         waves = torch.cat([phase.cos(), phase.sin()], dim=2)
         turned = torch.cat([-k * phase.sin(), k * phase.cos()], dim=2)
         coefficients = self.coefficients.to(z.device)
@@ -82,7 +83,7 @@ class LiftedTarget(Target):
         before, _ = self.bias(z)
         log_w = log_w - before
         weights = (log_w - log_w.max()).exp().cpu().numpy()
-        angles = z[:, self.periodic.to(z.device)].cpu().numpy()
+        angles = z.cpu()[:, self._angles].numpy()
         lifts = [_lift(column, weights, self.share) for column in angles.T]
         if lifts:
             waves = np.fft.rfft(np.array(lifts), axis=1)[:, 1 : ORDER + 1] * 2 / BINS

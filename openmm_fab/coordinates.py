@@ -112,6 +112,17 @@ class InternalCoordinates(torch.nn.Module):
     unmixing: Tensor
     _slope: Tensor
     _start: Tensor
+    _row_of_r: Tensor
+    _row_of_bend: Tensor
+    _row_of_phi: Tensor
+    _leader: Tensor
+    _follows: Tensor
+    _free: Tensor
+    _narrow: Tensor
+    _turning: Tensor
+    _fold: Tensor
+    _phase: Tensor
+    _lag: Tensor
 
     def __init__(
         self,
@@ -242,7 +253,8 @@ class InternalCoordinates(torch.nn.Module):
             tensors[f"rotor{k}.phase"] = np.array([phase])
         if self.metric is not None:
             tensors |= {"metric.pairs": self.metric.pairs, "metric.masses": self.metric.masses}
-        return {"mean": self.mean, "mixing": self.mixing} | {k: torch.as_tensor(v) for k, v in tensors.items()}
+        found = {"mean": self.mean, "mixing": self.mixing} | {k: torch.as_tensor(v) for k, v in tensors.items()}
+        return {k: v.cpu() for k, v in found.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> InternalCoordinates:
@@ -307,7 +319,8 @@ class InternalCoordinates(torch.nn.Module):
     def relabelled(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """x with the atoms of every rotor under labels drawn at random: all sectors, each as often as the others."""
         for rotor in self.rotors:
-            x = rotor.turned(x, torch.randint(rotor.fold, (len(x),), generator=generator).to(x.device))
+            steps = torch.randint(rotor.fold, (len(x),), generator=generator, device=generator.device)
+            x = rotor.turned(x, steps.to(x.device))
         return x
 
     def summary(self) -> str:
@@ -322,14 +335,15 @@ class InternalCoordinates(torch.nn.Module):
 
         return view_coordinates(self)
 
-    def compile(self) -> InternalCoordinates:  # type: ignore[override]
+    def compile(self, chunk: int | None = None) -> InternalCoordinates:  # type: ignore[override]
         """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on.
 
-        Only of small molecules: beyond, fusing takes minutes and gains nothing.
+        A batch is taken in pieces of `chunk` structures; by default what a processor's caches hold. Only of small
+        molecules: beyond, fusing takes minutes and gains nothing.
         """
         if self.n_atoms > FUSED_ATOMS:
             return self
-        self._fused = FusedMap(self._place, self.dim, FUSED_BATCH, "The placement of atoms")
+        self._fused = FusedMap(self._place, self.dim, chunk or FUSED_BATCH, "The placement of atoms")
         return self
 
     # --- inside: the batch is the last dimension ---
@@ -343,12 +357,13 @@ class InternalCoordinates(torch.nn.Module):
         self._log_det_scale = float(torch.linalg.slogdet(mixing).logabsdet) - fixed
         n, z = self.n_atoms, self.zmatrix
         rank = torch.as_tensor(np.argsort(self.placement.order))  # of rows
-        self._row_of_r, self._row_of_bend, self._row_of_phi = (rank[k:] - k for k in (1, 2, 3))
-        self._free = torch.as_tensor(np.flatnonzero(np.isnan(self.lengths)))
-        turns = z.periodic[3:]
-        self._narrow, self._turning = (torch.as_tensor(np.flatnonzero(kind)) for kind in (~turns, turns))
-        leader = z.leader[3:]
-        self._leader, self._follows = torch.as_tensor(np.maximum(leader - 3, 0)), torch.as_tensor(leader >= 0)
+        turns, leader = z.periodic[3:], z.leader[3:]
+        places = {"_leader": torch.as_tensor(np.maximum(leader - 3, 0)), "_follows": torch.as_tensor(leader >= 0)}
+        places |= {f"_row_of_{name}": rank[k:] - k for k, name in enumerate(("r", "bend", "phi"), start=1)}
+        chosen = {"_free": np.isnan(self.lengths), "_narrow": ~turns, "_turning": turns}
+        places |= {name: torch.as_tensor(np.flatnonzero(kind)) for name, kind in chosen.items()}
+        for name, index in places.items():
+            self.register_buffer(name, index, persistent=False)
 
         # Lengths, angles and relative torsions, in the order of rows: at z = 0, and by z.
         stiff = torch.cat([mixing, torch.zeros(self.n_stiff, self.n_periodic, dtype=torch.float64)], dim=1)
@@ -376,8 +391,9 @@ class InternalCoordinates(torch.nn.Module):
         n = self.n_periodic
         column_of = {int(row): k for k, row in enumerate(self._turning + 3)}
         narrow_of = {int(row): k for k, row in enumerate(self._narrow + 3)}
-        self._fold, self._phase = torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-        self._lag = torch.zeros(n, len(self._narrow), dtype=torch.float64)
+        self.register_buffer("_fold", torch.ones(n, dtype=torch.float64), persistent=False)
+        self.register_buffer("_phase", torch.zeros(n, dtype=torch.float64), persistent=False)
+        self.register_buffer("_lag", torch.zeros(n, len(self._narrow), dtype=torch.float64), persistent=False)
         for rotor, phase in zip(self.rotors, self.phases, strict=True):
             column = column_of[rotor.rows[0]]
             self._fold[column] = rotor.fold

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .ais import AISSettings, anneal_to_target
 from .coordinates import CoordinateSettings, InternalCoordinates
+from .devices import checked, stream
 from .distributed import Ranks
 from .energy import CompiledEnergy, OpenMMEnergy, check, reduced_energy, regularize
 from .ensemble import Ensemble
@@ -90,11 +91,15 @@ class BoltzmannGenerator:
     flow : TrainableFlow, optional
         Over the coordinates' z, trained in place; by default a `CouplingFlow`. `interop` makes one of what other
         libraries have.
+    device : str or torch.device
+        Where the flow, the coordinates and a translated energy are evaluated, in training and after: "cpu" or "cuda".
+        Ensembles, and what `log_prob` returns, are in the computer's own memory all the same. `coordinates` and `flow`
+        that are given must be there already.
 
     Raises
     ------
     ValueError
-        If the flow's samples do not have the coordinates' dimension.
+        If the flow's samples do not have the coordinates' dimension, or there is no such device.
     DisagreementError
         If OpenMM's forces were translated and the translation differs from OpenMM on a few structures.
     """
@@ -107,22 +112,26 @@ class BoltzmannGenerator:
         energy: Callable[[Tensor], Tensor] | None = None,
         coordinates: Coordinates | None = None,
         flow: TrainableFlow | None = None,
+        device: str | torch.device = "cpu",
     ) -> None:
         keep_freed_memory()
+        self.device = checked(device)
         self.system, self.settings, self.seed = system, settings or GeneratorSettings(), seed
         self.energy = _checked_energy(system) if energy is None else energy
         # Differences of gradients want float64, which OpenMM's fast platforms do not have.
         exact = self.energy if isinstance(self.energy, CompiledEnergy) else None
         if coordinates is None:
             coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, exact)
-        self.coordinates = coordinates
-        self._random = torch.Generator().manual_seed(seed)
+        self.coordinates = coordinates.to(self.device) if isinstance(coordinates, InternalCoordinates) else coordinates
+        self._random = stream("cpu", seed)
         self._halving = Halving("Sampling")
-        if flow is None:
-            flow = CouplingFlow(coordinates.periodic, self.settings.flow, self._random)
-        elif (got := tuple(flow.sample(2, torch.Generator().manual_seed(0))[0].shape)) != (2, coordinates.dim):
+        if flow is None:  # the same first weights on every device
+            flow = CouplingFlow(coordinates.periodic, self.settings.flow, self._random).to(self.device)
+        elif (got := tuple(flow.sample(2, stream(self.device, 0))[0].shape)) != (2, coordinates.dim):
             raise ValueError(f"Expected a flow over z (batch, {coordinates.dim}); two of its samples have shape {got}.")
         self.flow = flow
+        if self.device.type == "cuda":
+            self._random = stream(self.device, seed)
         minimum = torch.as_tensor(system.minimum)[None]
         self._cut = float(self.energy(minimum)) + self.settings.energy_cut
         self.target = BoltzmannTarget(self.energy, self.coordinates, partial(regularize, cut=self._cut))
@@ -256,14 +265,14 @@ class BoltzmannGenerator:
         Without a C++ compiler everything stays as it is, with a warning.
         """
         if isinstance(self.energy, CompiledEnergy):
-            self.energy.compile()
+            self.energy.compile(self._chunk)
         if isinstance(self.coordinates, InternalCoordinates):
-            self.coordinates.compile()
+            self.coordinates.compile(self._chunk)
         if not isinstance(self.flow, CouplingFlow):
             return
         try:
             self.flow.compile(self.settings.train.batch)
-            self.flow.sample(self.settings.train.batch, torch.Generator())
+            self.flow.sample(self.settings.train.batch, stream(self.device, 0))
         except Exception as error:
             self.flow.uncompile()
             warnings.warn(
@@ -334,8 +343,8 @@ class BoltzmannGenerator:
                 raise ValueError("Expected out or refine; got both. Refined samples are drawn into memory only.")
             about = {"fingerprint": self.system.fingerprint, "temperature": float(self.system.temperature)}
             about |= {"name": name, "seed": str(seed), "batch": size, "model": self.digest}
-            return sample_to_file(out, n, self._draw, topology, about, resume, progress)
-        random = torch.Generator().manual_seed(seed)
+            return sample_to_file(out, n, self._draw, topology, about, resume, progress, stream(self.device, seed))
+        random = stream(self.device, seed)
         if refine is not None:
             return self._refined(n, random, name, refine)
         parts = [self._draw(random) for _ in bar(range(math.ceil(n / size)), "sampling", progress)]
@@ -345,9 +354,9 @@ class BoltzmannGenerator:
 
     @torch.no_grad()
     def _draw(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A batch of x, u, log w and log q(x)."""
+        """A batch of x, u, log w and log q(x), in the computer's own memory."""
         parts = self._halving(lambda a, b: self._drawn(b - a, random), self.settings.train.batch, random)
-        x, u, log_w, log_q = (torch.cat(column) for column in zip(*parts, strict=True))
+        x, u, log_w, log_q = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
         return x, u, log_w, log_q
 
     def _drawn(self, n: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -383,9 +392,9 @@ class BoltzmannGenerator:
         x = torch.cat([self.coordinates.to_cartesian(z.double())[0] for z in points.z.split(size)])
         u = torch.cat([self.energy(part) for part in x.split(size)])
         return Ensemble(
-            x=self.relabelled(x, random).numpy(),
-            u=u.numpy(),
-            log_w=log_w.numpy(),
+            x=self.relabelled(x, random).cpu().numpy(),
+            u=u.cpu().numpy(),
+            log_w=log_w.cpu().numpy(),
             topology=self.system.md_topology,
             temperature=self.system.temperature,
             name=name,
@@ -404,9 +413,14 @@ class BoltzmannGenerator:
             parts += self._halving(lambda a, b: self._log_prob(part[a:b]), len(part))  # noqa: B023
         return torch.cat(parts)
 
+    @property
+    def _chunk(self) -> int | None:
+        """Structures in a fused call: on CPU as many as its caches like, on a GPU a whole batch."""
+        return None if self.device.type == "cpu" else self.settings.train.batch
+
     def _log_prob(self, x: Tensor) -> Tensor:
         z, log_det = self.to_internal(x)
-        return self.flow.log_prob(z.to(next(self.flow.parameters()))).double() + log_det
+        return (self.flow.log_prob(z.to(next(self.flow.parameters()))).double() + log_det).cpu()
 
     def evaluate(self, n: int = 4096) -> Metrics:
         """How good the flow is now, on n samples and the true energy.
@@ -439,17 +453,19 @@ class BoltzmannGenerator:
             raise TypeError(
                 "Expected openmm_fab's own flow and coordinates; those of other libraries have no such range."
             )
-        z, _ = self.coordinates.to_internal(torch.as_tensor(ensemble.x, dtype=torch.float64))
-        outside = (z[:, : self.coordinates.n_stiff].abs() > self.settings.flow.bound).any(1).numpy()
+        z, _ = self.to_internal(torch.as_tensor(ensemble.x, dtype=torch.float64))
+        outside = (z[:, : self.coordinates.n_stiff].abs() > self.settings.flow.bound).any(1).cpu().numpy()
         return float(outside.mean()), float(np.sum(ensemble.weights[outside]))
 
     def _about(self) -> dict[str, str]:
         """What a checkpoint's numbers belong to, besides the flow."""
-        return {
+        about = {
             "molecule, force field and temperature": self.system.fingerprint,
             "coordinates": json.dumps(asdict(self.settings.coordinates), sort_keys=True),
             "energy cut": repr(self.settings.energy_cut),
         }
+        # Random numbers go on as they were, and have other states on other devices.
+        return about if self.device.type == "cpu" else about | {"device": self.device.type}
 
     @torch.no_grad()
     def _annealed_above_cut(self, trainer: Trainer) -> float:
@@ -469,10 +485,11 @@ class BoltzmannGenerator:
         return isinstance(self.flow, CouplingFlow) and isinstance(self.coordinates, InternalCoordinates)
 
     def to_internal(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (batch, n_atoms, 3) in nm -> z (batch, dim) and log |dz/dx| (batch,), where the coordinates can."""
+        """x (batch, n_atoms, 3) in nm, from any device -> z (batch, dim) and log |dz/dx| (batch,) on the generator's,
+        where the coordinates can."""
         if not hasattr(self.coordinates, "to_internal"):
             raise TypeError(f"Expected coordinates with to_internal(x); {type(self.coordinates).__name__} has none.")
-        return self.coordinates.to_internal(x)
+        return self.coordinates.to_internal(x.to(self.device))
 
     def relabelled(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """x with equal atoms under labels drawn at random, where the coordinates keep them in one sector."""
@@ -508,14 +525,17 @@ class BoltzmannGenerator:
         system: MolecularSystem,
         coordinates: Coordinates | None = None,
         flow: TrainableFlow | None = None,
+        device: str | torch.device = "cpu",
     ) -> BoltzmannGenerator:
-        """Read a model written by `save` for the same molecule.
+        """Read a model written by `save` for the same molecule, on whatever device it was trained.
 
         Parameters
         ----------
         path, system
         coordinates, flow : optional
             Those of another library that the model was made with, the flow untrained: it gets the weights.
+        device : str or torch.device
+            As for the class.
 
         Raises
         ------
@@ -546,7 +566,7 @@ class BoltzmannGenerator:
             coordinates = own = InternalCoordinates.from_tensors(_below("coordinates.", tensors))
             own.system = system
         settings = GeneratorSettings.from_dict(json.loads(header["settings"]))
-        generator = cls(system, settings, int(header["seed"]), coordinates=coordinates, flow=flow)
+        generator = cls(system, settings, int(header["seed"]), coordinates=coordinates, flow=flow, device=device)
         try:
             generator.flow.load_state_dict(_below("flow.", tensors))
         except RuntimeError as error:

@@ -98,7 +98,9 @@ class MaximumLikelihood:
             if callable(self.samples):
                 z = self.samples(s.batch, trainer.generator)
             else:
-                z = self.samples[torch.randint(len(self.samples), (s.batch,), generator=trainer.generator)]
+                random = trainer.generator
+                drawn = torch.randint(len(self.samples), (s.batch,), generator=random, device=random.device)
+                z = self.samples[drawn.to(self.samples.device)]
             yield -trainer.log_prob(z.to(next(trainer.learner.parameters()))).mean()
 
 

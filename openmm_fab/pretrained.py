@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from .generator import BoltzmannGenerator
 from .system import MolecularSystem, available_systems
 
 
-def load_pretrained(system: MolecularSystem | str | Path) -> BoltzmannGenerator:
+def load_pretrained(system: MolecularSystem | str | Path, device: str | torch.device = "cpu") -> BoltzmannGenerator:
     """The generator that lies beside a system's PDB file, ready to sample.
 
     ``[pretrained]`` in its system.toml names a `model`, a file written by `BoltzmannGenerator.save`.
@@ -16,6 +18,8 @@ def load_pretrained(system: MolecularSystem | str | Path) -> BoltzmannGenerator:
     Parameters
     ----------
     system : MolecularSystem, or the folder or name that `MolecularSystem.load` takes
+    device : str or torch.device
+        Where it computes, see `BoltzmannGenerator`.
 
     Raises
     ------
@@ -29,7 +33,7 @@ def load_pretrained(system: MolecularSystem | str | Path) -> BoltzmannGenerator:
             f"Expected a system with a pretrained generator; {molecule.name} has none. "
             f"Train one with BoltzmannGenerator(system).train(), or take one of {_with_model()}."
         )
-    return BoltzmannGenerator.load(molecule.folder / table["model"], molecule)
+    return BoltzmannGenerator.load(molecule.folder / table["model"], molecule, device=device)
 
 
 def _with_model() -> list[str]:

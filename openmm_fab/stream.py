@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from . import weights as _weights
+from .devices import stream
 from .ensemble import Ensemble
 from .netcdf import SUFFIX, WeightedTrajectory
 from .progress import bar
@@ -210,6 +211,7 @@ def sample_to_file(
     about: dict[str, Any],
     resume: bool = False,
     progress: bool = False,
+    random: torch.Generator | None = None,
 ) -> StreamedEnsemble:
     """Draw into a file until it holds n frames; what is there stays whenever it is stopped.
 
@@ -223,6 +225,8 @@ def sample_to_file(
         See `WeightedTrajectory.create`; the batch and the seed are taken from `about`.
     resume : bool
         Go on with what is there, to the bit as if it had never stopped; without it a file is never written over.
+    random : torch.Generator, optional
+        Begun with the seed; on CPU unless it is given.
 
     Raises
     ------
@@ -235,7 +239,7 @@ def sample_to_file(
         raise ValueError(f"Expected a file name that ends in {SUFFIX}; got {path.name!r}.")
     if path.exists() and not resume:
         raise ValueError(f"Expected a new file to write; {path} exists. Go on with resume=True, or name another.")
-    size, random = int(about["batch"]), torch.Generator().manual_seed(int(about["seed"]))
+    size, random = int(about["batch"]), random or stream("cpu", int(about["seed"]))
     if not path.exists():
         WeightedTrajectory.create(path, topology, about, _state(random))
     with WeightedTrajectory.open(path, append=True) as file:

@@ -28,6 +28,7 @@ from . import pathwise
 from .ais import AISResult, AISSettings, adapted, in_passes, run_ais
 from .basins import LiftedTarget
 from .buffer import ReplayBuffer
+from .devices import rounds_quickly, stream
 from .distributed import Ranks
 from .files import DamagedFileError, FormatError, load_torch, save_torch
 from .flow import CouplingFlow
@@ -70,8 +71,9 @@ class TrainSettings:
     averaging : float
         Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
     products : str
-        "float32", or "bfloat16": the learner's matrix products, quicker where the processor has instructions for them
-        (AVX512-BF16, AMX). The flow that training leaves keeps its own precision.
+        The learner's matrix products: "bfloat16", "float32" (as its parameters are), or "auto", which is bfloat16 for a
+        `CouplingFlow` of float32 where the processor has instructions for it (AVX512-BF16, AMX). The flow that training
+        leaves keeps its own precision.
     basin_share : float
         Least share of the training that each torsional basin gets, see `basins`; 0 trains on the target as it is.
     """
@@ -86,7 +88,7 @@ class TrainSettings:
     max_adjustment: float = 10.0
     path_gradient: float = 0.0
     averaging: float = 0.99
-    products: str = "float32"
+    products: str = "auto"
     basin_share: float = 0.05
     ais: AISSettings = field(default_factory=AISSettings)
 
@@ -97,8 +99,8 @@ class TrainSettings:
             raise ValueError(f"Expected 0 <= averaging < 1; got {self.averaging}.")
         if not 0 <= self.path_gradient <= 1:
             raise ValueError(f"Expected 0 <= path_gradient <= 1; got {self.path_gradient}.")
-        if self.products not in ("float32", "bfloat16"):
-            raise ValueError(f'Expected products "float32" or "bfloat16"; got {self.products!r}.')
+        if self.products not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f'Expected products "auto", "float32" or "bfloat16"; got {self.products!r}.')
         if not 0 <= self.basin_share < 0.5:
             raise ValueError(f"Expected 0 <= basin_share < 0.5; got {self.basin_share}.")
 
@@ -165,16 +167,17 @@ class Trainer:
         self.flow, self.target, self.budget, self.objective = flow, target, budget, objective
         self.settings = settings or TrainSettings()
         self.ranks, self.about = Ranks(), dict(about or {})
-        self.generator = self.ranks.stream(generator or torch.Generator().manual_seed(0))
         parameter = next(flow.parameters())
+        self.generator = self.ranks.stream(generator or stream(parameter.device, 0))
         s = self.settings
         self.lifted = LiftedTarget(target, s.basin_share)
         self.ranks.agree(flow.state_dict().values())
         self.learner = copy.deepcopy(flow)
-        if s.products == "bfloat16":
-            if not isinstance(self.learner, CouplingFlow):
-                raise ValueError(f'Expected a CouplingFlow for products = "bfloat16"; got {type(flow).__name__}.')
-            self.learner.rounded = True
+        if isinstance(self.learner, CouplingFlow):
+            single = parameter.dtype == torch.float32 and rounds_quickly(parameter.device)
+            self.learner.rounded = s.products == "bfloat16" or (s.products == "auto" and single)
+        elif s.products == "bfloat16":
+            raise ValueError(f'Expected a CouplingFlow for products = "bfloat16"; got {type(flow).__name__}.')
         self.counted = Counted(self.learner)
         self.buffer = ReplayBuffer(s.buffer_max * s.batch, target.dim, parameter.dtype, parameter.device)
         self.optimizer = torch.optim.Adam(self.learner.parameters(), lr=s.learning_rate, fused=True)
@@ -412,7 +415,7 @@ class Trainer:
         self.learner.load_state_dict(learned["learner"])
         self.optimizer.load_state_dict(learned["optimizer"])
         self.step_sizes = list(learned["step_sizes"])
-        self.widths = learned["widths"]
+        self.widths = None if learned["widths"] is None else learned["widths"].to(next(self.learner.parameters()))
 
     @property
     def _objective_name(self) -> str:

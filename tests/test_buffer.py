@@ -104,6 +104,13 @@ def test_adjust():
     assert dict(zip(index.tolist(), log_q.tolist(), strict=True)) == {0: 8.0, 1: -1.0, 2: 7.0}
 
 
+def test_reweight():
+    buffer = _filled([1.0, 2.0, 3.0, 4.0])
+    before = buffer.log_w.clone()
+    buffer.reweight(torch.tensor([0.5, 0.0, -1.0, 2.0], dtype=torch.float64))
+    assert (buffer.log_w - before).tolist() == pytest.approx([0.5, 0.0, -1.0, 2.0])
+
+
 def test_a_broken_adjustment_loses_the_sample():
     """NaN would sort first, and be drawn for ever."""
     buffer = _filled([1.0, 1.0, 1.0])

@@ -308,7 +308,7 @@ def test_train_then_sample(folders, tmp_path):
 def test_sample_of_a_shipped_model(folders, tmp_path, monkeypatch):
     system, runs = folders
     trained = BoltzmannGenerator.load(runs / "chain-smoke" / "model.safetensors", chain(system))
-    monkeypatch.setattr("openmm_fab.pretrained.load_pretrained", lambda molecule: trained)
+    monkeypatch.setattr("openmm_fab.pretrained.load_pretrained", lambda molecule, device: trained)
     monkeypatch.chdir(tmp_path)
     result = _call("sample", system, "--n", 50)
     assert result.exit_code == 0 and Ensemble.load("chain-samples.npz").n == 50, result.output

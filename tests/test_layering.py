@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # A room (a module, or a subpackage as a whole) may import those that stand before it.
 ORDER = (
     # tools that know nothing of molecules or flows
-    *("memory", "files", "fusing", "sparse", "weights"),
+    *("memory", "devices", "files", "fusing", "sparse", "weights"),
     # the molecule
     *("topology", "checks", "inputs", "system", "preparation", "energy"),
     *("rings", "zmatrix", "amides", "symmetry", "constraints", "placement", "scales", "summary", "coordinates"),

@@ -18,9 +18,10 @@ from openmm_fab.objectives import (
     fab_no_buffer,
     named,
     reverse_kl,
+    reverse_loss,
     weighted_loss,
 )
-from openmm_fab.target import Target
+from openmm_fab.target import Gaussian, Target
 from openmm_fab.train import Budget, Trainer, TrainSettings
 
 X = torch.linspace(-14, 14, 400_001, dtype=torch.float64)
@@ -192,6 +193,16 @@ def test_reverse_kl_values_are_the_divergence():
     values = torch.stack([loss.detach() for loss in reverse_kl(trainer)])
     exact = float(_kl_to_target(torch.tensor([0.1, 0.3], dtype=torch.float64)))
     assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / len(values) ** 0.5
+
+
+def test_reverse_kl_hands_on_the_whole_gradient_of_the_target():
+    """In several dimensions: each is pulled by its own slope."""
+    target = Gaussian(torch.tensor([0.0, 1.0, -2.0]).double(), torch.tensor([1.0, 0.5, 2.0]).double())
+    z = torch.randn(64, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    shift = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    loss = reverse_loss(_trainer(reverse_kl, target), z + shift, torch.zeros(64, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(loss, shift)
+    torch.testing.assert_close(gradient, ((z - target.mean) / target.std.square()).mean(0))
 
 
 def test_reverse_kl_leaves_out_samples_without_density():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,3 +100,4 @@ def test_value_and_cut():
 
 def test_who_has_a_base():
     assert pathwise.has_base(_flow()) and not pathwise.has_base(torch.nn.Linear(2, 2))
+    assert not pathwise.has_base(SimpleNamespace(to_base=abs, from_base=abs))  # all of it is needed

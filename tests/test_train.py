@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from openmm_fab import train
 from openmm_fab.ais import AISSettings
 from openmm_fab.flow import CouplingFlow, FlowSettings
 from openmm_fab.objectives import OBJECTIVES, MaximumLikelihood, replay
@@ -324,7 +325,7 @@ def test_path_gradients_are_the_share_that_was_asked_for():
     """Gradients add up as shares say; values are the same; the flow is asked twice where a path is followed."""
     found = {}
     for share in (0.0, 1.0, 0.25):
-        trainer = _trainer(Mixed(), replace(LEARN, path_gradient=share), iterations=60)
+        trainer = _trainer(Mixed(), replace(LEARN, path_gradient=share, products="float32"), iterations=60)
         for parameter in trainer.learner.parameters():
             with torch.no_grad():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -364,11 +365,26 @@ def test_a_flow_that_shows_no_base_is_trained_as_published():
 
 
 def test_bfloat16_needs_a_flow_that_has_it():
-    with pytest.raises(ValueError, match='"float32" or "bfloat16"'):
+    with pytest.raises(ValueError, match='"auto", "float32" or "bfloat16"'):
         TrainSettings(products="float16")
     flow = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="Expected a CouplingFlow"):
         Trainer(flow, ManyWell(2), Budget(iterations=1), replace(SMALL, products="bfloat16"))
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_auto_takes_bfloat16_where_it_is_quick(quick, monkeypatch):
+    monkeypatch.setattr(train, "rounds_quickly", lambda device: quick)
+
+    def learner(flow, products):
+        budget, settings = Budget(iterations=1), replace(SMALL, products=products)
+        return Trainer(flow, ManyWell(2), budget, settings, torch.Generator()).learner
+
+    flow = CouplingFlow(ManyWell(2).periodic, FlowSettings(layers=2, hidden=8))
+    assert learner(flow, "auto").rounded == quick and not flow.rounded
+    assert learner(flow, "bfloat16").rounded and not learner(flow, "float32").rounded
+    assert not learner(flow.double(), "auto").rounded  # who asks for more digits gets them
+    learner(torch.nn.Linear(2, 2), "auto")  # and a flow of another library stays as it is
 
 
 def test_learning_rate_rises_then_falls_to_zero():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openmm_fab.cli.common import (
+    DeviceOption,
     ForcefieldOption,
     ReferenceOption,
     SeedOption,
@@ -44,6 +45,7 @@ def sample(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a .nc file until it holds N samples.")] = False,
     seed: SeedOption = None,
+    device: DeviceOption = "cpu",
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
 ) -> None:
@@ -65,7 +67,7 @@ def sample(
         from openmm_fab.weights import diagnosis
 
         source = Source(system, forcefield, temperature)
-        generator = load_pretrained(source.load()) if run is None else _of_run(source, run)
+        generator = load_pretrained(source.load(), device) if run is None else _of_run(source, run, device)
         path = out or Path(f"{generator.system.name}-samples.npz")
         if path.suffix == SUFFIX:
             streamed = generator.sample(n, seed, name="FAB", progress=True, out=path, resume=resume)
@@ -192,10 +194,10 @@ def _metrics(folder: Path) -> list[dict[str, float]]:
     return read_metrics(path) if path.exists() else []
 
 
-def _of_run(source: Source, run: Path) -> BoltzmannGenerator:
+def _of_run(source: Source, run: Path, device: str) -> BoltzmannGenerator:
     from openmm_fab.generator import BoltzmannGenerator
 
     path = run / "model.safetensors" if run.is_dir() else run
     if not path.exists():
         raise ValueError(f"Expected a trained model at {path}; there is none. Train one with openmm-fab train.")
-    return BoltzmannGenerator.load(path, source.as_in(run).load())
+    return BoltzmannGenerator.load(path, source.as_in(run).load(), device=device)

@@ -23,6 +23,7 @@ ForcefieldOption = Annotated[
     typer.Option("--forcefield", help="With a PDB file: OpenMM's force-field file; repeat it for several."),
 ]
 TemperatureOption = Annotated[float | None, typer.Option(help="With a PDB file, in K; 300 unless given.")]
+DeviceOption = Annotated[str, typer.Option(help="Where it computes: cpu, or cuda for a GPU.")]
 SeedOption = Annotated[int | None, typer.Option(help="Of all random numbers; 0 unless given.")]
 ReferenceOption = Annotated[
     Path | None, typer.Option(help="Ensemble (.npz) to compare with, instead of the system's own reference.")

@@ -10,6 +10,7 @@ import typer
 
 from openmm_fab.cli.common import (
     STOPPED,
+    DeviceOption,
     ForcefieldOption,
     SeedOption,
     Source,
@@ -61,6 +62,7 @@ def run(
     temperature: TemperatureOption = None,
     resume: ResumeOption = False,
     compile: CompileOption = True,
+    device: DeviceOption = "cpu",
     dry_run: DryRunOption = False,
 ) -> None:
     """Train on a molecule's energy, sample it, compare with its reference, and write report.html.
@@ -78,14 +80,14 @@ def run(
         source = Source(system, forcefield, temperature)
         molecule = source.load()
         if dry_run:
-            return _show_cost(molecule, chosen)
+            return _show_cost(molecule, chosen, device)
         from openmm_fab.cli.analysis import finish
         from openmm_fab.distributed import Ranks, many
         from openmm_fab.weights import diagnosis
 
         if many():
             raise ValueError("Expected openmm-fab run as one process; under torchrun use openmm-fab train.")
-        generator, folder = _trained(molecule, source, chosen, name, runs, resume, compile, Ranks())
+        generator, folder = _trained(molecule, source, chosen, name, runs, resume, compile, device, Ranks())
         ensemble = generator.sample(chosen.samples, name="FAB", progress=True)
         ensemble.save(folder / "ensemble.npz")
         outside, outside_weight = generator.outside_range(ensemble)
@@ -115,6 +117,7 @@ def train(
     temperature: TemperatureOption = None,
     resume: ResumeOption = False,
     compile: CompileOption = True,
+    device: DeviceOption = "cpu",
     dry_run: DryRunOption = False,
 ) -> None:
     """Train on a molecule's energy and save the model; `openmm-fab sample` draws from it.
@@ -132,8 +135,8 @@ def train(
         source = Source(system, forcefield, temperature)
         molecule = source.load()
         if dry_run:
-            return _show_cost(molecule, chosen)
-        _, folder = _trained(molecule, source, chosen, name, runs, resume, compile, ranks)
+            return _show_cost(molecule, chosen, device)
+        _, folder = _trained(molecule, source, chosen, name, runs, resume, compile, device, ranks)
         model = folder / "model.safetensors"
         typer.echo(f"The model is {model}; openmm-fab sample {system} --run {folder} draws from it.")
 
@@ -146,6 +149,7 @@ def _trained(
     runs: Path,
     resume: bool,
     compile: bool,
+    device: str,
     ranks: Ranks,
 ) -> tuple[BoltzmannGenerator, Path]:
     """A trained generator and the folder with its settings, metrics, checkpoint and model; the first rank writes."""
@@ -154,7 +158,7 @@ def _trained(
 
     budget = Budget(minutes=chosen.minutes)
     folder = ranks.from_first(lambda: run_folder(runs, name or f"{molecule.name}-{chosen.preset}", resume))
-    generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed)
+    generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)
     if len(set(ranks.objects(generator.digest))) > 1:
         raise ValueError("Expected the same coordinates on all ranks; got different ones. Are versions the same?")
     about = {
@@ -183,14 +187,14 @@ def _trained(
     return generator, folder
 
 
-def _show_cost(molecule: MolecularSystem, chosen: RunSettings) -> None:
+def _show_cost(molecule: MolecularSystem, chosen: RunSettings, device: str) -> None:
     from openmm_fab.cli.probe import probe
     from openmm_fab.coordinates import InternalCoordinates
     from openmm_fab.generator import BoltzmannGenerator
     from openmm_fab.train import Budget
 
     Budget(minutes=chosen.minutes)  # refuses what is no budget
-    generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed)
+    generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)
     coordinates = generator.coordinates
     assert isinstance(coordinates, InternalCoordinates)
     typer.echo(f"{molecule}; {generator.energy}\n\n{coordinates.summary()}\n")

@@ -256,7 +256,8 @@ class CompiledEnergy(nn.Module):
     def _chunk(self, device: torch.device) -> int:
         if self.fused and self.chunk is not None:
             return self.chunk
-        budget = FUSED_BYTES if self.fused and device.type == "cpu" else EAGER_BYTES[device.type]
+        cpu = device.type == "cpu"
+        budget = FUSED_BYTES if self.fused and cpu else EAGER_BYTES["cpu" if cpu else "cuda"]
         rows = max(self.potential.pairs.number, self.system.n_atoms)
         return max(16, 2 ** int(np.log2(budget / 8 / rows)))
 

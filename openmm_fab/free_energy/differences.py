@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..ais import PILOTS, AISSettings, anneal_to_target
+from ..devices import stream
 from ..energy import reduced_energy
 from ..path import Flow
 from ..system import MolecularSystem
@@ -62,7 +63,7 @@ def log_z_ais(
         With alpha = 1, so that the path ends at the Boltzmann density.
     """
     target = BoltzmannTarget(generator.energy, generator.coordinates)
-    random = torch.Generator().manual_seed(seed)
+    random = stream(generator.device, seed)
     log_w = ais_log_weights(generator.flow, target, n, settings, random, generator.settings.train.batch)
     return exponential_average(log_w, method=f"AIS over {settings.intermediate} intermediate densities")
 

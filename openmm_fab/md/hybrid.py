@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from openmm_fab.devices import stream
 from openmm_fab.generator import BoltzmannGenerator
 from openmm_fab.hmc import adapt, hmc
 from openmm_fab.md.settings import HybridSettings
@@ -55,7 +56,8 @@ class HybridWalkers:
         ValueError
             Structures of another shape, or of no finite energy.
         """
-        random, flow, n = torch.Generator().manual_seed(self.seed), self.generator.flow, self.settings.walkers
+        flow, n = self.generator.flow, self.settings.walkers
+        random = stream(self.generator.device, self.seed)
         if self.start is None:
             z = flow.sample(n, random)[0]
         else:
@@ -84,7 +86,7 @@ class HybridWalkers:
 
     def advance(self, state: State) -> tuple[State, Frame | None]:
         """One interval of `frame_every` sweeps; a frame if it is production."""
-        random = torch.Generator()
+        random = stream(self.generator.device, 0)
         random.set_state(state["generator"])
         for _ in range(self.settings.frame_every):
             state = self.sweep(state, random)
@@ -95,18 +97,18 @@ class HybridWalkers:
 
     def sweep(self, state: State, random: torch.Generator) -> State:
         """A proposal of the flow to every walker, then, every `walk_every` sweeps, a trajectory."""
-        s, flow, here = self.settings, self.generator.flow, _points(state)
+        s, flow, here = self.settings, self.generator.flow, self._points(state)
         z, log_q = flow.sample(s.walkers, random)
         with torch.no_grad():  # gradients are asked for where a trajectory starts
             there = Points(z, log_q, self.target.log_prob(z), torch.zeros_like(z))
         self.target.evaluations += len(z)
         acceptance = independence(here, there)
-        taken = torch.rand(len(z), generator=random, dtype=acceptance.dtype) < acceptance
+        taken = torch.rand(len(z), generator=random, dtype=acceptance.dtype, device=z.device) < acceptance
         here = there.where(taken, here)
         producing = state["sweeps"] >= self.intervals[0] * s.frame_every
         counted = torch.tensor([float(acceptance.sum()), 0.0], dtype=torch.float64)
         tried = torch.tensor([float(len(z)), 0.0], dtype=torch.float64)
-        step_size, wait = state["step_size"], torch.where(taken, 0, state["wait"] + 1)
+        step_size, wait = state["step_size"], torch.where(taken.cpu(), 0, state["wait"] + 1)
         if state["sweeps"] % s.walk_every == 0:
             here = Points(here.z, here.log_q, *self.target.log_prob_and_gradient(here.z))
             here, moved = hmc(here, BOLTZMANN, 1.0, flow, self.target, step_size, s.leapfrogs, random)
@@ -125,14 +127,18 @@ class HybridWalkers:
 
     def structures(self, state: State, random: torch.Generator) -> Tensor:
         """x (walkers, atoms, 3), nm, float64, equal atoms under labels drawn at random."""
-        x, _ = self.generator.coordinates.to_cartesian(state["z"].double())
+        x, _ = self.generator.coordinates.to_cartesian(self._points(state).z.double())
         return self.generator.relabelled(x, random)
 
     def _frame(self, state: State) -> Frame:
         # Labels have randomness of their own: the chains do not depend on who looks at them.
         x = self.structures(state, torch.Generator().manual_seed(self.seed + state["frames"])).float()
         with torch.no_grad():
-            return {"x": x.numpy(), "u": self.generator.energy(x.double()).numpy()}
+            return {"x": x.cpu().numpy(), "u": self.generator.energy(x.double()).cpu().numpy()}
+
+    def _points(self, state: State) -> Points:
+        z, log_q, log_p = (state[name].to(self.generator.device) for name in ("z", "log_q", "log_p"))
+        return Points(z, log_q, log_p, torch.zeros_like(z))
 
     def about(self, state: State) -> dict[str, Any]:
         """What the convergence report says besides."""
@@ -151,8 +157,4 @@ def independence(here: Points, there: Points) -> Tensor:
 
 
 def _state(points: Points) -> State:
-    return {"z": points.z, "log_q": points.log_q, "log_p": points.log_p}
-
-
-def _points(state: State) -> Points:
-    return Points(state["z"], state["log_q"], state["log_p"], torch.zeros_like(state["z"]))
+    return {"z": points.z.cpu(), "log_q": points.log_q.cpu(), "log_p": points.log_p.cpu()}

@@ -1,0 +1,36 @@
+"""Where tensors live: the flow's device is everyone's, and random numbers are drawn there."""
+
+from __future__ import annotations
+
+import torch
+
+
+def checked(device: str | torch.device) -> torch.device:
+    """The device, tried out.
+
+    Raises
+    ------
+    ValueError
+        If this PyTorch has no such device, or cannot use it.
+    """
+    try:
+        device = torch.device(device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f'Expected a device that PyTorch can use, such as "cpu" or "cuda"; got {str(device)!r}: '
+            f"{str(error).strip().splitlines()[0]}. openmm-fab doctor says what this machine has."
+        ) from error
+    return device
+
+
+def rounds_quickly(device: torch.device) -> bool:
+    """Whether the processor has instructions for products of bfloat16 matrices; of GPUs it is not said."""
+    known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return device.type == "cpu" and any(supported() for supported in known if supported is not None)
+
+
+def stream(device: str | torch.device, seed: int) -> torch.Generator:
+    """A stream of random numbers on this device, begun with the seed."""
+    device = torch.device(device)
+    return torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(seed)
