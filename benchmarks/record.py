@@ -37,6 +37,12 @@ def machine() -> str:
 
 
 def current_commit() -> str:
-    """Short hash, with -dirty where tracked files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
-    return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip() or "unknown"
+    """Short hash, with -dirty where tracked files differ from it, other than results themselves."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
+
+    results = (f":(top,exclude)benchmarks/{name}" for name in (RESULTS.name, "figures"))
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *results)
+    return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("-dirty" if changed else "")
