@@ -34,7 +34,7 @@ PRESETS = {
         settings=GeneratorSettings(
             flow=FlowSettings(layers=8, hidden=64),
             # Path gradients: quicker at first, which is all there is here.
-            train=TrainSettings(batch=128, buffer_min=8, learning_rate=3e-4, path_gradient=0.7),
+            train=TrainSettings(batch=128, updates=2, buffer_min=8, path_gradient=0.7),
         ),
     ),
     "laptop": Preset(minutes=18.0, samples=200_000),

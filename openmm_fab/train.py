@@ -79,10 +79,10 @@ class TrainSettings:
     """
 
     batch: int = 256
-    updates: int = 2
+    updates: int = 1
     buffer_min: int = 16
     buffer_max: int = 256
-    learning_rate: float = 1.5e-4
+    learning_rate: float = 3e-4
     warmup: int = 100
     max_gradient: float = 100.0
     max_adjustment: float = 10.0
