@@ -1,8 +1,8 @@
-"""The flow's cost against normflows' circular spline couplings, its own matrix products, and the machine's ceilings.
+"""The flow's cost against circular spline couplings of normflows and of bgflow, its own products, and the ceilings.
 
 `python benchmarks/flow.py [--batch 1024] [--repeats 7] [--quick] [--record]`: 12 layers, 60 coordinates (7 of them
 angles), 8 bins, 256 hidden units, the shape of the FAB paper's flow for alanine dipeptide. Without normflows
-(pip install normflows) the peer's column is left out. The last line is JSON.
+(pip install normflows) or bgflow (docs/bgflow.md) a peer's column is left out. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from record import record
 from torch import nn
 
 from openmm_fab.flow import CouplingFlow, FlowSettings
+from openmm_fab.interop.bgflow import import_bgflow
 from openmm_fab.memory import keep_freed_memory
 
 DIM, ANGLES, LAYERS, HIDDEN, BINS = 60, 7, 12, 256, 8
@@ -53,22 +55,19 @@ def main() -> None:
         ours.rounded = True
         seconds["fused, bfloat16"] = _measure(ours, z, repeats)
         ours.rounded = False
-    peer = _peer(periodic)
-    if peer is not None:
-        seconds["normflows"] = _measure(_stirred(peer), z, repeats)
+    peers = {"normflows": _normflows(periodic), "bgflow": _bgflow(periodic)}
+    peers = {name: peer for name, peer in peers.items() if peer is not None}
+    for name, peer in peers.items():
+        seconds[name] = _measure(_stirred(peer), z, repeats)
     products = _products(ours, batch, repeats)
     best = seconds.get("fused", seconds["eager"])
     figures = {"batch": batch, "seconds": seconds, "products": products, "compile_and_measure": cold}
     figures["ceilings"] = _ceilings(ours, batch, repeats)
     figures |= {f"{_key(part)}_over_products": best[part] / products[part][0] for part in PARTS}
-    if peer is not None:
-        figures |= {f"{_key(part)}_ratio_normflows": seconds["normflows"][part] / best[part] for part in PARTS}
-        figures |= {
-            f"{_key(part)}_ratio_normflows_bfloat16": seconds["normflows"][part] / rounded[part]
-            for rounded in [seconds.get("fused, bfloat16", {})]
-            for part in rounded
-        }
-    body = _table(figures, ours, peer)
+    for name in peers:
+        for suffix, own in (("", best), ("_bfloat16", seconds.get("fused, bfloat16", {}))):
+            figures |= {f"{_key(part)}_ratio_{name}{suffix}": seconds[name][part] / own[part] for part in own}
+    body = _table(figures, ours, peers)
     print(body)
     if options.record:
         command = f"python benchmarks/flow.py --batch {batch} --repeats {repeats} --record"
@@ -84,7 +83,7 @@ def _stirred(flow: nn.Module) -> nn.Module:
     return flow
 
 
-def _peer(periodic: torch.Tensor) -> nn.Module | None:
+def _normflows(periodic: torch.Tensor) -> nn.Module | None:
     """The same shape by normflows, as fab-torch builds it."""
     try:
         import normflows as nf
@@ -99,6 +98,48 @@ def _peer(periodic: torch.Tensor) -> nn.Module | None:
         for k in range(LAYERS)
     ]
     return nf.NormalizingFlow(nf.distributions.DiagGaussian(DIM, trainable=False), layers)
+
+
+def _bgflow(periodic: torch.Tensor) -> nn.Module | None:
+    """The same shape by bgflow, couplings of two halves in its units of [0, 1), the base uniform."""
+    try:
+        bg = import_bgflow()
+        import nflows  # noqa: F401 - its splines
+    except ImportError:
+        return None
+    warnings.filterwarnings("ignore", message="your nflows version")
+
+    class Flow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            half = torch.arange(DIM) % 2
+            self.halves = [torch.nonzero(half == k)[:, 0] for k in (0, 1)]
+            self.unit = torch.where(periodic, 2 * math.pi, 2 * FlowSettings().bound)
+            self.layers = nn.ModuleList(self._layer(k % 2) for k in range(LAYERS))
+
+        def _layer(self, moved: int) -> nn.Module:
+            turns, given = (periodic[self.halves[k]] for k in (moved, 1 - moved))
+            sizes = [len(given) + int(given.sum()), HIDDEN, HIDDEN, 3 * BINS * len(turns) + int((~turns).sum())]
+            net = bg.DenseNet(sizes, activation=nn.SiLU())
+            net = bg.WrapPeriodic(net, indices=torch.nonzero(given)[:, 0])
+            return bg.CouplingFlow(bg.ConditionalSplineTransformer(net, turns), (moved,), (1 - moved,))
+
+        def _through(self, u: torch.Tensor, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            parts, log_det = [u[:, half] for half in self.halves], torch.zeros(len(u), 1)
+            for layer in reversed(self.layers) if inverse else self.layers:
+                *parts, change = layer(*parts, inverse=inverse)
+                log_det = log_det + change
+            whole = torch.cat(parts, 1)
+            return whole[:, torch.argsort(torch.cat(self.halves))], log_det[:, 0]
+
+        def sample(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+            u, log_det = self._through(torch.rand(n, DIM), inverse=False)
+            return (u - 0.5) * self.unit, -log_det - self.unit.log().sum()
+
+        def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+            return self._through(z / self.unit + 0.5, inverse=True)[1] - self.unit.log().sum()
+
+    return Flow()
 
 
 def _measure(flow: nn.Module, z: torch.Tensor, repeats: int) -> dict[str, float]:
@@ -204,7 +245,7 @@ def _roofline(figures: dict) -> str:
     )
 
 
-def _table(figures: dict, ours: nn.Module, peer: nn.Module | None) -> str:
+def _table(figures: dict, ours: nn.Module, peers: dict[str, nn.Module]) -> str:
     names = list(figures["seconds"])
     rows = ["| | " + " | ".join([*(f"{name}, ms" for name in names), "products alone, ms", "GFLOP", "GFLOP/s"]) + " |"]
     rows.append("|---" * (len(names) + 4) + "|")
@@ -213,26 +254,19 @@ def _table(figures: dict, ours: nn.Module, peer: nn.Module | None) -> str:
         times = [1e3 * figures["seconds"][name][part] for name in names]
         cells = [f"{t:.1f}" for t in (*times, 1e3 * seconds)] + [f"{flop / 1e9:.2f}", f"{flop / seconds / 1e9:.0f}"]
         rows.append(f"| {part} | " + " | ".join(cells) + " |")
-    parameters = f"Parameters: {sum(p.numel() for p in ours.parameters()):,}"
-    text = ["\n".join(rows), f"{parameters}" + (f"; normflows {_count(peer):,}." if peer is not None else ".")]
+    counted = {"ours": ours, **peers}
+    parameters = ", ".join(f"{name} {sum(p.numel() for p in flow.parameters()):,}" for name, flow in counted.items())
+    text = ["\n".join(rows), f"Parameters: {parameters}."]
     over = ", ".join(f"{part} {figures[f'{_key(part)}_over_products']:.1f}" for part in PARTS)
     text.append(f"Times the matrix products alone: {over}.")
-    if peer is not None:
-        ratios = ", ".join(f"{part} {figures[f'{_key(part)}_ratio_normflows']:.1f}" for part in PARTS)
-        text.append(f"normflows' time over ours: {ratios}.")
-        rounded = [
-            f"{part} {figures[key]:.1f}"
-            for part in PARTS
-            if (key := f"{_key(part)}_ratio_normflows_bfloat16") in figures
-        ]
-        if rounded:
-            text.append(f"With products in bfloat16 (TrainSettings.products): {', '.join(rounded)}.")
+    for name in peers:
+        for suffix, how in (("", ""), ("_bfloat16", " with products in bfloat16 (TrainSettings.products)")):
+            ratios = {part: figures.get(f"{_key(part)}_ratio_{name}{suffix}") for part in PARTS}
+            if None not in ratios.values():
+                shown = ", ".join(f"{part} {ratio:.1f}" for part, ratio in ratios.items())
+                text.append(f"Time of {name} over ours{how}: {shown}.")
     text.append(_roofline(figures))
     return "\n\n".join(text)
-
-
-def _count(flow: nn.Module) -> int:
-    return sum(p.numel() for p in flow.parameters())
 
 
 def _key(part: str) -> str:
