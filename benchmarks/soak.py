@@ -63,8 +63,8 @@ def main() -> None:
         f"\n\n{last['iteration']:,} iterations and {last['evaluations']:,} target evaluations in {trained / 60:.0f} "
         f"minutes. Over their last {1 - SETTLED:.0%}: least {figures['least_mib']:.0f} MiB, most "
         f"{figures['most_mib']:.0f} MiB, {figures['spread']:.1%} apart; last quarter against first "
-        f"{figures['drift']:+.1%}. Most afterwards: {figures['closing_mib']:.0f} MiB. "
-        f"Exit status {status}."
+        f"{figures['drift']:+.1%}, most of it against most {figures['growth']:+.1%}. Most afterwards: "
+        f"{figures['closing_mib']:.0f} MiB. Exit status {status}."
     )
     if options.record:
         draw(times, memory, trained)
@@ -106,18 +106,22 @@ def resident(pid: int) -> float:
 
 
 def flatness(times: list[float], memory: list[float], trained: float) -> dict[str, float]:
-    """Least, most, their spread over the least, and the drift of the last quarter's mean from the first's, all while
-    the flow is trained; and the most from then on."""
+    """Least, most, their spread over the least, and how the last quarter's mean and most stand to the first's, all
+    while the flow is trained; and the most from then on.
+
+    Memory may fall for a while where a library has the C library give back what is free; a leak raises the most.
+    """
     time, all_of_it = np.array(times), np.array(memory)
     late = all_of_it[(time >= SETTLED * trained) & (time <= trained)]
     quarter = math.ceil(len(late) / 4)
-    first, last = late[:quarter].mean(), late[-quarter:].mean()
+    first, last = late[:quarter], late[-quarter:]
     least, most, closing = late.min(), late.max(), all_of_it[time > trained]
     return {
         "least_mib": float(least),
         "most_mib": float(most),
         "spread": float(most / least - 1),
-        "drift": float(last / first - 1),
+        "drift": float(last.mean() / first.mean() - 1),
+        "growth": float(last.max() / first.max() - 1),
         "closing_mib": float(closing.max()) if len(closing) else float("nan"),
     }
 

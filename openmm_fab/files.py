@@ -153,12 +153,16 @@ def save_torch(path: str | Path, state: Any, keep_previous: bool = False) -> Pat
     # By way of memory: torch turns a full disk into an error of its own, and may leave its archive half closed.
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    data = buffer.getvalue()
+    data = buffer.getbuffer()  # not copied: it may be large
     # The archive's comment, whose length its last two bytes say, holds a checksum of all of it: torch's own reader
     # compares none, and gives memory as it finds it where the archive's directory is damaged.
     seal = SEAL + hashlib.sha256(data).hexdigest().encode()
-    data = data[:-2] + struct.pack("<H", len(seal)) + seal
-    return write_atomically(path, lambda file: file.write(data), keep_previous=keep_previous)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(data[:-2])
+        file.write(struct.pack("<H", len(seal)) + seal)
+
+    return write_atomically(path, write, keep_previous=keep_previous)
 
 
 def load_torch(path: str | Path, what: str) -> Any:
