@@ -41,7 +41,14 @@ SELDOM = "{}, flow once a trajectory"
 PARTS = ("flow, sample", "flow, gradient", "energy and coordinates", "updates", "rest of the pass")
 PAPER = (
     FlowSettings(layers=12, hidden=256, bins=8),
-    TrainSettings(batch=1024, updates=8, buffer_min=8, buffer_max=64, ais=AISSettings(intermediate=8, leapfrogs=4)),
+    TrainSettings(
+        batch=1024,
+        updates=8,
+        buffer_min=8,
+        buffer_max=64,
+        products="float32",
+        ais=AISSettings(intermediate=8, leapfrogs=4),
+    ),
 )
 LITTLE = (
     FlowSettings(layers=2, hidden=32, bins=8),
