@@ -1,16 +1,20 @@
 """Training and sampling on one device: no tensor stays behind on the CPU.
 
-Tensors of the device "meta" have shapes and no values, and refuse to be mixed with those of the CPU as CUDA's do: so
-whatever runs on it, runs on a GPU as far as devices go.
+Tensors of the device "meta" have shapes and no values. Where they meet one of the CPU in an operation that CUDA would
+refuse, `OneDevice` does: so whatever runs on it, runs on a GPU as far as devices go.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import openmm_fab as fab
 from openmm_fab import devices, pathwise
@@ -41,12 +45,38 @@ def x_of(generator: BoltzmannGenerator) -> Tensor:
     return torch.zeros(16, generator.system.n_atoms, 3, device="meta", dtype=torch.float64)
 
 
-def test_meta_refuses_what_was_left_behind() -> None:
+class OneDevice(TorchDispatchMode):
+    """Refuses operations on two devices, but copies, numbers, and the CPU's index of a row, which CUDA takes, too."""
+
+    ALLOWED = (torch.ops.aten._to_copy, torch.ops.aten.copy_, torch.ops.aten.index)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        devices = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.ndim}
+        if len(devices) > 1 and func.overloadpacket not in self.ALLOWED:
+            raise RuntimeError(f"{func} of tensors on {sorted(devices)}")
+        return func(*args, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def one_device() -> Iterator[None]:
+    with OneDevice():
+        yield
+
+
+def test_what_was_left_behind_is_seen() -> None:
     """Else the tests below could not fail."""
-    here, there = torch.zeros(3), torch.zeros(3, device="meta")
-    for mixed in (lambda: here + there, lambda: torch.where(here > 0, there, 0.0), lambda: torch.cat([here, there])):
-        with pytest.raises(RuntimeError, match=r"expected device|same device|on device"):
+    here, there, index = torch.zeros(3), torch.zeros(3, device="meta"), torch.tensor([0, 1])
+    for mixed in (
+        lambda: here + there,
+        lambda: torch.where(here > 0, there, 0.0),
+        lambda: torch.cat([here, there]),
+        lambda: there.index_select(0, index),
+        lambda: there.gather(0, index),
+    ):
+        with pytest.raises(RuntimeError, match=r"of tensors on \['cpu', 'meta'\]|expected device|same device"):
             mixed()
+    assert len(there[index]) == 2 and here.to(there).device.type == "meta"
 
 
 def test_flow(generator) -> None:
