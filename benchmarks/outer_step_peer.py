@@ -7,10 +7,10 @@ fab-torch's settings are those of its experiments/aldp/config/fab_buff.yaml: 12 
 batch 1024, 8 intermediate densities of 4 leapfrog steps, 8 gradient steps on its prioritised buffer. Energies by its
 own layers over OpenMM's Reference platform, in this process (n_threads = 1: its pool serves more cores). It is timed in
 double precision, which is its default, and in single, which is ours. Ours is timed with the same gradients, with the
-flow's matrix products in bfloat16 (TrainSettings.products), and with the flow's gradients taken at every 4th leapfrog
-step only (AISSettings.flow_every). fab-torch's flow, target,
-annealing, buffer and optimiser run as they are, composed as its experiments/aldp/train.py does; a name that left NumPy
-since, and packages that this step does not use, are filled in. The last line is JSON.
+flow's gradients taken at every 4th leapfrog step only (AISSettings.flow_every), and, on processors that multiply
+bfloat16 quickly, with the flow's matrix products in that (TrainSettings.products). fab-torch's flow, target, annealing,
+buffer and optimiser run as they are, composed as its experiments/aldp/train.py does; a name that left NumPy since, and
+packages that this step does not use, are filled in. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import torch
 from outer_step import LITTLE, PAPER, PARTS, SIZES, Stopwatch, measure, seldom
 from record import record
 
+from openmm_fab.devices import rounds_quickly
 from openmm_fab.memory import keep_freed_memory
 
 CLIP = 10.0  # of the weights' adjustment, as in its settings
@@ -59,11 +60,9 @@ def main() -> None:
 
     columns = {}
     flow, train = shape
-    variants = {
-        "ours": shape,
-        "ours, products in bfloat16": (flow, replace(train, products="bfloat16")),
-        "ours, flow once a trajectory": seldom(shape),
-    }
+    variants = {"ours": shape, "ours, flow once a trajectory": seldom(shape)}
+    if rounds_quickly(torch.device("cpu")):
+        variants["ours, products in bfloat16"] = (flow, replace(train, products="bfloat16"))
     for name, asked in variants.items():
         found = measure(SIZES[0], asked, repeats, fused=not options.quick)
         columns[name] = {**found["seconds"], "all": found["total"]}
@@ -78,10 +77,10 @@ def main() -> None:
         command = f"python benchmarks/outer_step_peer.py --batch {batch} --repeats {repeats} --record"
         record("outer_step_peer", title, command, body)
     figures = {"benchmark": "outer_step_peer", "quick": options.quick, "batch": batch, "seconds": columns}
-    ours, rounded, once, single, double = (column["all"] for column in columns.values())
-    figures |= {"ratio_fab_torch": double / ours, "ratio_fab_torch_single": single / ours}
-    figures |= {"ratio_fab_torch_bfloat16": double / rounded, "ratio_fab_torch_single_bfloat16": single / rounded}
-    figures |= {"ratio_fab_torch_seldom": double / once, "ratio_fab_torch_single_seldom": single / once}
+    single, double = (columns[f"fab-torch, {precision}"]["all"] for precision in ("single", "double"))
+    for name, ending in zip(variants, ("", "_seldom", "_bfloat16"), strict=False):
+        ours = columns[name]["all"]
+        figures |= {f"ratio_fab_torch{ending}": double / ours, f"ratio_fab_torch_single{ending}": single / ours}
     print(json.dumps(figures))
 
 

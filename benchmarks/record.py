@@ -26,14 +26,19 @@ def record(name: str, title: str, command: str, body: str, commit: str | None = 
 
 
 def machine() -> str:
-    """Processor, cores, Python and PyTorch, in words."""
+    """Processor and its instructions, cores, Python and PyTorch, in words."""
     import torch
+
+    from openmm_fab.devices import rounds_quickly
 
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
+    instructions = torch.backends.cpu.get_cpu_capability()
+    if rounds_quickly(torch.device("cpu")):
+        instructions += " and bfloat16"
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
-    return f"{cpu}, {threads}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+    return f"{cpu} ({instructions}), {threads}, Python {platform.python_version()}, PyTorch {torch.__version__}"
 
 
 def current_commit() -> str:
