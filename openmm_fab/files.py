@@ -21,7 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -150,19 +150,39 @@ def latest(path: str | Path, load: Callable[[Path], T]) -> T:
 
 def save_torch(path: str | Path, state: Any, keep_previous: bool = False) -> Path:
     """Write tensors, numbers, strings, lists and dictionaries of them, for `load_torch`."""
-    # By way of memory: torch turns a full disk into an error of its own, and may leave its archive half closed.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getbuffer()  # not copied: it may be large
-    # The archive's comment, whose length its last two bytes say, holds a checksum of all of it: torch's own reader
-    # compares none, and gives memory as it finds it where the archive's directory is damaged.
-    seal = SEAL + hashlib.sha256(data).hexdigest().encode()
 
     def write(file: IO[bytes]) -> None:
-        file.write(data[:-2])
+        passing = _Passing(file)
+        torch.save(state, cast(IO[bytes], passing))
+        if passing.error is not None:
+            raise passing.error
+        # The archive's comment, whose length its last two bytes say, holds a checksum of all of it: torch's own reader
+        # compares none, and gives memory as it finds it where the archive's directory is damaged.
+        seal = SEAL + passing.checksum.hexdigest().encode()
+        file.seek(-2, os.SEEK_END)
         file.write(struct.pack("<H", len(seal)) + seal)
 
     return write_atomically(path, write, keep_previous=keep_previous)
+
+
+class _Passing:
+    """What torch writes, handed on to a file without a copy in memory, with the checksum of all of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.checksum = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.checksum.update(data)
+        try:
+            if self.error is None:
+                self.file.write(data)
+        except OSError as error:  # kept: torch makes an error of its own of it, and leaves its archive half closed
+            self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Asked for by torch; the file is flushed by who opened it."""
 
 
 def load_torch(path: str | Path, what: str) -> Any:
