@@ -1,8 +1,8 @@
 """What each default of the training is worth: alanine dipeptide, one setting changed at a time, equal processor time.
 
 `python benchmarks/ablations.py [--rows NAME ...] [--seconds 180] [--out DIR] [--quick] [--table]`: every row leaves a
-JSON file in `--out`; finished ones are skipped. The processor time of an iteration is measured first, then as many are
-made as the time allows, so that other jobs on the machine do not count. `--table` writes what is there to RESULTS.md.
+JSON file in `--out`; finished ones are skipped. The budget, and with it the learning rate, is of the process's own
+processor time, so that other jobs on the machine do not count. `--table` writes what is there to RESULTS.md.
 Ends in one JSON line.
 """
 
@@ -13,6 +13,7 @@ import copy
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,16 @@ from openmm_fab.generator import GeneratorSettings
 from openmm_fab.train import Budget, Trainer
 
 OUT = Path(__file__).resolve().parent.parent / "runs" / "ablations"
-SAMPLES, PROBE = 50_000, 12
+SAMPLES = 50_000
 ROWS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "defaults, seed 1": {"seed": 1},
     "defaults, seed 2": {"seed": 2},
-    "no annealing": {"ais": {"intermediate": 0}},
+    "every pass annealed": {"train": {"anneal_below": 1.0}},
+    "every pass annealed, seed 1": {"seed": 1, "train": {"anneal_below": 1.0}},
+    "every pass annealed, seed 2": {"seed": 2, "train": {"anneal_below": 1.0}},
+    "annealed below an ESS of 10 %": {"train": {"anneal_below": 0.1}},
+    "one pass in 16 annealed": {"train": {"anneal_below": 0.0}},
     "3 intermediate densities": {"ais": {"intermediate": 3}},
     "1 leapfrog step": {"ais": {"leapfrogs": 1}},
     "6 leapfrog steps": {"ais": {"leapfrogs": 6}},
@@ -88,6 +93,17 @@ def main() -> None:
     print(json.dumps({r["row"]: [r["ess"], r["basin_df"]] for r in results}))
 
 
+class OwnTime(Trainer):
+    """Its minutes are those of the process's own processor time."""
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        started = time.process_time()
+        while self.spent < 1:
+            info = self.step()
+            self.seconds = time.process_time() - started
+            yield info
+
+
 def run(name: str, seconds: float, quick: bool = False) -> dict[str, Any]:
     change = dict(ROWS[name])
     seed, s = change.get("seed", 0), GeneratorSettings()
@@ -96,18 +112,11 @@ def run(name: str, seconds: float, quick: bool = False) -> dict[str, Any]:
     generator = fab.BoltzmannGenerator(fab.MolecularSystem.load("alanine_dipeptide"), settings, seed=seed)
     if not quick:
         generator.compile()
-    cost = 1.0
-    if not quick:
-        # A trainer of its own, whose flow is thrown away: so many iterations with everything compiled.
-        trial = iter(Trainer(copy.deepcopy(generator.flow), generator.target, Budget(iterations=PROBE + 3), train))
-        for _ in range(3):
-            next(trial)
-        started = time.process_time()
-        for _ in range(PROBE):
-            next(trial)
-        cost = (time.process_time() - started) / PROBE
-    iterations = 2 if quick else max(1, round(seconds / cost))
-    trainer = Trainer(generator.flow, generator.target, Budget(iterations=iterations), train, generator._random)
+        # A trainer of its own, whose flow is thrown away: everything is compiled then.
+        for _ in Trainer(copy.deepcopy(generator.flow), generator.target, Budget(iterations=3), train):
+            pass
+    budget = Budget(iterations=2) if quick else Budget(minutes=seconds / 60)
+    trainer = OwnTime(generator.flow, generator.target, budget, train, generator._random)
     before, started = generator.target.evaluations, time.process_time()
     for _ in trainer:
         pass
@@ -118,7 +127,7 @@ def run(name: str, seconds: float, quick: bool = False) -> dict[str, Any]:
         "row": name,
         "commit": current_commit(),
         "seconds": seconds,
-        "iterations": iterations,
+        "iterations": trainer.iteration,
         "cpu_seconds": spent,
         "evaluations": made,
         "ess": ensemble.ess_fraction,

@@ -17,8 +17,9 @@ from record import record
 from openmm_fab.target import GaussianMixture, ManyWell
 
 PICTURES = Path(__file__).parent / "figures"
-ORDER = ("fab_path", "fab", "fab_no_buffer", "ml", "ml_md", "alpha2", "reverse_kl", "snf")
+ORDER = ("fab", "fab_seldom", "fab_path", "fab_no_buffer", "ml", "ml_md", "alpha2", "reverse_kl", "snf")
 NAMES = {
+    "fab_seldom": "FAB with buffer, annealed while it pays",
     "fab_path": "FAB with buffer and path gradients",
     "fab": "FAB with buffer",
     "fab_no_buffer": "FAB without buffer",

@@ -5,8 +5,10 @@
         print(info["ess_flow"], info["ess_ais"])
 
 One iteration anneals a batch of flow samples towards p^alpha q^(1 - alpha), puts them into the buffer, and makes
-gradient steps on what the buffer thinks matters most.  Other `objectives` are trained by the same loop.  All this
-happens to a *learner*; the flow that training leaves is the learner's running average, which is far less noisy.
+gradient steps on what the buffer thinks matters most.  Once the flow is good, more of its samples as they come, with
+their own weights, are worth more than annealed ones (`TrainSettings.anneal_below`).  Other `objectives` are trained by
+the same loop.  All this happens to a *learner*; the flow that training leaves is the learner's running average, which
+is far less noisy.
 """
 
 from __future__ import annotations
@@ -43,8 +45,10 @@ from .weights import effective_sample_size
 
 __all__ = ["Budget", "TrainSettings", "Trainer", "TrainingError"]
 
-CHECKPOINT_FORMAT = 6
+CHECKPOINT_FORMAT = 7
 BASINS_EVERY = 25  # iterations
+RECENT = 16  # passes that the flow's ESS is that of, and of which one is annealed where annealing does not pay
+PLAIN = 2  # batches in a pass that is not annealed
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,10 @@ class TrainSettings:
         The learner's matrix products: "bfloat16", "float32" (as its parameters are), or "auto", which is bfloat16 for a
         `CouplingFlow` of float32 where the processor has instructions for it (AVX512-BF16, AMX). The flow that training
         leaves keeps its own precision.
+    anneal_below : float
+        FAB with the buffer anneals every pass while the flow's ESS towards the target is below this share. Above, one
+        pass in 16 is annealed, and the others are twice the batch as the flow gives it: for half the energies, and in
+        less time. 1 anneals all, which is FAB as published.
     basin_share : float
         Least share of the training that each torsional basin gets, see `basins`; 0 trains on the target as it is.
     """
@@ -89,6 +97,7 @@ class TrainSettings:
     path_gradient: float = 0.0
     averaging: float = 0.99
     products: str = "auto"
+    anneal_below: float = 0.3
     basin_share: float = 0.05
     ais: AISSettings = field(default_factory=AISSettings)
 
@@ -101,6 +110,8 @@ class TrainSettings:
             raise ValueError(f"Expected 0 <= path_gradient <= 1; got {self.path_gradient}.")
         if self.products not in ("auto", "float32", "bfloat16"):
             raise ValueError(f'Expected products "auto", "float32" or "bfloat16"; got {self.products!r}.')
+        if not 0 <= self.anneal_below <= 1:
+            raise ValueError(f"Expected 0 <= anneal_below <= 1; got {self.anneal_below}.")
         if not 0 <= self.basin_share < 0.5:
             raise ValueError(f"Expected 0 <= basin_share < 0.5; got {self.basin_share}.")
 
@@ -148,9 +159,9 @@ class Trainer:
     -----
     Metrics of an iteration: iteration, seconds, evaluations (of the target), flow_evaluations (of the learner), loss,
     ess_flow (Kish share of the learner's samples in the last passes, towards the target as trained on), ess_ais (of
-    this pass towards p^alpha q^(1 - alpha)), acceptance, step_size, buffer (samples), invalid (the learner's samples of
-    zero density in this pass), gradient (norm), learning_rate, spent (share of the budget).  What an objective does not
-    look at is nan.
+    this pass towards p^alpha q^(1 - alpha)), acceptance (nan if it was not annealed), step_size, buffer (samples),
+    invalid (the learner's samples of zero density in this pass), gradient (norm), learning_rate, spent (share of the
+    budget).  What an objective does not look at is nan.
     """
 
     def __init__(
@@ -186,7 +197,7 @@ class Trainer:
         self.iteration, self.updates, self.seconds, self.skipped = 0, 0, 0.0, 0
         self.health = Health()
         self.annealing, self.differentiating = Halving("Annealing"), Halving("Gradient step")
-        self._recent: deque[Tensor] = deque(maxlen=16)
+        self._recent: deque[Tensor] = deque(maxlen=RECENT)
         self._last: AISResult | None = None
         self._evaluations = 0
 
@@ -231,7 +242,7 @@ class Trainer:
         return self.health.check(self, info)
 
     def fill(self) -> None:
-        """One pass of annealing into the buffer, and more while it holds too little; lifts rare basins now and then."""
+        """One pass into the buffer, and more while it holds too little; lifts rare basins now and then."""
         s, passes = self.settings, 0
         while passes == 0 or self.ranks.least(self.buffer.size) < s.buffer_min * s.batch:
             if passes == 4 * s.buffer_min:
@@ -240,7 +251,7 @@ class Trainer:
                     f"annealing; got {self.buffer.size}. Nearly every structure has a non-finite energy: check the "
                     "system, or lower the energy cut."
                 )
-            result, passes = self.anneal(), passes + 1
+            result, passes = self.anneal() if self._annealing_pays else self.draw(), passes + 1
             points = result.points
             unlifted = self.lifted.unlifted(points.grad_log_p, points.z)
             self.buffer.add(points.z, result.log_w, points.log_q, unlifted)
@@ -251,14 +262,26 @@ class Trainer:
             (z, log_w), _ = self.ranks.pooled(self.buffer.z, self.buffer.log_w)
             self.widths = widths(z, log_w, self.target.periodic).to(self.widths)
 
+    @property
+    def _annealing_pays(self) -> bool:
+        """Whether the next pass is annealed; see `TrainSettings.anneal_below`."""
+        if len(self._recent) < RECENT or self.iteration % RECENT == 0:
+            return True
+        return _share(torch.cat(list(self._recent))) <= self.settings.anneal_below
+
     def anneal(self) -> AISResult:
         """One pass of annealed importance sampling; adapts the step sizes."""
-        s = self.settings.ais
+        return self._pass(self.settings.batch, self.settings.ais)
 
+    def draw(self) -> AISResult:
+        """One pass of flow samples as they come, with weights towards what annealing ends at."""
+        return self._pass(PLAIN * self.settings.batch, replace(self.settings.ais, intermediate=0))
+
+    def _pass(self, n: int, s: AISSettings) -> AISResult:
         def run(n: int) -> AISResult:
             return run_ais(self.counted, self.lifted, n, s, self.step_sizes, self.generator, self.widths)
 
-        result = in_passes(run, self.settings.batch, self.annealing, self.generator)
+        result = in_passes(run, n, self.annealing, self.generator)
         start = result.start.log_p.double() - result.start.log_q.double()
         log_w, start = self.ranks.gathered(torch.stack([result.log_w.double(), start], 1)).unbind(1)
         self._last = replace(result, log_w=log_w, acceptance=self.ranks.mean(result.acceptance))
@@ -464,4 +487,4 @@ def _share(log_w: Tensor) -> float:
 
 
 def _mean(values: list[float]) -> float:
-    return sum(values) / max(len(values), 1)
+    return sum(values) / len(values) if values else math.nan

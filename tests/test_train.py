@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -81,7 +82,9 @@ def test_learns_double_wells(products, path):
     w = torch.from_numpy(normalized_weights(log_w.numpy()))
     for k in (0, 2):
         assert float(w[z[:, k] > 0].sum()) == pytest.approx(right, abs=0.03)
-    assert history[-1]["ess_flow"] > 0.5 and 0.3 < history[-1]["acceptance"] < 0.95
+    accepted = [h["acceptance"] for h in history if math.isfinite(h["acceptance"])]
+    assert history[-1]["ess_flow"] > 0.5 and 0.3 < accepted[-1] < 0.95
+    assert 20 < len(accepted) < 45  # annealed while it paid
     assert [h["iteration"] for h in history] == list(range(1, 46))
     assert history[-1]["spent"] == 1.0 and history[-1]["evaluations"] == target.evaluations
 
@@ -100,6 +103,45 @@ def test_learns_angles_and_lines():
     w = torch.from_numpy(normalized_weights(log_w.numpy()))
     for k, mean in ((1, 0.5), (3, -1.0)):
         assert float(w[(z[:, k] - mean).cos() > 0].sum()) == pytest.approx(0.5, abs=0.04)  # both modes
+
+
+@pytest.mark.parametrize("below, annealed", [(1.0, 40), (0.0, 2)])
+def test_annealing_while_it_pays(below, annealed):
+    """By the share that is set: all passes, or one in 16 behind those that fill the window; a plain one is cheaper."""
+    settings = replace(SMALL, buffer_min=16, buffer_max=16, anneal_below=below)
+    trainer = _trainer(ManyWell(2), settings, 40)
+    history = list(trainer)[1:]
+    by_annealing = settings.batch * (1 + settings.ais.leapfrogs)
+    spent = [b["evaluations"] - a["evaluations"] for a, b in pairwise(history)]
+    were = [math.isfinite(info["acceptance"]) for info in history]
+    assert sum(were) == annealed - (below == 1.0)  # the first iteration, which fills the buffer, is left out
+    assert spent == [by_annealing if were[k + 1] else train.PLAIN * settings.batch for k in range(len(spent))]
+    assert all(math.isfinite(info["ess_ais"]) and math.isfinite(info["ess_flow"]) for info in history)
+    assert math.isfinite(history[-1]["step_size"])
+
+
+def test_passes_of_both_kinds_have_weights_of_one_scale():
+    """Means of p^2 / q, and of x^2 under it, by annealed and by plain passes in one buffer, against closed forms."""
+    mean, std = torch.tensor([0.4]), torch.tensor([0.8])
+    target = Gaussian(mean, std, log_z=0.7)
+    settings = TrainSettings(batch=512, updates=1, buffer_min=20, buffer_max=400, basin_share=0.0, anneal_below=0.0)
+    trainer = _trainer(target, settings, 1)  # a new flow is the identity: q is the standard normal
+    annealed, plain = (torch.cat([one().log_w for _ in range(200)]) for one in (trainer.anneal, trainer.draw))
+    assert len(plain) == train.PLAIN * len(annealed)
+    # p = Z N(mean, std): p^2 / q is a Gaussian of precision 2 / std^2 - 1, times a constant.
+    m, s = float(mean), float(std)
+    precision = 2 / s**2 - 1
+    peak = 2 * m / s**2 / precision
+    exact = 2 * 0.7 - 2 * math.log(s) - 0.5 * math.log(precision) + 0.5 * precision * peak**2 - m**2 / s**2
+    for estimate in (log_z(annealed.numpy()), log_z(plain.numpy())):
+        assert estimate.error < 0.01 and abs(z_score(estimate, Estimate(exact, 0.0))) < 4
+    trainer.iteration = 1  # the first of every 16 is annealed
+    for _ in range(30):
+        trainer.fill()
+    z, weights = trainer.buffer.z[:, 0].double(), torch.softmax(trainer.buffer.log_w, 0)
+    assert trainer.buffer.size > 25 * train.PLAIN * 512
+    assert float((weights * z).sum()) == pytest.approx(peak, abs=0.02)
+    assert float((weights * (z - peak) ** 2).sum()) == pytest.approx(1 / precision, abs=0.02)
 
 
 @pytest.mark.parametrize("name", EVERY)
