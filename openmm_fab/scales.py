@@ -19,6 +19,7 @@ MANY, SMALLEST = 150, 1e-3  # coordinates; of the root of the correlations
 PUCKERS = 0.08  # rad; a ring torsion of less width belongs to a cage
 
 
+@torch.enable_grad()
 def covariance_at_minimum(
     plain: InternalCoordinates, z: Tensor, value_and_gradient: ValueAndGradient, softest: float
 ) -> Tensor:

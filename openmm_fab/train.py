@@ -218,6 +218,7 @@ class Trainer:
             yield {**info, "seconds": self.seconds, "spent": self.spent}
             self.ranks.stop_if_asked()
 
+    @torch.enable_grad()
     def step(self) -> dict[str, float]:
         """One iteration: the objective's samples, and the gradient steps on them."""
         self._last = None

@@ -337,6 +337,17 @@ def test_without_a_compiler_training_goes_on(system, energy, monkeypatch):
     assert len(history) == 1
 
 
+def test_built_and_trained_where_gradients_are_off(system, energy):
+    """A notebook's no_grad around it all changes nothing."""
+    here = _generator(system, energy)
+    expected = here.train(Budget(iterations=3), **QUIET)
+    with torch.no_grad():
+        there = _generator(system, energy)
+        history = there.train(Budget(iterations=3), **QUIET)
+    assert [h["loss"] for h in history] == [h["loss"] for h in expected]
+    assert here.digest == there.digest
+
+
 def test_training_is_reproducible(system, energy):
     flows = []
     for _ in range(2):
