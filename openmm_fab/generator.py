@@ -549,7 +549,10 @@ class BoltzmannGenerator:
         except SafetensorError as error:
             raise ValueError(f"Expected a model file written by BoltzmannGenerator.save at {path}; {error}.") from error
         if header.get("format") != MODEL_FORMAT:
-            raise ValueError(f"Expected a file of format {MODEL_FORMAT!r} at {path}; got {header.get('format')!r}.")
+            raise ValueError(
+                f"Expected a file of format {MODEL_FORMAT!r} at {path}; got {header.get('format')!r}. Load it with the "
+                "version that wrote it, or train anew."
+            )
         if header["fingerprint"] != system.fingerprint:
             raise ValueError(
                 f"Expected a model of this molecule, force field and temperature ({system.name}); {path} was trained "

@@ -23,10 +23,10 @@ from openmm_fab.flow import CouplingFlow, FlowSettings
 from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
 from openmm_fab.md import reference
 from openmm_fab.md.store import Store
-from openmm_fab.target import ManyWell
+from openmm_fab.target import Gaussian, ManyWell
 from openmm_fab.train import CHECKPOINT_FORMAT, Budget, Trainer, TrainSettings
 
-ROOT = Path(__file__).parents[1]
+ROOT, DATA = Path(__file__).parents[1], Path(__file__).parent / "data"
 TINY = TrainSettings(batch=16, updates=1, buffer_min=1, buffer_max=4, warmup=2, ais=AISSettings(intermediate=1, leapfrogs=1))  # noqa: E501 # fmt: skip
 SETTINGS = GeneratorSettings(flow=FlowSettings(layers=2, hidden=8), train=TINY)
 QUIET = {"progress": False, "compile": False, "evaluate_every": np.inf, "evaluate_samples": 16}
@@ -83,6 +83,23 @@ def test_checkpoints_of_other_versions_say_so(tmp_path) -> None:
     torch.save({"format": 3, "settings": {}}, path)  # as the version before wrote it, without a checksum
     with pytest.raises(FormatError, match="got format 3 of an older version"):
         trainer.load(path)
+
+
+def test_checkpoints_that_versions_left_load_or_say_why_not() -> None:
+    """Files in tests/data, each written by the version that had its format; today's goes on to the end."""
+    target, random = Gaussian(torch.zeros(2), torch.ones(2)), torch.Generator()
+    settings = TrainSettings(batch=8, updates=1, buffer_min=2, buffer_max=2)
+    found = sorted(DATA.glob("checkpoint_format_*.pt"))
+    assert [int(path.stem.split("_")[-1]) for path in found] == [4, 5, 6, CHECKPOINT_FORMAT]
+    for path in found:
+        flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=4, bins=4))
+        trainer = Trainer(flow, target, Budget(iterations=4), settings, random)
+        if path == found[-1]:
+            trainer.load(path)
+            assert trainer.iteration == 1 and [info["iteration"] for info in trainer] == [2, 3, 4]
+        else:
+            with pytest.raises(FormatError, match=r"of an older version. Resume with that version, or train anew"):
+                trainer.load(path)
 
 
 @pytest.mark.parametrize("key", ["learner", "optimizer", "buffer", "health", "random", "counts", "step_sizes"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import openmm
@@ -147,6 +148,9 @@ def test_files_that_are_no_models_are_refused(system, trained, tmp_path):
     save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="Expected a file of format"):
         BoltzmannGenerator.load(path, system)
+    old = Path(__file__).parent / "data" / "model_format_1.safetensors"
+    with pytest.raises(ValueError, match="got 'openmm_fab model 1'. Load it with the version that wrote it, or train"):
+        BoltzmannGenerator.load(old, system)
     trained.save(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="Expected a model file"):
