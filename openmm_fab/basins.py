@@ -21,6 +21,7 @@ SMOOTHING = 2.0  # bins; of the histogram, and of the bias where it steps from b
 BARRIER = 1.5  # kT; a lower one does not part two basins
 MAX_LIFT = 5.0  # kT
 ORDER = 18  # of the Fourier series that b is
+ROWS = 4096  # that are evaluated at once: they stay in the processor's caches
 
 
 class LiftedTarget(Target):
@@ -71,16 +72,24 @@ class LiftedTarget(Target):
 
     def bias(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """b (batch,) and its derivatives in the periodic coordinates (batch, n_periodic), float64."""
+        waves, turn = self._waves(z)
         k = torch.arange(1, ORDER + 1, device=z.device)
-        phase = z.index_select(1, self._angles.to(z.device))[:, :, None].double() * k
-        waves = torch.cat([phase.cos(), phase.sin()], dim=2)
-        turned = torch.cat([-k * phase.sin(), k * phase.cos()], dim=2)
-        coefficients = self.coefficients.to(z.device)
-        return (waves * coefficients).sum((1, 2)), (turned * coefficients).sum(2)
+        return _series(waves, turn).real.sum(1), _series(1j * k * waves, turn).real
+
+    def _height(self, z: Tensor) -> Tensor:
+        """b alone, of many structures."""
+        parts = [self._waves(part) for part in z.split(ROWS)]
+        return torch.cat([_series(waves, turn).real.sum(1) for waves, turn in parts])
+
+    def _waves(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Complex coefficients (n_periodic, ORDER), and exp(i theta) (batch, n_periodic)."""
+        cosines, sines = self.coefficients.to(z.device).chunk(2, 1)
+        theta = z.index_select(1, self._angles.to(z.device)).double()
+        return torch.complex(cosines, -sines), torch.polar(torch.ones_like(theta), theta)
 
     def update(self, z: Tensor, log_w: Tensor) -> Tensor:
         """Find the basins anew from samples of p exp(b) with log weights; returns the change of b at z (batch,)."""
-        before, _ = self.bias(z)
+        before = self._height(z)
         log_w = log_w - before
         weights = (log_w - log_w.max()).exp().cpu().numpy()
         angles = z.cpu()[:, self._angles].numpy()
@@ -90,7 +99,15 @@ class LiftedTarget(Target):
             # Bin n has its centre at -pi + 2 pi (n + 1/2) / BINS.
             waves = waves * np.exp(-1j * np.arange(1, ORDER + 1) * (-math.pi + math.pi / BINS))
             self.coefficients = torch.from_numpy(np.concatenate([waves.real, -waves.imag], axis=1))
-        return self.bias(z)[0] - before
+        return self._height(z) - before
+
+
+def _series(waves: Tensor, turn: Tensor) -> Tensor:
+    """Sum over k of waves[:, k - 1] turn^k, shape of turn, by Horner's rule."""
+    total = torch.zeros_like(turn)
+    for column in waves.flip(1).unbind(1):
+        total = (total + column) * turn
+    return total
 
 
 def basins(density: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab.basins import BINS, MAX_LIFT, LiftedTarget, basins
+from openmm_fab.basins import BINS, MAX_LIFT, ORDER, ROWS, LiftedTarget, basins
 from openmm_fab.target import Target, VonMises
 
 GRID = torch.from_numpy(-math.pi + 2 * math.pi * (np.arange(720) + 0.5) / 720)
@@ -78,6 +78,24 @@ def test_an_update_starts_from_the_target_itself():
     torch.testing.assert_close(log_w + change, _log_w(lifted, z), atol=1e-9, rtol=0)
     assert change.abs().max() > 1
     assert lifted.update(z, log_w + change).abs().max() < 1e-9
+
+
+def test_the_bias_is_its_fourier_series():
+    """Value and slope against sums of cosines and sines, for more rows than are evaluated at once."""
+    lifted = LiftedTarget(_Wells(0.01), 0.05)
+    periodic = torch.nonzero(lifted.periodic)[:, 0]
+    random = torch.Generator().manual_seed(0)
+    lifted.coefficients = torch.randn(len(periodic), 2 * ORDER, generator=random, dtype=torch.float64)
+    z = 3 * torch.randn(ROWS + 500, lifted.dim, generator=random)
+    k = torch.arange(1, ORDER + 1)
+    phase, (a, b) = z[:, periodic, None].double() * k, lifted.coefficients.chunk(2, 1)
+    bias, slope = lifted.bias(z)
+    torch.testing.assert_close(bias, (a * phase.cos() + b * phase.sin()).sum((1, 2)))
+    torch.testing.assert_close(slope, (k * (b * phase.cos() - a * phase.sin())).sum(2))
+    target = LiftedTarget(_Wells(0.01), 0.05)
+    before = lifted.update(z, torch.zeros(len(z), dtype=torch.float64))
+    target.coefficients = lifted.coefficients
+    torch.testing.assert_close(before, target.bias(z)[0] - bias)
 
 
 def test_the_lift_is_bounded():
