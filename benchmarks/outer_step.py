@@ -199,7 +199,10 @@ def flame(path: Path, shape: tuple[FlowSettings, TrainSettings], fused: bool, st
     _, errors = spy.communicate(timeout=120)
     if not path.exists():
         print(f"No flame graph: {errors.strip()}")
-    return path.exists()
+        return False
+    # Its title is the command: without the folders of this machine.
+    path.write_text(path.read_text(encoding="utf-8").replace(tool, "py-spy").replace(str(path), path.name), "utf-8")
+    return True
 
 
 def by_part(found: dict[str, dict[str, Any]]) -> str:
