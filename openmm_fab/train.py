@@ -97,7 +97,7 @@ class TrainSettings:
     path_gradient: float = 0.0
     averaging: float = 0.99
     products: str = "auto"
-    anneal_below: float = 0.3
+    anneal_below: float = 0.5
     basin_share: float = 0.05
     ais: AISSettings = field(default_factory=AISSettings)
 
