@@ -44,7 +44,7 @@ notebooks: $(READY)
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
-# Finished runs in runs/paper/ are skipped, an interrupted one goes on.
+# Those that benchmarks/paper_results/ has figures of are skipped, an interrupted one goes on in runs/paper/.
 paper: $(READY)
 	for run in $(PAPER_RUNS); do $(BIN)/python benchmarks/paper.py $$(echo $$run | tr . ' ') $(PAPER_ARGS) || exit 1; done
 	$(BIN)/python benchmarks/paper.py --table

@@ -1,8 +1,9 @@
 """The FAB paper's comparison: every method on its multimodal targets, with one trainer and one flow.
 
 `python benchmarks/paper.py TARGET METHOD [--seeds 0 1 2] [--minutes M] [--scale cpu|full] [--quick]` trains, seed by
-seed, and leaves a JSON file a seed in `--out`; finished ones are skipped, interrupted ones go on from their
-checkpoint. `--table` writes what is there to RESULTS.md, with figures. Ends in one JSON line: means over the seeds.
+seed, in `--out`, and leaves figures of each, .json and .npz, in `--results`, which are kept with the project: finished
+ones are skipped, interrupted ones go on from their checkpoint. `--table` writes what is there to RESULTS.md, with
+pictures. Ends in one JSON line: means over the seeds.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from openmm_fab.target import GaussianMixture, ManyWell, Multimodal
 from openmm_fab.train import Budget, Trainer, TrainSettings
 
 OUT = Path(__file__).resolve().parent.parent / "runs" / "paper"
+RESULTS = Path(__file__).resolve().parent / "paper_results"
 METHODS = ("fab", "fab_seldom", "fab_path", "fab_no_buffer", "reverse_kl", "ml", "alpha2", "snf", "ml_md")
 CHECKPOINT_EVERY = 60.0  # s
 LOOKS = 10  # evaluations on the way
 FEW_MODES = 1000  # so many are looked at on the way, too
-FIGURE_SAMPLES = 4000
+FIGURE_SAMPLES, FIGURE_DIM = 2000, 4  # kept of a flow's samples
 SUMMARY = (
     *("ess", "ess_clipped", "modes", "modes_sampled", "mean_log_q", "modes_log_q", "forward_kl", "log_z_error"),
     *("ess_ais", "log_z_error_ais", "evaluations", "flow_evaluations", "seconds"),
@@ -146,33 +148,38 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="of training, a seed")
     parser.add_argument("--scale", choices=["cpu", "full"], default="cpu", help="full is for a GPU and hours")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of results, by default %(default)s")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of checkpoints and flows, by default %(default)s")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of figures, by default %(default)s")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--quick", action="store_true", help="a few steps that only show that all works; keeps nothing")
-    parser.add_argument("--table", action="store_true", help="write what is in --out to RESULTS.md")
+    parser.add_argument("--table", action="store_true", help="write what is in --results to RESULTS.md")
     options = parser.parse_args()
     if options.table:
-        print(json.dumps({"benchmark": "paper", **paper_tables.write(options.out)}))
+        print(json.dumps({"benchmark": "paper", **paper_tables.write(options.results)}))
         return
     if options.target is None or options.method is None:
         parser.error("name a target and a method, or --table")
     with tempfile.TemporaryDirectory() as temporary:
-        out = Path(temporary) if options.quick else options.out
-        out.mkdir(parents=True, exist_ok=True)
+        if options.quick:
+            options.out = options.results = Path(temporary)
+        options.out.mkdir(parents=True, exist_ok=True)
+        options.results.mkdir(parents=True, exist_ok=True)
         seeds = options.seeds[:1] if options.quick else options.seeds
-        results = [_one(options, seed, out) for seed in seeds]
+        results = [_one(options, seed) for seed in seeds]
     keys = paper_molecule.SUMMARY if options.target == paper_molecule.TARGET else SUMMARY
     print(json.dumps({"benchmark": "paper", **paper_tables.summary(results, keys)}))
 
 
-def _one(options: argparse.Namespace, seed: int, out: Path) -> dict:
+def _one(options: argparse.Namespace, seed: int) -> dict:
     """The result of one seed: read if it is there, else run."""
-    path = out / f"{options.target}_{options.method}_{options.scale}_{seed}.json"
+    name = f"{options.target}_{options.method}_{options.scale}_{seed}"
+    path = options.results / f"{name}.json"
     if path.exists():
         print(f"{path} is there already.", file=sys.stderr)
         return json.loads(path.read_text())
     run = paper_molecule.run if options.target == paper_molecule.TARGET else _run
-    result = run(options, seed, path)
+    result, arrays = run(options, seed, options.out / f"{name}.json")
+    write_atomically(path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays))
     write_atomically(path, lambda file: file.write(json.dumps(result, indent=1).encode()))
     return result
 
@@ -191,7 +198,8 @@ class _Clock:
         return True
 
 
-def _run(options: argparse.Namespace, seed: int, path: Path) -> dict:
+def _run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """Train one seed, also an interrupted one; its figures, and what pictures are drawn of."""
     setting = SETTINGS[options.target][options.scale]
     target, samples = setting.target(), 400 if options.quick else setting.samples
     minutes = options.minutes or setting.minutes
@@ -218,13 +226,12 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> dict:
             trainer.save(checkpoint)
     figures = _figures(options, trainer, setting, samples, last=True)
     print(path.stem, _shown(figures), file=sys.stderr, flush=True)
-    z, log_q = _sampler(options.method, trainer, setting).sample(FIGURE_SAMPLES, stream(options.device, seed))
-    np.savez(path.with_suffix(".npz"), z=z.cpu().numpy(), log_q=log_q.cpu().numpy())
+    z, _ = _sampler(options.method, trainer, setting).sample(FIGURE_SAMPLES, stream(options.device, seed))
     write_atomically(path.with_suffix(".flow.pt"), lambda file: torch.save(flow.state_dict(), file))
     checkpoint.unlink(missing_ok=True)
     path.with_suffix(".curve").unlink(missing_ok=True)
     exact = target.sample(samples, torch.Generator().manual_seed(0))
-    return {
+    result = {
         "target": options.target,
         "method": options.method,
         "scale": options.scale,
@@ -241,6 +248,7 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> dict:
         **figures,
         "curve": [*curve, figures],
     }
+    return result, {"z": z[:, :FIGURE_DIM].cpu().numpy()}
 
 
 def _objective(method: str, setting: Setting, target: Multimodal) -> Objective:

@@ -37,7 +37,7 @@ ML_MINUTES = {"cpu": 10.0, "full": 240.0}  # maximum likelihood evaluates no ene
 FRAME_STEPS = 1000  # of 1 fs, from one frame of dynamics to the next
 MORE = 100  # times as many evaluations have the samples of "ml" as those of "ml_md"
 SAMPLES = {"cpu": 100_000, "full": 1_000_000}
-BINS = 36  # of the Ramachandran histograms
+BINS, MAP = 36, 60  # of the Ramachandran histograms; of those that are drawn
 SUMMARY = (
     *("ess", "ess_clipped", "mean_log_q", "kld", "kld_flow", "tv", "tv_flow", "basin_df"),
     *("evaluations", "flow_evaluations", "seconds"),
@@ -73,8 +73,8 @@ def ours(train: TrainSettings, method: str) -> TrainSettings:
     return replace(train, path_gradient=0.7 if method == "fab_path" else 0.0, anneal_below=seldom)
 
 
-def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
-    """Train one seed and compare it with the reference; the result, also of an interrupted run taken up again."""
+def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """Train one seed, also an interrupted one, and compare it with the reference; the result, and its maps."""
     if options.method not in OBJECTIVES:
         raise SystemExit(f"Expected a method of {tuple(OBJECTIVES)} for {TARGET}; got {options.method}.")
     system = fab.MolecularSystem.load(TARGET)
@@ -104,8 +104,6 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
     n = 500 if options.quick else SAMPLES[options.scale]
     ensemble = generator.sample(n, seed=seed + 1000)
     generator.save(path.with_suffix(".safetensors"))
-    angles = {"phi": ensemble.phi()[:, 0], "psi": ensemble.psi()[:, 0]}
-    np.savez(path.with_suffix(".npz"), **angles, weights=ensemble.weights)
     curve = _curve(path.with_suffix("") / "metrics.jsonl") if not options.quick else history
     figures = {
         "ess": ensemble.ess_fraction,
@@ -117,7 +115,7 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
     if likelihood:
         figures["evaluations"] = made_with
     print(path.stem, {k: v and round(v, 4) for k, v in figures.items()}, file=sys.stderr, flush=True)
-    return {
+    result = {
         "target": TARGET,
         "method": options.method,
         "scale": options.scale,
@@ -129,6 +127,8 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> dict:
         **figures,
         "curve": [m for m in curve if "ess" in m],
     }
+    maps = {"flow": np.ones(ensemble.n), "reweighted": ensemble.weights}
+    return result, {name: _ramachandran(ensemble, w, MAP).astype(np.float32) for name, w in maps.items()}
 
 
 def _dynamics(
@@ -177,8 +177,8 @@ def _against(ensemble: fab.Ensemble, reference: fab.Ensemble, generator: Boltzma
     return figures
 
 
-def _ramachandran(ensemble: fab.Ensemble, weights: np.ndarray) -> np.ndarray:
-    edges = np.linspace(-np.pi, np.pi, BINS + 1)
+def _ramachandran(ensemble: fab.Ensemble, weights: np.ndarray, bins: int = BINS) -> np.ndarray:
+    edges = np.linspace(-np.pi, np.pi, bins + 1)
     good = weights > 0
     phi, psi = ensemble.phi()[good, 0], ensemble.psi()[good, 0]
     counts, *_ = np.histogram2d(phi, psi, [edges, edges], weights=weights[good])
@@ -187,7 +187,7 @@ def _ramachandran(ensemble: fab.Ensemble, weights: np.ndarray) -> np.ndarray:
 
 def write(results: list[dict], folder: Path, scale: str) -> None:
     """The section of RESULTS.md, with learning curves."""
-    from paper_tables import NAMES, PICTURES, by_method, table
+    from paper_tables import NAMES, PICTURES, by_method, ran_on, table
 
     path = PICTURES / f"paper_{TARGET}_{scale}_learning.png"
     path.parent.mkdir(exist_ok=True)
@@ -214,7 +214,7 @@ def write(results: list[dict], folder: Path, scale: str) -> None:
         "but drawn independently from the equilibrium, which such dynamics would not reach."
     )
     links = f"![learning](figures/{path.name})\n\n![Ramachandran plots](figures/{maps.name})"
-    body = "\n\n".join([text, table(results, COLUMNS), links])
+    body = "\n\n".join([text, table(results, COLUMNS), ran_on(results), links])
     command = f"python benchmarks/paper.py {TARGET} METHOD --scale {scale}` for each, then `--table"
     commits = ", ".join(sorted({r["commit"] for r in results}))
     record(
@@ -232,16 +232,16 @@ def _maps(results: list[dict], folder: Path, path: Path) -> Path:
     for ax in axes.flat:
         ax.set(xticks=[-np.pi, 0, np.pi], yticks=[-np.pi, 0, np.pi], xticklabels=["-π", "0", "π"])
         ax.set(yticklabels=["-π", "0", "π"], aspect="equal", xlim=(-np.pi, np.pi), ylim=(-np.pi, np.pi))
-    shown = {"reference": (reference.phi()[:, 0], reference.psi()[:, 0], reference.weights)}
+    shown = {"reference": (None, _ramachandran(reference, reference.weights, MAP))}
     for method, group in groups.items():
         with np.load(folder / f"{TARGET}_{method}_{group[0]['scale']}_{group[0]['seed']}.npz") as found:
-            shown[NAMES[method]] = (found["phi"], found["psi"], found["weights"])
-    for (name, (phi, psi, weights)), column in zip(shown.items(), axes.T, strict=True):
-        for ax, w in zip(column, (None, weights), strict=True):
-            if name == "reference" and w is None:
+            shown[NAMES[method]] = (found["flow"], found["reweighted"])
+    edges = np.linspace(-np.pi, np.pi, MAP + 1)
+    for (name, maps), column in zip(shown.items(), axes.T, strict=True):
+        for ax, counts in zip(column, maps, strict=True):
+            if counts is None:
                 ax.axis("off")
                 continue
-            counts, edges, _ = np.histogram2d(phi, psi, 60, [[-np.pi, np.pi]] * 2, weights=w)
             with np.errstate(divide="ignore"):
                 energy = -np.log(counts / counts.max())
             picture = ax.pcolormesh(edges, edges, np.ma.masked_invalid(energy).T, vmin=0, vmax=10, cmap="viridis")

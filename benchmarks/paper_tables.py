@@ -125,12 +125,12 @@ def _section(target: str, scale: str, results: list[dict], folder: Path) -> None
         path.parent.mkdir(exist_ok=True)
         draw(results, folder, path)
         links.append(f"![{kind}](figures/{path.name})")
-    body = "\n\n".join([text, table(results, COLUMNS), f"Published: {PUBLISHED[target]}", _ran_on(results), *links])
+    body = "\n\n".join([text, table(results, COLUMNS), f"Published: {PUBLISHED[target]}", ran_on(results), *links])
     command = f"python benchmarks/paper.py {target} METHOD --scale {scale}` for each, then `--table"
     record(name, f"The paper's methods on {TITLES[target]}, {scale} scale", command, body, _commits(results))
 
 
-def _ran_on(results: list[dict]) -> str:
+def ran_on(results: list[dict]) -> str:
     return "Trained on: " + "; ".join(sorted({r["machine"] for r in results})) + "."
 
 
