@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 
 def on_files(files: Files, config: Any) -> Files:
     folder = Path(config["config_file_path"]).parent / "benchmarks"
-    for path in [folder / "RESULTS.md", *sorted((folder / "figures").glob("*.png"))]:
+    for path in [folder / "RESULTS.md", *sorted((folder / "figures").glob("*.*"))]:
         uri = f"benchmarks/{path.relative_to(folder).as_posix()}"
         files.append(File.generated(config, uri, abs_src_path=str(path)))
     return files
