@@ -88,10 +88,11 @@ def test_checkpoints_of_other_versions_say_so(tmp_path) -> None:
 def test_checkpoints_that_versions_left_load_or_say_why_not() -> None:
     """Files in tests/data, each written by the version that had its format; today's goes on to the end."""
     target, random = Gaussian(torch.zeros(2), torch.ones(2)), torch.Generator()
-    settings = TrainSettings(batch=8, updates=1, buffer_min=2, buffer_max=2)
     found = sorted(DATA.glob("checkpoint_format_*.pt"))
     assert [int(path.stem.split("_")[-1]) for path in found] == [4, 5, 6, CHECKPOINT_FORMAT]
     for path in found:
+        kept = load_torch(path, "a checkpoint")["settings"]  # those it was made with, whatever the defaults are now
+        settings = TrainSettings(**kept | {"ais": AISSettings(**kept["ais"])})
         flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=4, bins=4))
         trainer = Trainer(flow, target, Budget(iterations=4), settings, random)
         if path == found[-1]:
