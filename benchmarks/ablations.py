@@ -88,8 +88,8 @@ def main() -> None:
     results = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
     if options.table:
         body, commits = table(results), ", ".join(sorted({r["commit"] for r in results}))
-        command = f"python benchmarks/ablations.py --seconds {results[0]['seconds']:g}` and `--table"
         seconds = f"{results[0]['seconds']:g}"
+        command = f"python benchmarks/ablations.py --seconds {seconds}` and `--table"
         title = f"Ablations: one setting changed, {seconds} s of processor time"
         record(f"ablations_{seconds}", title, command, body, commits)
     print(json.dumps({r["row"]: [r["ess"], r["basin_df"]] for r in results}))

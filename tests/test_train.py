@@ -105,6 +105,23 @@ def test_learns_angles_and_lines():
         assert float(w[(z[:, k] - mean).cos() > 0].sum()) == pytest.approx(0.5, abs=0.04)  # both modes
 
 
+@pytest.mark.parametrize("ladder", [{"spacing": "adaptive"}, {"spacing": "geometric"}, {"resample": 1.0}])
+def test_a_plain_pass_is_plain_with_every_ladder(ladder):
+    """One step from q to p^alpha q^(1 - alpha): the samples stay, and their weights are (p / q)^alpha."""
+    trainer = _trainer(ManyWell(2), replace(SMALL, ais=AISSettings(intermediate=3, **ladder)), 1)
+    sizes = list(trainer.step_sizes)
+    result = trainer.draw()
+    assert result.ladder == [0.0, 1.0] and result.resampled == 0 and trainer.step_sizes == sizes
+    assert torch.equal(result.points.z, result.start.z)
+    torch.testing.assert_close(result.log_w, 2 * (result.start.log_p - result.start.log_q).double())
+
+
+@pytest.mark.parametrize("below", [-0.1, 1.1])
+def test_shares_that_are_none_are_refused(below):
+    with pytest.raises(ValueError, match="Expected 0 <= anneal_below <= 1"):
+        TrainSettings(anneal_below=below)
+
+
 @pytest.mark.parametrize("below, annealed", [(1.0, 40), (0.0, 2)])
 def test_annealing_while_it_pays(below, annealed):
     """By the share that is set: all passes, or one in 16 behind those that fill the window; a plain one is cheaper."""
