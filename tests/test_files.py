@@ -279,6 +279,44 @@ def test_a_disk_that_fills_up_at_any_byte(tmp_path, monkeypatch, write):
         assert path.read_bytes() == before and _names(tmp_path) == ["state.pt"]
 
 
+class Once:
+    """A file whose n-th write finds the disk full, and no other; says what was asked of it."""
+
+    def __init__(self, file, failing: int, asked: list[int]) -> None:
+        self.file, self.failing, self.asked = file, failing, asked
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def write(self, data) -> int:
+        self.asked.append(len(data))
+        if len(self.asked) == self.failing + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(data)
+
+
+@pytest.mark.parametrize("failing", [0, 3, 9])
+def test_a_disk_that_is_full_for_one_write_only(tmp_path, monkeypatch, failing):
+    """Room again right afterwards: no file with a hole takes the good one's place."""
+    path = save_torch(tmp_path / "state.pt", STATE)
+    before, asked = path.read_bytes(), []
+
+    def opened(*args, **kwargs):
+        return Once(open(*args, **kwargs), failing, asked)
+
+    monkeypatch.setattr(files, "open", opened, raising=False)
+    with pytest.raises(NotWrittenError, match="No space left on device"):
+        save_torch(path, STATE | {"step": 9})
+    assert len(asked) == failing + 1  # nothing is written behind the hole
+    assert path.read_bytes() == before and _names(tmp_path) == ["state.pt"]
+
+
 def _npz(path: Path) -> None:
     write_atomically(path, lambda file: np.savez(file, x=np.arange(50.0), y=np.ones(7)))
 
