@@ -1,7 +1,8 @@
 """The main job end to end: train, sample, compare with the reference; its learning curve.
 
 `python benchmarks/main_job.py [--preset laptop] [--seed 0] [--minutes 10] [--device cuda] [--quick] [--record]`. Runs
-the command line program, so it measures what a user gets. Ends in one JSON line.
+the command line program, so it measures what a user gets. Ends in one JSON line. A run's folder keeps what was measured
+in figures.json: `--read FOLDER --record` writes that to RESULTS.md, also on another machine than it ran on.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from datetime import date
 from pathlib import Path
 
 import numpy as np
-from record import current_commit, record
+from record import current_commit, machine, record
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,17 +32,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a run of some 20 seconds that only shows that all works")
     parser.add_argument("--runs", type=Path, help="keep the run in this folder")
     parser.add_argument("--read", type=Path, help="read a finished run's folder instead of running")
+    parser.add_argument("--commit", help="of what ran, where that machine had no git")
     parser.add_argument("--record", action="store_true", help="write the table to RESULTS.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.read or _run(options, options.runs or Path(temporary))
-        figures, curve = _read(folder)
+        measured = json.loads((folder / "figures.json").read_text())
         if options.record:
-            _record(options, folder, figures, curve)
-    print(json.dumps(figures))
+            _record(options, folder, **measured)
+    print(json.dumps(measured["figures"]))
 
 
-def _record(options: argparse.Namespace, folder: Path, figures: dict, curve: str) -> None:
+def _record(
+    options: argparse.Namespace, folder: Path, figures: dict, curve: str, commit: str, where: str, day: str
+) -> None:
     name, pictures = f"main_job_{options.system}_{figures['preset']}_{figures['seed']}", []
     command = f"python benchmarks/main_job.py --preset {figures['preset']} --seed {figures['seed']}"
     title = f"{options.system}, preset {figures['preset']}, seed {figures['seed']}: FAB without MD data"
@@ -54,13 +59,8 @@ def _record(options: argparse.Namespace, folder: Path, figures: dict, curve: str
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / f"{picture}.png", target)
         pictures.append(f"![{picture}](figures/{target.name})")
-    record(
-        name,
-        title,
-        f"{command} --record",
-        "\n\n".join([_table(figures), *pictures, curve]),
-        (folder / "commit.txt").read_text(),
-    )
+    body = "\n\n".join([_table(figures), *pictures, curve])
+    record(name, title, f"{command} --record", body, options.commit or commit, where, day)
 
 
 def _run(options: argparse.Namespace, runs: Path) -> Path:
@@ -72,10 +72,11 @@ def _run(options: argparse.Namespace, runs: Path) -> Path:
     else:
         command += ["--preset", options.preset]
         command += ["--minutes", f"{options.minutes:g}"] if options.minutes else []
-    commit = current_commit()
+    about = {"commit": current_commit(), "where": machine(options.device), "day": str(date.today())}
     subprocess.run(command, check=True, stdout=sys.stderr)
     folder = max(runs.glob(f"{name}*"), key=lambda folder: folder.stat().st_mtime)
-    (folder / "commit.txt").write_text(commit)
+    figures, curve = _read(folder)
+    (folder / "figures.json").write_text(json.dumps({"figures": figures, "curve": curve, **about}, indent=1))
     return folder
 
 

@@ -12,11 +12,22 @@ from pathlib import Path
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
-def record(name: str, title: str, command: str, body: str, commit: str | None = None) -> None:
-    """Replace section `name` of RESULTS.md, or add it at the end; `commit` is what ran, if not what is here now."""
+def record(
+    name: str,
+    title: str,
+    command: str,
+    body: str,
+    commit: str | None = None,
+    where: str | None = None,
+    day: str | None = None,
+) -> None:
+    """Replace section `name` of RESULTS.md, or add it at the end.
+
+    `commit` is what ran, `where` the `machine` and `day` the date, if not what is here now.
+    """
     section = (
         f"<!-- {name} -->\n## {title}\n\n"
-        f"`{command}`, {date.today()}, commit {commit or current_commit()}, {machine()}\n\n"
+        f"`{command}`, {day or date.today()}, commit {commit or current_commit()}, {where or machine()}\n\n"
         f"{body.strip()}\n<!-- /{name} -->\n"
     )
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
@@ -25,8 +36,8 @@ def record(name: str, title: str, command: str, body: str, commit: str | None = 
     RESULTS.write_text(text, encoding="utf-8")
 
 
-def machine() -> str:
-    """Processor and its instructions, cores, Python and PyTorch, in words."""
+def machine(device: str = "cpu") -> str:
+    """GPU if the device is one, processor and its instructions, cores, Python and PyTorch, in words."""
     import torch
 
     from openmm_fab.devices import rounds_quickly
@@ -38,7 +49,8 @@ def machine() -> str:
     if rounds_quickly(torch.device("cpu")):
         instructions += " and bfloat16"
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
-    return f"{cpu} ({instructions}), {threads}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.startswith("cuda") else ""
+    return f"{gpu}{cpu} ({instructions}), {threads}, Python {platform.python_version()}, PyTorch {torch.__version__}"
 
 
 def current_commit() -> str:

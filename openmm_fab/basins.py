@@ -74,11 +74,12 @@ class LiftedTarget(Target):
         """b (batch,) and its derivatives in the periodic coordinates (batch, n_periodic), float64."""
         waves, turn = self._waves(z)
         k = torch.arange(1, ORDER + 1, device=z.device)
-        return _series(waves, turn).real.sum(1), _series(1j * k * waves, turn).real
+        height, slope = _series(torch.stack([waves, 1j * k * waves])[:, None], turn).real
+        return height.sum(1), slope
 
     def _height(self, z: Tensor) -> Tensor:
         """b alone, of many structures."""
-        parts = [self._waves(part) for part in z.split(ROWS)]
+        parts = [self._waves(part) for part in z.split(ROWS if z.device.type == "cpu" else len(z))]
         return torch.cat([_series(waves, turn).real.sum(1) for waves, turn in parts])
 
     def _waves(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,21 +92,21 @@ class LiftedTarget(Target):
         """Find the basins anew from samples of p exp(b) with log weights; returns the change of b at z (batch,)."""
         before = self._height(z)
         log_w = log_w - before
-        weights = (log_w - log_w.max()).exp().cpu().numpy()
-        angles = z.cpu()[:, self._angles].numpy()
-        lifts = [_lift(column, weights, self.share) for column in angles.T]
+        weights = (log_w - log_w.max()).exp()
+        lifts = [_lift(z[:, k], weights, self.share) for k in self._angles.tolist()]
         if lifts:
             waves = np.fft.rfft(np.array(lifts), axis=1)[:, 1 : ORDER + 1] * 2 / BINS
             # Bin n has its centre at -pi + 2 pi (n + 1/2) / BINS.
             waves = waves * np.exp(-1j * np.arange(1, ORDER + 1) * (-math.pi + math.pi / BINS))
-            self.coefficients = torch.from_numpy(np.concatenate([waves.real, -waves.imag], axis=1))
+            self.coefficients = torch.from_numpy(np.concatenate([waves.real, -waves.imag], axis=1)).to(z.device)
         return self._height(z) - before
 
 
 def _series(waves: Tensor, turn: Tensor) -> Tensor:
-    """Sum over k of waves[:, k - 1] turn^k, shape of turn, by Horner's rule."""
-    total = torch.zeros_like(turn)
-    for column in waves.flip(1).unbind(1):
+    """Sum over k of waves[..., k - 1] turn^k by Horner's rule; what stands before k is that of turn, or more."""
+    first, *others = waves.flip(-1).unbind(-1)
+    total = first * turn
+    for column in others:
         total = (total + column) * turn
     return total
 
@@ -139,13 +140,19 @@ def basins(density: np.ndarray) -> np.ndarray:
     return np.unique([root(label) for label in owner], return_inverse=True)[1]
 
 
-def density(angles: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def bin_of(angles: Tensor) -> Tensor:
+    """Bin (n,) of BINS on the circle that each angle (n,) lies in, the first one from -pi on."""
+    turns = torch.remainder(angles.double() + math.pi, 2 * math.pi) / (2 * math.pi)
+    return (turns * BINS).long().clamp(max=BINS - 1)
+
+
+def density(angles: Tensor, weights: Tensor) -> np.ndarray:
     """Smoothed, normalised histogram (BINS,) of angles (n,) with weights (n,)."""
-    counts, _ = np.histogram(np.remainder(angles + math.pi, 2 * math.pi), BINS, (0, 2 * math.pi), weights=weights)
+    counts = torch.bincount(bin_of(angles), weights, minlength=BINS).cpu().numpy()
     return gaussian_filter1d(counts / counts.sum(), SMOOTHING, mode="wrap")
 
 
-def _lift(angles: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
+def _lift(angles: Tensor, weights: Tensor, share: float) -> np.ndarray:
     """b (BINS,) of one periodic coordinate."""
     populated = density(angles, weights)
     label = basins(populated)

@@ -32,8 +32,8 @@ class ReplayBuffer:
     def add(self, z: Tensor, log_w: Tensor, log_q: Tensor, grad_log_p: Tensor) -> None:
         """Store samples z (n, dim) with log weights and log q (n,) of when they were annealed, and the target's
         gradient (n, dim); weightless ones not."""
-        keep = torch.isfinite(log_w) & torch.isfinite(log_q)
-        z, log_w, log_q, grad_log_p = (part[keep][-self.capacity :] for part in (z, log_w, log_q, grad_log_p))
+        keep = torch.nonzero(torch.isfinite(log_w) & torch.isfinite(log_q))[-self.capacity :, 0]
+        z, log_w, log_q, grad_log_p = (part[keep] for part in (z, log_w, log_q, grad_log_p))
         where = torch.arange(self._next, self._next + len(z), device=self._z.device) % self.capacity
         self._z[where], self._log_w[where], self._log_q[where] = z, log_w.double(), log_q
         self._grad_log_p[where] = grad_log_p

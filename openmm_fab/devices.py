@@ -25,7 +25,9 @@ def checked(device: str | torch.device) -> torch.device:
 
 
 def rounds_quickly(device: torch.device) -> bool:
-    """Whether the processor has instructions for products of bfloat16 matrices; of GPUs it is not said."""
+    """Whether the processor, or the GPU, has instructions for products of bfloat16 matrices."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere; older ones are slow at it
     known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
     return device.type == "cpu" and any(supported() for supported in known if supported is not None)
 

@@ -9,7 +9,7 @@ and a circular spline.  Base: standard normal on lines, uniform on circles.  A n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from . import splines
+from .graphs import Function, Graphs
 from .resampled import POINTS, Resampling
 
 MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
@@ -98,9 +99,12 @@ class CouplingFlow(nn.Module):
             self.resampling = Resampling(periodic, self.settings.hidden, points, generator)
         self.rounded = False  # the conditioners' matrix products are in bfloat16; everything else keeps its precision
         self._compiled: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {}
+        self._graphs: Graphs | None = None
 
     def compile(self, batch: int) -> None:
         """Fuse a layer with `torch.compile`, once for all layers; other batch sizes than `batch` run as they did.
+
+        On a GPU all layers together become CUDA graphs, too, see `graphs`.
 
         Raises whatever the compiler raises: on CPU it needs a C++ compiler.
         """
@@ -110,10 +114,19 @@ class CouplingFlow(nn.Module):
         # would compile no more of this function in the process, and go on slowly.
         config.cache_size_limit = max(config.cache_size_limit, GRAPHS)
         self._compiled = {batch: torch.compile(_couple, dynamic=False)}
+        self._graphs = Graphs(batch) if self.periodic.is_cuda else None
 
     def uncompile(self) -> None:
         """Undo `compile`."""
-        self._compiled = {}
+        self._compiled, self._graphs = {}, None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CouplingFlow:
+        self._graphs = None  # they know where the weights were
+        return super()._apply(fn, recurse)
+
+    def _replayed(self, name: str, function: Function, z: Tensor, of: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """function(z), by a CUDA graph where there are any; with derivatives by z and the parameters `of`."""
+        return list(function(z) if self._graphs is None else self._graphs((name, self.rounded), function, z, of))
 
     def couple(self, z: Tensor, layer: nn.Module, inverse: bool = False, frozen: bool = False) -> tuple[Tensor, Tensor]:
         """One of `layers` applied to z (batch, dim): data -> base, or back if `inverse`; z and log |det| (batch,)."""
@@ -124,7 +137,8 @@ class CouplingFlow(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""
-        return self._log_prob(self._checked(z))
+        of = [p for p in self.parameters() if p.requires_grad] if torch.is_grad_enabled() else None
+        return self._replayed("log_prob", lambda z: [self._log_prob(z)], self._checked(z), of)[0]
 
     def _checked(self, z: Tensor) -> Tensor:
         if z.ndim != 2 or z.shape[1] != self.dim:
@@ -165,10 +179,14 @@ class CouplingFlow(nn.Module):
         """z (batch, dim) in the units of base and layers."""
         return torch.where(self.periodic, z, z / self.settings.scale)
 
-    @torch.enable_grad()
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log q(z) (batch,) and its gradient in z (batch, dim), without a graph of the parameters."""
-        z = self._checked(z).detach().requires_grad_()
+        log_q, gradient = self._replayed("log_prob_and_gradient", self._log_prob_and_gradient, self._checked(z))
+        return log_q, gradient
+
+    @torch.enable_grad()
+    def _log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.detach().requires_grad_()
         log_q = self._log_prob(z, frozen=True)
         (gradient,) = torch.autograd.grad(log_q.sum(), z)
         return log_q.detach(), gradient
@@ -177,7 +195,7 @@ class CouplingFlow(nn.Module):
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n samples z (n, dim), angles in [-pi, pi), and log q(z) (n,)."""
         base = self.sample_base(n, generator)
-        z, log_det = self.from_base(base)
+        z, log_det = self._replayed("from_base", self.from_base, base)
         return z, self.base_log_prob(base) - log_det
 
     def rsample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

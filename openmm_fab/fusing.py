@@ -86,6 +86,7 @@ class FusedMap:
 class _FusedMap(torch.autograd.Function):
     @staticmethod
     @torch.inference_mode(False)
+    @torch.no_grad()  # inside: to leave inference mode is to enter this one, for which another graph would be compiled
     def forward(ctx: Any, z: Tensor, fused: FusedMap) -> tuple[Tensor, ...]:
         ctx.fused = fused
         ctx.save_for_backward(z)
@@ -103,5 +104,6 @@ class _FusedMap(torch.autograd.Function):
         _, backward = ctx.fused.functions(z.device, z.dtype)
         if z.shape[1] == 0:
             return torch.zeros_like(z), None
-        pieces = zip(*(t.split(ctx.fused.chunk, dim=-1) for t in (z, *above)), strict=True)
+        # Detached: for a z that requires a gradient another graph would be compiled.
+        pieces = zip(*(t.detach().split(ctx.fused.chunk, dim=-1) for t in (z, *above)), strict=True)
         return torch.cat([backward(*(t.contiguous() for t in piece))[0] for piece in pieces], dim=-1), None

@@ -38,4 +38,13 @@ PRESETS = {
         ),
     ),
     "laptop": Preset(minutes=18.0, samples=200_000),
+    # A small batch would leave a GPU idle; a large one is worth longer steps of a larger flow.
+    "gpu": Preset(
+        minutes=5.0,
+        samples=200_000,
+        settings=GeneratorSettings(
+            flow=FlowSettings(hidden=256),
+            train=TrainSettings(batch=16384, buffer_min=4, buffer_max=32, learning_rate=1e-3),
+        ),
+    ),
 }

@@ -31,12 +31,14 @@ class Resampling(nn.Module):
         Samples of the base.
     """
 
-    periodic: Tensor
+    lines: Tensor
+    circles: Tensor
     points: Tensor
 
     def __init__(self, periodic: Tensor, hidden: int, points: Tensor, generator: torch.Generator | None) -> None:
         super().__init__()
-        self.register_buffer("periodic", periodic.clone(), persistent=False)
+        self.register_buffer("lines", torch.nonzero(~periodic)[:, 0], persistent=False)
+        self.register_buffer("circles", torch.nonzero(periodic)[:, 0], persistent=False)
         self.register_buffer("points", points, persistent=False)  # the same ones again from their own seed
         features = len(periodic) + int(periodic.sum())
         self.net = nn.Sequential(
@@ -51,8 +53,8 @@ class Resampling(nn.Module):
 
     def log_acceptance(self, z: Tensor) -> Tensor:
         """log a(z) (batch,)."""
-        angles = z[:, self.periodic]
-        features = torch.cat([z[:, ~self.periodic], angles.cos(), angles.sin()], 1)
+        angles = z[:, self.circles]
+        features = torch.cat([z[:, self.lines], angles.cos(), angles.sin()], 1)
         return logsigmoid(self.net(features)[:, 0])
 
     def log_ratio(self, z: Tensor) -> Tensor:

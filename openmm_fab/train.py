@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import pathwise
-from .ais import AISResult, AISSettings, adapted, in_passes, run_ais
+from .ais import AISResult, AISSettings, adapted, in_passes, joined, run_ais
 from .basins import LiftedTarget
 from .buffer import ReplayBuffer
 from .devices import rounds_quickly, stream
@@ -41,7 +41,6 @@ from .objectives import Objective, fab
 from .path import Counted, TrainableFlow
 from .target import Target
 from .watch import Health, TrainingError
-from .weights import effective_sample_size
 
 __all__ = ["Budget", "TrainSettings", "Trainer", "TrainingError"]
 
@@ -76,8 +75,8 @@ class TrainSettings:
         Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
     products : str
         The learner's matrix products: "bfloat16", "float32" (as its parameters are), or "auto", which is bfloat16 for a
-        `CouplingFlow` of float32 where the processor has instructions for it (AVX512-BF16, AMX). The flow that training
-        leaves keeps its own precision.
+        `CouplingFlow` of float32 where the processor or the GPU has instructions for it (AVX512-BF16, AMX; Ampere and
+        newer). The flow that training leaves keeps its own precision.
     anneal_below : float
         FAB with the buffer anneals every pass while the flow's ESS towards the target is below this share. Above, one
         pass in 16 is annealed, and the others are twice the batch as the flow gives it: for half the energies, and in
@@ -272,27 +271,28 @@ class Trainer:
 
     def anneal(self) -> AISResult:
         """One pass of annealed importance sampling; adapts the step sizes."""
-        return self._pass(self.settings.batch, self.settings.ais)
+        return self._pass(1, self.settings.ais)
 
     def draw(self) -> AISResult:
         """One pass of flow samples as they come, with weights towards what annealing ends at."""
-        return self._pass(PLAIN * self.settings.batch, replace(self.settings.ais, intermediate=0))
+        return self._pass(PLAIN, replace(self.settings.ais, intermediate=0))
 
-    def _pass(self, n: int, s: AISSettings) -> AISResult:
+    def _pass(self, batches: int, s: AISSettings) -> AISResult:
         def run(n: int) -> AISResult:
             return run_ais(self.counted, self.lifted, n, s, self.step_sizes, self.generator, self.widths)
 
-        result = in_passes(run, n, self.annealing, self.generator)
+        n = self.settings.batch
+        result = joined([in_passes(run, n, self.annealing, self.generator) for _ in range(batches)])
         start = result.start.log_p.double() - result.start.log_q.double()
         log_w, start = self.ranks.gathered(torch.stack([result.log_w.double(), start], 1)).unbind(1)
         self._last = replace(result, log_w=log_w, acceptance=self.ranks.mean(result.acceptance))
         self.step_sizes = adapted(self.step_sizes, self._last, s.acceptance)
-        self._recent.append(start.cpu())
+        self._recent.append(start)
         return result
 
     def watch(self, log_w: Tensor) -> None:
         """Keep log weights (n,) of the learner's samples, for the metrics."""
-        self._recent.append(self.ranks.gathered(log_w.double().cpu()))
+        self._recent.append(self.ranks.gathered(log_w.double()))
 
     def log_prob(self, z: Tensor, grad_log_p: Tensor | None = None) -> Tensor:
         """The learner's log q(z) (n,), with a graph of its parameters.
@@ -358,8 +358,9 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        for own, new in zip(self.flow.parameters(), self.learner.parameters(), strict=True):
-            own.lerp_(new, 1 - self.settings.averaging)
+        own: list[Tensor] = list(self.flow.parameters())
+        new: list[Tensor] = list(self.learner.parameters())
+        torch._foreach_lerp_(own, new, 1 - self.settings.averaging)
 
     def _learning_rate(self) -> float:
         s = self.settings
@@ -472,7 +473,8 @@ class Trainer:
         self.buffer.load_state_dict(state["buffer"])
         self.health.load_state_dict(state["health"])
         self.lifted.coefficients = state["basins"]
-        self._recent = deque(state["recent"], maxlen=self._recent.maxlen)
+        recent = [log_w.to(self.generator.device) for log_w in state["recent"]]
+        self._recent = deque(recent, maxlen=self._recent.maxlen)
         self.generator.set_state(state["random"])
         self.iteration, self.updates, self.seconds, self.skipped = state["counts"]
         self.target.evaluations, self.counted.evaluations = state["evaluations"]
@@ -482,9 +484,8 @@ class Trainer:
 def _share(log_w: Tensor) -> float:
     """Kish effective sample size as a share, where what is not finite has no weight; 0 if no sample has any."""
     log_w = torch.where(torch.isfinite(log_w), log_w, -torch.inf)
-    if not torch.isfinite(log_w).any():
-        return 0.0
-    return effective_sample_size(log_w.cpu().numpy()) / len(log_w)
+    share = float((2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()) / len(log_w)
+    return 0.0 if math.isnan(share) else share
 
 
 def _mean(values: list[float]) -> float:

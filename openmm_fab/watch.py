@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from .basins import BINS, basins, density
+from .basins import basins, bin_of, density
 
 if TYPE_CHECKING:
     from .train import Trainer
@@ -170,10 +171,10 @@ class Health:
         # A generator of its own: looking changes nothing.
         random = torch.Generator(trainer.generator.device).manual_seed(trainer.iteration)
         drawn = torch.cat([trainer.learner.sample(batch, random)[0] for _ in range(math.ceil(SAMPLES / batch))])
-        weights = torch.softmax(buffer.log_w, 0).cpu().numpy()
+        weights = torch.softmax(buffer.log_w, 0)
         self.lost = []
         for column in torch.nonzero(trainer.target.periodic)[:, 0].tolist():
-            held, sampled = (z[:, column].cpu().numpy() for z in (buffer.z, drawn))
+            held, sampled = (z[:, column] for z in (buffer.z, drawn))
             self.lost += [f"periodic coordinate {column} {words}" for words in missing_basins(held, weights, sampled)]
         if self.lost:
             self._tell(
@@ -211,7 +212,7 @@ class Health:
         self._told, self._good = set(state["told"]), state["good"]
 
 
-def missing_basins(held: np.ndarray, weights: np.ndarray, sampled: np.ndarray) -> list[str]:
+def missing_basins(held: Tensor, weights: Tensor, sampled: Tensor) -> list[str]:
     """Basins of one torsion where weighted points are and samples are not, in words.
 
     Parameters
@@ -221,14 +222,14 @@ def missing_basins(held: np.ndarray, weights: np.ndarray, sampled: np.ndarray) -
         Of the held ones, normalised.
     """
     label = basins(density(held, weights))
-    place, other = (label[np.floor(np.remainder(a + math.pi, 2 * math.pi) / (2 * math.pi) * BINS).astype(int) % BINS]
-                    for a in (held, sampled))  # fmt: skip
+    place, other = (label[bin_of(angles).cpu().numpy()] for angles in (held, sampled))
+    angle, weight = held.cpu().numpy(), weights.cpu().numpy()
     found = []
     for basin in range(label.max() + 1):
-        w = weights[place == basin]
+        w = weight[place == basin]
         share, drawn = float(w.sum()), float((other == basin).mean())
         if share > BASIN and drawn < FOUND * share and share**2 > MANY * float(np.square(w).sum()):
-            degrees = math.degrees(np.angle((w * np.exp(1j * held[place == basin])).sum()))
+            degrees = math.degrees(np.angle((w * np.exp(1j * angle[place == basin])).sum()))
             found.append(
                 f"near {degrees:.0f} degrees ({100 * share:.1f} % of the buffer, {100 * drawn:.2g} % of samples)"
             )

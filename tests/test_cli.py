@@ -138,7 +138,7 @@ def test_other_settings_do_not_resume(folders, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--preset", "huge"], "Expected a preset out of ['laptop', 'smoke']; got 'huge'"),
+        (["--preset", "huge"], "Expected a preset out of ['gpu', 'laptop', 'smoke']; got 'huge'"),
         (["--name", "a/b"], "Expected a run's name to be one folder name; got 'a/b'"),
         (["--name", ".."], "Expected a run's name"),
         (["--minutes", "0"], "Expected a positive number of minutes"),

@@ -56,7 +56,7 @@ def test_each_layer_overrides_the_one_below(tmp_path) -> None:
         ("flow = 3", ("Expected a table [flow]", "got 3")),
         ("[flow]\nlayers = 3", ("even number of layers",)),
         ("minutes = 'long'", ("minutes", "of type float")),
-        ("preset = 'huge'", ("Expected a preset out of ['laptop', 'smoke']",)),
+        ("preset = 'huge'", ("Expected a preset out of ['gpu', 'laptop', 'smoke']",)),
         ("samples = 0", ("samples >= 1",)),
         ("[flow", ("Expected a TOML file of settings",)),
     ],

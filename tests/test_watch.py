@@ -6,7 +6,6 @@ import copy
 import math
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -167,18 +166,18 @@ def test_a_mode_that_is_lost_is_told_and_counted(monkeypatch) -> None:
 
 
 def test_missing_basins() -> None:
-    rng = np.random.default_rng(0)
-    held = np.concatenate([rng.normal(-1.0, 0.3, 900), rng.normal(2.0, 0.3, 100)])
-    even = np.full(1000, 1e-3)
-    (found,) = missing_basins(held, even, rng.normal(-1.0, 0.3, 1000))
+    random = torch.Generator().manual_seed(0)
+    left, right = (torch.normal(at, 0.3, (1000,), generator=random) for at in (-1.0, 2.0))
+    held, even = torch.cat([left[:900], right[:100]]), torch.full((1000,), 1e-3, dtype=torch.float64)
+    (found,) = missing_basins(held, even, left)
     assert found.startswith("near 11") and "(10.0 % of the buffer, 0 % of samples)" in found
     assert missing_basins(held, even, held) == []
-    assert len(missing_basins(held, even, rng.normal(2.0, 0.3, 1000))) == 1
+    assert len(missing_basins(held, even, right)) == 1
     # A basin that is one heavy sample is no basin; nor is one that hardly holds anything.
-    one = np.full(901, 0.8 / 900)
+    one = torch.full((901,), 0.8 / 900, dtype=torch.float64)
     one[-1] = 0.2
-    assert missing_basins(np.append(held[:900], 2.0), one, held[:900]) == []
-    few = np.where(held > 0.5, 1e-4, 1.0)
+    assert missing_basins(torch.cat([held[:900], torch.tensor([2.0])]), one, held[:900]) == []
+    few = torch.where(held > 0.5, 1e-4, 1.0).double()
     assert missing_basins(held, few / few.sum(), held[:900]) == []
 
 

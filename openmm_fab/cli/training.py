@@ -33,7 +33,9 @@ PROBE_SECONDS = 10.0
 SettingsOption = Annotated[
     Path | None, typer.Option("--settings", help="TOML file: preset, minutes, samples, seed, [flow], [train], ...")
 ]
-PresetOption = Annotated[str | None, typer.Option(help="smoke (2 minutes) or laptop (20 minutes, used unless given).")]
+PresetOption = Annotated[
+    str | None, typer.Option(help="smoke (2 minutes), laptop (20, used unless given) or gpu (5, for --device cuda).")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="One setting, such as train.batch=512; repeat it for several.")
 ]

@@ -61,7 +61,7 @@ class CompiledEnergy(nn.Module):
         self.potential = Potential(system.system)
         self.defaults = global_parameters(system.system)
         self.evaluations = 0
-        self.invalid = 0
+        self._invalid = torch.zeros((), dtype=torch.long)
         self.reason = ""
         self.fused = False
         self.leaves = nn.ParameterDict()
@@ -89,6 +89,14 @@ class CompiledEnergy(nn.Module):
         self.fused, self.chunk = True, chunk
         self._functions.clear()
         return self
+
+    @property
+    def invalid(self) -> int:
+        return int(self._invalid)
+
+    @invalid.setter
+    def invalid(self, number: int) -> None:
+        self._invalid = torch.as_tensor(number)
 
     @property
     def force_field(self) -> dict[str, Tensor]:
@@ -225,7 +233,7 @@ class CompiledEnergy(nn.Module):
             valid &= torch.isfinite(rest[0]).all(dim=(1, 2))
         u = torch.where(valid, u, torch.inf)
         self.evaluations += len(x)
-        self.invalid += int((~valid).sum())
+        self._invalid = self._invalid.to(x.device) + (~valid).sum()  # not looked at: a GPU would have to finish first
         return [u, *(torch.where(valid.view(-1, *[1] * (t.ndim - 1)), t, 0.0) for t in rest)]
 
     def _function(

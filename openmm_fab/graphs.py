@@ -1,0 +1,162 @@
+"""CUDA graphs: what a GPU does in hundreds of small steps is recorded once and replayed as one.
+
+A flow's layers are small, and on a GPU the computer takes longer to ask for a step than the GPU to make it.  A graph
+asks for all of them at once.  It reads and writes the same memory each time, so inputs are copied in and results out.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3  # calls before one is recorded: compilers and libraries set themselves up in the first ones
+
+Function = Callable[[Tensor], Sequence[Tensor]]
+
+
+class Graphs:
+    """Functions of a batch z (batch, ...), replayed; other batch sizes are computed as they come.
+
+    A copy has none of them, since they read the weights of the flow that they were recorded of.
+
+    Parameters
+    ----------
+    batch : int
+    """
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self._recorded: dict[Any, Callable[[Tensor], Sequence[Tensor]]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graphs:
+        return Graphs(self.batch)
+
+    def __call__(
+        self, name: Any, function: Function, z: Tensor, parameters: Sequence[Tensor] | None = None
+    ) -> Sequence[Tensor]:
+        """function(z), with a graph of autograd's for z and the parameters where these are given.
+
+        Parameters
+        ----------
+        name : hashable
+            Of the function, and of everything but z that it depends on and that changes.
+        function : callable
+            z -> sequence of tensors; the same steps on the GPU whatever z is.
+        z : Tensor
+        parameters : sequence of Tensor, optional
+            What the first result is differentiated by, besides z; it is then the only one. They stay where they are.
+        """
+        if len(z) != self.batch:
+            return function(z)
+        key = (name, parameters is not None, z.dtype)
+        if key not in self._recorded:
+            self._recorded[key] = self._record(function, z, parameters)
+        return self._recorded[key](z)
+
+    @staticmethod
+    def _record(
+        function: Function, z: Tensor, parameters: Sequence[Tensor] | None
+    ) -> Callable[[Tensor], Sequence[Tensor]]:
+        try:
+            with torch.inference_mode(False):
+                return _Replayed(function, z) if parameters is None else _Differentiable(function, z, parameters)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            first = str(error).strip().splitlines() or [""]
+            warnings.warn(f"Goes on without CUDA graphs, slower: {type(error).__name__}: {first[0]}", stacklevel=4)
+            return function
+
+
+class _Replayed:
+    """A function without a graph of autograd's."""
+
+    def __init__(self, function: Function, z: Tensor) -> None:
+        self._z = z.detach().clone()
+        warm_up(lambda: function(self._z))
+        self._replay, self._results = record(lambda: function(self._z))
+
+    @torch.no_grad()
+    def __call__(self, z: Tensor) -> Sequence[Tensor]:
+        self._z.copy_(z)
+        self._replay()
+        return [result.clone() for result in self._results]
+
+
+class _Differentiable:
+    """A function of one result, and its derivatives by z and parameters as a second graph that goes with the first."""
+
+    def __init__(self, function: Function, z: Tensor, parameters: Sequence[Tensor]) -> None:
+        self._z, self._parameters = z.detach().clone().requires_grad_(), parameters
+        by = [self._z, *parameters]
+
+        def slopes(result: Tensor, above: Tensor) -> Sequence[Tensor]:
+            return torch.autograd.grad(result, by, above, allow_unused=True, materialize_grads=True)
+
+        with torch.enable_grad():
+
+            def both() -> None:
+                (result,) = function(self._z)
+                slopes(result, torch.ones_like(result))
+
+            warm_up(both)
+            self._forward, (self._result,) = record(lambda: function(self._z))
+            self._above = torch.zeros_like(self._result)
+            self._backward, self._slopes = record(lambda: slopes(self._result, self._above))
+        self._result = self._result.detach()  # or autograd would hold on to the stream it was recorded on
+        self.runs = 0
+
+    def __call__(self, z: Tensor) -> Sequence[Tensor]:
+        return [_Derived.apply(self, z, *self._parameters)]
+
+    @torch.no_grad()
+    def run(self, z: Tensor) -> Tensor:
+        self._z.copy_(z)
+        self._forward()
+        self.runs += 1
+        return self._result.clone()
+
+    @torch.no_grad()
+    def derivatives(self, z: Tensor, run: int, above: Tensor) -> Sequence[Tensor]:
+        """By z and parameters, times `above`, of the run with this number."""
+        if run != self.runs:  # another one has taken its place
+            self.run(z)
+        self._above.copy_(above)
+        self._backward()
+        return torch._foreach_mul(list(self._slopes), 1.0)  # copies, in a step or two
+
+
+class _Derived(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, recorded: _Differentiable, z: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        ctx.recorded, result = recorded, recorded.run(z)
+        ctx.run = recorded.runs
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.recorded.derivatives(*ctx.saved_tensors, ctx.run, above)
+
+
+def warm_up(work: Callable[[], object]) -> None:
+    """Do it a few times, on a stream of its own as recording asks for."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def record(work: Callable[[], Sequence[Tensor]]) -> tuple[Callable[[], None], Sequence[Tensor]]:
+    """A function that does work() again, in one step, and the tensors that it leaves the results in."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = work()
+    return graph.replay, results

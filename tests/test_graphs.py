@@ -1,0 +1,206 @@
+"""CUDA graphs of a flow: the same numbers as without, whatever is asked in which order."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from openmm_fab import graphs
+from openmm_fab.flow import CouplingFlow, FlowSettings
+from openmm_fab.graphs import Graphs
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+BATCH = 64
+
+
+def flow_of(settings: FlowSettings, compiled: bool = True) -> CouplingFlow:
+    """On the GPU, double precision, with weights that do something."""
+    periodic = torch.arange(7) % 3 == 0
+    flow = CouplingFlow(periodic, settings, torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.add_(0.05 * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(p.numel())))
+    flow = flow.cuda()
+    if compiled:
+        flow.compile(BATCH)
+    return flow
+
+
+def points(seed: int) -> Tensor:
+    return torch.randn(BATCH, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).cuda()
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "resampled"])
+def pair(request: pytest.FixtureRequest) -> tuple[CouplingFlow, CouplingFlow]:
+    """A flow with graphs, and the same one as it is."""
+    settings = FlowSettings(layers=4, hidden=16, resampled=request.param)
+    return flow_of(settings), flow_of(settings, compiled=False)
+
+
+@pytest.fixture(autouse=True)
+def no_warnings(recwarn: pytest.WarningsRecorder) -> object:
+    """A graph that could not be recorded would only be slower, with a warning."""
+    yield
+    assert not [w for w in recwarn if "CUDA graphs" in str(w.message)]
+
+
+@gpu
+def test_values_are_those_without_graphs(pair) -> None:
+    flow, plain = pair
+    for seed in range(3):
+        z = points(seed)
+        with torch.no_grad():
+            torch.testing.assert_close(flow.log_prob(z), plain.log_prob(z))
+        for found, wanted in zip(flow.log_prob_and_gradient(z), plain.log_prob_and_gradient(z), strict=True):
+            torch.testing.assert_close(found, wanted)
+        random = [torch.Generator("cuda").manual_seed(seed) for _ in range(2)]
+        for found, wanted in zip(flow.sample(BATCH, random[0]), plain.sample(BATCH, random[1]), strict=True):
+            torch.testing.assert_close(found, wanted)
+    assert len(flow._graphs._recorded) == 3
+
+
+@gpu
+def test_results_stay_when_more_is_asked(pair) -> None:
+    flow, plain = pair
+    with torch.no_grad():
+        first = flow.log_prob(points(0))
+        flow.log_prob(points(1))
+        torch.testing.assert_close(first, plain.log_prob(points(0)))
+
+
+@gpu
+def test_derivatives_are_those_without_graphs(pair) -> None:
+    flow, plain = pair
+    for seed in range(3):
+        z = [points(seed).requires_grad_() for _ in range(2)]
+        for one, at in zip(pair, z, strict=True):
+            one.zero_grad()
+            one.log_prob(at).mean().backward()
+        torch.testing.assert_close(z[0].grad, z[1].grad)
+        for found, wanted in zip(flow.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(found.grad, wanted.grad)
+            with torch.no_grad():  # and the graphs see weights that have changed
+                found.add_(found.grad, alpha=-1e-3)
+                wanted.add_(wanted.grad, alpha=-1e-3)
+
+
+@gpu
+def test_two_densities_in_one_loss_and_gradients_that_add_up(pair) -> None:
+    for one in pair:
+        for seed in (0, 2):
+            (one.log_prob(points(seed)).mean() + (0.1 * one.log_prob(points(seed + 1))).square().mean()).backward()
+    for found, wanted in zip(*(flow.parameters() for flow in pair), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad)
+
+
+@gpu
+def test_other_batches_copies_and_moved_flows(pair) -> None:
+    flow, plain = pair
+    with torch.no_grad():
+        torch.testing.assert_close(flow.log_prob(points(0)[:9]), plain.log_prob(points(0)[:9]))
+        flow.log_prob(points(0))
+        other = copy.deepcopy(flow)
+        for p in other.parameters():
+            p.mul_(0.5)
+        assert not other._graphs._recorded
+        assert (other.log_prob(points(0)) - flow.log_prob(points(0))).abs().max() > 1e-3
+        back = flow.cpu()
+        torch.testing.assert_close(back.log_prob(points(0).cpu()), plain.log_prob(points(0)).cpu())
+
+
+# What holds without a GPU
+
+
+class Recomputed(graphs._Differentiable):
+    """Without recording: every run is computed, and so are its derivatives."""
+
+    def __init__(self, function: graphs.Function, z: Tensor, parameters: Sequence[Tensor]) -> None:
+        self._function, self._parameters, self.runs, self.lost = function, parameters, 0, 0
+
+    @torch.no_grad()
+    def run(self, z: Tensor) -> Tensor:
+        self.runs += 1
+        return self._function(z)[0].clone()
+
+    @torch.enable_grad()
+    def derivatives(self, z: Tensor, run: int, above: Tensor) -> Sequence[Tensor]:
+        self.lost += run != self.runs
+        z = z.detach().requires_grad_()
+        (result,) = self._function(z)
+        return torch.autograd.grad(result, [z, *self._parameters], above)
+
+
+def test_autograd_gets_what_belongs_to_it(monkeypatch) -> None:
+    monkeypatch.setattr(graphs, "_Differentiable", Recomputed)
+    settings, periodic = FlowSettings(layers=2, hidden=8), torch.arange(7) % 3 == 0
+    flow = CouplingFlow(periodic, settings, torch.Generator().manual_seed(0)).double()
+    plain, z = copy.deepcopy(flow), torch.randn(5, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    flow._graphs = Graphs(5)
+    gradients = []
+    for one in (flow, plain):
+        at = [(k * z).requires_grad_() for k in (1, 2)]
+        (one.log_prob(at[0]).mean() + one.log_prob(at[1]).square().mean()).backward()
+        gradients.append([*(t.grad for t in at), *(p.grad for p in one.parameters())])
+    for found, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, wanted)
+    (recorded,) = flow._graphs._recorded.values()
+    assert (recorded.runs, recorded.lost) == (2, 1)  # of two runs the first one's memory was overwritten
+    assert not one.log_prob(z).grad_fn.name().startswith("_Derived")
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Recording as a CPU can do it: what is replayed is computed again, into the tensors of the first time."""
+    done: list[str] = []
+
+    def record(work: Callable[[], Sequence[Tensor]]) -> tuple[Callable[[], None], Sequence[Tensor]]:
+        results = work()
+        done.append("recorded")
+
+        def replay() -> None:
+            for result, value in zip(results, work(), strict=True):
+                result.copy_(value)
+
+        return replay, results
+
+    monkeypatch.setattr(graphs, "record", record)
+    monkeypatch.setattr(graphs, "warm_up", lambda work: work())
+    return done
+
+
+def test_a_function_is_recorded_once_and_only_at_its_batch(monkeypatch) -> None:
+    done, recorded = stand_in(monkeypatch), Graphs(3)
+    results = [recorded("twice", lambda z: [2 * z], torch.full((3,), float(k)))[0] for k in range(4)]
+    assert [r.tolist() for r in results] == [[2.0 * k] * 3 for k in range(4)] and len(done) == 1
+    assert recorded("twice", lambda z: [2 * z], torch.ones(2))[0].tolist() == [2.0, 2.0] and len(done) == 1
+    assert recorded("thrice", lambda z: [3 * z], torch.ones(3))[0].tolist() == [3.0] * 3 and len(done) == 2
+    assert recorded("twice", lambda z: [2 * z], torch.ones(3).double())[0].dtype == torch.float64 and len(done) == 3
+    assert not copy.deepcopy(recorded)._recorded
+
+
+def test_what_cannot_be_recorded_goes_on_without(monkeypatch, recwarn) -> None:
+    def record(work: Callable[[], Sequence[Tensor]]) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(graphs, "record", record)
+    monkeypatch.setattr(graphs, "warm_up", lambda work: work())
+    recorded = Graphs(3)
+    for _ in range(2):
+        assert recorded("twice", lambda z: [2 * z], torch.ones(3))[0].tolist() == [2.0] * 3
+    (told,) = recwarn
+    assert str(told.message).startswith("Goes on without CUDA graphs, slower: RuntimeError: operation not permitted")
+    recwarn.clear()
+
+
+def test_memory_that_runs_out_is_not_hidden(monkeypatch) -> None:
+    """Whoever asked knows what to do: smaller batches."""
+
+    def warm_up(work: Callable[[], object]) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(graphs, "warm_up", warm_up)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        Graphs(3)("twice", lambda z: [2 * z], torch.ones(3))
