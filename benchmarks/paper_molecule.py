@@ -62,8 +62,6 @@ def settings(scale: str, method: str) -> GeneratorSettings:
     if scale != "cpu":
         flow = FlowSettings(layers=24, hidden=256)
         train = TrainSettings(batch=1024, updates=8, buffer_min=64, buffer_max=512, learning_rate=5e-4, warmup=1000)
-    if method == "reverse_kl":  # the force of a clash is in its gradient: at 3e-4 it diverges
-        train = replace(train, learning_rate=1e-4)
     return GeneratorSettings(flow=flow, train=ours(train, method))
 
 

@@ -58,7 +58,11 @@ def alpha_divergence(trainer: Trainer) -> Iterator[Tensor]:
 
 
 def reverse_kl(trainer: Trainer) -> Iterator[Tensor]:
-    """The Kullback-Leibler divergence from the flow to the target, up to log Z, on samples of the flow."""
+    """The Kullback-Leibler divergence from the flow to the target, up to log Z, on samples of the flow.
+
+    Where some of them have no density it is that of the others, as a distribution of their own, and their share v adds
+    -log v: else the flow would gain by moving to where nothing is counted.
+    """
     learner, n = trainer.learner, trainer.settings.batch
     if not hasattr(learner, "rsample"):
         raise ValueError(
@@ -68,16 +72,30 @@ def reverse_kl(trainer: Trainer) -> Iterator[Tensor]:
     for _ in range(trainer.settings.updates):
         z, log_q = learner.rsample(n, trainer.generator)
         trainer.counted.evaluations += n
-        yield reverse_loss(trainer, z, log_q)
+        loss, inside = reverse_loss(trainer, z, log_q)
+        if not inside.all():
+            share = inside.double().mean()
+            # grad log v = E[1 / v, or 0 outside, times grad log q]; minus E[grad log q] = 0, for less noise.
+            pull = ((inside / share - 1).to(log_q) * trainer.log_prob(z)).mean()
+            loss = loss - share.log().to(loss) - (pull - pull.detach())
+        yield loss
 
 
-def reverse_loss(trainer: Trainer, z: Tensor, log_q: Tensor) -> Tensor:
-    """Mean of log q - log p over samples that have a density, the target's gradient handed on by its own formula."""
+def reverse_loss(trainer: Trainer, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of log q - log p over samples that have a density, the target's gradient handed on by its own formula.
+
+    Returns
+    -------
+    loss : Tensor, scalar
+    inside : Tensor of bool, shape (batch,)
+        Which samples have one.
+    """
     log_p, gradient = trainer.lifted.log_prob_and_gradient(z)
     trainer.watch(log_p - log_q.detach())
     log_p = log_p + ((z - z.detach()) * gradient).sum(1)
     difference = log_q - log_p
-    return difference[torch.isfinite(difference.detach())].mean()
+    inside = torch.isfinite(difference.detach())
+    return difference[inside].mean(), inside
 
 
 @dataclass(frozen=True)

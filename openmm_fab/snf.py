@@ -58,7 +58,7 @@ class StochasticFlow:
         for _ in range(s.updates):
             z, log_q = self.push(learner, trainer.lifted, s.batch, trainer.generator)
             trainer.counted.evaluations += s.batch
-            yield reverse_loss(trainer, z, log_q)
+            yield reverse_loss(trainer, z, log_q)[0]
 
     def push(
         self, flow: CouplingFlow, target: Target, n: int, generator: torch.Generator | None = None

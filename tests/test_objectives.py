@@ -200,7 +200,7 @@ def test_reverse_kl_hands_on_the_whole_gradient_of_the_target():
     target = Gaussian(torch.tensor([0.0, 1.0, -2.0]).double(), torch.tensor([1.0, 0.5, 2.0]).double())
     z = torch.randn(64, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     shift = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    loss = reverse_loss(_trainer(reverse_kl, target), z + shift, torch.zeros(64, dtype=torch.float64))
+    loss, _ = reverse_loss(_trainer(reverse_kl, target), z + shift, torch.zeros(64, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(loss, shift)
     torch.testing.assert_close(gradient, ((z - target.mean) / target.std.square()).mean(0))
 
@@ -211,6 +211,39 @@ def test_reverse_kl_leaves_out_samples_without_density():
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(trainer.learner.theta.grad).all()
     assert 0.2 < (trainer._recent[-1] == -torch.inf).double().mean() < 0.5  # and counts them
+
+
+def test_reverse_kl_adds_minus_the_logarithm_of_the_share_with_density():
+    """By quadrature: what it adds to the mean over those samples, and its gradient."""
+    with_share, without = (_trainer(reverse_kl, Half(), updates=16) for _ in range(2))
+    theta = without.learner.theta
+    exact = -torch.trapezoid(torch.where(X > -0.5, _log_normal(X, *theta).exp(), 0.0), X).log()
+    (slope,) = torch.autograd.grad(exact, theta)
+    values, slopes = [], []
+    for loss in reverse_kl(with_share):
+        plain, _ = reverse_loss(without, *without.learner.rsample(without.settings.batch, without.generator))
+        values.append(float(loss.detach() - plain.detach()))
+        gradients = (
+            torch.autograd.grad(part, of)[0] for part, of in ((loss, with_share.learner.theta), (plain, theta))
+        )
+        slopes.append(next(gradients) - next(gradients))
+    values, slopes = torch.tensor(values)[:, None], torch.stack(slopes)
+    for found, wanted in ((values, exact.detach()), (slopes, slope)):
+        error = found.std(0) / len(found) ** 0.5
+        assert (error < 0.1 * wanted.abs().max()).all() and ((found.mean(0) - wanted).abs() < 4 * error).all()
+
+
+def test_reverse_kl_does_not_move_to_where_nothing_is_counted():
+    trainer = _trainer(reverse_kl, Half(), batch=200, updates=1)
+    with torch.no_grad():
+        trainer.learner.theta.copy_(torch.tensor([-1.2, 0.0]))  # three quarters lie there
+    optimizer = torch.optim.Adam(trainer.learner.parameters(), lr=0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        (loss,) = reverse_kl(trainer)
+        loss.backward()
+        optimizer.step()
+    assert float((trainer._recent[-1] == -torch.inf).double().mean()) < 0.1
 
 
 @pytest.mark.parametrize("name", EXACT)
