@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, help="write a table of the GPU's steps in an iteration to this file")
     parser.add_argument("--out", type=Path, help="also write the JSON to this file, as it grows")
     parser.add_argument("--read", type=Path, help="read such a file instead of measuring")
-    parser.add_argument("--commit", default=current_commit(), help="of what ran, by default what is here")
+    parser.add_argument("--commit", help="of what ran, where that machine had no git")
     parser.add_argument("--record", action="store_true", help="write the table to RESULTS.md")
     options = parser.parse_args()
     if options.read:
@@ -58,7 +58,7 @@ def main() -> None:
         found = {
             "benchmark": "gpu",
             "machine": machine(options.device),
-            "commit": options.commit,
+            "commit": options.commit or current_commit(),
             "system": options.system,
         }
         found |= {"layers": options.layers, "hidden": options.hidden, "date": str(date.today()), "runs": []}
@@ -74,7 +74,15 @@ def main() -> None:
             f"python benchmarks/gpu.py --batches {' '.join(sorted({str(r['batch']) for r in found['runs']}, key=int))}"
         )
         title = f"{found['system']} on a GPU: {found['layers']} layers of {found['hidden']} hidden units"
-        record("gpu", title, f"{command} --record", body, found["commit"], found["machine"], found["date"])
+        record(
+            "gpu",
+            title,
+            f"{command} --record",
+            body,
+            options.commit or found["commit"],
+            found["machine"],
+            found["date"],
+        )
     print(json.dumps(found))
 
 
