@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # A room (a module, or a subpackage as a whole) may import those that stand before it.
 ORDER = (
     # tools that know nothing of molecules or flows
-    *("memory", "devices", "files", "fusing", "sparse", "weights"),
+    *("memory", "devices", "files", "fusing", "graphs", "sparse", "weights"),
     # the molecule
     *("topology", "checks", "inputs", "system", "preparation", "energy"),
     *("rings", "zmatrix", "amides", "symmetry", "constraints", "placement", "scales", "summary", "coordinates"),
@@ -54,7 +54,20 @@ ORDER = (
 OPENED_ON_USE = {"plots", "view", "explore"}
 
 # Nothing here has seen an atom.
-BEHIND_SEAM = {"splines", "resampled", "flow", "weights", "path", "hmc", "latent", "kernels", "ais", "buffer", "basins"}
+BEHIND_SEAM = {
+    "graphs",
+    "splines",
+    "resampled",
+    "flow",
+    "weights",
+    "path",
+    "hmc",
+    "latent",
+    "kernels",
+    "ais",
+    "buffer",
+    "basins",
+}
 BEHIND_SEAM |= {"watch", "pathwise", "distributed", "objectives", "train", "snf", "metrics"}
 ATOMS = {"openmm", "mdtraj"}
 ATOM_ROOMS = {"topology", "system", "energy", "zmatrix", "coordinates"}
