@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -35,7 +34,7 @@ from .path import TrainableFlow
 from .stream import StreamedEnsemble, sample_to_file
 from .system import MolecularSystem
 from .target import BoltzmannTarget, Coordinates
-from .train import Budget, Trainer, TrainSettings
+from .train import Budget, Trainer, TrainSettings, parse_budget
 
 MODEL_FORMAT = "openmm_fab model 2"
 CHECKPOINT_EVERY = 120.0  # s
@@ -587,15 +586,3 @@ def _checked_energy(system: MolecularSystem) -> OpenMMEnergy | CompiledEnergy:
         jiggle = np.random.default_rng(0).normal(scale=CHECK_JIGGLE, size=(4, system.n_atoms, 3))
         check(energy, torch.from_numpy(system.minimum + jiggle))
     return energy
-
-
-def parse_budget(budget: str | float | Budget) -> Budget:
-    """A budget as "20 min", "90 s", "2 h", a number of minutes, or a Budget."""
-    if isinstance(budget, Budget):
-        return budget
-    if isinstance(budget, str):
-        match = re.fullmatch(r"\s*(\d*\.?\d+)\s*(s|min|h)\s*", budget)
-        if match is None:
-            raise ValueError(f'Expected a budget such as "20 min", "90 s" or "2 h"; got {budget!r}.')
-        budget = float(match[1]) * {"s": 1 / 60, "min": 1.0, "h": 60.0}[match[2]]
-    return Budget(minutes=float(budget))

@@ -433,7 +433,7 @@ def test_bfloat16_needs_a_flow_that_has_it():
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_auto_takes_bfloat16_where_it_is_quick(quick, monkeypatch):
-    monkeypatch.setattr(train, "rounds_quickly", lambda device: quick)
+    monkeypatch.setattr(train.trainer, "rounds_quickly", lambda device: quick)
 
     def learner(flow, products):
         budget, settings = Budget(iterations=1), replace(SMALL, products=products)

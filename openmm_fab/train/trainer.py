@@ -18,7 +18,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,115 +26,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from . import pathwise
-from .ais import AISResult, AISSettings, adapted, in_passes, joined, run_ais
-from .basins import LiftedTarget
-from .buffer import ReplayBuffer
-from .devices import rounds_quickly, stream
-from .distributed import Ranks
-from .files import DamagedFileError, FormatError, load_torch, save_torch
-from .flow import CouplingFlow
-from .hmc import widths
-from .latent import Invertible
-from .memory import Halving, keep_freed_memory
-from .objectives import Objective, fab
-from .path import Counted, TrainableFlow
-from .target import Target
-from .watch import Health, TrainingError
+from openmm_fab import pathwise
+from openmm_fab.ais import AISResult, AISSettings, adapted, in_passes, joined, run_ais
+from openmm_fab.basins import LiftedTarget
+from openmm_fab.buffer import ReplayBuffer
+from openmm_fab.devices import rounds_quickly, stream
+from openmm_fab.distributed import Ranks
+from openmm_fab.flow import CouplingFlow
+from openmm_fab.hmc import widths
+from openmm_fab.latent import Invertible
+from openmm_fab.memory import Halving, keep_freed_memory
+from openmm_fab.objectives import Objective, fab
+from openmm_fab.path import Counted, TrainableFlow
+from openmm_fab.target import Target
+from openmm_fab.train import checkpoints
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.watch import Health, TrainingError
 
-__all__ = ["Budget", "TrainSettings", "Trainer", "TrainingError"]
-
-CHECKPOINT_FORMAT = 7
 BASINS_EVERY = 25  # iterations
 RECENT = 16  # passes that the flow's ESS is that of, and of which one is annealed where annealing does not pay
 PLAIN = 2  # batches in a pass that is not annealed
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How the flow learns.
-
-    Attributes
-    ----------
-    batch : int
-        Chains in a pass of annealed importance sampling, and samples in a gradient step.
-    updates : int
-        Gradient steps in an iteration: after each pass, or where there is no buffer each with a pass of its own.
-    buffer_min, buffer_max : int
-        Batches in the buffer before the first gradient step, and at most.
-    learning_rate : float
-        Of Adam; rises over the first `warmup` gradient steps, then falls to zero as a cosine over the budget.
-    max_gradient : float
-        Norm to which the gradient is cut.
-    max_adjustment : float
-        Largest correction of a buffered weight inside the loss.
-    path_gradient : float
-        Share of the gradient that is taken as a path gradient, see `pathwise`; 0 is FAB as published. A flow of
-        another library that does not show its base is trained with 0.
-    averaging : float
-        Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
-    products : str
-        The learner's matrix products: "bfloat16", "float32" (as its parameters are), or "auto", which is bfloat16 for a
-        `CouplingFlow` of float32 where the processor or the GPU has instructions for it (AVX512-BF16, AMX; Ampere and
-        newer). The flow that training leaves keeps its own precision.
-    anneal_below : float
-        FAB with the buffer anneals every pass while the flow's ESS towards the target is below this share. Above, one
-        pass in 16 is annealed, and the others are twice the batch as the flow gives it: for half the energies, and in
-        less time. 1 anneals all, which is FAB as published.
-    basin_share : float
-        Least share of the training that each torsional basin gets, see `basins`; 0 trains on the target as it is.
-    """
-
-    batch: int = 256
-    updates: int = 1
-    buffer_min: int = 16
-    buffer_max: int = 256
-    learning_rate: float = 3e-4
-    warmup: int = 100
-    max_gradient: float = 100.0
-    max_adjustment: float = 10.0
-    path_gradient: float = 0.0
-    averaging: float = 0.99
-    products: str = "auto"
-    anneal_below: float = 0.5
-    basin_share: float = 0.05
-    ais: AISSettings = field(default_factory=AISSettings)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.updates <= self.buffer_min <= self.buffer_max or self.batch < 2:
-            raise ValueError(f"Expected 0 < updates <= buffer_min <= buffer_max and batch >= 2; got {self}.")
-        if not 0 <= self.averaging < 1:
-            raise ValueError(f"Expected 0 <= averaging < 1; got {self.averaging}.")
-        if not 0 <= self.path_gradient <= 1:
-            raise ValueError(f"Expected 0 <= path_gradient <= 1; got {self.path_gradient}.")
-        if self.products not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f'Expected products "auto", "float32" or "bfloat16"; got {self.products!r}.')
-        if not 0 <= self.anneal_below <= 1:
-            raise ValueError(f"Expected 0 <= anneal_below <= 1; got {self.anneal_below}.")
-        if not 0 <= self.basin_share < 0.5:
-            raise ValueError(f"Expected 0 <= basin_share < 0.5; got {self.basin_share}.")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to stop: whichever is reached first. The learning rate follows the same measure.
-
-    Only with `iterations` or `evaluations` alone is a run reproducible: minutes depend on the machine.
-    """
-
-    minutes: float | None = None
-    iterations: int | None = None
-    evaluations: int | None = None
-
-    def __post_init__(self) -> None:
-        limits = [v for v in (self.minutes, self.iterations, self.evaluations) if v is not None]
-        if not limits or not all(v > 0 for v in limits):
-            raise ValueError(f"Expected a positive number of minutes, iterations or evaluations; got {self}.")
-
-    def spent(self, seconds: float, iterations: int, evaluations: int) -> float:
-        """Share of the budget that is gone; 1 or more is the end."""
-        pairs = ((seconds / 60, self.minutes), (iterations, self.iterations), (evaluations, self.evaluations))
-        return max(used / limit for used, limit in pairs if limit is not None)
 
 
 class Trainer:
@@ -370,8 +281,7 @@ class Trainer:
     def save(self, path: str | Path) -> Path:
         """Write everything that the next iteration depends on, atomically; the checkpoint before stays as
         `files.previous(path)`."""
-        state = self.ranks.pool(self.state_dict())
-        return save_torch(path, state, keep_previous=True) if self.ranks.first else Path(path)
+        return checkpoints.write(self, path)
 
     def load(self, path: str | Path) -> None:
         """Go on from a checkpoint written by `save`; loads tensors and numbers only, never code.
@@ -386,43 +296,11 @@ class Trainer:
         ValueError
             If it was made with other settings, for another flow or target.
         """
-        state = load_torch(path, "a training checkpoint")
-        if not isinstance(state, dict) or not isinstance(state.get("format"), int):
-            raise DamagedFileError(f"Expected a training checkpoint at {path}; got a file of another kind.")
-        if state["format"] != CHECKPOINT_FORMAT:
-            age = "an older" if state["format"] < CHECKPOINT_FORMAT else "a newer"
-            raise FormatError(
-                f"Expected a training checkpoint of format {CHECKPOINT_FORMAT} at {path}; got format {state['format']} "
-                f"of {age} version. Resume with that version, or train anew in another folder."
-            )
-        own = self.state_dict()
-        odd = [key for key in own if type(state.get(key)) is not type(own[key])]
-        if odd:
-            raise DamagedFileError(
-                f"Expected a training checkpoint at {path}; its {', '.join(odd)} is missing or of another kind."
-            )
-        try:
-            self.load_state_dict(self.ranks.dealt(state, self.generator.device))
-        except (KeyError, TypeError, RuntimeError, IndexError) as error:
-            raise DamagedFileError(
-                f"Expected a training checkpoint at {path}; parts of it are missing or of another kind ({error!r})."
-            ) from error
+        checkpoints.read(self, path)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "format": CHECKPOINT_FORMAT,
-            "settings": asdict(self.settings),
-            "objective": self._objective_name,
-            "about": self.about,
-            **self.learned(),
-            "buffer": self.buffer.state_dict(),
-            "health": self.health.state_dict(),
-            "basins": self.lifted.coefficients,
-            "recent": list(self._recent),
-            "random": self.generator.get_state(),
-            "counts": [self.iteration, self.updates, self.seconds, self.skipped],
-            "evaluations": [self.target.evaluations, self.counted.evaluations],
-        }
+        """What a checkpoint holds."""
+        return checkpoints.state_of(self)
 
     def learned(self) -> dict[str, Any]:
         """What a step of training changes and `take_back` brings back: flow, learner, optimizer, step sizes."""
@@ -443,42 +321,8 @@ class Trainer:
         self.widths = None if learned["widths"] is None else learned["widths"].to(next(self.learner.parameters()))
 
     @property
-    def _objective_name(self) -> str:
+    def objective_name(self) -> str:
         return getattr(self.objective, "__name__", type(self.objective).__name__)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["settings"] != asdict(self.settings):
-            raise ValueError(
-                f"Expected a checkpoint made with {asdict(self.settings)}; got one made with {state['settings']}. "
-                "Resume with the settings it was made with."
-            )
-        if state["objective"] != self._objective_name:
-            raise ValueError(
-                f"Expected a checkpoint of the objective {self._objective_name}; got one of {state['objective']}. "
-                "Resume with the objective it was made with."
-            )
-        differing = [k for k in {**self.about, **state["about"]} if self.about.get(k) != state["about"].get(k)]
-        if differing:
-            raise ValueError(
-                f"Expected a checkpoint of the same {', '.join(differing)}; it was made with another. Resume with what "
-                "it was made with, or train anew in another folder."
-            )
-        try:
-            self.take_back(state)
-        except RuntimeError as error:
-            raise ValueError(
-                "Expected a checkpoint of this flow; got one of another shape. Resume with the system and the flow "
-                "settings it was made with."
-            ) from error
-        self.buffer.load_state_dict(state["buffer"])
-        self.health.load_state_dict(state["health"])
-        self.lifted.coefficients = state["basins"]
-        recent = [log_w.to(self.generator.device) for log_w in state["recent"]]
-        self._recent = deque(recent, maxlen=self._recent.maxlen)
-        self.generator.set_state(state["random"])
-        self.iteration, self.updates, self.seconds, self.skipped = state["counts"]
-        self.target.evaluations, self.counted.evaluations = state["evaluations"]
-        (self._evaluations,) = self.ranks.totals([self.target.evaluations])
 
 
 def _share(log_w: Tensor) -> float:

@@ -1,0 +1,107 @@
+"""How the flow learns, and for how long."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from openmm_fab.ais import AISSettings
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How the flow learns.
+
+    Attributes
+    ----------
+    batch : int
+        Chains in a pass of annealed importance sampling, and samples in a gradient step.
+    updates : int
+        Gradient steps in an iteration: after each pass, or where there is no buffer each with a pass of its own.
+    buffer_min, buffer_max : int
+        Batches in the buffer before the first gradient step, and at most.
+    learning_rate : float
+        Of Adam; rises over the first `warmup` gradient steps, then falls to zero as a cosine over the budget.
+    max_gradient : float
+        Norm to which the gradient is cut.
+    max_adjustment : float
+        Largest correction of a buffered weight inside the loss.
+    path_gradient : float
+        Share of the gradient that is taken as a path gradient, see `pathwise`; 0 is FAB as published. A flow of
+        another library that does not show its base is trained with 0.
+    averaging : float
+        Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
+    products : str
+        The learner's matrix products: "bfloat16", "float32" (as its parameters are), or "auto", which is bfloat16 for a
+        `CouplingFlow` of float32 where the processor or the GPU has instructions for it (AVX512-BF16, AMX; Ampere and
+        newer). The flow that training leaves keeps its own precision.
+    anneal_below : float
+        FAB with the buffer anneals every pass while the flow's ESS towards the target is below this share. Above, one
+        pass in 16 is annealed, and the others are twice the batch as the flow gives it: for half the energies, and in
+        less time. 1 anneals all, which is FAB as published.
+    basin_share : float
+        Least share of the training that each torsional basin gets, see `basins`; 0 trains on the target as it is.
+    """
+
+    batch: int = 256
+    updates: int = 1
+    buffer_min: int = 16
+    buffer_max: int = 256
+    learning_rate: float = 3e-4
+    warmup: int = 100
+    max_gradient: float = 100.0
+    max_adjustment: float = 10.0
+    path_gradient: float = 0.0
+    averaging: float = 0.99
+    products: str = "auto"
+    anneal_below: float = 0.5
+    basin_share: float = 0.05
+    ais: AISSettings = field(default_factory=AISSettings)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.updates <= self.buffer_min <= self.buffer_max or self.batch < 2:
+            raise ValueError(f"Expected 0 < updates <= buffer_min <= buffer_max and batch >= 2; got {self}.")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"Expected 0 <= averaging < 1; got {self.averaging}.")
+        if not 0 <= self.path_gradient <= 1:
+            raise ValueError(f"Expected 0 <= path_gradient <= 1; got {self.path_gradient}.")
+        if self.products not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f'Expected products "auto", "float32" or "bfloat16"; got {self.products!r}.')
+        if not 0 <= self.anneal_below <= 1:
+            raise ValueError(f"Expected 0 <= anneal_below <= 1; got {self.anneal_below}.")
+        if not 0 <= self.basin_share < 0.5:
+            raise ValueError(f"Expected 0 <= basin_share < 0.5; got {self.basin_share}.")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop: whichever is reached first. The learning rate follows the same measure.
+
+    Only with `iterations` or `evaluations` alone is a run reproducible: minutes depend on the machine.
+    """
+
+    minutes: float | None = None
+    iterations: int | None = None
+    evaluations: int | None = None
+
+    def __post_init__(self) -> None:
+        limits = [v for v in (self.minutes, self.iterations, self.evaluations) if v is not None]
+        if not limits or not all(v > 0 for v in limits):
+            raise ValueError(f"Expected a positive number of minutes, iterations or evaluations; got {self}.")
+
+    def spent(self, seconds: float, iterations: int, evaluations: int) -> float:
+        """Share of the budget that is gone; 1 or more is the end."""
+        pairs = ((seconds / 60, self.minutes), (iterations, self.iterations), (evaluations, self.evaluations))
+        return max(used / limit for used, limit in pairs if limit is not None)
+
+
+def parse_budget(budget: str | float | Budget) -> Budget:
+    """A budget as "20 min", "90 s", "2 h", a number of minutes, or a Budget."""
+    if isinstance(budget, Budget):
+        return budget
+    if isinstance(budget, str):
+        match = re.fullmatch(r"\s*(\d*\.?\d+)\s*(s|min|h)\s*", budget)
+        if match is None:
+            raise ValueError(f'Expected a budget such as "20 min", "90 s" or "2 h"; got {budget!r}.')
+        budget = float(match[1]) * {"s": 1 / 60, "min": 1.0, "h": 60.0}[match[2]]
+    return Budget(minutes=float(budget))
