@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import openmm_fab as fab
-import openmm_fab.generator
+import openmm_fab.generator.training
 import openmm_fab.md.langevin
 import openmm_fab.md.walkers
 import openmm_fab.stream
@@ -147,7 +147,7 @@ def main() -> None:
     torch.set_num_threads(1)  # what is forked must have one thread
     warnings.simplefilter("ignore")
     for module, name in (
-        (openmm_fab.generator, "CHECKPOINT_EVERY"),
+        (openmm_fab.generator.training, "CHECKPOINT_EVERY"),
         (openmm_fab.md.walkers, "SAVE_EVERY"),
         (openmm_fab.md.langevin, "SAVE_EVERY"),
         (openmm_fab.stream, "COMMIT_EVERY"),

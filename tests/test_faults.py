@@ -139,7 +139,7 @@ def _rows(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign", "gone"])
 def test_training_goes_on_from_the_checkpoint_before(molecules, tmp_path, monkeypatch, damage) -> None:
-    monkeypatch.setattr(generator, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(generator.training, "CHECKPOINT_EVERY", 0.0)
     _generator(molecules[0]).train(Budget(iterations=3), folder=tmp_path, **QUIET)
     path = tmp_path / "checkpoint.pt"
     data = path.read_bytes()

@@ -324,7 +324,7 @@ def test_training_ends_with_an_evaluation(system, energy, monkeypatch):
             time.sleep(0.6)
             return super().__enter__()
 
-    monkeypatch.setattr("openmm_fab.progress.RunLog", Slow)
+    monkeypatch.setattr("openmm_fab.generator.training.RunLog", Slow)
     history = _generator(system, energy).train("0.5 s", **QUIET)
     assert "ess" in history[-1] and history[-1]["spent"] >= 1 and history[-1]["seconds"] >= 0.6
 

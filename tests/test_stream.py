@@ -21,7 +21,7 @@ from openmm_fab import weights
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.ensemble import Ensemble
 from openmm_fab.flow import FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
+from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings, sampling
 from openmm_fab.netcdf import WeightedTrajectory
 from openmm_fab.stream import RunningWeights, StreamedEnsemble, sample_to_file
 from openmm_fab.train import TrainSettings
@@ -161,7 +161,7 @@ def test_more_can_be_drawn_later(generator, tmp_path) -> None:
 def test_ctrl_c_keeps_what_is_there(generator, tmp_path, monkeypatch, when: str) -> None:
     """In the fourth batch; one that was being written is finished first."""
     calls = 0
-    owner, name = (generator, "_draw") if when == "drawing" else (WeightedTrajectory, "_put")
+    owner, name = (sampling, "draw") if when == "drawing" else (WeightedTrajectory, "_put")
     real = getattr(owner, name)
 
     def interrupted(*args):

@@ -7,71 +7,35 @@ import json
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from .ais import AISSettings, anneal_to_target
-from .coordinates import CoordinateSettings, InternalCoordinates
-from .devices import checked, stream
-from .distributed import Ranks
-from .energy import CompiledEnergy, OpenMMEnergy, check, reduced_energy, regularize
-from .ensemble import Ensemble
-from .files import latest, previous, write_atomically
-from .flow import CouplingFlow, FlowSettings
-from .free_energy import basin_difference
-from .free_energy.differences import ANNEALING
-from .memory import Halving, keep_freed_memory
-from .objectives import Objective, named
-from .path import TrainableFlow
-from .stream import StreamedEnsemble, sample_to_file
-from .system import MolecularSystem
-from .target import BoltzmannTarget, Coordinates
-from .train import Budget, Trainer, TrainSettings, parse_budget
+from openmm_fab.ais import AISSettings
+from openmm_fab.coordinates import InternalCoordinates
+from openmm_fab.devices import checked, stream
+from openmm_fab.distributed import Ranks
+from openmm_fab.energy import CompiledEnergy, OpenMMEnergy, check, reduced_energy, regularize
+from openmm_fab.ensemble import Ensemble
+from openmm_fab.flow import CouplingFlow
+from openmm_fab.free_energy import basin_difference
+from openmm_fab.generator import models, sampling, training
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.memory import Halving, keep_freed_memory
+from openmm_fab.objectives import Objective, named
+from openmm_fab.path import TrainableFlow
+from openmm_fab.stream import StreamedEnsemble, sample_to_file
+from openmm_fab.system import MolecularSystem
+from openmm_fab.target import BoltzmannTarget, Coordinates
+from openmm_fab.train import Budget, Trainer, parse_budget
 
-MODEL_FORMAT = "openmm_fab model 2"
-CHECKPOINT_EVERY = 120.0  # s
 CHECK_JIGGLE = 0.01  # nm
-OUTSIDE = 0.01  # share of annealed weight beyond the splines' range that is worth a warning
-ABOVE = 0.95  # share of annealed structures above the energy cut that is worth a warning
 Metrics = dict[str, float]
-
-
-@dataclass(frozen=True)
-class GeneratorSettings:
-    """Everything that shapes a generator.
-
-    Attributes
-    ----------
-    coordinates, flow, train
-        Settings of the parts.
-    energy_cut : float, kT
-        In training, energies higher than this above the minimum count only logarithmically.
-    """
-
-    coordinates: CoordinateSettings = field(default_factory=CoordinateSettings)
-    flow: FlowSettings = field(default_factory=FlowSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    energy_cut: float = 100.0
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> GeneratorSettings:
-        """The inverse of `dataclasses.asdict`."""
-        train = dict(values["train"])
-        train["ais"] = AISSettings(**train["ais"])
-        return cls(
-            CoordinateSettings(**values["coordinates"]),
-            FlowSettings(**values["flow"]),
-            TrainSettings(**train),
-            values["energy_cut"],
-        )
 
 
 class BoltzmannGenerator:
@@ -132,8 +96,8 @@ class BoltzmannGenerator:
         if self.device.type == "cuda":
             self._random = stream(self.device, seed)
         minimum = torch.as_tensor(system.minimum)[None]
-        self._cut = float(self.energy(minimum)) + self.settings.energy_cut
-        self.target = BoltzmannTarget(self.energy, self.coordinates, partial(regularize, cut=self._cut))
+        self.cut = float(self.energy(minimum)) + self.settings.energy_cut
+        self.target = BoltzmannTarget(self.energy, self.coordinates, partial(regularize, cut=self.cut))
 
     def train(
         self,
@@ -183,71 +147,12 @@ class BoltzmannGenerator:
         KeyboardInterrupt
             Passed on after the checkpoint is written; the generator keeps what it has learned.
         """
-        from .progress import RunLog, TrainingBar
-
-        clock = Ranks().clock
-        started = clock()
-        budget = parse_budget(budget)
+        started, budget = Ranks().clock(), parse_budget(budget)
         if compile:
             self.compile()
         chosen = self._objective(objective, samples)
         trainer = Trainer(self.flow, self.target, budget, self.settings.train, self._random, chosen, self._about())
-        shown = trainer.ranks.first
-        checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
-        if resume and checkpoint is not None and (checkpoint.exists() or previous(checkpoint).exists()):
-            latest(checkpoint, trainer.load)
-            started -= trainer.seconds
-        history: list[Metrics] = []
-        evaluated = saved = clock()
-        if not trainer.ranks.alone:
-            saved = -math.inf  # a first checkpoint at once: a rank may die
-        after = trainer.iteration if resume else None
-        with (
-            RunLog(folder if shown else None, after) as log,
-            TrainingBar(trainer, progress if shown else False, self.sample) as bar,
-        ):
-            try:
-                for info in trainer:
-                    now = clock()
-                    trainer.seconds = now - started  # the clock on the wall: all of it counts
-                    if now - evaluated > evaluate_every or trainer.spent >= 1:
-                        info |= self.evaluate(evaluate_samples)
-                        if self._ranged:
-                            info["annealed_outside"] = self._annealed_outside(trainer)
-                        if trainer.buffer.size:
-                            info["annealed_above_cut"] = self._annealed_above_cut(trainer)
-                        evaluated = clock()
-                        trainer.seconds = evaluated - started
-                    info |= {"seconds": trainer.seconds, "spent": trainer.spent}
-                    history.append(info)
-                    log.write(info)
-                    bar.update(info)
-                    if checkpoint is not None and now - saved > CHECKPOINT_EVERY:
-                        trainer.save(checkpoint)
-                        saved = clock()
-            except KeyboardInterrupt:
-                if checkpoint is not None:
-                    trainer.save(checkpoint)
-                raise
-            if checkpoint is not None:  # not after an error: the checkpoint that is there may be the better one
-                trainer.save(checkpoint)
-        if history and history[-1].get("annealed_above_cut", 0.0) > ABOVE:
-            warnings.warn(
-                f"{100 * history[-1]['annealed_above_cut']:.0f} % of annealed structures have energies above the cut, "
-                f"{self.settings.energy_cut:g} kT over the minimum, where they count only logarithmically. Raise "
-                f"GeneratorSettings.energy_cut (thermal motion alone takes about {self.coordinates.dim / 2:.0f} kT), "
-                "train longer, or check the energy.",
-                stacklevel=2,
-            )
-        outside = next((m["annealed_outside"] for m in reversed(history) if "annealed_outside" in m), 0.0)
-        if outside > OUTSIDE:
-            warnings.warn(
-                f"{100 * outside:.0f} % of the weight of annealed structures lies beyond the splines' range, where the "
-                "flow cannot follow the energy. Raise CoordinateSettings.inflate, or give coordinates made from a "
-                "trajectory.",
-                stacklevel=2,
-            )
-        return history
+        return training.run(self, trainer, started, folder, resume, progress, evaluate_every, evaluate_samples)
 
     def _objective(self, objective: str | Objective, samples: Ensemble | None) -> Objective:
         if callable(objective):
@@ -331,41 +236,24 @@ class BoltzmannGenerator:
         resume : bool
             Go on with the file until it holds n.
         """
-        from .progress import bar
+        from openmm_fab.progress import bar
 
         if n < 1:
             raise ValueError(f"Expected n >= 1 samples; got {n}.")
         seed = self.seed + 1 if seed is None else seed
-        size, topology = self.settings.train.batch, self.system.md_topology
+        size, topology, random = self.settings.train.batch, self.system.md_topology, stream(self.device, seed)
         if out is not None:
             if refine is not None:
                 raise ValueError("Expected out or refine; got both. Refined samples are drawn into memory only.")
             about = {"fingerprint": self.system.fingerprint, "temperature": float(self.system.temperature)}
             about |= {"name": name, "seed": str(seed), "batch": size, "model": self.digest}
-            return sample_to_file(out, n, self._draw, topology, about, resume, progress, stream(self.device, seed))
-        random = stream(self.device, seed)
+            return sample_to_file(out, n, partial(sampling.draw, self), topology, about, resume, progress, random)
         if refine is not None:
-            return self._refined(n, random, name, refine)
-        parts = [self._draw(random) for _ in bar(range(math.ceil(n / size)), "sampling", progress)]
+            return sampling.refined(self, n, random, name, refine)
+        parts = [sampling.draw(self, random) for _ in bar(range(math.ceil(n / size)), "sampling", progress)]
         x, u, log_w, log_q = (torch.cat(column)[:n].numpy() for column in zip(*parts, strict=True))
         invalid = int((log_w == -np.inf).sum())
         return Ensemble(x, u, log_w, topology, self.system.temperature, name=name, invalid=invalid, log_q=log_q)
-
-    @torch.no_grad()
-    def _draw(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A batch of x, u, log w and log q(x), in the computer's own memory."""
-        parts = self._halving(lambda a, b: self._drawn(b - a, random), self.settings.train.batch, random)
-        x, u, log_w, log_q = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-        return x, u, log_w, log_q
-
-    def _drawn(self, n: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        z, log_q = self.flow.sample(n, random)
-        if not torch.isfinite(log_q).all():
-            raise FloatingPointError("Expected finite densities of the flow's own samples; the flow is broken.")
-        x, log_det = self.coordinates.to_cartesian(z.double())
-        x, u, log_q = self.relabelled(x, random), self.energy(x), log_q.double()
-        log_w = log_det - u - log_q
-        return x, u, torch.where(torch.isfinite(log_w), log_w, -torch.inf), log_q - log_det
 
     @property
     def digest(self) -> str:
@@ -377,28 +265,6 @@ class BoltzmannGenerator:
         for key in sorted(tensors):
             found.update(key.encode() + tensors[key].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return found.hexdigest()
-
-    def _refined(self, n: int, random: torch.Generator, name: str, refine: str | AISSettings) -> Ensemble:
-        settings = ANNEALING if refine == "ais" else refine
-        if not isinstance(settings, AISSettings) or settings.resample:
-            raise ValueError(
-                f'Expected refine="ais", or AISSettings without resampling, after which weights depend on each other; '
-                f"got {refine!r}."
-            )
-        size, target = self.settings.train.batch, BoltzmannTarget(self.energy, self.coordinates)
-        with torch.enable_grad():
-            points, log_w = anneal_to_target(self.flow, target, n, settings, random, size)
-        x = torch.cat([self.coordinates.to_cartesian(z.double())[0] for z in points.z.split(size)])
-        u = torch.cat([self.energy(part) for part in x.split(size)])
-        return Ensemble(
-            x=self.relabelled(x, random).cpu().numpy(),
-            u=u.cpu().numpy(),
-            log_w=log_w.cpu().numpy(),
-            topology=self.system.md_topology,
-            temperature=self.system.temperature,
-            name=name,
-            invalid=int((~torch.isfinite(log_w)).sum()),
-        )
 
     @torch.no_grad()
     def log_prob(self, x: Tensor | np.ndarray) -> Tensor:
@@ -439,7 +305,7 @@ class BoltzmannGenerator:
             "khat": ensemble.khat,
             "log_z": float(ensemble.log_z.value),
         }
-        if self._ranged:
+        if self.ranged:
             metrics["outside"], metrics["outside_weight"] = self.outside_range(ensemble)
         if ensemble.phi().shape[1]:
             basin = basin_difference(ensemble)
@@ -448,7 +314,7 @@ class BoltzmannGenerator:
 
     def outside_range(self, ensemble: Ensemble) -> tuple[float, float]:
         """Shares of samples and of weight with a stiff coordinate beyond the range of the splines."""
-        if not isinstance(self.coordinates, InternalCoordinates) or not self._ranged:
+        if not isinstance(self.coordinates, InternalCoordinates) or not self.ranged:
             raise TypeError(
                 "Expected openmm_fab's own flow and coordinates; those of other libraries have no such range."
             )
@@ -466,20 +332,8 @@ class BoltzmannGenerator:
         # Random numbers go on as they were, and have other states on other devices.
         return about if self.device.type == "cpu" else about | {"device": self.device.type}
 
-    @torch.no_grad()
-    def _annealed_above_cut(self, trainer: Trainer) -> float:
-        """Share of the latest samples in the replay buffer with an energy above the cut of training."""
-        x, _ = self.coordinates.to_cartesian(trainer.buffer.z[-self.settings.train.batch :].double())
-        return float((self.energy(x) > self._cut).double().mean())
-
-    def _annealed_outside(self, trainer: Trainer) -> float:
-        """Share of the replay buffer's weight with a stiff coordinate beyond the range of the splines."""
-        assert isinstance(self.coordinates, InternalCoordinates)
-        outside = (trainer.buffer.z[:, : self.coordinates.n_stiff].abs() > self.settings.flow.bound).any(1)
-        return float(torch.softmax(trainer.buffer.log_w, 0)[outside].sum())
-
     @property
-    def _ranged(self) -> bool:
+    def ranged(self) -> bool:
         """Whether flow and coordinates are our own, whose splines have a range to stay within."""
         return isinstance(self.flow, CouplingFlow) and isinstance(self.coordinates, InternalCoordinates)
 
@@ -500,22 +354,7 @@ class BoltzmannGenerator:
         Of a flow from another library its tensors are written, of coordinates from another one nothing: `load` asks
         for both.
         """
-        tensors = {f"flow.{k}": v for k, v in self.flow.state_dict().items()}
-        foreign = [] if isinstance(self.flow, CouplingFlow) else ["flow"]
-        if isinstance(self.coordinates, InternalCoordinates):
-            tensors |= {f"coordinates.{k}": v for k, v in self.coordinates.to_tensors().items()}
-        else:
-            foreign.append("coordinates")
-        header = {
-            "format": MODEL_FORMAT,
-            "settings": json.dumps(asdict(self.settings)),
-            "system": self.system.name,
-            "fingerprint": self.system.fingerprint,
-            "seed": str(self.seed),
-            "foreign": " ".join(foreign),
-        }
-        data = to_safetensors({k: v.detach().clone().contiguous() for k, v in tensors.items()}, header)
-        return write_atomically(path, lambda file: file.write(data))
+        return models.write(self, path)
 
     @classmethod
     def load(
@@ -542,42 +381,7 @@ class BoltzmannGenerator:
             If the file is no model, or was trained for another molecule, force field or temperature, or with another
             flow or coordinates.
         """
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                header, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"Expected a model file written by BoltzmannGenerator.save at {path}; {error}.") from error
-        if header.get("format") != MODEL_FORMAT:
-            raise ValueError(
-                f"Expected a file of format {MODEL_FORMAT!r} at {path}; got {header.get('format')!r}. Load it with the "
-                "version that wrote it, or train anew."
-            )
-        if header["fingerprint"] != system.fingerprint:
-            raise ValueError(
-                f"Expected a model of this molecule, force field and temperature ({system.name}); {path} was trained "
-                f"for another one ({header['system']}). Load it with the system it was trained with."
-            )
-        given = {name for name, part in (("coordinates", coordinates), ("flow", flow)) if part is not None}
-        foreign = set(header.get("foreign", "").split())
-        if given != foreign:
-            raise ValueError(
-                f"Expected {sorted(foreign) or 'neither coordinates nor flow'} of another library, as {path} was made "
-                f"with; got {sorted(given) or 'none'}. Pass BoltzmannGenerator.load what the model was made with."
-            )
-        if coordinates is None:
-            coordinates = own = InternalCoordinates.from_tensors(_below("coordinates.", tensors))
-            own.system = system
-        settings = GeneratorSettings.from_dict(json.loads(header["settings"]))
-        generator = cls(system, settings, int(header["seed"]), coordinates=coordinates, flow=flow, device=device)
-        try:
-            generator.flow.load_state_dict(_below("flow.", tensors))
-        except RuntimeError as error:
-            raise ValueError(f"Expected a flow of the shape that {path} was made with; {error}") from error
-        return generator
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        return models.read(cls, path, system, coordinates, flow, device)
 
 
 def _checked_energy(system: MolecularSystem) -> OpenMMEnergy | CompiledEnergy:

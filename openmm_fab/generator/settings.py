@@ -1,0 +1,41 @@
+"""Everything that shapes a generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from openmm_fab.ais import AISSettings
+from openmm_fab.coordinates import CoordinateSettings
+from openmm_fab.flow import FlowSettings
+from openmm_fab.train import TrainSettings
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """Everything that shapes a generator.
+
+    Attributes
+    ----------
+    coordinates, flow, train
+        Settings of the parts.
+    energy_cut : float, kT
+        In training, energies higher than this above the minimum count only logarithmically.
+    """
+
+    coordinates: CoordinateSettings = field(default_factory=CoordinateSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    energy_cut: float = 100.0
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GeneratorSettings:
+        """The inverse of `dataclasses.asdict`."""
+        train = dict(values["train"])
+        train["ais"] = AISSettings(**train["ais"])
+        return cls(
+            CoordinateSettings(**values["coordinates"]),
+            FlowSettings(**values["flow"]),
+            TrainSettings(**train),
+            values["energy_cut"],
+        )

@@ -1,0 +1,106 @@
+"""A generator's training around the loop: its clock and log, checkpoints, and what there is to warn of at the end."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from openmm_fab.coordinates import InternalCoordinates
+from openmm_fab.files import latest, previous
+from openmm_fab.progress import RunLog, TrainingBar
+from openmm_fab.train import Trainer
+
+if TYPE_CHECKING:
+    from openmm_fab.generator.generator import BoltzmannGenerator, Metrics
+
+CHECKPOINT_EVERY = 120.0  # s
+OUTSIDE = 0.01  # share of annealed weight beyond the splines' range that is worth a warning
+ABOVE = 0.95  # share of annealed structures above the energy cut that is worth a warning
+
+
+def run(
+    generator: BoltzmannGenerator,
+    trainer: Trainer,
+    started: float,
+    folder: str | Path | None,
+    resume: bool,
+    progress: bool | Literal["plot"],
+    evaluate_every: float,
+    evaluate_samples: int,
+) -> list[Metrics]:
+    """Train until the budget is spent; see `BoltzmannGenerator.train`. `started` is a time of the ranks' clock."""
+    clock = trainer.ranks.clock
+    shown = trainer.ranks.first
+    checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
+    if resume and checkpoint is not None and (checkpoint.exists() or previous(checkpoint).exists()):
+        latest(checkpoint, trainer.load)
+        started -= trainer.seconds
+    history: list[Metrics] = []
+    evaluated = saved = clock()
+    if not trainer.ranks.alone:
+        saved = -math.inf  # a first checkpoint at once: a rank may die
+    after = trainer.iteration if resume else None
+    with (
+        RunLog(folder if shown else None, after) as log,
+        TrainingBar(trainer, progress if shown else False, generator.sample) as bar,
+    ):
+        try:
+            for info in trainer:
+                now = clock()
+                trainer.seconds = now - started  # the clock on the wall: all of it counts
+                if now - evaluated > evaluate_every or trainer.spent >= 1:
+                    info |= generator.evaluate(evaluate_samples)
+                    if generator.ranged:
+                        info["annealed_outside"] = _outside(generator, trainer)
+                    if trainer.buffer.size:
+                        info["annealed_above_cut"] = _above_cut(generator, trainer)
+                    evaluated = clock()
+                    trainer.seconds = evaluated - started
+                info |= {"seconds": trainer.seconds, "spent": trainer.spent}
+                history.append(info)
+                log.write(info)
+                bar.update(info)
+                if checkpoint is not None and now - saved > CHECKPOINT_EVERY:
+                    trainer.save(checkpoint)
+                    saved = clock()
+        except KeyboardInterrupt:
+            if checkpoint is not None:
+                trainer.save(checkpoint)
+            raise
+        if checkpoint is not None:  # not after an error: the checkpoint that is there may be the better one
+            trainer.save(checkpoint)
+    if history and history[-1].get("annealed_above_cut", 0.0) > ABOVE:
+        warnings.warn(
+            f"{100 * history[-1]['annealed_above_cut']:.0f} % of annealed structures have energies above the cut, "
+            f"{generator.settings.energy_cut:g} kT over the minimum, where they count only logarithmically. Raise "
+            f"GeneratorSettings.energy_cut (thermal motion alone takes about {generator.coordinates.dim / 2:.0f} kT), "
+            "train longer, or check the energy.",
+            stacklevel=3,
+        )
+    outside = next((m["annealed_outside"] for m in reversed(history) if "annealed_outside" in m), 0.0)
+    if outside > OUTSIDE:
+        warnings.warn(
+            f"{100 * outside:.0f} % of the weight of annealed structures lies beyond the splines' range, where the "
+            "flow cannot follow the energy. Raise CoordinateSettings.inflate, or give coordinates made from a "
+            "trajectory.",
+            stacklevel=3,
+        )
+    return history
+
+
+@torch.no_grad()
+def _above_cut(generator: BoltzmannGenerator, trainer: Trainer) -> float:
+    """Share of the latest samples in the replay buffer with an energy above the cut of training."""
+    x, _ = generator.coordinates.to_cartesian(trainer.buffer.z[-generator.settings.train.batch :].double())
+    return float((generator.energy(x) > generator.cut).double().mean())
+
+
+def _outside(generator: BoltzmannGenerator, trainer: Trainer) -> float:
+    """Share of the replay buffer's weight with a stiff coordinate beyond the range of the splines."""
+    assert isinstance(generator.coordinates, InternalCoordinates)
+    outside = (trainer.buffer.z[:, : generator.coordinates.n_stiff].abs() > generator.settings.flow.bound).any(1)
+    return float(torch.softmax(trainer.buffer.log_w, 0)[outside].sum())
