@@ -38,6 +38,8 @@ def test_each_layer_overrides_the_one_below(tmp_path) -> None:
     assert asdict(found.settings) == smoke
     assert type(found.minutes) is type(found.settings.energy_cut) is float
     assert run_settings(None).settings == PRESETS["laptop"].settings
+    assert run_settings(None, device="cuda:1").settings == PRESETS["gpu"].settings
+    assert run_settings(None, device="cuda", preset="smoke").settings == PRESETS["smoke"].settings
 
 
 @pytest.mark.parametrize(

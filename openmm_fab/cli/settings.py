@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 WHOLE_RUN = {"preset": str, "minutes": float, "samples": int, "seed": int}
-DEFAULT_PRESET = "laptop"
+DEFAULT_PRESET, GPU_PRESET = "laptop", "gpu"
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class RunSettings:
         return {**whole, **asdict(self.settings)}
 
 
-def run_settings(file: Path | None, assignments: Sequence[str] = (), **flags: Any) -> RunSettings:
+def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str = "cpu", **flags: Any) -> RunSettings:
     """The preset's settings, changed by the TOML file, then by `train.batch=512`, then by flags that are not None.
+
+    Which preset, where none is named, depends on the device.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), **flags: An
     whole = {key: given.pop(key) for key in WHOLE_RUN if key in given}
     for key, value in whole.items():
         whole[key] = _checked(value, WHOLE_RUN[key], key, where)
-    preset = whole.get("preset", DEFAULT_PRESET)
+    preset = whole.get("preset", GPU_PRESET if device.startswith("cuda") else DEFAULT_PRESET)
     if preset not in PRESETS:
         raise ValueError(f"Expected a preset out of {sorted(PRESETS)}; got {preset!r}.")
     chosen = PRESETS[preset]

@@ -34,7 +34,7 @@ SettingsOption = Annotated[
     Path | None, typer.Option("--settings", help="TOML file: preset, minutes, samples, seed, [flow], [train], ...")
 ]
 PresetOption = Annotated[
-    str | None, typer.Option(help="smoke (2 minutes), laptop (20, used unless given) or gpu (5, for --device cuda).")
+    str | None, typer.Option(help="smoke (2 minutes), laptop (20), or gpu (5); with --device cuda gpu, else laptop.")
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="One setting, such as train.batch=512; repeat it for several.")
@@ -78,7 +78,9 @@ def run(
     """
     started = time.perf_counter()
     with told_in_words():
-        chosen = run_settings(settings, change or (), preset=preset, seed=seed, minutes=minutes, samples=samples)
+        chosen = run_settings(
+            settings, change or (), device, preset=preset, seed=seed, minutes=minutes, samples=samples
+        )
         source = Source(system, forcefield, temperature)
         molecule = source.load()
         if dry_run:
@@ -133,7 +135,7 @@ def train(
     from openmm_fab.distributed import joined
 
     with told_in_words(), joined() as ranks:
-        chosen = run_settings(settings, change or (), preset=preset, seed=seed, minutes=minutes)
+        chosen = run_settings(settings, change or (), device, preset=preset, seed=seed, minutes=minutes)
         source = Source(system, forcefield, temperature)
         molecule = source.load()
         if dry_run:
