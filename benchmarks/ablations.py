@@ -51,8 +51,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "batch 512": {"train": {"batch": 512}},
     "learning rate 1.5e-4": {"train": {"learning_rate": 1.5e-4}},
     "learning rate 6e-4": {"train": {"learning_rate": 6e-4}},
-    "path gradient 0.3": {"train": {"path_gradient": 0.3}},
-    "path gradient 0.7": {"train": {"path_gradient": 0.7}},
+    "no path gradient": {"train": {"path_gradient": 0.0}},
+    "path gradient above an ESS of 50 %": {"train": {"path_above": 0.5}},
+    "path gradient from the start": {"train": {"path_above": 0.0}},
     "path gradient 1": {"train": {"path_gradient": 1.0}},
     "no averaging of weights": {"train": {"averaging": 0.0}},
     "products in float32": {"train": {"products": "float32"}},
@@ -70,28 +71,33 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=180.0, help="of processor time, a row, compilation not counted"
     )
+    parser.add_argument(
+        "--shipped", action="store_true", help="go on from the generator that comes trained, at a third of the rate"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--quick", action="store_true", help="a row of a few iterations; keeps nothing")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.quick:
-        print(json.dumps(run(options.rows[0], 0.0, quick=True)))
+        print(json.dumps(run(options.rows[0], 0.0, options.shipped, quick=True)))
         return
     if not options.table:
         options.out.mkdir(parents=True, exist_ok=True)
         for name in options.rows:
             path = options.out / f"{list(ROWS).index(name):02d}.json"
             if not path.exists():
-                result = run(name, options.seconds)
+                result = run(name, options.seconds, options.shipped)
                 print(result, file=sys.stderr, flush=True)
                 write_atomically(path, lambda file, r=result: file.write(json.dumps(r, indent=1).encode()))
     results = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
     if options.table:
         body, commits = table(results), ", ".join(sorted({r["commit"] for r in results}))
         seconds = f"{results[0]['seconds']:g}"
-        command = f"python benchmarks/ablations.py --seconds {seconds}` and `--table"
+        command, name = f"python benchmarks/ablations.py --seconds {seconds}", f"ablations_{seconds}"
         title = f"Ablations: one setting changed, {seconds} s of processor time"
-        record(f"ablations_{seconds}", title, command, body, commits)
+        if options.shipped:
+            command, name, title = f"{command} --shipped", f"{name}_shipped", f"{title} more for the shipped flow"
+        record(name, title, f"{command}` and `--table", body, commits)
     print(json.dumps({r["row"]: [r["ess"], r["basin_df"]] for r in results}))
 
 
@@ -106,12 +112,17 @@ class OwnTime(Trainer):
             yield info
 
 
-def run(name: str, seconds: float, quick: bool = False) -> dict[str, Any]:
+def run(name: str, seconds: float, shipped: bool, quick: bool = False) -> dict[str, Any]:
     change = dict(ROWS[name])
     seed, s = change.get("seed", 0), GeneratorSettings()
     train = replace(s.train, ais=replace(s.train.ais, **change.get("ais", {})), **change.get("train", {}))
     settings = replace(s, flow=replace(s.flow, **change.get("flow", {})), train=train)
+    if shipped:
+        train = replace(train, learning_rate=train.learning_rate / 3)
+        settings = replace(settings, train=train)
     generator = fab.BoltzmannGenerator(fab.MolecularSystem.load("alanine_dipeptide"), settings, seed=seed)
+    if shipped:
+        generator.flow.load_state_dict(fab.load_pretrained("alanine_dipeptide").flow.state_dict())
     if not quick:
         generator.compile()
         # A trainer of its own, whose flow is thrown away: everything is compiled then.
@@ -119,6 +130,7 @@ def run(name: str, seconds: float, quick: bool = False) -> dict[str, Any]:
             pass
     budget = Budget(iterations=2) if quick else Budget(minutes=seconds / 60)
     trainer = OwnTime(generator.flow, generator.target, budget, train, generator._random)
+    start = generator.sample(500 if quick else SAMPLES, seed=10).ess_fraction
     before, started = generator.target.evaluations, time.process_time()
     for _ in trainer:
         pass
@@ -132,6 +144,7 @@ def run(name: str, seconds: float, quick: bool = False) -> dict[str, Any]:
         "iterations": trainer.iteration,
         "cpu_seconds": spent,
         "evaluations": made,
+        "start": start,
         "ess": ensemble.ess_fraction,
         "ess_clipped": ensemble.ess_clipped / ensemble.n,
         "basin_df": float(found.value),
@@ -143,14 +156,16 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = [
         f"{results[0]['seconds']:g} s of processor time each on one thread, {SAMPLES:,} samples; ΔF of 0 < φ < 2.5.",
         "",
-        "| changed | iterations | target evaluations | ms an iteration | ESS % | clipped | ΔF(φ > 0) / kT |",
-        "|---|---|---|---|---|---|---|",
+        "| changed | iterations | target evaluations | ms an iteration | ESS %, start | ESS % | clipped "
+        "| ΔF(φ > 0) / kT |",
+        "|---" * 8 + "|",
     ]
     for r in results:
+        shares = " | ".join(f"{100 * r[key]:.1f}" for key in ("start", "ess", "ess_clipped"))
         lines.append(
             f"| {r['row']} | {r['iterations']:,} | {r['evaluations']:.2e} | "
-            f"{1000 * r['cpu_seconds'] / r['iterations']:.0f} | {100 * r['ess']:.1f} | {100 * r['ess_clipped']:.1f} | "
-            f"{r['basin_df']:.2f} ± {r['basin_df_error']:.2f} |"
+            f"{1000 * r['cpu_seconds'] / r['iterations']:.0f} | {shares} "
+            f"| {r['basin_df']:.2f} ± {r['basin_df_error']:.2f} |"
         )
     return "\n".join(lines)
 

@@ -31,7 +31,7 @@ def replay(trainer: Trainer) -> Iterator[Tensor]:
     share = trainer.ranks.share(trainer.buffer.log_w)
     drawn = trainer.buffer.sample(s.updates * s.batch, trainer.generator)
     for index, z, log_q_old, grad_log_p in zip(*(part.split(s.batch) for part in drawn), strict=True):
-        log_q = trainer.log_prob(z, trainer.lifted.lifted(grad_log_p, z) if s.path_gradient else None)
+        log_q = trainer.log_prob(z, trainer.lifted.lifted(grad_log_p, z) if trainer.path_share else None)
         loss, log_adjustment = fab_buffer_loss(log_q, log_q_old, s.ais.alpha, s.max_adjustment)
         yield loss * share
         trainer.buffer.adjust(index, log_adjustment, log_q.detach())

@@ -34,7 +34,7 @@ PRESETS = {
         settings=GeneratorSettings(
             flow=FlowSettings(layers=8, hidden=64),
             # Path gradients: quicker at first, which is all there is here.
-            train=TrainSettings(batch=128, updates=2, buffer_min=8, path_gradient=0.7),
+            train=TrainSettings(batch=128, updates=2, buffer_min=8, path_gradient=0.7, path_above=0.0),
         ),
     ),
     "laptop": Preset(minutes=18.0, samples=200_000),
@@ -44,7 +44,7 @@ PRESETS = {
         samples=200_000,
         settings=GeneratorSettings(
             flow=FlowSettings(hidden=256),
-            train=TrainSettings(batch=16384, buffer_min=4, buffer_max=32, learning_rate=1e-3),
+            train=TrainSettings(batch=16384, buffer_min=4, buffer_max=32, learning_rate=1e-3, path_gradient=0.0),
         ),
     ),
 }

@@ -17,7 +17,9 @@ from openmm_fab.objectives import weighted_loss
 from openmm_fab.target import ManyWell
 from openmm_fab.train import Budget, Trainer, TrainSettings
 
-SMALL = TrainSettings(batch=16, updates=2, buffer_min=4, buffer_max=8, warmup=4, basin_share=0.05, path_gradient=0.3)
+SMALL = TrainSettings(
+    batch=16, updates=2, buffer_min=4, buffer_max=8, warmup=4, basin_share=0.05, path_gradient=0.3, path_above=0.0
+)
 LEARN = TrainSettings(batch=64, updates=8, buffer_min=8, warmup=30, learning_rate=3e-3, averaging=0.95)
 
 

@@ -218,7 +218,9 @@ class Small(CouplingFlow):
 
 
 FLOW = FlowSettings(layers=2, hidden=8)
-TRAIN = TrainSettings(batch=16, updates=2, buffer_min=2, buffer_max=4, warmup=2, path_gradient=0.5, products="float32")
+TRAIN = TrainSettings(
+    batch=16, updates=2, buffer_min=2, buffer_max=4, warmup=2, path_gradient=0.5, path_above=0.0, products="float32"
+)
 
 
 def _trainer(target: Target, settings: TrainSettings = TRAIN) -> Trainer:

@@ -20,7 +20,7 @@ from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
 from openmm_fab.train import BASINS_EVERY, Budget, Trainer, TrainingError, TrainSettings
 from openmm_fab.weights import Estimate, effective_sample_size, log_z, normalized_weights, z_score
 
-SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=4, path_gradient=0.3)
+SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=4, path_gradient=0.3, path_above=0.0)
 LEARN = TrainSettings(batch=128, updates=8, buffer_min=8, warmup=50, learning_rate=2e-3, averaging=0.98)
 
 
@@ -64,7 +64,11 @@ def _log_w(trainer: Trainer, n: int) -> tuple[Tensor, Tensor]:
 def test_learns_double_wells(products, path):
     target = ManyWell(4)
     trainer = _trainer(
-        target, replace(LEARN, products=products, path_gradient=path), iterations=45, hidden=48, layers=6
+        target,
+        replace(LEARN, products=products, path_gradient=path, path_above=0.0),
+        iterations=45,
+        hidden=48,
+        layers=6,
     )
     assert trainer.learner.rounded == (products == "bfloat16") and not trainer.flow.rounded
     _, before = _log_w(trainer, 8192)
@@ -384,7 +388,9 @@ def test_path_gradients_are_the_share_that_was_asked_for():
     """Gradients add up as shares say; values are the same; the flow is asked twice where a path is followed."""
     found = {}
     for share in (0.0, 1.0, 0.25):
-        trainer = _trainer(Mixed(), replace(LEARN, path_gradient=share, products="float32"), iterations=60)
+        trainer = _trainer(
+            Mixed(), replace(LEARN, path_gradient=share, path_above=0.0, products="float32"), iterations=60
+        )
         for parameter in trainer.learner.parameters():
             with torch.no_grad():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -400,6 +406,24 @@ def test_path_gradients_are_the_share_that_was_asked_for():
     assert float((ml - along).norm()) > 0.1 * float(ml.norm())
     torch.testing.assert_close(both, 0.75 * ml + 0.25 * along, rtol=1e-3, atol=1e-4)
     assert two == 2 * one == 128
+
+
+def test_path_gradients_come_in_once_the_flow_is_good():
+    """After as many passes as its ESS is judged by, from the limit on, and for a limit of zero at once."""
+    even, uneven = torch.zeros(8, dtype=torch.float64), torch.tensor([0.0] * 4 + [-torch.inf] * 4)  # ESS 100 %, 50 %
+    for above, passes, log_w, share in (
+        *((0.7, train.RECENT, even, 0.3), (0.7, train.RECENT - 1, even, 0.0), (0.7, train.RECENT, uneven, 0.0)),
+        *((0.4, train.RECENT, uneven, 0.3), (0.5, train.RECENT, uneven, 0.0), (0.0, 0, even, 0.3)),
+    ):
+        trainer = _trainer(Mixed(), replace(SMALL, path_above=above), iterations=3)
+        for _ in range(passes):
+            trainer.watch(log_w)
+        assert trainer.path_share == share, (above, passes)
+        without = replace(SMALL, path_gradient=0.0, path_above=above)
+        assert _trainer(Mixed(), without, iterations=3).path_share == 0
+    for above in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="Expected 0 <= path_above <= 1"):
+            TrainSettings(path_above=above)
 
 
 def test_a_flow_that_shows_no_base_is_trained_as_published():

@@ -27,8 +27,11 @@ class TrainSettings:
     max_adjustment : float
         Largest correction of a buffered weight inside the loss.
     path_gradient : float
-        Share of the gradient that is taken as a path gradient, see `pathwise`; 0 is FAB as published. A flow of
-        another library that does not show its base is trained with 0.
+        Share of the gradient that is taken as a path gradient, see `pathwise`, where the flow is good enough; 0 is FAB
+        as published. A flow of another library that does not show its base is trained with 0.
+    path_above : float
+        ESS of the flow towards the target, as a share, above which path gradients come in; with 0 they are there from
+        the start.
     averaging : float
         Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
     products : str
@@ -51,7 +54,8 @@ class TrainSettings:
     warmup: int = 100
     max_gradient: float = 100.0
     max_adjustment: float = 10.0
-    path_gradient: float = 0.0
+    path_gradient: float = 0.7
+    path_above: float = 0.7
     averaging: float = 0.99
     products: str = "auto"
     anneal_below: float = 0.5
@@ -65,6 +69,8 @@ class TrainSettings:
             raise ValueError(f"Expected 0 <= averaging < 1; got {self.averaging}.")
         if not 0 <= self.path_gradient <= 1:
             raise ValueError(f"Expected 0 <= path_gradient <= 1; got {self.path_gradient}.")
+        if not 0 <= self.path_above <= 1:
+            raise ValueError(f"Expected 0 <= path_above <= 1; got {self.path_above}.")
         if self.products not in ("auto", "float32", "bfloat16"):
             raise ValueError(f'Expected products "auto", "float32" or "bfloat16"; got {self.products!r}.')
         if not 0 <= self.anneal_below <= 1:

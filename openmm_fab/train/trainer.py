@@ -176,9 +176,19 @@ class Trainer:
     @property
     def _annealing_pays(self) -> bool:
         """Whether the next pass is annealed; see `TrainSettings.anneal_below`."""
-        if len(self._recent) < RECENT or self.iteration % RECENT == 0:
-            return True
-        return _share(torch.cat(list(self._recent))) <= self.settings.anneal_below
+        return self.iteration % RECENT == 0 or not self._good_above(self.settings.anneal_below)
+
+    @property
+    def path_share(self) -> float:
+        """Share of the next gradient that is a path gradient; see `TrainSettings.path_above`."""
+        s = self.settings
+        if not s.path_gradient or not pathwise.has_base(self.learner):
+            return 0.0
+        return s.path_gradient if s.path_above == 0 or self._good_above(s.path_above) else 0.0
+
+    def _good_above(self, share: float) -> bool:
+        """Whether the flow's ESS is known, and above this share."""
+        return len(self._recent) == RECENT and _share(torch.cat(list(self._recent))) > share
 
     def anneal(self) -> AISResult:
         """One pass of annealed importance sampling; adapts the step sizes."""
@@ -214,7 +224,7 @@ class Trainer:
         Where memory does not hold the graph of all rows, it keeps the graph of none and makes that of each piece anew
         when the gradient is taken: the same loss and gradient, but for rounding.
         """
-        share = self.settings.path_gradient if grad_log_p is not None and pathwise.has_base(self.learner) else 0.0
+        share = 0.0 if grad_log_p is None else self.path_share
         self.counted.evaluations += (2 if share else 1) * len(z)
         z = z.detach().requires_grad_()
 
