@@ -8,9 +8,10 @@ import os
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from tqdm.auto import tqdm
 
@@ -25,6 +26,48 @@ Shown = bool | Literal["plot"]
 PLOT_EVERY = 20.0  # s
 PLOT_SAMPLES = 2048
 BOARD_EVERY = 10  # iterations
+
+
+class History(Sequence[dict[str, float]]):
+    """Metrics of iterations, as a list of dicts would hold them, in a fifth of its memory: long trainings have many.
+
+    Numbers that every iteration has are kept in columns; what only some have, by the iteration.
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[str, array[float]] = {}
+        self._whole: dict[str, bool] = {}  # is a column of integers?
+        self._besides: dict[int, dict[str, float]] = {}
+        self._length = 0
+
+    def append(self, info: Mapping[str, float]) -> None:
+        if not self._length:
+            self._columns = {key: array("d") for key in info}
+            self._whole = {key: isinstance(value, int) for key, value in info.items()}
+        values = [info[key] for key in self._columns]  # before anything is kept: a row is whole or not there
+        for column, value in zip(self._columns.values(), values, strict=True):
+            column.append(value)
+        besides = {key: value for key, value in info.items() if key not in self._columns}
+        if besides:
+            self._besides[self._length] = besides
+        self._length += 1
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, float]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, float]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, float] | list[dict[str, float]]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(self._length)[index]]
+        k = range(self._length)[index]
+        row = {key: int(c[k]) if self._whole[key] else c[k] for key, c in self._columns.items()}
+        return row | self._besides.get(k, {})
+
+    def __repr__(self) -> str:
+        return f"History({self._length} iterations; the last one: {self[-1] if self._length else None})"
 
 
 def bar(items: Iterable[T], label: str, show: bool = True) -> Iterable[T]:
@@ -114,7 +157,7 @@ class LivePlot:
         if get_ipython is None or get_ipython() is None:
             raise ImportError("A live plot needs a notebook: pip install openmm_fab[notebook]. Else use progress=True.")
         self.sample, self.every = sample, every
-        self.history: list[dict[str, float]] = []
+        self.history = History()
         self._handles: list[Any] = []
         self._drawn = -math.inf
 

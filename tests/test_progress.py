@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from test_compare import flow
 from test_compare_molecules import butane
 
 from openmm_fab import progress
-from openmm_fab.progress import LivePlot, RunLog, TrainingBar
+from openmm_fab.progress import History, LivePlot, RunLog, TrainingBar
 
 INFO = {
     **{"iteration": 1, "loss": 1.5, "ess_flow": 0.25, "ess_ais": 0.5, "acceptance": 0.65, "evaluations": 1000},
@@ -154,3 +155,34 @@ def test_a_plot_that_fails_does_not_end_the_training(notebook) -> None:
 def test_outside_of_a_notebook_it_says_so() -> None:
     with pytest.raises(ImportError, match="needs a notebook"):
         LivePlot()
+
+
+def test_a_history_is_what_a_list_of_dicts_would_be() -> None:
+    rows: list[dict[str, float]] = [
+        {"iteration": 1, "loss": 0.5, "ess": math.nan},
+        {"iteration": 2, "loss": -math.inf, "ess": 0.25, "khat": 0.1, "lost_basins": 0.0},
+        {"iteration": 3_000_000_000, "loss": 1e-300, "ess": 1.0},
+    ]
+    history = History()
+    assert len(history) == 0 and not history and "None" in repr(history)
+    for row in rows:
+        history.append(row)
+    assert repr(list(history)) == repr(rows)  # nan, and whole numbers that stay so
+    assert repr(history[-1]) == repr(rows[-1]) and history[1:] == rows[1:] and history[::-2][0] == rows[2]
+    assert [h["khat"] for h in reversed(history) if "khat" in h] == [0.1]
+    assert repr(rows[-1]) in repr(history)
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            history[index]
+    with pytest.raises(KeyError):
+        history.append({"iteration": 4})
+
+
+def test_a_long_history_takes_little_memory() -> None:
+    tracemalloc.start()
+    history = History()
+    for k in range(5000):
+        history.append({f"metric {i}": k + i / 7 for i in range(20)})
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 250 * 5000  # bytes; dicts take over 1,000 each

@@ -29,6 +29,7 @@ from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.memory import Halving, keep_freed_memory
 from openmm_fab.objectives import Objective, named
 from openmm_fab.path import TrainableFlow
+from openmm_fab.progress import History
 from openmm_fab.stream import StreamedEnsemble, sample_to_file
 from openmm_fab.system import MolecularSystem
 from openmm_fab.target import BoltzmannTarget, Coordinates
@@ -110,7 +111,7 @@ class BoltzmannGenerator:
         evaluate_samples: int = 4096,
         objective: str | Objective = "fab",
         samples: Ensemble | None = None,
-    ) -> list[Metrics]:
+    ) -> History:
         """Train by FAB on the energy, without any MD data; or by another objective.
 
         Parameters
@@ -135,9 +136,9 @@ class BoltzmannGenerator:
 
         Returns
         -------
-        list of dict
-            Metrics of every iteration; see `Trainer` and `evaluate`. Where the latter is called, also
-            annealed_outside: share of the annealed structures' weight beyond the range of the splines; and
+        History
+            A sequence of dicts, the metrics of every iteration; see `Trainer` and `evaluate`. Where the latter is
+            called, also annealed_outside: share of the annealed structures' weight beyond the range of the splines; and
             annealed_above_cut: share of the annealed structures whose energy lies above the cut.
 
         Raises

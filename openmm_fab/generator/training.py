@@ -11,11 +11,11 @@ import torch
 
 from openmm_fab.coordinates import InternalCoordinates
 from openmm_fab.files import latest, previous
-from openmm_fab.progress import RunLog, TrainingBar
+from openmm_fab.progress import History, RunLog, TrainingBar
 from openmm_fab.train import Trainer
 
 if TYPE_CHECKING:
-    from openmm_fab.generator.generator import BoltzmannGenerator, Metrics
+    from openmm_fab.generator.generator import BoltzmannGenerator
 
 CHECKPOINT_EVERY = 120.0  # s
 OUTSIDE = 0.01  # share of annealed weight beyond the splines' range that is worth a warning
@@ -31,7 +31,7 @@ def run(
     progress: bool | Literal["plot"],
     evaluate_every: float,
     evaluate_samples: int,
-) -> list[Metrics]:
+) -> History:
     """Train until the budget is spent; see `BoltzmannGenerator.train`. `started` is a time of the ranks' clock."""
     clock = trainer.ranks.clock
     shown = trainer.ranks.first
@@ -39,7 +39,7 @@ def run(
     if resume and checkpoint is not None and (checkpoint.exists() or previous(checkpoint).exists()):
         latest(checkpoint, trainer.load)
         started -= trainer.seconds
-    history: list[Metrics] = []
+    history = History()
     evaluated = saved = clock()
     if not trainer.ranks.alone:
         saved = -math.inf  # a first checkpoint at once: a rank may die
