@@ -408,17 +408,24 @@ def test_path_gradients_are_the_share_that_was_asked_for():
     assert two == 2 * one == 128
 
 
-def test_path_gradients_come_in_once_the_flow_is_good():
-    """After as many passes as its ESS is judged by, from the limit on, and for a limit of zero at once."""
+def test_path_gradients_come_in_late_once_the_flow_is_good():
+    """After as many passes as its ESS is judged by, from the limit on, when the steps are small; for a limit of zero
+    at once."""
     even, uneven = torch.zeros(8, dtype=torch.float64), torch.tensor([0.0] * 4 + [-torch.inf] * 4)  # ESS 100 %, 50 %
-    for above, passes, log_w, share in (
-        *((0.7, train.RECENT, even, 0.3), (0.7, train.RECENT - 1, even, 0.0), (0.7, train.RECENT, uneven, 0.0)),
-        *((0.4, train.RECENT, uneven, 0.3), (0.5, train.RECENT, uneven, 0.0), (0.0, 0, even, 0.3)),
+    for above, passes, log_w, done, share in (
+        *((0.7, train.RECENT, even, 6, 0.3), (0.7, train.RECENT, even, 5, 0.0), (0.7, train.RECENT - 1, even, 6, 0.0)),
+        *(
+            (0.7, train.RECENT, uneven, 9, 0.0),
+            (0.4, train.RECENT, uneven, 9, 0.3),
+            (0.5, train.RECENT, uneven, 9, 0.0),
+        ),
+        (0.0, 0, even, 0, 0.3),
     ):
-        trainer = _trainer(Mixed(), replace(SMALL, path_above=above), iterations=3)
+        trainer = _trainer(Mixed(), replace(SMALL, path_above=above), iterations=10)
+        trainer.iteration = done
         for _ in range(passes):
             trainer.watch(log_w)
-        assert trainer.path_share == share, (above, passes)
+        assert trainer.path_share == share, (above, passes, done)
         without = replace(SMALL, path_gradient=0.0, path_above=above)
         assert _trainer(Mixed(), without, iterations=3).path_share == 0
     for above in (-0.1, 1.1, float("nan")):

@@ -30,8 +30,8 @@ class TrainSettings:
         Share of the gradient that is taken as a path gradient, see `pathwise`, where the flow is good enough; 0 is FAB
         as published. A flow of another library that does not show its base is trained with 0.
     path_above : float
-        ESS of the flow towards the target, as a share, above which path gradients come in; with 0 they are there from
-        the start.
+        ESS of the flow towards the target, as a share, above which path gradients come in, in the last 40 % of the
+        budget; with 0 they are there from the start.
     averaging : float
         Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
     products : str

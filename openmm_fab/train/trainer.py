@@ -46,6 +46,7 @@ from openmm_fab.watch import Health, TrainingError
 BASINS_EVERY = 25  # iterations
 RECENT = 16  # passes that the flow's ESS is that of, and of which one is annealed where annealing does not pay
 PLAIN = 2  # batches in a pass that is not annealed
+PATH_FROM = 0.6  # of the budget, where the learning rate has fallen: before, path gradients undo what they gain
 
 
 class Trainer:
@@ -184,7 +185,8 @@ class Trainer:
         s = self.settings
         if not s.path_gradient or not pathwise.has_base(self.learner):
             return 0.0
-        return s.path_gradient if s.path_above == 0 or self._good_above(s.path_above) else 0.0
+        late = self.spent >= PATH_FROM and self._good_above(s.path_above)
+        return s.path_gradient if s.path_above == 0 or late else 0.0
 
     def _good_above(self, share: float) -> bool:
         """Whether the flow's ESS is known, and above this share."""
