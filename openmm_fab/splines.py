@@ -53,31 +53,21 @@ def _unit_spline(x: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, inv
     x0, width, y0, height, d0, d1 = _Bin.apply(x, widths, heights, slopes, inverse)
     d0, d1 = MIN_SLOPE + softplus(d0 + _UNIT_SLOPE), MIN_SLOPE + softplus(d1 + _UNIT_SLOPE)
     slope = height / width
-
-    def at(t: Tensor) -> tuple[Tensor, Tensor]:
-        """The spline's rise in the bin, as a share of its height, and the logarithm of its derivative."""
-        s = t * (1 - t)
-        denominator = slope + (d0 + d1 - 2 * slope) * s
-        growth = d1 * t.square() + 2 * slope * s + d0 * (1 - t).square()
-        return (slope * t.square() + d0 * s) / denominator, 2 * slope.log() + growth.log() - 2 * denominator.log()
-
-    if not inverse:
-        rise, log_det = at((x - x0) / width)
-        return y0 + height * rise, log_det
-    # A step of Newton's from the root: it takes the root's rounding away, and its derivatives are those of the inverse,
-    # which the root's own formula loses where its square root vanishes.
-    rise = (x - y0) / height
-    t = _root(rise.detach(), slope.detach(), d0.detach(), d1.detach())
-    reached, log_det = at(t)
-    t = t + (rise - reached) * (slope / log_det.exp()).detach()
-    return x0 + t * width, -at(t)[1]
-
-
-def _root(rise: Tensor, slope: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
-    """Where in its bin, from 0 to 1, the spline has risen by this share: a quadratic's root, so that none cancels."""
-    bend = (d0 + d1 - 2 * slope) * rise
-    a, b, c = slope - d0 + bend, d0 - bend, -slope * rise
-    return 2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())
+    bend = d0 + d1 - 2 * slope
+    if inverse:  # the root of a quadratic, in the form that does not cancel
+        rise = x - y0
+        a = height * (slope - d0) + rise * bend
+        b = height * d0 - rise * bend
+        c = -slope * rise
+        t = 2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())
+    else:
+        t = (x - x0) / width
+    s = t * (1 - t)
+    denominator = slope + bend * s
+    y = x0 + t * width if inverse else y0 + height * (slope * t.square() + d0 * s) / denominator
+    growth = d1 * t.square() + 2 * slope * s + d0 * (1 - t).square()
+    log_det = 2 * slope.log() + growth.log() - 2 * denominator.log()
+    return y, -log_det if inverse else log_det
 
 
 class _Bin(torch.autograd.Function):
