@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab.basins import BINS, MAX_LIFT, ORDER, ROWS, LiftedTarget, basins
+from openmm_fab.basins import BINS, MAX_LIFT, ORDER, ROWS, LiftedTarget, basins, bin_of
 from openmm_fab.target import Target, VonMises
 
 GRID = torch.from_numpy(-math.pi + 2 * math.pi * (np.arange(720) + 0.5) / 720)
@@ -177,3 +177,14 @@ def test_borders_lie_on_the_barriers():
     barriers = [k for k in range(BINS) if density[k] <= min(density[k - 1], density[(k + 1) % BINS])]
     assert len(barriers) == len(borders) == 2
     assert all(min(abs(b - k) for k in barriers) <= 1 for b in borders)
+
+
+def test_every_angle_has_its_bin() -> None:
+    """Also at the seam, of whatever turn, and where rounding would make it one too many."""
+    width = 2 * math.pi / BINS
+    middles = -math.pi + width * (torch.arange(BINS) + 0.5)
+    for turn in (0, 1, -2):
+        assert torch.equal(bin_of(middles + 2 * math.pi * turn), torch.arange(BINS))
+    below = torch.tensor(-math.pi, dtype=torch.float64).nextafter(torch.tensor(-4.0, dtype=torch.float64))
+    edges = torch.stack([below, torch.tensor(math.pi - 1e-12, dtype=torch.float64)])
+    assert bin_of(edges).tolist() == [BINS - 1, BINS - 1] and bin_of(torch.tensor([-math.pi + 1e-6])).tolist() == [0]

@@ -171,6 +171,19 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
+def test_a_run_whose_memory_was_overwritten_is_made_again() -> None:
+    """The sum of squares, its memory as a GPU's graphs share it."""
+    recorded = object.__new__(graphs._Differentiable)
+    recorded._z, recorded._result, recorded._above = torch.zeros(3), torch.zeros(()), torch.zeros(())
+    recorded._slopes, recorded.runs = [torch.zeros(3)], 0
+    recorded._forward = lambda: recorded._result.copy_(recorded._z.square().sum())
+    recorded._backward = lambda: recorded._slopes[0].copy_(2 * recorded._z * recorded._above)
+    first, second = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0])
+    assert (float(recorded.run(first)), float(recorded.run(second))) == (14.0, 77.0)
+    late, of_first = (recorded.derivatives(z, run, torch.tensor(0.5))[0] for z, run in ((second, 2), (first, 1)))
+    assert torch.equal(late, second) and torch.equal(of_first, first)
+
+
 def test_a_function_is_recorded_once_and_only_at_its_batch(monkeypatch) -> None:
     done, recorded = stand_in(monkeypatch), Graphs(3)
     results = [recorded("twice", lambda z: [2 * z], torch.full((3,), float(k)))[0] for k in range(4)]
