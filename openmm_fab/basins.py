@@ -68,7 +68,7 @@ class LiftedTarget(Target):
         return self._steeper(gradient, -self.bias(z)[1])
 
     def _steeper(self, gradient: Tensor, slope: Tensor) -> Tensor:
-        return gradient.index_add(1, self._angles.to(slope.device), slope.to(gradient.dtype))
+        return gradient.index_add(1, self._angles, slope.to(gradient.dtype))
 
     def bias(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """b (batch,) and its derivatives in the periodic coordinates (batch, n_periodic), float64."""
@@ -84,8 +84,9 @@ class LiftedTarget(Target):
 
     def _waves(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Complex coefficients (n_periodic, ORDER), and exp(i theta) (batch, n_periodic)."""
-        cosines, sines = self.coefficients.to(z.device).chunk(2, 1)
-        theta = z.index_select(1, self._angles.to(z.device)).double()
+        self._angles, self.coefficients = self._angles.to(z.device), self.coefficients.to(z.device)
+        cosines, sines = self.coefficients.chunk(2, 1)
+        theta = z.index_select(1, self._angles).double()
         return torch.complex(cosines, -sines), torch.polar(torch.ones_like(theta), theta)
 
     def update(self, z: Tensor, log_w: Tensor) -> Tensor:

@@ -346,6 +346,11 @@ class InternalCoordinates(torch.nn.Module):
         self._fused = FusedMap(self._place, self.dim, chunk or FUSED_BATCH, "The placement of atoms")
         return self
 
+    @property
+    def fused(self) -> bool:
+        """Whether `compile` was called, and the molecule is small enough."""
+        return self._fused is not None
+
     # --- inside: the batch is the last dimension ---
 
     def _set_scale(self, mean: Tensor, mixing: Tensor) -> None:

@@ -9,7 +9,7 @@ and a circular spline.  Base: standard normal on lines, uniform on circles.  A n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -124,8 +124,11 @@ class CouplingFlow(nn.Module):
         self._graphs = None  # they know where the weights were
         return super()._apply(fn, recurse)
 
-    def _replayed(self, name: str, function: Function, z: Tensor, of: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """function(z), by a CUDA graph where there are any; with derivatives by z and the parameters `of`."""
+    def replayed(
+        self, name: Hashable, function: Function, z: Tensor, of: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
+        """function(z), by a CUDA graph where there are any; with derivatives by z and the parameters `of`, see
+        `graphs.Graphs`."""
         return list(function(z) if self._graphs is None else self._graphs((name, self.rounded), function, z, of))
 
     def couple(self, z: Tensor, layer: nn.Module, inverse: bool = False, frozen: bool = False) -> tuple[Tensor, Tensor]:
@@ -137,8 +140,12 @@ class CouplingFlow(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""
-        of = [p for p in self.parameters() if p.requires_grad] if torch.is_grad_enabled() else None
-        return self._replayed("log_prob", lambda z: [self._log_prob(z)], self._checked(z), of)[0]
+        of = self.trained() if torch.is_grad_enabled() else None
+        return self.replayed("log_prob", lambda z: [self._log_prob(z)], self._checked(z), of)[0]
+
+    def trained(self) -> list[Tensor]:
+        """The parameters that are learned."""
+        return [p for p in self.parameters() if p.requires_grad]
 
     def _checked(self, z: Tensor) -> Tensor:
         if z.ndim != 2 or z.shape[1] != self.dim:
@@ -181,7 +188,7 @@ class CouplingFlow(nn.Module):
 
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log q(z) (batch,) and its gradient in z (batch, dim), without a graph of the parameters."""
-        log_q, gradient = self._replayed("log_prob_and_gradient", self._log_prob_and_gradient, self._checked(z))
+        log_q, gradient = self.replayed("log_prob_and_gradient", self._log_prob_and_gradient, self._checked(z))
         return log_q, gradient
 
     @torch.enable_grad()
@@ -195,7 +202,7 @@ class CouplingFlow(nn.Module):
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n samples z (n, dim), angles in [-pi, pi), and log q(z) (n,)."""
         base = self.sample_base(n, generator)
-        z, log_det = self._replayed("from_base", self.from_base, base)
+        z, log_det = self.replayed("from_base", self.from_base, base)
         return z, self.base_log_prob(base) - log_det
 
     def rsample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 
+from .flow import CouplingFlow
 from .latent import Invertible
 
 CUT = 1.0  # of a pull, in units of sqrt(dim), about which a normal base's own gradient has
@@ -41,11 +42,19 @@ def log_prob(flow: Invertible, z: Tensor, grad_log_p: Tensor, alpha: float, shar
     alpha : float
     share : float
     """
-    x, log_det = flow.to_base(z)
-    log_q = flow.base_log_prob(x) + log_det
-    pull = grad_log_weight(flow, x.detach(), grad_log_p)
-    path = flow.base_log_prob(x.detach()) - alpha * (pull * x).sum(1)  # its gradient stands for that of log q
-    return (1 - share) * log_q + share * (path - (path - log_q).detach())
+
+    def of(both: Tensor) -> list[Tensor]:
+        z, grad_log_p = both.chunk(2, 1)
+        x, log_det = flow.to_base(z)
+        log_q = flow.base_log_prob(x) + log_det
+        pull = grad_log_weight(flow, x.detach(), grad_log_p)
+        path = flow.base_log_prob(x.detach()) - alpha * (pull * x).sum(1)  # its gradient stands for that of log q
+        return [(1 - share) * log_q + share * (path - (path - log_q).detach())]
+
+    both = torch.cat([z, grad_log_p], 1)
+    if isinstance(flow, CouplingFlow):
+        return flow.replayed(("path", alpha, share), of, both, flow.trained())[0]
+    return of(both)[0]
 
 
 @torch.enable_grad()

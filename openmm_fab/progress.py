@@ -44,7 +44,10 @@ class History(Sequence[dict[str, float]]):
         if not self._length:
             self._columns = {key: array("d") for key in info}
             self._whole = {key: isinstance(value, int) for key, value in info.items()}
-        values = [info[key] for key in self._columns]  # before anything is kept: a row is whole or not there
+        for key in self._columns.keys() - info.keys():  # the first iteration had more than this one
+            for k, value in enumerate(self._columns.pop(key)):
+                self._besides.setdefault(k, {})[key] = int(value) if self._whole[key] else value
+        values = [float(info[key]) for key in self._columns]  # before anything is kept: a row is whole or not there
         for column, value in zip(self._columns.values(), values, strict=True):
             column.append(value)
         besides = {key: value for key, value in info.items() if key not in self._columns}

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .graphs import Graphs
+
 
 class Target(ABC):
     """An unnormalised density on z (batch, dim).
@@ -34,10 +36,13 @@ class Target(ABC):
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) (batch,), up to a constant; -inf where the density is zero or z is invalid."""
 
-    @torch.enable_grad()
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log p(z) (batch,) and its gradient (batch, dim), zero where log p is not finite."""
         self.evaluations += len(z)
+        return self._log_prob_and_gradient(z)
+
+    @torch.enable_grad()
+    def _log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         z = z.detach().requires_grad_()
         log_p = self.log_prob(z)
         (gradient,) = torch.autograd.grad(log_p.sum(), z)
@@ -69,6 +74,11 @@ class BoltzmannTarget(Target):
     regularize : callable, optional
         u -> u, tames the energy of clashing atoms.  For training only: final weights come from the true energy.
 
+    Attributes
+    ----------
+    graphs : Graphs or None
+        On a GPU, where energy and coordinates take the same steps whatever z is: log p and its gradient are replayed.
+
     Notes
     -----
     Works in float64 whatever the dtype of z: float32 Cartesian coordinates alone cost 1e-2 kT.
@@ -82,6 +92,12 @@ class BoltzmannTarget(Target):
     ) -> None:
         self.energy, self.coordinates, self.regularize = energy, coordinates, regularize
         self.dim, self.periodic = coordinates.dim, coordinates.periodic
+        self.graphs: Graphs | None = None
+
+    def _log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        function = super()._log_prob_and_gradient
+        log_p, gradient = function(z) if self.graphs is None else self.graphs("log_p", function, z)
+        return log_p, gradient
 
     def log_prob(self, z: Tensor) -> Tensor:
         x, log_det = self.coordinates.to_cartesian(z.double())

@@ -316,14 +316,22 @@ def test_evaluation_costs_time_of_the_budget(system, energy):
     assert all(h["seconds"] < 2.0 for h in history[:-1])
 
 
+class Slow(RunLog):
+    """Takes its time before the first iteration, as compiling does."""
+
+    def __enter__(self) -> RunLog:
+        time.sleep(0.6)
+        return super().__enter__()
+
+
+def test_a_first_iteration_that_takes_long_is_evaluated(system, energy, monkeypatch):
+    monkeypatch.setattr("openmm_fab.generator.training.RunLog", Slow)
+    history = _generator(system, energy).train(Budget(iterations=3), **QUIET | {"evaluate_every": 0.5})
+    assert ["ess" in h for h in history[:2]] == [True, False] and len(history) == 3
+
+
 def test_training_ends_with_an_evaluation(system, energy, monkeypatch):
     """Also where the budget went into something else than the trainer's steps."""
-
-    class Slow(RunLog):
-        def __enter__(self) -> RunLog:
-            time.sleep(0.6)
-            return super().__enter__()
-
     monkeypatch.setattr("openmm_fab.generator.training.RunLog", Slow)
     history = _generator(system, energy).train("0.5 s", **QUIET)
     assert "ess" in history[-1] and history[-1]["spent"] >= 1 and history[-1]["seconds"] >= 0.6

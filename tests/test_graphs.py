@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab import graphs
+from openmm_fab import graphs, pathwise
 from openmm_fab.flow import CouplingFlow, FlowSettings
+from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
 from openmm_fab.graphs import Graphs
+from openmm_fab.target import BoltzmannTarget
+from openmm_fab.train import TrainSettings
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 BATCH = 64
@@ -112,6 +115,42 @@ def test_other_batches_copies_and_moved_flows(pair) -> None:
         torch.testing.assert_close(back.log_prob(points(0).cpu()), plain.log_prob(points(0)).cpu())
 
 
+@gpu
+def test_path_gradients_are_those_without_graphs(pair) -> None:
+    for one in pair:
+        for seed in (0, 2):
+            pathwise.log_prob(one, points(seed), points(seed + 1), 2.0, 0.7).mean().backward()
+    for found, wanted in zip(*(flow.parameters() for flow in pair), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad)
+    assert len(pair[0]._graphs._recorded) == 1
+
+
+@gpu
+def test_a_molecule_s_density_is_that_without_graphs(alanine_dipeptide) -> None:
+    settings = GeneratorSettings(flow=FlowSettings(layers=2, hidden=8), train=TrainSettings(batch=BATCH, buffer_min=1))
+    generator = BoltzmannGenerator(alanine_dipeptide, settings, device="cuda")
+    plain = BoltzmannTarget(generator.energy, generator.coordinates, generator.target.regularize)
+    wanted = [plain.log_prob_and_gradient(2 * points_of(generator, seed)) for seed in range(3)]
+    generator.compile()
+    for seed, (log_p, gradient) in enumerate(wanted):
+        found = generator.target.log_prob_and_gradient(2 * points_of(generator, seed))
+        torch.testing.assert_close(found[0], log_p, rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(found[1], gradient, rtol=1e-4, atol=1e-3)
+        if seed == 0:
+            generator.energy.evaluations = generator.energy.invalid = 0
+    assert len(generator.target.graphs._recorded) == 1
+    assert generator.target.evaluations == 3 * BATCH and generator.energy.evaluations == 2 * BATCH
+    broken = points_of(generator, 0)
+    broken[3] = torch.nan
+    log_p, gradient = generator.target.log_prob_and_gradient(broken)
+    assert log_p[3] == -torch.inf and (gradient[3] == 0).all() and torch.isfinite(gradient).all()
+    assert generator.energy.invalid == 1
+
+
+def points_of(generator: BoltzmannGenerator, seed: int) -> Tensor:
+    return 0.5 * torch.randn(BATCH, generator.coordinates.dim, generator=torch.Generator().manual_seed(seed)).cuda()
+
+
 # What holds without a GPU
 
 
@@ -150,6 +189,36 @@ def test_autograd_gets_what_belongs_to_it(monkeypatch) -> None:
     (recorded,) = flow._graphs._recorded.values()
     assert (recorded.runs, recorded.lost) == (2, 1)  # of two runs the first one's memory was overwritten
     assert not one.log_prob(z).grad_fn.name().startswith("_Derived")
+
+
+def test_path_gradients_may_be_recorded(monkeypatch) -> None:
+    monkeypatch.setattr(graphs, "_Differentiable", Recomputed)
+    settings, random = FlowSettings(layers=2, hidden=8), torch.Generator().manual_seed(0)
+    flow = CouplingFlow(torch.arange(7) % 3 == 0, settings, random).double()
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.add_(0.1 * torch.randn(p.shape, dtype=p.dtype, generator=random))
+    plain, (z, slope) = copy.deepcopy(flow), torch.randn(2, 5, 7, generator=random, dtype=torch.float64)
+    flow._graphs = Graphs(5)
+    values = [pathwise.log_prob(one, z, slope, 2.0, share) for one in (flow, plain) for share in (0.7, 0.2)]
+    torch.stack(values[:2]).square().sum().backward()
+    torch.stack(values[2:]).square().sum().backward()
+    for found, wanted in zip(flow.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad)
+    assert len(flow._graphs._recorded) == 2 and torch.equal(values[0], values[2])
+
+
+def test_a_target_may_be_recorded(monkeypatch, alanine_dipeptide) -> None:
+    done = stand_in(monkeypatch)
+    settings = GeneratorSettings(flow=FlowSettings(layers=2, hidden=8))
+    generator = BoltzmannGenerator(alanine_dipeptide, settings)
+    target, z = generator.target, 0.5 * torch.randn(4, 60, generator=torch.Generator().manual_seed(0))
+    wanted = target.log_prob_and_gradient(z)
+    target.graphs = Graphs(4)
+    for _ in range(2):
+        for found, value in zip(target.log_prob_and_gradient(z), wanted, strict=True):
+            assert torch.equal(found, value)
+    assert len(done) == 1 and target.evaluations == 12
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -174,8 +174,19 @@ def test_a_history_is_what_a_list_of_dicts_would_be() -> None:
     for index in (3, -4):
         with pytest.raises(IndexError):
             history[index]
-    with pytest.raises(KeyError):
-        history.append({"iteration": 4})
+    with pytest.raises(ValueError):
+        history.append({"iteration": 4, "loss": "low", "ess": 1.0})
+    assert repr(list(history)) == repr(rows)
+
+
+def test_a_history_whose_first_iteration_had_more() -> None:
+    """As where compiling took so long that the first iteration is evaluated at once."""
+    rows = [{"iteration": 1, "loss": 0.5, "n": 4, "ess": 0.1}, {"iteration": 2, "loss": 0.4}, {"loss": 1.0, "ess": 0.2}]
+    history = History()
+    for row in rows:
+        history.append(row)
+    assert list(history) == rows
+    assert isinstance(history[0]["n"], int) and isinstance(history[1]["iteration"], int)
 
 
 def test_a_long_history_takes_little_memory() -> None:

@@ -60,8 +60,7 @@ class CompiledEnergy(nn.Module):
         self.system, self.dtype = system, dtype
         self.potential = Potential(system.system)
         self.defaults = global_parameters(system.system)
-        self.evaluations = 0
-        self._invalid = torch.zeros((), dtype=torch.long)
+        self._counts = torch.zeros(2, dtype=torch.long)  # asked for, invalid
         self.reason = ""
         self.fused = False
         self.leaves = nn.ParameterDict()
@@ -91,12 +90,20 @@ class CompiledEnergy(nn.Module):
         return self
 
     @property
+    def evaluations(self) -> int:
+        return int(self._counts[0])
+
+    @evaluations.setter
+    def evaluations(self, number: int) -> None:
+        self._counts[0] = number
+
+    @property
     def invalid(self) -> int:
-        return int(self._invalid)
+        return int(self._counts[1])
 
     @invalid.setter
     def invalid(self, number: int) -> None:
-        self._invalid = torch.as_tensor(number)
+        self._counts[1] = number
 
     @property
     def force_field(self) -> dict[str, Tensor]:
@@ -232,8 +239,9 @@ class CompiledEnergy(nn.Module):
         if gradient:
             valid &= torch.isfinite(rest[0]).all(dim=(1, 2))
         u = torch.where(valid, u, torch.inf)
-        self.evaluations += len(x)
-        self._invalid = self._invalid.to(x.device) + (~valid).sum()  # not looked at: a GPU would have to finish first
+        self._counts = self._counts.to(x.device)  # in place, for CUDA graphs; not looked at: a GPU would have to finish
+        self._counts[0] += len(x)
+        self._counts[1] += (~valid).sum()
         return [u, *(torch.where(valid.view(-1, *[1] * (t.ndim - 1)), t, 0.0) for t in rest)]
 
     def _function(

@@ -26,6 +26,7 @@ from openmm_fab.flow import CouplingFlow
 from openmm_fab.free_energy import basin_difference
 from openmm_fab.generator import models, sampling, training
 from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.graphs import Graphs
 from openmm_fab.memory import Halving, keep_freed_memory
 from openmm_fab.objectives import Objective, named
 from openmm_fab.path import TrainableFlow
@@ -173,6 +174,7 @@ class BoltzmannGenerator:
             self.energy.compile(self._chunk)
         if isinstance(self.coordinates, InternalCoordinates):
             self.coordinates.compile(self._chunk)
+        self.target.graphs = Graphs(self.settings.train.batch) if self._replayable else None
         if not isinstance(self.flow, CouplingFlow):
             return
         try:
@@ -278,6 +280,14 @@ class BoltzmannGenerator:
         for part in torch.as_tensor(x, dtype=torch.float64).split(self.settings.train.batch) if len(x) else []:
             parts += self._halving(lambda a, b: self._log_prob(part[a:b]), len(part))  # noqa: B023
         return torch.cat(parts)
+
+    @property
+    def _replayable(self) -> bool:
+        """Whether the target takes the same steps on a GPU, without waiting for it, whatever z is."""
+        coordinates, fused = self.coordinates, isinstance(self.energy, CompiledEnergy) and self.energy.fused
+        if not isinstance(coordinates, InternalCoordinates) or coordinates.metric is not None:
+            return False
+        return self.device.type == "cuda" and fused and coordinates.fused
 
     @property
     def _chunk(self) -> int | None:
