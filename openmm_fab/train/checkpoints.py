@@ -93,7 +93,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.health.load_state_dict(state["health"])
     trainer.lifted.coefficients = state["basins"]
     recent = [log_w.to(trainer.generator.device) for log_w in state["recent"]]
-    trainer._recent = deque(recent, trainer._recent.maxlen)
+    trainer._recent, trainer._ess = deque(recent, trainer._recent.maxlen), None
     trainer.generator.set_state(state["random"])
     trainer.iteration, trainer.updates, trainer.seconds, trainer.skipped = state["counts"]
     trainer.target.evaluations, trainer.counted.evaluations = state["evaluations"]

@@ -109,6 +109,7 @@ class Trainer:
         self.health = Health()
         self.annealing, self.differentiating = Halving("Annealing"), Halving("Gradient step")
         self._recent: deque[Tensor] = deque(maxlen=RECENT)
+        self._ess: float | None = None
         self._last: AISResult | None = None
         self._evaluations = 0
 
@@ -142,7 +143,7 @@ class Trainer:
             "evaluations": self.evaluations,
             "flow_evaluations": flow_evaluations,
             "loss": sum(losses) / len(losses),
-            "ess_flow": _share(torch.cat(list(self._recent))) if self._recent else math.nan,
+            "ess_flow": self._ess_flow(),
             "ess_ais": math.nan if self._last is None else _share(self._last.log_w),
             "acceptance": math.nan if self._last is None else _mean(self._last.acceptance),
             "step_size": _mean(self.step_sizes),
@@ -190,7 +191,17 @@ class Trainer:
 
     def _good_above(self, share: float) -> bool:
         """Whether the flow's ESS is known, and above this share."""
-        return len(self._recent) == RECENT and _share(torch.cat(list(self._recent))) > share
+        return len(self._recent) == RECENT and self._ess_flow() > share
+
+    def _ess_flow(self) -> float:
+        """Share, of the learner's samples in the last passes."""
+        if self._ess is None:  # asked more than once a pass, and each time a GPU is waited for
+            self._ess = _share(torch.cat(list(self._recent))) if self._recent else math.nan
+        return self._ess
+
+    def _remember(self, log_w: Tensor) -> None:
+        self._recent.append(log_w)
+        self._ess = None
 
     def anneal(self) -> AISResult:
         """One pass of annealed importance sampling; adapts the step sizes."""
@@ -210,12 +221,12 @@ class Trainer:
         log_w, start = self.ranks.gathered(torch.stack([result.log_w.double(), start], 1)).unbind(1)
         self._last = replace(result, log_w=log_w, acceptance=self.ranks.mean(result.acceptance))
         self.step_sizes = adapted(self.step_sizes, self._last, s.acceptance)
-        self._recent.append(start)
+        self._remember(start)
         return result
 
     def watch(self, log_w: Tensor) -> None:
         """Keep log weights (n,) of the learner's samples, for the metrics."""
-        self._recent.append(self.ranks.gathered(log_w.double()))
+        self._remember(self.ranks.gathered(log_w.double()))
 
     def log_prob(self, z: Tensor, grad_log_p: Tensor | None = None) -> Tensor:
         """The learner's log q(z) (n,), with a graph of its parameters.
