@@ -59,7 +59,9 @@ def _record(
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / f"{picture}.png", target)
         pictures.append(f"![{picture}](figures/{target.name})")
-    body = "\n\n".join([_table(figures), *pictures, curve])
+    with open(folder / "metrics.jsonl", encoding="utf-8") as rows:
+        first = json.loads(rows.readline())["seconds"]
+    body = "\n\n".join([_table(figures, first), *pictures, curve])
     record(name, title, f"{command} --record", body, options.commit or commit, where, day)
 
 
@@ -118,11 +120,12 @@ def _read(folder: Path) -> tuple[dict, str]:
     return figures, "Learning curve (4,096 samples each):\n\n" + "\n".join(rows)
 
 
-def _table(f: dict) -> str:
+def _table(f: dict, first: float) -> str:
     rows = [
         "| figure | value |",
         "|---|---|",
         f"| training | {f['seconds']:.0f} s, {f['evaluations']:.3g} target evaluations |",
+        f"| of that, until the first iteration ends, mostly compiling | {first:.0f} s |",
         f"| raw ESS, N = {f['samples']:,} | {100 * f['ess']:.1f} % (clipped at 1e-4: {100 * f['ess_clipped']:.1f} %) |",
         f"| raw ESS of the first 20,000 | {100 * f['ess_of_first_20000']:.1f} % |",
         f"| k-hat | {_number(f['khat'], 2)} |",

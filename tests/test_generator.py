@@ -125,6 +125,19 @@ def test_save_and_load(system, energy, trained, tmp_path):
         assert torch.equal(trained.flow.log_prob(z), loaded.flow.log_prob(z))
 
 
+def test_half_the_digits_are_half_the_file_and_nearly_the_same_flow(system, trained, tmp_path):
+    whole, half = (trained.save(tmp_path / f"{h}.safetensors", half=h) for h in (False, True))
+    assert half.stat().st_size < 0.65 * whole.stat().st_size  # coordinates and header stay as they are
+    loaded = BoltzmannGenerator.load(half, system)
+    assert all(p.dtype == torch.float32 for p in loaded.flow.parameters())
+    z = torch.randn(50, trained.coordinates.dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        log_q, as_trained = loaded.flow.log_prob(z), trained.flow.log_prob(z)
+        torch.testing.assert_close(log_q, as_trained, rtol=0, atol=0.1)
+        assert not torch.equal(log_q, as_trained)
+        torch.testing.assert_close(loaded.flow.from_base(loaded.flow.to_base(z)[0])[0], z, rtol=0, atol=1e-3)
+
+
 def test_models_of_others_are_refused(trained, tmp_path):
     path = trained.save(tmp_path / "model.safetensors")
     for other in (chain(tmp_path / "hot", temperature=310.0), _with_a_stiffer_bond(tmp_path / "stiff")):

@@ -359,13 +359,19 @@ class BoltzmannGenerator:
         """x with equal atoms under labels drawn at random, where the coordinates keep them in one sector."""
         return self.coordinates.relabelled(x, generator) if isinstance(self.coordinates, InternalCoordinates) else x
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, half: bool = False) -> Path:
         """Write the model (.safetensors): flow, coordinates, settings, and the molecule's fingerprint.
 
         Of a flow from another library its tensors are written, of coordinates from another one nothing: `load` asks
         for both.
+
+        Parameters
+        ----------
+        half : bool
+            The flow's weights in float16, for a file of half the size. What is loaded is a flow as exact, and nearly
+            the same one: see how good it is with `evaluate`.
         """
-        return models.write(self, path)
+        return models.write(self, path, half)
 
     @classmethod
     def load(

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 MODEL_FORMAT = "openmm_fab model 2"
 
 
-def write(generator: BoltzmannGenerator, path: str | Path) -> Path:
+def write(generator: BoltzmannGenerator, path: str | Path, half: bool) -> Path:
     """See `BoltzmannGenerator.save`."""
-    tensors = {f"flow.{k}": v for k, v in generator.flow.state_dict().items()}
+    weights = generator.flow.state_dict()
+    if half:
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    tensors = {f"flow.{k}": v for k, v in weights.items()}
     foreign = [] if isinstance(generator.flow, CouplingFlow) else ["flow"]
     if isinstance(generator.coordinates, InternalCoordinates):
         tensors |= {f"coordinates.{k}": v for k, v in generator.coordinates.to_tensors().items()}
