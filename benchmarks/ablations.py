@@ -55,6 +55,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "path gradient above an ESS of 50 %": {"train": {"path_above": 0.5}},
     "path gradient from the start": {"train": {"path_above": 0.0}},
     "path gradient 1": {"train": {"path_gradient": 1.0}},
+    "no control variate": {"train": {"control_variate": False}},
     "no averaging of weights": {"train": {"averaging": 0.0}},
     "products in float32": {"train": {"products": "float32"}},
     "rare basins not lifted": {"train": {"basin_share": 0.0}},

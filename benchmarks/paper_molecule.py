@@ -69,9 +69,11 @@ def settings(scale: str, method: str) -> GeneratorSettings:
 
 
 def ours(train: TrainSettings, method: str) -> TrainSettings:
-    """What the published methods do not have: path gradients, and passes without annealing once the flow is good."""
+    """What the published methods do not have: path gradients, passes without annealing once the flow is good, and the
+    control variate that these allow."""
     seldom = train.anneal_below if method == "fab_seldom" else 1.0
-    return replace(train, path_gradient=0.7 if method == "fab_path" else 0.0, path_above=0.0, anneal_below=seldom)
+    path = 0.7 if method == "fab_path" else 0.0
+    return replace(train, path_gradient=path, path_above=0.0, anneal_below=seldom, control_variate=False)
 
 
 def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[str, np.ndarray]]:

@@ -1,11 +1,49 @@
-"""Prioritised replay buffer of annealed samples (FAB paper, algorithm 1)."""
+"""Prioritised replay buffer (FAB paper, algorithm 1): annealed samples, and with `own` the flow's as they come.
+
+Of a sample that the flow drew as it came, two things are known: a = pi / q_then, its weight towards
+pi = p^alpha q^(1 - alpha), as of every sample; and b = q / q_then, that towards the flow as it is now. The gradient of
+log q has no mean over the flow's own samples, so b times it may be subtracted from a times it, as often as wished: a
+control variate. With kappa = (sum of a) / (sum of b) little is left, and the less the better the flow is. Samples are
+drawn by |a - kappa b| + (a + kappa b) / 2, which for annealed ones, of which b is not known and counts nothing, is by
+their weights as in the paper.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples out of the buffer.
+
+    Attributes
+    ----------
+    index : Tensor of int, shape (n,)
+    z : Tensor, shape (n, dim)
+    log_q : Tensor, shape (n,)
+    grad_log_p : Tensor, shape (n, dim)
+        As stored.
+    toward, away : Tensor, shape (n,), float64
+        a and kappa b, over what they were drawn by: mean of `toward` f - `away` f is an estimate of the mean of f over
+        pi, less kappa' times that over the flow.
+    """
+
+    index: Tensor
+    z: Tensor
+    log_q: Tensor
+    grad_log_p: Tensor
+    toward: Tensor
+    away: Tensor
+
+    def split(self, size: int) -> list[Drawn]:
+        """In parts of this size."""
+        columns = (self.index, self.z, self.log_q, self.grad_log_p, self.toward, self.away)
+        return [Drawn(*parts) for parts in zip(*(column.split(size) for column in columns), strict=True)]
 
 
 class ReplayBuffer:
@@ -28,28 +66,37 @@ class ReplayBuffer:
         self._log_w = torch.full((capacity,), -torch.inf, dtype=torch.float64, device=device)
         self._log_q = torch.zeros(capacity, dtype=dtype, device=device)
         self._grad_log_p = torch.zeros(capacity, dim, dtype=dtype, device=device)
+        self._log_b = torch.full((capacity,), -torch.inf, dtype=torch.float64, device=device)
 
-    def add(self, z: Tensor, log_w: Tensor, log_q: Tensor, grad_log_p: Tensor) -> None:
-        """Store samples z (n, dim) with log weights and log q (n,) of when they were annealed, and the target's
-        gradient (n, dim); weightless ones not."""
-        keep = torch.nonzero(torch.isfinite(log_w) & torch.isfinite(log_q))[-self.capacity :, 0]
+    def add(self, z: Tensor, log_w: Tensor, log_q: Tensor, grad_log_p: Tensor, own: bool = False) -> None:
+        """Store samples z (n, dim) with log weights and log q (n,) of when they were made, and the target's gradient
+        (n, dim); weightless ones not, unless they are the flow's own, as it drew them."""
+        weight = torch.isfinite(log_w)
+        keep = torch.nonzero((weight | own) & torch.isfinite(log_q))[-self.capacity :, 0]
+        log_w = torch.where(weight, log_w, -torch.inf)
         z, log_w, log_q, grad_log_p = (part[keep] for part in (z, log_w, log_q, grad_log_p))
         where = torch.arange(self._next, self._next + len(z), device=self._z.device) % self.capacity
         self._z[where], self._log_w[where], self._log_q[where] = z, log_w.double(), log_q
         self._grad_log_p[where] = grad_log_p
+        self._log_b[where] = 0.0 if own else -torch.inf
         self._next = (self._next + len(z)) % self.capacity
         self.size = min(self.size + len(z), self.capacity)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Draw n different samples with probability proportional to their weights.
+    def log_sums(self) -> Tensor:
+        """Logarithms (3,) of the sums of all a, of the a of the flow's own samples, and of b."""
+        a, b = self.log_w, self._log_b[: self.size]
+        own = torch.where(torch.isfinite(b), a, -torch.inf)
+        return torch.stack([a.logsumexp(0), own.logsumexp(0), b.logsumexp(0)])
 
-        Returns
-        -------
-        index : Tensor of int, shape (n,)
-        z : Tensor, shape (n, dim)
-        log_q : Tensor, shape (n,)
-        grad_log_p : Tensor, shape (n, dim)
-            As stored.
+    def log_priority(self, log_kappa: Tensor | float = -torch.inf) -> Tensor:
+        """Logarithm (size,) of what samples are drawn by."""
+        a, b = self.log_w, self._log_b[: self.size] + log_kappa
+        more, less = torch.maximum(a, b), torch.minimum(a, b)
+        ratio = torch.where(torch.isfinite(more), (less - more).exp(), 0.0)
+        return more + ((1 - ratio) + 0.5 * (1 + ratio)).log()
+
+    def sample(self, n: int, generator: torch.Generator | None = None, log_kappa: Tensor | float = -torch.inf) -> Drawn:
+        """Draw n different samples.
 
         Raises
         ------
@@ -58,19 +105,25 @@ class ReplayBuffer:
         """
         if n > self.size:
             raise ValueError(f"Expected at most {self.size} samples to be asked of the buffer; got {n}. Fill it first.")
-        # The n largest of log w + Gumbel noise are a draw without replacement.
+        # The n largest of log priority + Gumbel noise are a draw without replacement.
+        priority = self.log_priority(log_kappa)
         uniform = torch.rand(self.size, generator=generator, dtype=torch.float64, device=self._z.device)
-        index = torch.topk(self._log_w[: self.size] - (-uniform.log()).log(), n).indices
+        index = torch.topk(priority - (-uniform.log()).log(), n).indices
         index = index[torch.randperm(n, generator=generator, device=self._z.device)]
-        return index, self._z[index], self._log_q[index], self._grad_log_p[index]
+        by = priority[index]
+        parts = (self._log_w[index], self._log_b[index] + log_kappa)
+        toward, away = (torch.where(torch.isfinite(by), (part - by).exp(), 0.0) for part in parts)
+        return Drawn(index, self._z[index], self._log_q[index], self._grad_log_p[index], toward, away)
 
     def adjust(self, index: Tensor, log_w_change: Tensor, log_q: Tensor) -> None:
         """Follow the flow: weights towards p^alpha q^(1 - alpha) change by (1 - alpha)(log q - log q_old).
 
         A sample whose change is not finite loses its weight: NaN would sort first and be drawn for ever.
         """
-        change = torch.where(torch.isfinite(log_w_change), log_w_change.double(), -torch.inf)
-        self._log_w[index] += change
+        followed = log_q.double() - self._log_q[index]
+        for stored, change in ((self._log_w, log_w_change.double()), (self._log_b, followed)):
+            finite = torch.isfinite(log_w_change) & torch.isfinite(change)
+            stored[index] = torch.where(finite, stored[index] + change, -torch.inf)
         self._log_q[index] = log_q
 
     def reweight(self, log_w_change: Tensor) -> None:
@@ -90,6 +143,7 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Tensor | int]:
         """What is stored, without the empty places."""
         filled = {"z": self._z, "log_w": self._log_w, "log_q": self._log_q, "grad_log_p": self._grad_log_p}
+        filled["log_b"] = self._log_b
         return {key: part[: self.size].clone() for key, part in filled.items()} | {
             "capacity": self.capacity,
             "next": self._next,
@@ -104,5 +158,7 @@ class ReplayBuffer:
             )
         self.size, self._next = len(state["z"]), int(state["next"])
         self._log_w.fill_(-torch.inf)
+        self._log_b.fill_(-torch.inf)
+        self._log_b[: self.size] = state["log_b"]
         self._z[: self.size], self._log_w[: self.size] = state["z"], state["log_w"]
         self._log_q[: self.size], self._grad_log_p[: self.size] = state["log_q"], state["grad_log_p"]

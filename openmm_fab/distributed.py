@@ -32,7 +32,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 T = TypeVar("T")
-STORED = ("z", "log_w", "log_q", "grad_log_p")  # columns of the replay buffer
+STORED = ("z", "log_w", "log_q", "grad_log_p", "log_b")  # columns of the replay buffer
 PATIENCE = timedelta(minutes=15)  # that one rank waits for another, compilation included
 _stop_asked = False
 
@@ -121,6 +121,12 @@ class Ranks:
         own = torch.where(torch.isfinite(log_w), log_w.double(), -torch.inf)
         sums = np.array(self.objects(float(own.logsumexp(0))))
         return float(self.size * np.exp(sums[self.rank] - np.logaddexp.reduce(sums)))
+
+    def log_totals(self, logs: Tensor) -> Tensor:
+        """Logarithms of sums (n,) of a rank each -> those of the sums over all ranks."""
+        if self.alone:
+            return logs
+        return torch.tensor(self.objects(logs.tolist()), dtype=logs.dtype, device=logs.device).logsumexp(0)
 
     # One flow
 

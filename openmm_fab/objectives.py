@@ -26,15 +26,22 @@ def fab(trainer: Trainer) -> Iterator[Tensor]:
 
 
 def replay(trainer: Trainer) -> Iterator[Tensor]:
-    """Gradient steps on prioritised samples, whose weights then follow the flow."""
-    s = trainer.settings
-    share = trainer.ranks.share(trainer.buffer.log_w)
-    drawn = trainer.buffer.sample(s.updates * s.batch, trainer.generator)
-    for index, z, log_q_old, grad_log_p in zip(*(part.split(s.batch) for part in drawn), strict=True):
-        log_q = trainer.log_prob(z, trainer.lifted.lifted(grad_log_p, z) if trainer.path_share else None)
-        loss, log_adjustment = fab_buffer_loss(log_q, log_q_old, s.ais.alpha, s.max_adjustment)
-        yield loss * share
-        trainer.buffer.adjust(index, log_adjustment, log_q.detach())
+    """Gradient steps on prioritised samples, whose weights then follow the flow; see `buffer` for the control
+    variate."""
+    s, buffer, ranks = trainer.settings, trainer.buffer, trainer.ranks
+    total, own, drawn_from_flow = ranks.log_totals(buffer.log_sums())
+    log_kappa = own - drawn_from_flow if s.control_variate else torch.full_like(own, -torch.inf)
+    log_kappa = torch.where(log_kappa.isnan(), -torch.inf, log_kappa)
+    priority = buffer.log_priority(log_kappa)
+    scale = (ranks.log_totals(priority.logsumexp(0)[None])[0] - total).exp() * ranks.share(priority)
+    for drawn in buffer.sample(s.updates * s.batch, trainer.generator, log_kappa).split(s.batch):
+        slope = trainer.lifted.lifted(drawn.grad_log_p, drawn.z) if trainer.path_share else None
+        mixed, log_q = trainer.log_probs(drawn.z, slope).unbind(1)
+        loss, log_adjustment = fab_buffer_loss(mixed, drawn.log_q, s.ais.alpha, s.max_adjustment, drawn.toward * scale)
+        away = drawn.away * scale * (1 - trainer.path_share)  # path gradients have no such noise
+        against = control_variate(log_q, drawn.log_q, s.max_adjustment, away)
+        yield loss + (against - against.detach())
+        buffer.adjust(drawn.index, log_adjustment, log_q.detach())
 
 
 def fab_no_buffer(trainer: Trainer) -> Iterator[Tensor]:
@@ -140,7 +147,9 @@ def named(name: str, samples: Tensor | None = None) -> Objective:
     return OBJECTIVES[name] if samples is None else MaximumLikelihood(samples)
 
 
-def fab_buffer_loss(log_q: Tensor, log_q_old: Tensor, alpha: float, max_adjustment: float) -> tuple[Tensor, Tensor]:
+def fab_buffer_loss(
+    log_q: Tensor, log_q_old: Tensor, alpha: float, max_adjustment: float, weights: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
     """FAB with the prioritised buffer (FAB paper, algorithm 1).
 
     The alpha-divergence's loss is L = integral p^alpha q^(1 - alpha), here times a constant, so
@@ -155,6 +164,8 @@ def fab_buffer_loss(log_q: Tensor, log_q_old: Tensor, alpha: float, max_adjustme
     alpha : float
     max_adjustment : float
         c is cut here, for a stable gradient.
+    weights : Tensor, shape (batch,), optional
+        Of samples that were drawn otherwise than in proportion to theirs.
 
     Returns
     -------
@@ -163,8 +174,14 @@ def fab_buffer_loss(log_q: Tensor, log_q_old: Tensor, alpha: float, max_adjustme
         log c, uncut, to correct the buffer with.
     """
     log_adjustment = (1.0 - alpha) * (log_q.detach() - log_q_old)
-    loss = -(log_adjustment.exp().clamp(max=max_adjustment) * log_q).mean()
-    return loss, log_adjustment
+    followed = log_adjustment.exp().clamp(max=max_adjustment) * weights
+    return -(followed.to(log_q) * log_q).mean(), log_adjustment
+
+
+def control_variate(log_q: Tensor, log_q_old: Tensor, max_adjustment: float, weights: Tensor) -> Tensor:
+    """Mean of c' log q with weights (batch,), where c' = q / q_old: for samples of q_old its gradient has no mean."""
+    followed = (log_q.detach() - log_q_old).exp().clamp(max=max_adjustment) * weights
+    return (followed.to(log_q) * log_q).mean()
 
 
 def weighted_loss(log_q: Tensor, log_w: Tensor) -> Tensor:

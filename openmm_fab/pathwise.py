@@ -21,7 +21,7 @@ from torch import Tensor
 from .flow import CouplingFlow
 from .latent import Invertible
 
-CUT = 1.0  # of a pull, in units of sqrt(dim), about which a normal base's own gradient has
+CUT = 4.0  # of a pull, in units of sqrt(dim), about which a normal base's own gradient has
 
 
 def has_base(flow: object) -> bool:
@@ -29,8 +29,9 @@ def has_base(flow: object) -> bool:
     return all(hasattr(flow, name) for name in ("to_base", "from_base", "base_log_prob"))
 
 
-def log_prob(flow: Invertible, z: Tensor, grad_log_p: Tensor, alpha: float, share: float) -> Tensor:
-    """log q(z) (batch,) with a gradient in the parameters that is in part, by `share`, the path gradient.
+def log_probs(flow: Invertible, z: Tensor, grad_log_p: Tensor, alpha: float, share: float) -> Tensor:
+    """log q(z) twice (batch, 2): with a gradient in the parameters that is in part, by `share`, the path gradient, and
+    with its own.
 
     Parameters
     ----------
@@ -49,7 +50,8 @@ def log_prob(flow: Invertible, z: Tensor, grad_log_p: Tensor, alpha: float, shar
         log_q = flow.base_log_prob(x) + log_det
         pull = grad_log_weight(flow, x.detach(), grad_log_p)
         path = flow.base_log_prob(x.detach()) - alpha * (pull * x).sum(1)  # its gradient stands for that of log q
-        return [(1 - share) * log_q + share * (path - (path - log_q).detach())]
+        mixed = (1 - share) * log_q + share * (path - (path - log_q).detach())
+        return [torch.stack([mixed, log_q], 1)]
 
     both = torch.cat([z, grad_log_p], 1)
     if isinstance(flow, CouplingFlow):

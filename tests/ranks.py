@@ -56,8 +56,7 @@ def gradients(ranks: Ranks) -> dict[str, Any]:
     buffer.add(z, log_w, line(z, at.detach()), torch.zeros_like(z))
     for _ in range(300):
         at.grad = None
-        _, drawn, *_ = buffer.sample(8, random)
-        loss = -line(drawn, at).mean() * ranks.share(buffer.log_w)
+        loss = -line(buffer.sample(8, random).z, at).mean() * ranks.share(buffer.log_w)
         loss.backward()
         ranks.average([at], loss)
         means.append(float(at.grad))

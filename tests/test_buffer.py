@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -34,13 +35,13 @@ def test_draws_in_proportion_to_the_weights():
         torch.Generator().manual_seed(0),
         np.array([1, 2, 3, 4, 10]),
     )
-    drawn = [int(buffer.sample(1, random)[0]) for _ in range(8000)]
+    drawn = [int(buffer.sample(1, random).index) for _ in range(8000)]
     _check_counts(np.bincount(drawn, minlength=5), w)
 
 
 def test_draws_pairs_without_replacement():
     buffer, random, w = _filled([1.0, 2.0, 3.0, 4.0]), torch.Generator().manual_seed(0), np.array([1, 2, 3, 4]) / 10
-    drawn = [tuple(buffer.sample(2, random)[0].tolist()) for _ in range(8000)]
+    drawn = [tuple(buffer.sample(2, random).index.tolist()) for _ in range(8000)]
     assert all(a != b for a, b in drawn)
     pairs = list(combinations(range(4), 2))
     counts = np.array([sum(set(d) == set(p) for d in drawn) for p in pairs])
@@ -51,17 +52,20 @@ def test_draws_pairs_without_replacement():
 
 def test_returns_what_was_stored():
     buffer = _filled([1.0, 2.0, 3.0])
-    index, z, log_q, slope = buffer.sample(3, torch.Generator().manual_seed(0))
+    drawn = buffer.sample(3, torch.Generator().manual_seed(0))
+    index = drawn.index
     assert sorted(index.tolist()) == [0, 1, 2]
-    torch.testing.assert_close(z, torch.stack([index, 10 * index], 1).float())
-    torch.testing.assert_close(log_q, -index.float())
-    torch.testing.assert_close(slope, torch.stack([index, index**2], 1).float())
+    torch.testing.assert_close(drawn.z, torch.stack([index, 10 * index], 1).float())
+    torch.testing.assert_close(drawn.log_q, -index.float())
+    torch.testing.assert_close(drawn.grad_log_p, torch.stack([index, index**2], 1).float())
+    first, rest = drawn.split(2)
+    assert torch.equal(torch.cat([first.z, rest.z]), drawn.z) and len(rest.toward) == 1
 
 
 def test_huge_differences_of_log_weights():
     buffer = ReplayBuffer(3, 1)
     buffer.add(torch.zeros(3, 1), torch.tensor([-1e4, 1e4, 0.0]), torch.zeros(3), torch.zeros(3, 1))
-    assert all(int(buffer.sample(1, torch.Generator().manual_seed(s))[0]) == 1 for s in range(50))
+    assert all(int(buffer.sample(1, torch.Generator().manual_seed(s)).index) == 1 for s in range(50))
 
 
 def test_the_oldest_are_overwritten():
@@ -88,7 +92,7 @@ def test_the_weightless_are_left_out():
     log_q = torch.tensor([0.0, 0.0, 0.0, torch.nan, 0.0, 0.0])
     buffer.add(torch.arange(6.0)[:, None], log_w, log_q, torch.zeros(6, 1))
     assert buffer.size == 2
-    assert sorted(buffer.sample(2)[1][:, 0].tolist()) == [0, 5]
+    assert sorted(buffer.sample(2).z[:, 0].tolist()) == [0, 5]
 
 
 def test_asking_for_too_many():
@@ -96,12 +100,54 @@ def test_asking_for_too_many():
         _filled([1.0, 2.0, 3.0], capacity=10).sample(4)
 
 
+def _mixed() -> tuple[ReplayBuffer, np.ndarray, np.ndarray]:
+    """Two annealed samples and three of the flow's own, of which one has no weight: a and b of all five."""
+    buffer = ReplayBuffer(9, 1)
+    number = torch.arange(5.0)
+    a = np.array([1.0, 3.0, 0.5, 4.0, 0.0])
+    log_a = torch.from_numpy(a).log()
+    for part, own in ((slice(0, 2), False), (slice(2, 5), True)):
+        buffer.add(number[part, None], log_a[part], torch.zeros(5)[part], number[part, None], own)
+    buffer.adjust(torch.tensor([3]), torch.tensor([0.0]), torch.tensor([math.log(2.0)]))  # q has doubled there
+    return buffer, a, np.array([0.0, 0.0, 1.0, 2.0, 1.0])
+
+
+def test_the_flows_own_samples_are_kept_without_weight_and_counted():
+    buffer, a, b = _mixed()
+    assert buffer.size == 5
+    np.testing.assert_allclose(buffer.log_sums().exp(), [a.sum(), a[2:].sum(), b.sum()])
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.7, 1.125])
+def test_draws_by_what_the_control_variate_leaves(kappa):
+    """And the estimate of what is left is right, whatever is drawn."""
+    buffer, a, b = _mixed()
+    log_kappa, random = torch.tensor(kappa, dtype=torch.float64).log(), torch.Generator().manual_seed(0)
+    priority = np.abs(a - kappa * b) + 0.5 * (a + kappa * b)
+    np.testing.assert_allclose(buffer.log_priority(log_kappa).exp(), priority)
+    drawn = [buffer.sample(1, random, log_kappa) for _ in range(8000)]
+    index = np.array([int(d.index) for d in drawn])
+    possible = priority > 0
+    _check_counts(np.bincount(index, minlength=5)[possible], priority[possible])
+    for d, k in zip(drawn[:40], index, strict=False):
+        assert float(d.toward) == pytest.approx(a[k] / priority[k])
+        assert float(d.away) == pytest.approx(kappa * b[k] / priority[k])
+
+
+def test_weights_towards_the_flow_follow_it():
+    buffer, _, b = _mixed()
+    everything = torch.arange(5)
+    buffer.adjust(everything, torch.zeros(5), buffer._log_q[:5] + torch.tensor([9.0, 9.0, 0.5, -1.0, torch.nan]))
+    expected = np.concatenate([[0.0, 0.0], b[2:] * np.exp([0.5, -1.0, -np.inf])])
+    np.testing.assert_allclose(buffer._log_b[:5].exp(), expected)
+
+
 def test_adjust():
     buffer = _filled([1.0, 1.0, 1.0])
     buffer.adjust(torch.tensor([2, 0]), torch.tensor([0.5, -1.0]), torch.tensor([7.0, 8.0]))
     torch.testing.assert_close(buffer.log_w, torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64))
-    index, _, log_q, _ = buffer.sample(3)
-    assert dict(zip(index.tolist(), log_q.tolist(), strict=True)) == {0: 8.0, 1: -1.0, 2: 7.0}
+    drawn = buffer.sample(3)
+    assert dict(zip(drawn.index.tolist(), drawn.log_q.tolist(), strict=True)) == {0: 8.0, 1: -1.0, 2: 7.0}
 
 
 def test_reweight():
@@ -115,7 +161,7 @@ def test_a_broken_adjustment_loses_the_sample():
     """NaN would sort first, and be drawn for ever."""
     buffer = _filled([1.0, 1.0, 1.0])
     buffer.adjust(torch.tensor([1, 2]), torch.tensor([torch.nan, torch.inf]), torch.zeros(2))
-    assert all(int(buffer.sample(1, torch.Generator().manual_seed(s))[0]) == 0 for s in range(20))
+    assert all(int(buffer.sample(1, torch.Generator().manual_seed(s)).index) == 0 for s in range(20))
 
 
 def test_state_round_trip():
@@ -125,7 +171,7 @@ def test_state_round_trip():
     for one in (buffer, other):  # and on from there, over the end
         one.add(torch.ones(2, 2), torch.tensor([1.0, 2.0]), torch.zeros(2), torch.ones(2, 2))
     drawn = [one.sample(3, torch.Generator().manual_seed(1)) for one in (buffer, other)]
-    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*(vars(d).values() for d in drawn), strict=True))
     assert torch.equal(buffer._z, other._z) and buffer.size == other.size == 4
 
 

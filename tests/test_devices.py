@@ -118,7 +118,7 @@ def test_annealing_and_losses(generator, uncounted) -> None:
     steps = 0.1 * widths(z, acceptance.double(), generator.target.periodic).float()
     points, acceptance = hmc(points, Path(), 0.3, flow, target, steps, 4, random, flow_every=2)
     gradient = target.lifted(points.grad_log_p, points.z)
-    log_q = pathwise.log_prob(flow, points.z, gradient, 2.0, 0.5)
+    log_q = pathwise.log_probs(flow, points.z, gradient, 2.0, 0.5)[:, 0]
     loss, change = fab_buffer_loss(log_q, points.log_q, 2.0, 10.0)
     loss.backward()
     assert points.z.device.type == acceptance.device.type == change.device.type == "meta"

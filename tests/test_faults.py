@@ -89,7 +89,7 @@ def test_checkpoints_that_versions_left_load_or_say_why_not() -> None:
     """Files in tests/data, each written by the version that had its format; today's goes on to the end."""
     target, random = Gaussian(torch.zeros(2), torch.ones(2)), torch.Generator()
     found = sorted(DATA.glob("checkpoint_format_*.pt"))
-    assert [int(path.stem.split("_")[-1]) for path in found] == [4, 5, 6, 7, CHECKPOINT_FORMAT]
+    assert [int(path.stem.split("_")[-1]) for path in found] == [4, 5, 6, 7, 8, CHECKPOINT_FORMAT]
     for path in found:
         kept = load_torch(path, "a checkpoint")["settings"]  # those it was made with, whatever the defaults are now
         settings = TrainSettings(**kept | {"ais": AISSettings(**kept["ais"])})

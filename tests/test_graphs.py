@@ -119,7 +119,7 @@ def test_other_batches_copies_and_moved_flows(pair) -> None:
 def test_path_gradients_are_those_without_graphs(pair) -> None:
     for one in pair:
         for seed in (0, 2):
-            pathwise.log_prob(one, points(seed), points(seed + 1), 2.0, 0.7).mean().backward()
+            pathwise.log_probs(one, points(seed), points(seed + 1), 2.0, 0.7).mean().backward()
     for found, wanted in zip(*(flow.parameters() for flow in pair), strict=True):
         torch.testing.assert_close(found.grad, wanted.grad)
     assert len(pair[0]._graphs._recorded) == 1
@@ -200,7 +200,7 @@ def test_path_gradients_may_be_recorded(monkeypatch) -> None:
             p.add_(0.1 * torch.randn(p.shape, dtype=p.dtype, generator=random))
     plain, (z, slope) = copy.deepcopy(flow), torch.randn(2, 5, 7, generator=random, dtype=torch.float64)
     flow._graphs = Graphs(5)
-    values = [pathwise.log_prob(one, z, slope, 2.0, share) for one in (flow, plain) for share in (0.7, 0.2)]
+    values = [pathwise.log_probs(one, z, slope, 2.0, share) for one in (flow, plain) for share in (0.7, 0.2)]
     torch.stack(values[:2]).square().sum().backward()
     torch.stack(values[2:]).square().sum().backward()
     for found, wanted in zip(flow.parameters(), plain.parameters(), strict=True):

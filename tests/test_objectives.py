@@ -13,6 +13,7 @@ from openmm_fab.objectives import (
     OBJECTIVES,
     MaximumLikelihood,
     alpha_divergence,
+    control_variate,
     fab,
     fab_buffer_loss,
     fab_no_buffer,
@@ -60,6 +61,18 @@ def test_gradient_is_that_of_the_alpha_divergence(alpha, moved):
     (gradient,) = torch.autograd.grad(loss, now)
     assert exact.norm() > 0.2
     torch.testing.assert_close(gradient, exact, rtol=2e-3, atol=1e-3)
+
+
+def test_the_control_variate_has_no_mean():
+    """Integrated over samples of the flow as it was, weighted towards the flow as it is."""
+    old = torch.tensor([0.1, 0.3], dtype=torch.float64)
+    now = (old + torch.tensor([0.15, -0.1])).requires_grad_()
+    x = _quantiles(_log_normal(X, *old), 200_000)
+    gradients = []
+    for weights in (torch.ones_like(x), (x > 0).double()):
+        mean = control_variate(_log_normal(x, *now), _log_normal(x, *old), 1e6, weights)
+        gradients.append(torch.autograd.grad(mean, now)[0])
+    assert gradients[0].norm() < 1e-3 < 0.1 < gradients[1].norm()
 
 
 def test_at_its_minimum_the_flow_is_the_target():

@@ -378,10 +378,37 @@ def test_forces_in_the_buffer_are_those_of_the_target_as_trained_on():
     for seed in (0, 1):
         trainer.lifted.coefficients = torch.randn(2, 36, generator=torch.Generator().manual_seed(seed)).double()
         trainer.fill()
-    _, z, _, slope = trainer.buffer.sample(trainer.buffer.size, trainer.generator)
-    torch.testing.assert_close(
-        trainer.lifted.lifted(slope, z), trainer.lifted.log_prob_and_gradient(z)[1], rtol=1e-4, atol=1e-4
-    )
+    drawn = trainer.buffer.sample(trainer.buffer.size, trainer.generator)
+    lifted = trainer.lifted.lifted(drawn.grad_log_p, drawn.z)
+    torch.testing.assert_close(lifted, trainer.lifted.log_prob_and_gradient(drawn.z)[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("path", [0.0, 0.6])
+def test_the_control_variate_takes_noise_away_and_nothing_else(path):
+    """Of single gradient steps on a buffer of annealed and of the flow's own samples, for a flow that has moved on."""
+    settings = replace(LEARN, path_gradient=path, path_above=0.0, products="float32", anneal_below=0.0)
+    found = {}
+    for control in (False, True):
+        trainer = _trainer(Mixed(), replace(settings, control_variate=True), iterations=400)
+        for _ in trainer:
+            if trainer.iteration == 250:
+                break
+        trainer.settings = replace(trainer.settings, control_variate=control, updates=1, batch=16)
+        own = torch.isfinite(trainer.buffer._log_b[: trainer.buffer.size])
+        assert own.any() and not own.all() and trainer._ess_flow() > 0.8
+        kept, gradients = trainer.buffer.state_dict(), []
+        for _ in range(400):
+            trainer.optimizer.zero_grad()
+            next(replay(trainer)).backward()
+            gradients.append(torch.cat([p.grad.reshape(-1) for p in trainer.learner.parameters()]).double())
+            trainer.buffer.load_state_dict(kept)
+        found[control] = torch.stack(gradients)
+    noise = {control: g.var(0).sum() for control, g in found.items()}
+    assert noise[True] < 0.7 * noise[False], noise
+    # Their means differ by no more than by noise, in every direction that has some.
+    error = ((found[True].var(0) + found[False].var(0)) / 400).sqrt()
+    z = ((found[True].mean(0) - found[False].mean(0)) / error)[error > 1e-6]
+    assert len(z) > 100 and 0.5 < z.square().mean() < 2.0, z.square().mean()
 
 
 def test_path_gradients_are_the_share_that_was_asked_for():

@@ -12,7 +12,7 @@ from openmm_fab.files import DamagedFileError, FormatError, load_torch, save_tor
 if TYPE_CHECKING:
     from openmm_fab.train.trainer import Trainer
 
-CHECKPOINT_FORMAT = 8
+CHECKPOINT_FORMAT = 9
 
 
 def write(trainer: Trainer, path: str | Path) -> Path:

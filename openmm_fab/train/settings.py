@@ -42,6 +42,10 @@ class TrainSettings:
         FAB with the buffer anneals every pass while the flow's ESS towards the target is below this share. Above, one
         pass in 16 is annealed, and the others are twice the batch as the flow gives it: for half the energies, and in
         less time. 1 anneals all, which is FAB as published.
+    control_variate : bool
+        FAB with the buffer subtracts from its gradient what has no mean over the flow's own samples, where the buffer
+        has such, which is above `anneal_below`: less noise, the better the flow the less. See `buffer`; not in FAB as
+        published.
     basin_share : float
         Least share of the training that each torsional basin gets, see `basins`; 0 trains on the target as it is.
     """
@@ -59,6 +63,7 @@ class TrainSettings:
     averaging: float = 0.99
     products: str = "auto"
     anneal_below: float = 0.5
+    control_variate: bool = True
     basin_share: float = 0.05
     ais: AISSettings = field(default_factory=AISSettings)
 

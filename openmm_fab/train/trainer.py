@@ -164,10 +164,11 @@ class Trainer:
                     f"annealing; got {self.buffer.size}. Nearly every structure has a non-finite energy: check the "
                     "system, or lower the energy cut."
                 )
-            result, passes = self.anneal() if self._annealing_pays else self.draw(), passes + 1
-            points = result.points
+            annealed = self._annealing_pays
+            result, passes = self.anneal() if annealed else self.draw(), passes + 1
+            points, own = result.points, s.control_variate and not annealed
             unlifted = self.lifted.unlifted(points.grad_log_p, points.z)
-            self.buffer.add(points.z, result.log_w, points.log_q, unlifted)
+            self.buffer.add(points.z, result.log_w, points.log_q, unlifted, own)
         if s.basin_share and self.iteration % BASINS_EVERY == 0:
             (z, log_w), own = self.ranks.pooled(self.buffer.z, self.buffer.log_w)
             self.buffer.reweight(s.ais.alpha * self.lifted.update(z, log_w)[own])
@@ -229,10 +230,14 @@ class Trainer:
         self._remember(self.ranks.gathered(log_w.double()))
 
     def log_prob(self, z: Tensor, grad_log_p: Tensor | None = None) -> Tensor:
-        """The learner's log q(z) (n,), with a graph of its parameters.
+        """The learner's log q(z) (n,), with a graph of its parameters; the first of `log_probs`."""
+        return self.log_probs(z, grad_log_p)[:, 0]
+
+    def log_probs(self, z: Tensor, grad_log_p: Tensor | None = None) -> Tensor:
+        """The learner's log q(z) twice (n, 2), with a graph of its parameters.
 
         Where z are samples of p^alpha q^(1 - alpha), and the gradient (n, dim) of log p as trained on is given, the
-        gradient that the mean of -log q gets is in part the path gradient.
+        gradient that the mean of -log q gets is in part the path gradient, in the first column; never in the second.
 
         Where memory does not hold the graph of all rows, it keeps the graph of none and makes that of each piece anew
         when the gradient is taken: the same loss and gradient, but for rounding.
@@ -243,9 +248,9 @@ class Trainer:
 
         def of(z: Tensor, grad_log_p: Tensor | None) -> Tensor:
             if not share or grad_log_p is None:
-                return self.learner.log_prob(z)
+                return self.learner.log_prob(z)[:, None].expand(-1, 2)
             flow = cast(Invertible, self.learner)
-            return pathwise.log_prob(flow, z, grad_log_p, self.settings.ais.alpha, share)
+            return pathwise.log_probs(flow, z, grad_log_p, self.settings.ais.alpha, share)
 
         def piece(start: int, stop: int) -> Tensor:
             if stop - start == len(z):
