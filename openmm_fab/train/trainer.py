@@ -170,8 +170,8 @@ class Trainer:
             unlifted = self.lifted.unlifted(points.grad_log_p, points.z)
             self.buffer.add(points.z, result.log_w, points.log_q, unlifted, own)
         if s.basin_share and self.iteration % BASINS_EVERY == 0:
-            (z, log_w), own = self.ranks.pooled(self.buffer.z, self.buffer.log_w)
-            self.buffer.reweight(s.ais.alpha * self.lifted.update(z, log_w)[own])
+            (z, log_w), here = self.ranks.pooled(self.buffer.z, self.buffer.log_w)
+            self.buffer.reweight(s.ais.alpha * self.lifted.update(z, log_w)[here])
         if self.widths is not None and self.iteration % BASINS_EVERY == 0:
             (z, log_w), _ = self.ranks.pooled(self.buffer.z, self.buffer.log_w)
             self.widths = widths(z, log_w, self.target.periodic).to(self.widths)
