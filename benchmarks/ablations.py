@@ -119,11 +119,12 @@ def run(name: str, seconds: float, shipped: bool, quick: bool = False) -> dict[s
     train = replace(s.train, ais=replace(s.train.ais, **change.get("ais", {})), **change.get("train", {}))
     settings = replace(s, flow=replace(s.flow, **change.get("flow", {})), train=train)
     if shipped:
+        start_from = fab.load_pretrained("alanine_dipeptide")
         train = replace(train, learning_rate=train.learning_rate / 3)
-        settings = replace(settings, train=train)
+        settings = replace(settings, flow=start_from.settings.flow, train=train)
     generator = fab.BoltzmannGenerator(fab.MolecularSystem.load("alanine_dipeptide"), settings, seed=seed)
     if shipped:
-        generator.flow.load_state_dict(fab.load_pretrained("alanine_dipeptide").flow.state_dict())
+        generator.flow.load_state_dict(start_from.flow.state_dict())
     if not quick:
         generator.compile()
         # A trainer of its own, whose flow is thrown away: everything is compiled then.
