@@ -19,7 +19,9 @@ from record import current_commit, machine, record
 import openmm_fab as fab
 from openmm_fab.flow import FlowSettings
 from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
+from openmm_fab.progress import History
 from openmm_fab.train import Budget, TrainSettings
+from openmm_fab.watch import TrainingError
 
 TARGET = "alanine_dipeptide"
 OBJECTIVES = {
@@ -33,7 +35,6 @@ OBJECTIVES = {
     "alpha2": "alpha_divergence",
 }
 EVALUATIONS = {"cpu": 2_000_000, "full": 100_000_000}  # of the target, the same for all methods
-REVERSE_KL_CUT = 1e4  # kT above the minimum
 ML_MINUTES = {"cpu": 10.0, "full": 240.0}  # maximum likelihood evaluates no energy
 FRAME_STEPS = 1000  # of 1 fs, from one frame of dynamics to the next
 MORE = 100  # times as many evaluations have the samples of "ml" as those of "ml_md"
@@ -63,9 +64,7 @@ def settings(scale: str, method: str) -> GeneratorSettings:
     if scale != "cpu":
         flow = FlowSettings(layers=24, hidden=256)
         train = TrainSettings(batch=1024, updates=8, buffer_min=64, buffer_max=512, learning_rate=5e-4, warmup=1000)
-    # Beyond the cut energies count logarithmically: by stretching everything, reverse KL would gain more entropy there.
-    cut = REVERSE_KL_CUT if method == "reverse_kl" else GeneratorSettings.energy_cut
-    return GeneratorSettings(flow=flow, train=ours(train, method), energy_cut=cut)
+    return GeneratorSettings(flow=flow, train=ours(train, method))
 
 
 def ours(train: TrainSettings, method: str) -> TrainSettings:
@@ -95,19 +94,26 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[
         budget = Budget(iterations=2)
     elif options.minutes or likelihood:
         budget = Budget(minutes=options.minutes or ML_MINUTES[options.scale])
-    history = generator.train(
-        budget,
-        folder=None if options.quick else path.with_suffix(""),
-        resume=True,
-        progress=False,
-        compile=not (options.quick or options.no_compile),
-        objective=OBJECTIVES[options.method],
-        samples=learned_from if likelihood else None,
-    )
+    folder, history, diverged = None if options.quick else path.with_suffix(""), History(), False
+    try:
+        history = generator.train(
+            budget,
+            folder=folder,
+            resume=True,
+            progress=False,
+            compile=not (options.quick or options.no_compile),
+            objective=OBJECTIVES[options.method],
+            samples=learned_from if likelihood else None,
+        )
+    except TrainingError as error:  # the generator has the flow that was good last
+        if options.method != "reverse_kl" or folder is None:
+            raise
+        print(f"{path.stem}: {error}", file=sys.stderr)
+        diverged = True
     n = 500 if options.quick else SAMPLES[options.scale]
     ensemble = generator.sample(n, seed=seed + 1000)
     generator.save(path.with_suffix(".safetensors"))
-    curve = _curve(path.with_suffix("") / "metrics.jsonl") if not options.quick else history
+    curve = _curve(folder / "metrics.jsonl") if folder is not None else history
     figures = {
         "ess": ensemble.ess_fraction,
         "ess_clipped": ensemble.ess_clipped / n,
@@ -127,6 +133,7 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[
         "machine": machine(),
         "settings": asdict(generator.settings),
         "samples": n,
+        "diverged": diverged,
         **figures,
         "curve": [m for m in curve if "ess" in m],
     }
@@ -212,7 +219,8 @@ def write(results: list[dict], folder: Path, scale: str) -> None:
         f"Means ± standard error over seeds (their number behind the name), {first['samples']:,} samples each. KLD and "
         f"TV of the Ramachandran histogram, {BINS} x {BINS} bins, from the reference's; ΔF of 0 < φ < 2.5 in the "
         f"reference: {first['basin_df_reference']:.2f} ± {first['basin_df_reference_error']:.2f} kT. All methods that "
-        "use the energy have as many target evaluations. Maximum likelihood learns from dynamics of as many steps, a "
+        "use the energy have as many target evaluations; one that diverged was stopped, and is shown as it was last good. "
+        "Maximum likelihood learns from dynamics of as many steps, a "
         f"frame a ps, from the energy minimum on; and from as many frames as {MORE} times as many steps would leave, "
         "but drawn independently from the equilibrium, which such dynamics would not reach."
     )

@@ -104,7 +104,8 @@ def table(results: Sequence[dict], columns: Sequence[tuple[str, str, float, int 
     rows = ["| method | " + " | ".join(name for name, *_ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for method, group in by_method(results).items():
         cells = [_cell([r.get(key) for r in group], factor, digits) for _, key, factor, digits in columns]
-        rows.append(f"| {NAMES[method]} ({len(group)}) | " + " | ".join(cells) + " |")
+        ended = ", until it diverged" if any(r.get("diverged") for r in group) else ""
+        rows.append(f"| {NAMES[method]}{ended} ({len(group)}) | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 

@@ -92,6 +92,9 @@ class _Differentiable:
 
     def __init__(self, function: Function, z: Tensor, parameters: Sequence[Tensor]) -> None:
         self._z, self._parameters = z.detach().clone().requires_grad_(), parameters
+        if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
+            # Weights were recorded on another stream than they get their gradients on, for which autograd waits.
+            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         by = [self._z, *parameters]
 
         def slopes(result: Tensor, above: Tensor) -> Sequence[Tensor]:
@@ -107,9 +110,6 @@ class _Differentiable:
             self._forward, (self._result,) = record(lambda: function(self._z))
             self._above = torch.zeros_like(self._result)
             self._backward, self._slopes = record(lambda: slopes(self._result, self._above))
-        if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
-            # Weights were recorded on another stream than they get their gradients on, for which autograd waits.
-            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         self._result = self._result.detach()  # or autograd would hold on to the stream it was recorded on
         self.runs = 0
 

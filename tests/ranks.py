@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,13 +14,14 @@ import torch
 from openmm_fab.buffer import ReplayBuffer
 from openmm_fab.distributed import RankLostError, Ranks, joined
 from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.objectives import weighted_loss
+from openmm_fab.objectives import replay, weighted_loss
 from openmm_fab.target import ManyWell
 from openmm_fab.train import Budget, Trainer, TrainSettings
 
 SMALL = TrainSettings(
     batch=16, updates=2, buffer_min=4, buffer_max=8, warmup=4, basin_share=0.05, path_gradient=0.3, path_above=0.0
 )
+ANNEALED = 500  # of a shard; the others are the flow's own
 LEARN = TrainSettings(batch=64, updates=8, buffer_min=8, warmup=30, learning_rate=3e-3, averaging=0.95)
 
 
@@ -53,10 +55,14 @@ def gradients(ranks: Ranks) -> dict[str, Any]:
 
     random, means = torch.Generator().manual_seed(ranks.rank), []
     buffer = ReplayBuffer(2000, 1)
-    buffer.add(z, log_w, line(z, at.detach()), torch.zeros_like(z))
+    for part, own in ((slice(0, ANNEALED), False), (slice(ANNEALED, None), True)):
+        buffer.add(z[part], log_w[part], line(z[part], at.detach()), torch.zeros_like(z[part]), own)
+    settings = TrainSettings(batch=8, updates=1, buffer_min=1)
+    asked: Any = SimpleNamespace(settings=settings, buffer=buffer, ranks=ranks, generator=random, path_share=0.0)
+    asked.log_probs = lambda z, slope: line(z, at)[:, None].expand(-1, 2)
     for _ in range(300):
         at.grad = None
-        loss = -line(buffer.sample(8, random).z, at).mean() * ranks.share(buffer.log_w)
+        loss = next(replay(asked))
         loss.backward()
         ranks.average([at], loss)
         means.append(float(at.grad))
