@@ -18,7 +18,7 @@ import torch
 
 from openmm_fab.distributed import Ranks, _newest
 from openmm_fab.objectives import weighted_loss
-from openmm_fab.weights import Estimate, weighted_mean, z_score
+from openmm_fab.weights import Estimate, z_score
 
 
 @pytest.fixture(scope="module")
