@@ -221,7 +221,8 @@ def write(results: list[dict], folder: Path, scale: str) -> None:
         f"reference: {first['basin_df_reference']:.2f} ± {first['basin_df_reference_error']:.2f} kT. All methods that "
         "use the energy have as many target evaluations; one that diverged is shown as it was last good. Maximum "
         "likelihood learns from dynamics of as many steps, a frame a ps, from the energy minimum on; and from as many "
-        f"frames as {MORE} times as many steps would leave, but drawn independently from the equilibrium, which such dynamics would not reach."
+        f"frames as {MORE} times as many steps would leave, but drawn independently from the equilibrium, which such "
+        "dynamics would not reach."
     )
     links = f"![learning](figures/{path.name})\n\n![Ramachandran plots](figures/{maps.name})"
     body = "\n\n".join([text, table(results, COLUMNS), ran_on(results), links])
