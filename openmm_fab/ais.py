@@ -20,6 +20,7 @@ from .weights import effective_sample_size, log_mean_exp, systematic_resample
 SPACINGS = ("linear", "geometric", "adaptive")
 GEOMETRIC_FIRST = 0.01  # lam of the first density above 0
 PILOTS = 20  # passes in which step sizes are adapted before any weight counts
+PILOT_CHAINS = 256  # in each, at most
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def anneal_to_target(
         return run_ais(flow, target, chains, settings, steps, generator)
 
     for _ in range(pilots if settings.intermediate else 0):
-        steps = adapted(steps, in_passes(run, batch, halving, generator), settings.acceptance, 1.3)
+        steps = adapted(steps, in_passes(run, min(batch, PILOT_CHAINS), halving, generator), settings.acceptance, 1.3)
     whole = joined([in_passes(run, min(batch, n - k), halving, generator) for k in range(0, n, batch)])
     return whole.points, whole.log_w
 

@@ -41,7 +41,7 @@ class Cost:
         train, atoms = generator.settings.train, generator.system.n_atoms
         iterations = max(0.0, 60 * minutes - self.filling) / self.iteration
         weights = sum(p.numel() for p in generator.flow.parameters())
-        buffer = train.buffer_max * train.batch * (8 * generator.coordinates.dim + 12)
+        buffer = train.buffer_max * train.batch * (8 * generator.coordinates.dim + 20)
         checkpoint = 4 * 4 * weights + buffer  # flow, learner and Adam's two averages; float32
         ensemble = samples * 24 * (atoms + 1)
         rows = {
@@ -80,7 +80,7 @@ def probe(generator: BoltzmannGenerator, seconds: float) -> Cost:
     iteration = sorted(times[1:])[len(times[1:]) // 2]  # the first one warms up
     # Passes before the first step are each no longer than an iteration.
     filling = iteration * max(0, train.buffer_min - 1)
-    sampling = _timed(lambda: generator.sample(train.batch)) / train.batch
+    sampling = _timed(lambda: generator.sample(generator.batch)) / generator.batch
     return Cost(iteration, filling, sampling, counts[-1], peak_memory())
 
 

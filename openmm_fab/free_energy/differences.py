@@ -64,7 +64,7 @@ def log_z_ais(
     """
     target = BoltzmannTarget(generator.energy, generator.coordinates)
     random = stream(generator.device, seed)
-    log_w = ais_log_weights(generator.flow, target, n, settings, random, generator.settings.train.batch)
+    log_w = ais_log_weights(generator.flow, target, n, settings, random, generator.batch)
     return exponential_average(log_w, method=f"AIS over {settings.intermediate} intermediate densities")
 
 

@@ -38,6 +38,7 @@ from openmm_fab.train import Budget, Trainer, parse_budget
 
 CHECK_JIGGLE = 0.01  # nm
 Metrics = dict[str, float]
+CPU_BATCH = 1024
 
 
 class BoltzmannGenerator:
@@ -151,7 +152,7 @@ class BoltzmannGenerator:
         """
         started, budget = Ranks().clock(), parse_budget(budget)
         if compile:
-            self.compile()
+            self._compile(self.settings.train.batch)
         chosen = self._objective(objective, samples)
         trainer = Trainer(self.flow, self.target, budget, self.settings.train, self._random, chosen, self._about())
         return training.run(self, trainer, started, folder, resume, progress, evaluate_every, evaluate_samples)
@@ -170,6 +171,9 @@ class BoltzmannGenerator:
 
         Without a C++ compiler everything stays as it is, with a warning.
         """
+        self._compile(self.batch)
+
+    def _compile(self, batch: int) -> None:
         if isinstance(self.energy, CompiledEnergy):
             self.energy.compile(self._chunk)
         if isinstance(self.coordinates, InternalCoordinates):
@@ -178,8 +182,8 @@ class BoltzmannGenerator:
         if not isinstance(self.flow, CouplingFlow):
             return
         try:
-            self.flow.compile(self.settings.train.batch)
-            self.flow.sample(self.settings.train.batch, stream(self.device, 0))
+            self.flow.compile(batch)
+            self.flow.sample(batch, stream(self.device, 0))
         except Exception as error:
             self.flow.uncompile()
             warnings.warn(
@@ -244,7 +248,7 @@ class BoltzmannGenerator:
         if n < 1:
             raise ValueError(f"Expected n >= 1 samples; got {n}.")
         seed = self.seed + 1 if seed is None else seed
-        size, topology, random = self.settings.train.batch, self.system.md_topology, stream(self.device, seed)
+        size, topology, random = self.batch, self.system.md_topology, stream(self.device, seed)
         if out is not None:
             if refine is not None:
                 raise ValueError("Expected out or refine; got both. Refined samples are drawn into memory only.")
@@ -257,6 +261,13 @@ class BoltzmannGenerator:
         x, u, log_w, log_q = (torch.cat(column)[:n].numpy() for column in zip(*parts, strict=True))
         invalid = int((log_w == -np.inf).sum())
         return Ensemble(x, u, log_w, topology, self.system.temperature, name=name, invalid=invalid, log_q=log_q)
+
+    @property
+    def batch(self) -> int:
+        """Structures that are sampled at once: as many as in training, but on a CPU no more than its memory is fast at,
+        where the training was a GPU's."""
+        batch = self.settings.train.batch
+        return min(batch, CPU_BATCH) if self.device.type == "cpu" else batch
 
     @property
     def digest(self) -> str:
@@ -277,7 +288,7 @@ class BoltzmannGenerator:
         the same. A sample's log weight is -u(x) - log q(x).
         """
         parts = [torch.zeros(0, dtype=torch.float64)]
-        for part in torch.as_tensor(x, dtype=torch.float64).split(self.settings.train.batch) if len(x) else []:
+        for part in torch.as_tensor(x, dtype=torch.float64).split(self.batch) if len(x) else []:
             parts += self._halving(lambda a, b: self._log_prob(part[a:b]), len(part))  # noqa: B023
         return torch.cat(parts)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def draw(generator: BoltzmannGenerator, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A batch of x, u, log w and log q(x), in the computer's own memory."""
-    parts = generator._halving(lambda a, b: _drawn(generator, b - a, random), generator.settings.train.batch, random)
+    parts = generator._halving(lambda a, b: _drawn(generator, b - a, random), generator.batch, random)
     x, u, log_w, log_q = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     return x, u, log_w, log_q
 
@@ -44,7 +44,7 @@ def refined(
             f'Expected refine="ais", or AISSettings without resampling, after which weights depend on each other; '
             f"got {refine!r}."
         )
-    size, target = generator.settings.train.batch, BoltzmannTarget(generator.energy, generator.coordinates)
+    size, target = generator.batch, BoltzmannTarget(generator.energy, generator.coordinates)
     with torch.enable_grad():
         points, log_w = anneal_to_target(generator.flow, target, n, settings, random, size)
     x = torch.cat([generator.coordinates.to_cartesian(z.double())[0] for z in points.z.split(size)])
