@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[
         raise SystemExit(f"Expected a reference beside systems/{TARGET}; make it first.")
     generator = BoltzmannGenerator(system, settings(options.scale, options.method), seed=seed, device=options.device)
     if options.method == "reverse_kl":
-        generator.flow.double()  # collapse makes splines steep: in single precision their errors get the better of the loss
+        generator.flow.double()  # a collapse makes splines steep, which single precision does not bear
     likelihood = options.method in ("ml", "ml_md")
     if likelihood and options.quick:
         learned_from, made_with = reference, 0
