@@ -311,6 +311,12 @@ def test_chains_are_resampled_only_where_they_are_worn():
         assert _run(settings, 500, 0, target).resampled == times
 
 
+def test_pilots_are_no_more_than_step_sizes_need():
+    target, settings = Gaussian(MEAN, STD), AISSettings(alpha=1.0, intermediate=1, leapfrogs=1)
+    anneal_to_target(FLOW, target, 700, settings, torch.Generator().manual_seed(0), batch=700, pilots=3)
+    assert target.evaluations == 2 * (700 + 3 * 256)
+
+
 def test_pilots_come_before_what_counts():
     """They adapt the steps, cost a batch each, and none where there is nothing to adapt."""
     settings = AISSettings(alpha=1.0, intermediate=2, leapfrogs=3, step_size=1e-3)

@@ -138,6 +138,17 @@ def test_half_the_digits_are_half_the_file_and_nearly_the_same_flow(system, trai
         torch.testing.assert_close(loaded.flow.from_base(loaded.flow.to_base(z)[0])[0], z, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize(("trained_in", "drawn_in"), [(32, 32), (1024, 1024), (16384, 1024)])
+def test_a_cpu_samples_in_batches_that_fit_it(system, energy, trained_in, drawn_in, monkeypatch):
+    """Whatever the batch of a GPU was that the flow was trained on; and the model keeps that."""
+    train = TrainSettings(batch=trained_in, buffer_min=2, buffer_max=4)
+    generator = _generator(system, energy, GeneratorSettings(flow=SMALL.flow, train=train))
+    sizes, sample = [], generator.flow.sample
+    monkeypatch.setattr(generator.flow, "sample", lambda n, random: (sizes.append(n), sample(n, random))[1])
+    assert generator.sample(40).n == 40 and set(sizes) == {drawn_in} == {generator.batch}
+    assert generator.settings.train.batch == trained_in
+
+
 def test_models_of_others_are_refused(trained, tmp_path):
     path = trained.save(tmp_path / "model.safetensors")
     for other in (chain(tmp_path / "hot", temperature=310.0), _with_a_stiffer_bond(tmp_path / "stiff")):
