@@ -44,9 +44,7 @@ PRESETS = {
         samples=200_000,
         settings=GeneratorSettings(
             flow=FlowSettings(hidden=256),
-            train=TrainSettings(
-                batch=16384, updates=4, buffer_min=4, buffer_max=32, learning_rate=1e-3, path_gradient=0.0
-            ),
+            train=TrainSettings(batch=16384, updates=4, buffer_min=4, buffer_max=32, learning_rate=1e-3),
         ),
     ),
 }
