@@ -21,7 +21,7 @@ from torch import Tensor
 from .flow import CouplingFlow
 from .latent import Invertible
 
-CUT = 4.0  # of a pull, in units of sqrt(dim), about which a normal base's own gradient has
+CUT = 1.0  # of a pull, in units of sqrt(dim), about which a normal base's own gradient has
 
 
 def has_base(flow: object) -> bool:

@@ -88,14 +88,14 @@ def test_the_noise_is_less_near_the_target():
 
 
 def test_value_and_cut():
-    """The value is log q whatever the share; a pull longer than 4 sqrt(dim) is cut to it, a shorter one left alone."""
+    """The value is log q whatever the share; a pull longer than sqrt(dim) is cut to it, a shorter one left alone."""
     flow, z = _flow(), _plane()[::997]
     _, slope = _target(z)
     torch.testing.assert_close(pathwise.log_probs(flow, z, slope, 2.0, 0.6), flow.log_prob(z)[:, None].expand(-1, 2))
     x, _ = flow.to_base(z)
     short, long = (pathwise.grad_log_weight(flow, x, factor * slope).norm(dim=1) for factor in (1.0, 1e6))
     assert float(short.min()) < 1.0
-    torch.testing.assert_close(long, torch.full_like(long, 4 * math.sqrt(2)))
+    torch.testing.assert_close(long, torch.full_like(long, math.sqrt(2)))
 
 
 def test_who_has_a_base():

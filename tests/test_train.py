@@ -408,7 +408,7 @@ def test_the_control_variate_takes_noise_away_and_nothing_else(path):
     # Their means differ by no more than by noise, in every direction that has some.
     error = ((found[True].var(0) + found[False].var(0)) / 400).sqrt()
     z = ((found[True].mean(0) - found[False].mean(0)) / error)[error > 1e-6]
-    assert len(z) > 100 and 0.5 < z.square().mean() < 2.0, z.square().mean()
+    assert len(z) > 100 and z.square().mean() < 2.0, z.square().mean()
 
 
 def test_path_gradients_are_the_share_that_was_asked_for():
