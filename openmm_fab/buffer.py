@@ -10,7 +10,7 @@ their weights as in the paper.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ class Drawn:
     toward, away : Tensor, shape (n,), float64
         a and kappa b, over what they were drawn by: mean of `toward` f - `away` f is an estimate of the mean of f over
         pi, less kappa' times that over the flow.
+    log_total : Tensor, scalar, float64
+        Logarithm of the sum of what all samples were drawn by.
     """
 
     index: Tensor
@@ -39,11 +41,13 @@ class Drawn:
     grad_log_p: Tensor
     toward: Tensor
     away: Tensor
+    log_total: Tensor
 
     def split(self, size: int) -> list[Drawn]:
         """In parts of this size."""
-        columns = (self.index, self.z, self.log_q, self.grad_log_p, self.toward, self.away)
-        return [Drawn(*parts) for parts in zip(*(column.split(size) for column in columns), strict=True)]
+        names = ("index", "z", "log_q", "grad_log_p", "toward", "away")
+        columns = zip(*(getattr(self, name).split(size) for name in names), strict=True)
+        return [replace(self, **dict(zip(names, parts, strict=True))) for parts in columns]
 
 
 class ReplayBuffer:
@@ -113,7 +117,9 @@ class ReplayBuffer:
         by = priority[index]
         parts = (self._log_w[index], self._log_b[index] + log_kappa)
         toward, away = (torch.where(torch.isfinite(by), (part - by).exp(), 0.0) for part in parts)
-        return Drawn(index, self._z[index], self._log_q[index], self._grad_log_p[index], toward, away)
+        return Drawn(
+            index, self._z[index], self._log_q[index], self._grad_log_p[index], toward, away, priority.logsumexp(0)
+        )
 
     def adjust(self, index: Tensor, log_w_change: Tensor, log_q: Tensor) -> None:
         """Follow the flow: weights towards p^alpha q^(1 - alpha) change by (1 - alpha)(log q - log q_old).

@@ -29,12 +29,12 @@ def replay(trainer: Trainer) -> Iterator[Tensor]:
     """Gradient steps on prioritised samples, whose weights then follow the flow; see `buffer` for the control
     variate."""
     s, buffer, ranks = trainer.settings, trainer.buffer, trainer.ranks
-    total, own, drawn_from_flow = ranks.log_totals(buffer.log_sums())
-    log_kappa = own - drawn_from_flow if s.control_variate else torch.full_like(own, -torch.inf)
-    log_kappa = torch.where(log_kappa.isnan(), -torch.inf, log_kappa)
-    priority = buffer.log_priority(log_kappa)
-    scale = (ranks.log_totals(priority.logsumexp(0)[None])[0] - total).exp() * ranks.share(priority)
-    for drawn in buffer.sample(s.updates * s.batch, trainer.generator, log_kappa).split(s.batch):
+    log_a, log_a_own, log_b = ranks.log_totals(buffer.log_sums())
+    log_kappa = log_a_own - log_b if s.control_variate and torch.isfinite(log_b) else -torch.inf
+    batches = buffer.sample(s.updates * s.batch, trainer.generator, log_kappa)
+    log_total = batches.log_total[None]  # of this rank
+    scale = (ranks.log_totals(log_total)[0] - log_a).exp() * ranks.share(log_total)
+    for drawn in batches.split(s.batch):
         slope = trainer.lifted.lifted(drawn.grad_log_p, drawn.z) if trainer.path_share else None
         mixed, log_q = trainer.log_probs(drawn.z, slope).unbind(1)
         loss, log_adjustment = fab_buffer_loss(mixed, drawn.log_q, s.ais.alpha, s.max_adjustment, drawn.toward * scale)

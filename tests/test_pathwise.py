@@ -71,6 +71,14 @@ def test_nothing_pulls_where_the_flow_is_right():
     assert float(_gradient(flow, z, slope, weights, 2.0, 0.0).norm()) > 0.1
 
 
+def test_the_second_log_q_has_its_own_gradient():
+    flow, z = _flow(), _plane()[::997]
+    _, slope = _target(z)
+    found = torch.autograd.grad(pathwise.log_probs(flow, z, slope, 2.0, 0.6)[:, 1].sum(), flow.trained())
+    for gradient, own in zip(found, torch.autograd.grad(flow.log_prob(z).sum(), flow.trained()), strict=True):
+        torch.testing.assert_close(gradient, own)
+
+
 def test_the_noise_is_less_near_the_target():
     """Of single samples of p: the variance of the path gradient is a small part of that of log q's."""
     flow, target = _flow(), _flow()

@@ -60,7 +60,8 @@ class CompiledEnergy(nn.Module):
         self.system, self.dtype = system, dtype
         self.potential = Potential(system.system)
         self.defaults = global_parameters(system.system)
-        self._counts = torch.zeros(2, dtype=torch.long)  # asked for, invalid
+        # Asked for, and invalid, a tensor a device that stays where it is: CUDA graphs count there.
+        self._counts: dict[torch.device, Tensor] = {}
         self.reason = ""
         self.fused = False
         self.leaves = nn.ParameterDict()
@@ -91,19 +92,30 @@ class CompiledEnergy(nn.Module):
 
     @property
     def evaluations(self) -> int:
-        return int(self._counts[0])
+        return self._counted(0)
 
     @evaluations.setter
     def evaluations(self, number: int) -> None:
-        self._counts[0] = number
+        self._count_from(0, number)
 
     @property
     def invalid(self) -> int:
-        return int(self._counts[1])
+        return self._counted(1)
 
     @invalid.setter
     def invalid(self, number: int) -> None:
-        self._counts[1] = number
+        self._count_from(1, number)
+
+    def _counted(self, which: int) -> int:
+        return sum(int(counts[which]) for counts in self._counts.values())
+
+    def _count_from(self, which: int, number: int) -> None:
+        for counts in self._counts.values():
+            counts[which] = 0
+        self._counts_on(torch.device("cpu"))[which] = number
+
+    def _counts_on(self, device: torch.device) -> Tensor:
+        return self._counts.setdefault(device, torch.zeros(2, dtype=torch.long, device=device))
 
     @property
     def force_field(self) -> dict[str, Tensor]:
@@ -239,9 +251,9 @@ class CompiledEnergy(nn.Module):
         if gradient:
             valid &= torch.isfinite(rest[0]).all(dim=(1, 2))
         u = torch.where(valid, u, torch.inf)
-        self._counts = self._counts.to(x.device)  # in place, for CUDA graphs; not looked at: a GPU would have to finish
-        self._counts[0] += len(x)
-        self._counts[1] += (~valid).sum()
+        counts = self._counts_on(x.device)  # not looked at: a GPU would have to finish first
+        counts[0] += len(x)
+        counts[1] += (~valid).sum()
         return [u, *(torch.where(valid.view(-1, *[1] * (t.ndim - 1)), t, 0.0) for t in rest)]
 
     def _function(
