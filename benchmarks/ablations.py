@@ -35,6 +35,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "every pass annealed, seed 1": {"seed": 1, "train": {"anneal_below": 1.0}},
     "every pass annealed, seed 2": {"seed": 2, "train": {"anneal_below": 1.0}},
     "annealed below an ESS of 30 %": {"train": {"anneal_below": 0.3}},
+    "annealed below an ESS of 15 %": {"train": {"anneal_below": 0.15}},
     "one pass in 16 annealed": {"train": {"anneal_below": 0.0}},
     "3 intermediate densities": {"ais": {"intermediate": 3}},
     "1 leapfrog step": {"ais": {"leapfrogs": 1}},
