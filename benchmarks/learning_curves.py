@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 from record import RESULTS, record
 
 PICTURE = Path(__file__).parent / "figures" / "learning_curves.png"
-GOALS = (20, 40, 50, 60)  # % raw ESS
+GOALS = (50, 70, 90, 95)  # % raw ESS
 SECTION = re.compile(r"<!-- main_job_(\S+) -->\n## (.*?)\n(.*?)<!-- /main_job_\1 -->", re.DOTALL)
 ROW = re.compile(r"^\| (\d+) \| (\S+) \| ([\d.]+) \| [\d.]+ \|", re.MULTILINE)
 

@@ -87,7 +87,7 @@ _GMM = Setting(
 )
 _WELLS = Setting(
     target=ManyWell,
-    minutes=30.0,
+    minutes=10.0,
     flow=FlowSettings(layers=8, hidden=128, bins=8, bound=5.0),
     train=TrainSettings(
         batch=512,
