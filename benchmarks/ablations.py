@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from openmm_fab.files import write_atomically
 from openmm_fab.generator import GeneratorSettings
 from openmm_fab.train import Budget, Trainer
 
-OUT = Path(__file__).resolve().parent.parent / "runs" / "ablations"
+OUT = Path(__file__).resolve().parent.parent / "runs"
 SAMPLES = 50_000
 ROWS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -76,30 +77,34 @@ def main() -> None:
     parser.add_argument(
         "--shipped", action="store_true", help="go on from the generator that comes trained, at a third of the rate"
     )
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, help="by default runs/ablations_SECONDS or runs/ablations_SECONDS_shipped")
     parser.add_argument("--quick", action="store_true", help="a row of a few iterations; keeps nothing")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.quick:
         print(json.dumps(run(options.rows[0], 0.0, options.shipped, quick=True)))
         return
+    named = f"ablations_{options.seconds:g}" + ("_shipped" if options.shipped else "")
+    out = options.out or OUT / named
     if not options.table:
-        options.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         for name in options.rows:
-            path = options.out / f"{list(ROWS).index(name):02d}.json"
+            path = out / f"{re.sub('[^a-z0-9]+', '_', name.lower())}.json"
             if not path.exists():
                 result = run(name, options.seconds, options.shipped)
                 print(result, file=sys.stderr, flush=True)
                 write_atomically(path, lambda file, r=result: file.write(json.dumps(r, indent=1).encode()))
-    results = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
+    results = [json.loads(path.read_text()) for path in out.glob("*.json")]
+    results.sort(key=lambda result: list(ROWS).index(result["row"]))
     if options.table:
         body, commits = table(results), ", ".join(sorted({r["commit"] for r in results}))
-        seconds = f"{results[0]['seconds']:g}"
-        command, name = f"python benchmarks/ablations.py --seconds {seconds}", f"ablations_{seconds}"
-        title = f"Ablations: one setting changed, {seconds} s of processor time"
+        command = f"python benchmarks/ablations.py --seconds {options.seconds:g}"
+        title = f"Ablations: one setting changed, {options.seconds:g} s of processor time"
         if options.shipped:
-            command, name, title = f"{command} --shipped", f"{name}_shipped", f"{title} more for the shipped flow"
-        record(name, title, f"{command}` and `--table", body, commits)
+            command, title = f"{command} --shipped", f"{title} more for the shipped flow"
+        if len(results) < len(ROWS):
+            command += " --rows " + " ".join(f'"{result["row"]}"' for result in results)
+        record(named, title, f"{command}` and `--table", body, commits)
     print(json.dumps({r["row"]: [r["ess"], r["basin_df"]] for r in results}))
 
 

@@ -25,6 +25,9 @@ def record(
 
     `commit` is what ran, `where` the `machine` and `day` the date, if not what is here now.
     """
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads and where is None:
+        command = f"OMP_NUM_THREADS={threads} {command}"
     section = (
         f"<!-- {name} -->\n## {title}\n\n"
         f"`{command}`, {day or date.today()}, commit {commit or current_commit()}, {where or machine()}\n\n"

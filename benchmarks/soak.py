@@ -63,9 +63,10 @@ def main() -> None:
         f"\n\n{last['iteration']:,} iterations and {last['evaluations']:,} target evaluations in {trained / 60:.0f} "
         f"minutes. Over their last {1 - SETTLED:.0%}: least {figures['least_mib']:.0f} MiB, most "
         f"{figures['most_mib']:.0f} MiB, {figures['spread']:.1%} apart; last quarter against first "
-        f"{figures['drift']:+.1%}, most of it against most {figures['growth']:+.1%}. Most afterwards: "
-        f"{figures['closing_mib']:.0f} MiB. Exit status {status}."
+        f"{figures['drift']:+.1%}, most of it against most {figures['growth']:+.1%}. Exit status {status}."
     )
+    if math.isfinite(figures["closing_mib"]):
+        body += f" Most afterwards: {figures['closing_mib']:.0f} MiB."
     if options.record:
         draw(times, memory, trained)
         body += f"\n\n![Memory against time](figures/{PICTURE.name})"

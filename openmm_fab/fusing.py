@@ -34,7 +34,7 @@ def fuse(function: Function, example: Sequence[Tensor], what: str) -> Function:
         fused(*example)
     except Exception as error:
         message = str(error).strip().splitlines() or [""]
-        warnings.warn(f"{what} is not fused, several times slower: {type(error).__name__}: {message[0]}", stacklevel=3)
+        warnings.warn(f"{what} is not fused, and slower: {type(error).__name__}: {message[0]}", stacklevel=3)
         return function
 
     def filled_up(*inputs: Tensor) -> Sequence[Tensor]:

@@ -270,6 +270,7 @@ def test_reference_refuses(folders, tmp_path, monkeypatch):
         return result.output
 
     assert "Expected a method out of" in refused("--method", "dreams")
+    assert "It takes a trained generator" in refused("--method", "hybrid")
     assert "walkers" in refused("--set", "walkers=3") and "time_ps" in refused("--set", "walkers=3")
     assert "Expected time_ps in --set of langevin to be of type float; got 'long'" in refused("--set", "time_ps=long")
     assert "Expected key=value, such as time_ps=2000; got 'time_ps'" in refused("--set", "time_ps")

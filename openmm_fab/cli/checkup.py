@@ -210,7 +210,7 @@ def _compiler() -> Iterator[Finding]:
             NOTE,
             "torch.compile",
             problems[0],
-            "Training works without, several times slower. Install g++ (Debian: apt install g++; conda: gxx) or clang.",
+            "Training works without, slower. Install g++ (Debian: apt install g++; conda: gxx) or clang.",
         )
     else:
         compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "a C++ compiler"

@@ -20,7 +20,7 @@ from openmm_fab.cli.common import (
 def reference(
     system: SystemArgument,
     method: Annotated[
-        str, typer.Option(help="langevin, replica-exchange, walkers, walkers-exchange, metadynamics, ...")
+        str, typer.Option(help="langevin, replica-exchange, walkers, walkers-exchange or metadynamics.")
     ] = "langevin",
     folder: Annotated[Path | None, typer.Option(help="Where it is kept; by default md-SYSTEM-METHOD.")] = None,
     change: Annotated[
@@ -47,8 +47,10 @@ def reference(
         from openmm_fab.md import METHODS
         from openmm_fab.md import reference as sample_by_md
 
-        if method not in METHODS:
-            raise ValueError(f"Expected a method out of {sorted(METHODS)}; got {method!r}.")
+        if method not in set(METHODS) - {"hybrid"}:
+            expected = f"Expected a method out of {sorted(set(METHODS) - {'hybrid'})}; got {method!r}."
+            hint = " It takes a trained generator: fab.reference(system, 'hybrid', generator=generator), in Python."
+            raise ValueError(expected + hint * (method == "hybrid"))
         values = checked(METHODS[method], parse_assignments(change or (), "time_ps=2000"), f"--set of {method}")
         molecule = Source(system, forcefield, temperature).load()
         folder = folder or Path(f"md-{molecule.name}-{method}")

@@ -187,7 +187,7 @@ class BoltzmannGenerator:
         except Exception as error:
             self.flow.uncompile()
             warnings.warn(
-                f"Goes on without torch.compile, several times slower: {type(error).__name__}: "
+                f"Goes on without torch.compile, slower: {type(error).__name__}: "
                 f"{str(error).strip().splitlines()[0]}. On CPU it needs a C++ compiler (g++ or clang).",
                 stacklevel=3,
             )

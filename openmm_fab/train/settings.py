@@ -28,8 +28,8 @@ class TrainSettings:
         Largest correction of a buffered weight inside the loss.
     path_gradient : float
         Share of the gradient that is taken as a path gradient, see `pathwise`, where the flow is good enough: quicker
-        at first, and an end to the gains of a long training. 0 is FAB as published. A flow of another library that does
-        not show its base is trained with 0.
+        at first, and an end to the gains of a long training. Not in FAB as published. A flow of another library that
+        does not show its base is trained with 0.
     path_above : float
         ESS of the flow towards the target, as a share, above which path gradients come in, in the last 40 % of the
         budget; with 0 they are there from the start.
