@@ -91,7 +91,7 @@ class LiftedTarget(Target):
 
     def update(self, z: Tensor, log_w: Tensor) -> Tensor:
         """Find the basins anew from samples of p exp(b) with log weights; returns the change of b at z (batch,)."""
-        before = self._height(z)
+        before, old = self._height(z), self.coefficients
         log_w = log_w - before
         weights = (log_w - log_w.max()).exp()
         lifts = [_lift(z[:, k], weights, self.share) for k in self._angles.tolist()]
@@ -100,7 +100,11 @@ class LiftedTarget(Target):
             # Bin n has its centre at -pi + 2 pi (n + 1/2) / BINS.
             waves = waves * np.exp(-1j * np.arange(1, ORDER + 1) * (-math.pi + math.pi / BINS))
             self.coefficients = torch.from_numpy(np.concatenate([waves.real, -waves.imag], axis=1)).to(z.device)
-        return self._height(z) - before
+        try:
+            return self._height(z) - before
+        except BaseException:  # Ctrl-C: the weights that belong to the new ones never come
+            self.coefficients = old
+            raise
 
 
 def _series(waves: Tensor, turn: Tensor) -> Tensor:

@@ -136,6 +136,11 @@ class ReplayBuffer:
         """Follow a change of the target: add to the log weights of everything stored, shape (size,)."""
         self._log_w[: self.size] += log_w_change
 
+    def newest(self, n: int) -> tuple[Tensor, Tensor]:
+        """z (n, dim) and log weights (n,) of what was stored last, or of all if it is less."""
+        where = (self._next - 1 - torch.arange(min(n, self.size), device=self._z.device)) % self.capacity
+        return self._z[where], self._log_w[where]
+
     @property
     def z(self) -> Tensor:
         """What is stored, shape (size, dim)."""

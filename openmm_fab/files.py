@@ -96,6 +96,13 @@ def previous(path: str | Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
+def set_aside(path: str | Path) -> None:
+    """Rename it and the one before, if they are there: checkpoint.pt -> checkpoint.replaced.pt."""
+    for old in (Path(path), previous(path)):
+        if old.exists():
+            os.replace(old, old.with_name(f"{old.stem}.replaced{old.suffix}"))
+
+
 def _keep(path: Path) -> None:
     """The file at path under the name of the previous one as well; path is never without a file."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")

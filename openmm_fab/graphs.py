@@ -62,7 +62,7 @@ class Graphs:
         function: Function, z: Tensor, parameters: Sequence[Tensor] | None
     ) -> Callable[[Tensor], Sequence[Tensor]]:
         try:
-            with torch.inference_mode(False):
+            with torch.cuda.device_of(z), torch.inference_mode(False):
                 return _Replayed(function, z) if parameters is None else _Differentiable(function, z, parameters)
         except torch.cuda.OutOfMemoryError:
             raise

@@ -98,6 +98,26 @@ def test_the_bias_is_its_fourier_series():
     torch.testing.assert_close(before, target.bias(z)[0] - bias)
 
 
+def test_an_interrupted_update_changes_nothing(monkeypatch):
+    """Else what is stored keeps the weights of before."""
+    lifted, z = LiftedTarget(_Wells(0.01), 0.1), _uniform(2_000)
+    calls, height = [], LiftedTarget._height
+
+    def interrupted(self: LiftedTarget, z: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return height(self, z)
+
+    monkeypatch.setattr(LiftedTarget, "_height", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lifted.update(z, _log_w(lifted, z))
+    assert not lifted.coefficients.any()
+    monkeypatch.undo()
+    lifted.update(z, _log_w(lifted, z))
+    assert lifted.coefficients.any()
+
+
 def test_the_lift_is_bounded():
     lifted = LiftedTarget(_Wells(1e-7), 0.05)
     z = _uniform(20_000)

@@ -86,6 +86,18 @@ def test_more_than_fits_at_once_leaves_the_latest():
     assert sorted(buffer._z[:, 0].tolist()) == [7, 8, 9, 10]
 
 
+def test_the_newest_are_those_stored_last():
+    """Also where the ring has come round."""
+    buffer = ReplayBuffer(5, 1)
+    for start in (0, 3):
+        rows = torch.arange(start, start + 3.0)
+        buffer.add(rows[:, None], rows, rows, rows[:, None])
+        newest = min(3, buffer.size)
+        z, log_w = buffer.newest(newest)
+        assert z[:, 0].tolist() == log_w.tolist() == [start + 2.0, start + 1.0, start]
+    assert buffer.newest(9)[1].tolist() == [5.0, 4.0, 3.0, 2.0, 1.0]
+
+
 def test_the_weightless_are_left_out():
     buffer = ReplayBuffer(6, 1)
     log_w = torch.tensor([0.0, -torch.inf, torch.nan, 1.0, torch.inf, 2.0])

@@ -208,6 +208,22 @@ def test_an_interrupted_run_can_be_resumed(folders, tmp_path, monkeypatch):
     assert set(_contents(tmp_path / "chain-smoke")) == OUTPUTS | {"checkpoint.previous.pt"}
 
 
+@pytest.mark.usefixtures("quick_page")
+def test_stopped_before_it_resumes_a_run_keeps_its_model(folders, tmp_path, monkeypatch):
+    """While it compiles there is a new flow, untrained."""
+    assert _run(folders[0], tmp_path).exit_code == 0
+    model = tmp_path / "chain-smoke" / "model.safetensors"
+    trained = model.read_bytes()
+
+    def interrupted(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("openmm_fab.generator.generator.Trainer", interrupted)
+    result = _run(folders[0], tmp_path, "--resume", minutes=5)
+    assert result.exit_code == 130 and "--resume goes on" in result.output
+    assert model.read_bytes() == trained
+
+
 def test_a_run_with_a_reference_compares(tmp_path):
     folder = write_chain(tmp_path / "chain")
     system = chain(folder)

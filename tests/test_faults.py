@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,9 @@ def test_checkpoints_of_other_versions_say_so(tmp_path) -> None:
 def test_checkpoints_that_versions_left_load_or_say_why_not() -> None:
     """Files in tests/data, each written by the version that had its format; today's goes on to the end."""
     target, random = Gaussian(torch.zeros(2), torch.ones(2)), torch.Generator()
-    found = sorted(DATA.glob("checkpoint_format_*.pt"))
-    assert [int(path.stem.split("_")[-1]) for path in found] == [4, 5, 6, 7, 8, CHECKPOINT_FORMAT]
+    formats = [4, 5, 6, 7, 8, 9, CHECKPOINT_FORMAT]
+    found = [DATA / f"checkpoint_format_{number}.pt" for number in formats]
+    assert set(found) == set(DATA.glob("checkpoint_format_*.pt"))
     for path in found:
         kept = load_torch(path, "a checkpoint")["settings"]  # those it was made with, whatever the defaults are now
         settings = TrainSettings(**kept | {"ais": AISSettings(**kept["ais"])})
@@ -118,6 +120,26 @@ def test_checkpoints_of_another_target_are_refused(tmp_path) -> None:
     trainer.save(tmp_path / "checkpoint.pt")
     trainer.about = {"molecule": "another"}
     with pytest.raises(ValueError, match="Expected a checkpoint of the same molecule; it was made with another"):
+        trainer.load(tmp_path / "checkpoint.pt")
+
+
+def test_checkpoints_of_another_density_are_refused(tmp_path) -> None:
+    """It has the same name, and the same shape."""
+    trainer = _trainer()
+    trainer.save(tmp_path / "checkpoint.pt")
+    _trainer().load(tmp_path / "checkpoint.pt")
+    trainer.target = Gaussian(torch.ones(2), torch.ones(2))
+    with pytest.raises(ValueError, match="Expected a checkpoint of the same target, whose log p at a few points is"):
+        trainer.load(tmp_path / "checkpoint.pt")
+
+
+def test_checkpoints_with_other_settings_are_not_called_damaged(tmp_path) -> None:
+    """Even where what is stored is then of another kind."""
+    trainer = _trainer()
+    trainer.save(tmp_path / "checkpoint.pt")
+    trainer.settings = replace(trainer.settings, ais=replace(trainer.settings.ais, widths=True))
+    trainer.widths = torch.ones(2)
+    with pytest.raises(ValueError, match="Resume with the settings it was made with"):
         trainer.load(tmp_path / "checkpoint.pt")
 
 
@@ -218,7 +240,7 @@ def test_an_error_does_not_replace_the_checkpoint(molecules, tmp_path, monkeypat
 
 def test_energies_above_the_cut_are_told(molecules, tmp_path) -> None:
     settings = GeneratorSettings(flow=SETTINGS.flow, train=TINY, energy_cut=1e-3)
-    with pytest.warns(UserWarning, match=r"100 % of annealed structures have energies above the cut, 0\.001 kT"):
+    with pytest.warns(UserWarning, match=r"100 % of the weight of annealed structures lies above the cut, 0\.001 kT"):
         history = _generator(molecules[0], settings).train(Budget(iterations=1), **QUIET)
     assert history[-1]["annealed_above_cut"] == 1.0
 

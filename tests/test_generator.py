@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from scipy.integrate import trapezoid
 
 from openmm_fab.ais import AISSettings
+from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.flow import FlowSettings
 from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings, parse_budget
@@ -329,6 +330,62 @@ def test_without_resume_a_folder_starts_anew(system, energy, tmp_path):
     for _ in range(2):
         _generator(system, energy).train(Budget(iterations=1), folder=tmp_path, **QUIET)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_without_resume_the_checkpoint_of_before_is_set_aside(system, energy, tmp_path, monkeypatch):
+    """A training that dies before its first checkpoint must not leave that of another one to go on from."""
+    generator = _generator(system, energy)
+    generator.train(Budget(iterations=2), folder=tmp_path, **QUIET)
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def dies(trainer: Trainer):
+        raise RuntimeError("the end")
+
+    monkeypatch.setattr(Trainer, "step", dies)
+    with pytest.raises(RuntimeError, match="the end"):
+        generator.train(Budget(iterations=2), folder=tmp_path, **QUIET)
+    assert not (tmp_path / "checkpoint.pt").exists()
+    assert (tmp_path / "checkpoint.replaced.pt").read_bytes() == kept
+
+
+def test_a_second_training_has_its_own_evaluations(system, energy):
+    generator = _generator(system, energy)
+    first, second = (generator.train(Budget(evaluations=500), **QUIET) for _ in range(2))
+    assert first[-1]["evaluations"] >= 500 and second[-1]["evaluations"] >= 500
+    assert second[0]["evaluations"] == first[0]["evaluations"] and len(second) == len(first)
+
+
+def test_maximum_likelihood_has_no_evaluations_to_spend(system, energy):
+    generator = _generator(system, energy)
+    with pytest.raises(ValueError, match="Expected minutes or iterations: maximum likelihood has no energies"):
+        generator.train(Budget(evaluations=500), objective="maximum_likelihood", samples=generator.sample(64), **QUIET)
+
+
+def test_resumes_with_the_same_coordinates_and_energy_only(system, energy, tmp_path):
+    """Both can be given, and say nothing of themselves."""
+    generator = _generator(system, energy)
+    generator.train(Budget(iterations=1), folder=tmp_path, **QUIET)
+    wider = InternalCoordinates.from_system(system, CoordinateSettings(inflate=3.0))
+    others = [
+        BoltzmannGenerator(system, SMALL, energy=energy, coordinates=wider),
+        BoltzmannGenerator(system, SMALL, energy=lambda x: 2 * energy(x)),
+    ]
+    for other in others:
+        with pytest.raises(ValueError, match="Expected a checkpoint of the same target"):
+            other.train(Budget(iterations=2), folder=tmp_path, resume=True, **QUIET)
+
+
+def test_a_model_is_loaded_with_the_energy_it_was_made_with(system, energy, tmp_path):
+    path = _generator(system, energy).save(tmp_path / "model.safetensors")
+    BoltzmannGenerator.load(path, system)  # the system's own is the same
+
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return 2 * energy(x)
+
+    path = _generator(system, doubled).save(path)
+    with pytest.raises(ValueError, match=r"Expected the energy and coordinates that .* was made with"):
+        BoltzmannGenerator.load(path, system)
+    assert BoltzmannGenerator.load(path, system, energy=doubled).energy is doubled
 
 
 def test_evaluation_costs_time_of_the_budget(system, energy):

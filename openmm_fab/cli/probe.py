@@ -42,7 +42,7 @@ class Cost:
         iterations = max(0.0, 60 * minutes - self.filling) / self.iteration
         weights = sum(p.numel() for p in generator.flow.parameters())
         buffer = train.buffer_max * train.batch * (8 * generator.coordinates.dim + 20)
-        checkpoint = 4 * 4 * weights + buffer  # flow, learner and Adam's two averages; float32
+        checkpoint = 2 * 4 * 4 * weights + buffer  # flow, learner and Adam's two averages, and those to go back to
         ensemble = samples * 24 * (atoms + 1)
         rows = {
             "one iteration": f"{self.iteration:.2f} s, {self.evaluations} energy evaluations",

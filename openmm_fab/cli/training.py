@@ -163,7 +163,8 @@ def _trained(
     budget = Budget(minutes=chosen.minutes)
     folder = ranks.from_first(lambda: run_folder(runs, name or f"{molecule.name}-{chosen.preset}", resume))
     generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)
-    if len(set(ranks.objects(generator.digest))) > 1:
+    untrained = generator.digest
+    if len(set(ranks.objects(untrained))) > 1:
         raise ValueError("Expected the same coordinates on all ranks; got different ones. Are versions the same?")
     about = {
         "system": molecule.name,
@@ -182,7 +183,8 @@ def _trained(
     except KeyboardInterrupt:
         if not ranks.first:
             raise typer.Exit(STOPPED) from None
-        generator.save(folder / "model.safetensors")
+        if generator.digest != untrained:  # stopped while it compiled: the model that may be there is the better one
+            generator.save(folder / "model.safetensors")
         kept = (folder / "checkpoint.pt").exists()
         advice = "the same command with --resume goes on" if kept else "it is too early to resume: start anew"
         typer.echo(f"\nStopped. Everything so far is in {folder}; {advice}.", err=True)

@@ -115,7 +115,9 @@ class CompiledEnergy(nn.Module):
         self._counts_on(torch.device("cpu"))[which] = number
 
     def _counts_on(self, device: torch.device) -> Tensor:
-        return self._counts.setdefault(device, torch.zeros(2, dtype=torch.long, device=device))
+        if device not in self._counts:
+            self._counts[device] = torch.zeros(2, dtype=torch.long, device=device)
+        return self._counts[device]
 
     @property
     def force_field(self) -> dict[str, Tensor]:

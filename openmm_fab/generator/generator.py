@@ -98,7 +98,7 @@ class BoltzmannGenerator:
         self.flow = flow
         if self.device.type == "cuda":
             self._random = stream(self.device, seed)
-        minimum = torch.as_tensor(system.minimum)[None]
+        minimum = torch.as_tensor(system.minimum, device=self.device)[None]
         self.cut = float(self.energy(minimum)) + self.settings.energy_cut
         self.target = BoltzmannTarget(self.energy, self.coordinates, partial(regularize, cut=self.cut))
 
@@ -141,7 +141,7 @@ class BoltzmannGenerator:
         History
             A sequence of dicts, the metrics of every iteration; see `Trainer` and `evaluate`. Where the latter is
             called, also annealed_outside: share of the annealed structures' weight beyond the range of the splines; and
-            annealed_above_cut: share of the annealed structures whose energy lies above the cut.
+            annealed_above_cut: share of the latest ones' weight whose energy lies above the cut.
 
         Raises
         ------
@@ -373,8 +373,8 @@ class BoltzmannGenerator:
     def save(self, path: str | Path, half: bool = False) -> Path:
         """Write the model (.safetensors): flow, coordinates, settings, and the molecule's fingerprint.
 
-        Of a flow from another library its tensors are written, of coordinates from another one nothing: `load` asks
-        for both.
+        Of a flow from another library its tensors are written, of coordinates from another one, and of an energy that
+        was given, nothing: `load` asks for all of them.
 
         Parameters
         ----------
@@ -392,6 +392,7 @@ class BoltzmannGenerator:
         coordinates: Coordinates | None = None,
         flow: TrainableFlow | None = None,
         device: str | torch.device = "cpu",
+        energy: Callable[[Tensor], Tensor] | None = None,
     ) -> BoltzmannGenerator:
         """Read a model written by `save` for the same molecule, on whatever device it was trained.
 
@@ -402,14 +403,16 @@ class BoltzmannGenerator:
             Those of another library that the model was made with, the flow untrained: it gets the weights.
         device : str or torch.device
             As for the class.
+        energy : callable, optional
+            That the model was made with, if it is not the system's own.
 
         Raises
         ------
         ValueError
             If the file is no model, or was trained for another molecule, force field or temperature, or with another
-            flow or coordinates.
+            flow, other coordinates or another energy.
         """
-        return models.read(cls, path, system, coordinates, flow, device)
+        return models.read(cls, path, system, coordinates, flow, device, energy)
 
 
 def _checked_energy(system: MolecularSystem) -> OpenMMEnergy | CompiledEnergy:

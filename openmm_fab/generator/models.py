@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ def write(generator: BoltzmannGenerator, path: str | Path, half: bool) -> Path:
         "fingerprint": generator.system.fingerprint,
         "seed": str(generator.seed),
         "foreign": " ".join(foreign),
+        "marks": json.dumps(generator.target.marks.tolist()),
     }
     data = to_safetensors({k: v.detach().clone().contiguous() for k, v in tensors.items()}, header)
     return write_atomically(path, lambda file: file.write(data))
@@ -56,6 +58,7 @@ def read(
     coordinates: Coordinates | None,
     flow: TrainableFlow | None,
     device: str | torch.device,
+    energy: Callable[[Tensor], Tensor] | None,
 ) -> BoltzmannGenerator:
     """See `BoltzmannGenerator.load`."""
     try:
@@ -84,11 +87,17 @@ def read(
         coordinates = own = InternalCoordinates.from_tensors(_below("coordinates.", tensors))
         own.system = system
     settings = GeneratorSettings.from_dict(json.loads(header["settings"]))
-    generator = kind(system, settings, int(header["seed"]), coordinates=coordinates, flow=flow, device=device)
+    generator = kind(system, settings, int(header["seed"]), energy, coordinates, flow, device)
     try:
         generator.flow.load_state_dict(_below("flow.", tensors))
     except RuntimeError as error:
         raise ValueError(f"Expected a flow of the shape that {path} was made with; {error}") from error
+    if "marks" in header and not generator.target.has(marks := torch.tensor(json.loads(header["marks"]))):
+        raise ValueError(
+            f"Expected the energy and coordinates that {path} was made with, which at a few points give log p = "
+            f"{marks.tolist()}; got {generator.target.marks.tolist()}. Pass BoltzmannGenerator.load what it was made "
+            "with."
+        )
     return generator
 
 

@@ -39,10 +39,10 @@ def refined(
 ) -> Ensemble:
     """n structures annealed from the flow to the Boltzmann distribution; see `BoltzmannGenerator.sample`."""
     settings = ANNEALING if refine == "ais" else refine
-    if not isinstance(settings, AISSettings) or settings.resample:
+    if not isinstance(settings, AISSettings) or settings.resample or settings.widths:
         raise ValueError(
-            f'Expected refine="ais", or AISSettings without resampling, after which weights depend on each other; '
-            f"got {refine!r}."
+            f'Expected refine="ais", or AISSettings without resampling, after which weights depend on each other, and '
+            f"without widths, which are of a training's buffer; got {refine!r}."
         )
     size, target = generator.batch, BoltzmannTarget(generator.energy, generator.coordinates)
     with torch.enable_grad():

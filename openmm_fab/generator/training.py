@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from openmm_fab.coordinates import InternalCoordinates
-from openmm_fab.files import latest, previous
+from openmm_fab.files import latest, previous, set_aside
 from openmm_fab.progress import History, RunLog, TrainingBar
 from openmm_fab.train import Trainer
 
@@ -36,9 +36,12 @@ def run(
     clock = trainer.ranks.clock
     shown = trainer.ranks.first
     checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
-    if resume and checkpoint is not None and (checkpoint.exists() or previous(checkpoint).exists()):
-        latest(checkpoint, trainer.load)
-        started -= trainer.seconds
+    if checkpoint is not None and (checkpoint.exists() or previous(checkpoint).exists()):
+        if resume:
+            latest(checkpoint, trainer.load)
+            started -= trainer.seconds
+        else:  # of another training: nobody shall go on from it by mistake
+            trainer.ranks.from_first(lambda: set_aside(checkpoint))
     history = History()
     evaluated = saved = clock()
     if not trainer.ranks.alone:
@@ -75,7 +78,7 @@ def run(
             trainer.save(checkpoint)
     if history and history[-1].get("annealed_above_cut", 0.0) > ABOVE:
         warnings.warn(
-            f"{100 * history[-1]['annealed_above_cut']:.0f} % of annealed structures have energies above the cut, "
+            f"{100 * history[-1]['annealed_above_cut']:.0f} % of the weight of annealed structures lies above the cut, "
             f"{generator.settings.energy_cut:g} kT over the minimum, where they count only logarithmically. Raise "
             f"GeneratorSettings.energy_cut (thermal motion alone takes about {generator.coordinates.dim / 2:.0f} kT), "
             "train longer, or check the energy.",
@@ -94,9 +97,11 @@ def run(
 
 @torch.no_grad()
 def _above_cut(generator: BoltzmannGenerator, trainer: Trainer) -> float:
-    """Share of the latest samples in the replay buffer with an energy above the cut of training."""
-    x, _ = generator.coordinates.to_cartesian(trainer.buffer.z[-generator.settings.train.batch :].double())
-    return float((generator.energy(x) > generator.cut).double().mean())
+    """Share of the latest weight in the replay buffer with an energy above the cut of training."""
+    z, log_w = trainer.buffer.newest(generator.settings.train.batch)
+    x, _ = generator.coordinates.to_cartesian(z.double())
+    weights = torch.softmax(log_w, 0).nan_to_num(0.0)  # there may be none, among the flow's own
+    return float(weights[generator.energy(x) > generator.cut].sum())
 
 
 def _outside(generator: BoltzmannGenerator, trainer: Trainer) -> float:

@@ -7,12 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from openmm_fab.distributed import RankLostError
 from openmm_fab.files import DamagedFileError, FormatError, load_torch, save_torch
 
 if TYPE_CHECKING:
     from openmm_fab.train.trainer import Trainer
 
-CHECKPOINT_FORMAT = 9
+CHECKPOINT_FORMAT = 10
 
 
 def write(trainer: Trainer, path: str | Path) -> Path:
@@ -32,14 +35,17 @@ def read(trainer: Trainer, path: str | Path) -> None:
             f"Expected a training checkpoint of format {CHECKPOINT_FORMAT} at {path}; got format {state['format']} "
             f"of {age} version. Resume with that version, or train anew in another folder."
         )
-    own = state_of(trainer)
-    odd = [key for key in own if type(state.get(key)) is not type(own[key])]
-    if odd:
-        raise DamagedFileError(
-            f"Expected a training checkpoint at {path}; its {', '.join(odd)} is missing or of another kind."
-        )
     try:
+        refuse_other(trainer, state)
+        own = state_of(trainer)
+        odd = [key for key in own if type(state.get(key)) is not type(own[key])]
+        if odd:
+            raise DamagedFileError(
+                f"Expected a training checkpoint at {path}; its {', '.join(odd)} is missing or of another kind."
+            )
         restore(trainer, trainer.ranks.dealt(state, trainer.generator.device))
+    except (RankLostError, DamagedFileError, torch.cuda.OutOfMemoryError):
+        raise
     except (KeyError, TypeError, RuntimeError, IndexError) as error:
         raise DamagedFileError(
             f"Expected a training checkpoint at {path}; parts of it are missing or of another kind ({error!r})."
@@ -53,6 +59,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "settings": asdict(trainer.settings),
         "objective": trainer.objective_name,
         "about": trainer.about,
+        "marks": trainer.target.marks,
         **trainer.learned(),
         "buffer": trainer.buffer.state_dict(),
         "health": trainer.health.state_dict(),
@@ -60,12 +67,12 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "recent": list(trainer._recent),
         "random": trainer.generator.get_state(),
         "counts": [trainer.iteration, trainer.updates, trainer.seconds, trainer.skipped],
-        "evaluations": [trainer.target.evaluations, trainer.counted.evaluations],
+        "evaluations": [trainer.own_evaluations, trainer.counted.evaluations],
     }
 
 
-def restore(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Take over what `state_of` gave."""
+def refuse_other(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Raise ValueError if a checkpoint was made with other settings, another objective or for another target."""
     if state["settings"] != asdict(trainer.settings):
         raise ValueError(
             f"Expected a checkpoint made with {asdict(trainer.settings)}; got one made with {state['settings']}. "
@@ -82,8 +89,20 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
             f"Expected a checkpoint of the same {', '.join(differing)}; it was made with another. Resume with what "
             "it was made with, or train anew in another folder."
         )
+    if not trainer.target.has(state["marks"]):
+        raise ValueError(
+            f"Expected a checkpoint of the same target, whose log p at a few points is "
+            f"{trainer.target.marks.tolist()}; got one with {state['marks'].tolist()}. Resume with the structure, the "
+            "coordinates and the energy it was made with, or train anew in another folder."
+        )
+
+
+def restore(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Take over what `state_of` gave."""
     try:
         trainer.take_back(state)
+    except torch.cuda.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise ValueError(
             "Expected a checkpoint of this flow; got one of another shape. Resume with the system and the flow "
@@ -96,5 +115,5 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer._recent, trainer._ess = deque(recent, trainer._recent.maxlen), None
     trainer.generator.set_state(state["random"])
     trainer.iteration, trainer.updates, trainer.seconds, trainer.skipped = state["counts"]
-    trainer.target.evaluations, trainer.counted.evaluations = state["evaluations"]
-    (trainer._evaluations,) = trainer.ranks.totals([trainer.target.evaluations])
+    trainer.own_evaluations, trainer.counted.evaluations = state["evaluations"]
+    (trainer._evaluations,) = trainer.ranks.totals([trainer.own_evaluations])

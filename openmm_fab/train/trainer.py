@@ -36,7 +36,7 @@ from openmm_fab.flow import CouplingFlow
 from openmm_fab.hmc import widths
 from openmm_fab.latent import Invertible
 from openmm_fab.memory import Halving, keep_freed_memory
-from openmm_fab.objectives import Objective, fab
+from openmm_fab.objectives import MaximumLikelihood, Objective, fab
 from openmm_fab.path import Counted, TrainableFlow
 from openmm_fab.target import Target
 from openmm_fab.train import checkpoints
@@ -92,6 +92,8 @@ class Trainer:
         parameter = next(flow.parameters())
         self.generator = self.ranks.stream(generator or stream(parameter.device, 0))
         s = self.settings
+        if isinstance(objective, MaximumLikelihood) and budget.minutes is budget.iterations is None:
+            raise ValueError(f"Expected minutes or iterations: maximum likelihood has no energies; got {budget}.")
         self.lifted = LiftedTarget(target, s.basin_share)
         self.ranks.agree(flow.state_dict().values())
         self.learner = copy.deepcopy(flow)
@@ -111,12 +113,21 @@ class Trainer:
         self._recent: deque[Tensor] = deque(maxlen=RECENT)
         self._ess: float | None = None
         self._last: AISResult | None = None
-        self._evaluations = 0
+        self._before, self._evaluations = target.evaluations, 0
 
     @property
     def evaluations(self) -> int:
-        """Structures whose energy was evaluated; on several ranks all of them, as of the last iteration."""
-        return self.target.evaluations if self.ranks.alone else self._evaluations
+        """Structures whose energy this training evaluated; on several ranks all of them, as of the last iteration."""
+        return self.own_evaluations if self.ranks.alone else self._evaluations
+
+    @property
+    def own_evaluations(self) -> int:
+        """Those of this rank."""
+        return self.target.evaluations - self._before
+
+    @own_evaluations.setter
+    def own_evaluations(self, number: int) -> None:
+        self._before = self.target.evaluations - number
 
     @property
     def spent(self) -> float:
@@ -136,7 +147,7 @@ class Trainer:
         self._last = None
         losses, norms = self.learn(self.objective(self))
         self.iteration += 1
-        counts = [self.target.evaluations, self.counted.evaluations, self.buffer.size]
+        counts = [self.own_evaluations, self.counted.evaluations, self.buffer.size]
         self._evaluations, flow_evaluations, buffered = self.ranks.totals(counts)
         info: dict[str, float] = {
             "iteration": self.iteration,
