@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from .distributed import Ranks
     from .train import Trainer
 
 Objective: TypeAlias = "Callable[[Trainer], Iterator[Tensor]]"
@@ -49,7 +50,7 @@ def fab_no_buffer(trainer: Trainer) -> Iterator[Tensor]:
     for _ in range(trainer.settings.updates):
         result = trainer.anneal()
         log_q = trainer.log_prob(result.points.z, result.points.grad_log_p)
-        yield weighted_loss(log_q, result.log_w) * trainer.ranks.share(result.log_w)
+        yield pooled_loss(log_q, result.log_w, trainer.ranks)
 
 
 def alpha_divergence(trainer: Trainer) -> Iterator[Tensor]:
@@ -61,7 +62,7 @@ def alpha_divergence(trainer: Trainer) -> Iterator[Tensor]:
         log_w = log_p.double() - log_q.double()
         trainer.watch(log_w)
         log_w = s.ais.alpha * log_w
-        yield weighted_loss(trainer.log_prob(z, grad_log_p), log_w) * trainer.ranks.share(log_w)
+        yield pooled_loss(trainer.log_prob(z, grad_log_p), log_w, trainer.ranks)
 
 
 def reverse_kl(trainer: Trainer) -> Iterator[Tensor]:
@@ -182,6 +183,12 @@ def control_variate(log_q: Tensor, log_q_old: Tensor, max_adjustment: float, wei
     """Mean of c' log q with weights (batch,), where c' = q / q_old: for samples of q_old its gradient has no mean."""
     followed = (log_q.detach() - log_q_old).exp().clamp(max=max_adjustment) * weights
     return (followed.to(log_q) * log_q).mean()
+
+
+def pooled_loss(log_q: Tensor, log_w: Tensor, ranks: Ranks) -> Tensor:
+    """What averages over the ranks to the weighted loss of all their samples; one rank may have none with a weight."""
+    share = ranks.share(log_w)
+    return weighted_loss(log_q, log_w) * share if share else log_q[:0].sum()
 
 
 def weighted_loss(log_q: Tensor, log_w: Tensor) -> Tensor:

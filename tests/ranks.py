@@ -14,7 +14,7 @@ import torch
 from openmm_fab.buffer import ReplayBuffer
 from openmm_fab.distributed import RankLostError, Ranks, joined
 from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.objectives import replay, weighted_loss
+from openmm_fab.objectives import pooled_loss, replay
 from openmm_fab.target import ManyWell
 from openmm_fab.train import Budget, Trainer, TrainSettings
 
@@ -48,10 +48,16 @@ def gradients(ranks: Ranks) -> dict[str, Any]:
     """Of losses over weights that lie in two shards."""
     z, log_w = shard(ranks.rank)
     at = torch.nn.Parameter(torch.tensor(0.5))
-    whole = weighted_loss(line(z, at), log_w) * ranks.share(log_w)
+    whole = pooled_loss(line(z, at), log_w, ranks)
     whole.backward()
     value = ranks.average([at], whole)
     found = {"loss": value, "exact": float(at.grad)}
+
+    at.grad = None
+    first = pooled_loss(line(z, at), log_w - (torch.inf if ranks.rank else 0.0), ranks)
+    first.backward()
+    found |= {"loss_of_first": ranks.average([at], first), "exact_of_first": float(at.grad)}
+    at.grad = None
 
     random, means = torch.Generator().manual_seed(ranks.rank), []
     buffer = ReplayBuffer(2000, 1)

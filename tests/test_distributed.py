@@ -65,6 +65,16 @@ def test_a_normalised_loss_is_that_of_the_pooled_batch(folder) -> None:
         assert found["exact"] == pytest.approx(float(at.grad), rel=1e-5)
 
 
+def test_a_rank_without_any_weight_leaves_the_loss_to_the_others(folder) -> None:
+    z, log_w = work.shard(0)
+    at = torch.nn.Parameter(torch.tensor(0.5))
+    loss = weighted_loss(work.line(z, at), log_w)
+    loss.backward()
+    for found in _both(folder, "gradients"):
+        assert found["loss_of_first"] == pytest.approx(float(loss.detach()), rel=1e-5)
+        assert found["exact_of_first"] == pytest.approx(float(at.grad), rel=1e-5)
+
+
 def test_draws_from_shards_have_the_pooled_gradient_in_expectation(folder) -> None:
     """Sums over both shards, less the control variate over the flow's own; without the shards' weights far away."""
     z, log_w = _pooled()
