@@ -292,7 +292,7 @@ def _figures(
         figures |= evaluate_ais(trainer.flow, target, n, setting.annealing, random, batch)
     figures |= {
         "iteration": trainer.iteration,
-        "evaluations": trainer.target.evaluations,
+        "evaluations": trainer.evaluations,
         "flow_evaluations": trainer.counted.evaluations,
         "seconds": trainer.seconds,
     }

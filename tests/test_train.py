@@ -185,7 +185,7 @@ def test_resumed_is_uninterrupted(tmp_path, name):
         assert _comparable(a) == _comparable(b)
     states = [{k: v for k, v in t.state_dict().items() if k != "counts"} for t in (whole, second)]
     _check_equal(*states)
-    assert whole.target.evaluations == second.target.evaluations and whole.updates == second.updates
+    assert whole.evaluations == second.evaluations and whole.updates == second.updates
     assert whole.counted.evaluations == second.counted.evaluations > 0
     if name == "fab":
         assert whole.buffer.size == 8 * 32  # full, and already overwritten

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from openmm_fab.hmc import wrapped
 from openmm_fab.path import Flow
 
 TEAR = 0.1  # nats at +-pi that are worth a warning
@@ -64,7 +65,7 @@ class ForeignFlow(nn.Module, ABC):
     def _wrapped(self, z: Tensor) -> Tensor:
         if self.periodic is None:
             return z
-        return torch.where(self.periodic, torch.remainder(z + math.pi, 2 * math.pi) - math.pi, z)
+        return wrapped(z, self.periodic)
 
 
 class ReparametrisedFlow(ForeignFlow):
