@@ -264,7 +264,7 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path):
         _trainer(ManyWell(2), TrainSettings(batch=64, updates=2, buffer_min=4, buffer_max=8), 2).load(path)
     with pytest.raises(ValueError, match="of another shape"):
         _trainer(ManyWell(2), SMALL, 2, hidden=8).load(path)
-    with pytest.raises(ValueError, match="of another shape"):
+    with pytest.raises(ValueError, match="of the same target"):
         _trainer(ManyWell(4), SMALL, 2).load(path)
 
 
