@@ -10,6 +10,10 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+HEAVIEST_HYDROGEN, LIGHTEST_OTHER = 5.0, 2.5  # dalton, where masses are repartitioned
+LONGEST_BOND = 0.3  # nm
+ACROSS = 1.2  # a spring across an angle is at least so much longer than both sides; no bond is, also in rings of three
+
 
 class UnsupportedSystemError(ValueError):
     """A molecule or System that this package cannot sample; the message lists everything found, and in which one."""
@@ -40,6 +44,7 @@ def check_supported(topology: app.Topology, system: openmm.System, positions: np
             problems.append(
                 f"Expected a chemical element for every atom; {some(nameless)} have none. Set atom.element."
             )
+        problems += _order_problems(topology, system)
         bonds = bonds_of(topology, system)
         problems += molecule_problems(topology, bonds) + _constraint_problems(topology, system, bonds)
     if problems:
@@ -60,6 +65,22 @@ def _count_problems(topology: app.Topology, system: openmm.System, positions: np
         bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
         problems.append(f"Expected finite positions; atoms {some(bad.tolist())} (from 0) have NaN or infinite ones.")
     return problems
+
+
+def _order_problems(topology: app.Topology, system: openmm.System) -> list[str]:
+    """Masses tell hydrogens from other atoms, repartitioned ones as well."""
+    odd = []
+    for atom in topology.atoms():
+        mass = system.getParticleMass(atom.index).value_in_unit(unit.dalton)
+        hydrogen = atom.element == app.element.hydrogen
+        if atom.element is not None and mass > 0 and (mass > HEAVIEST_HYDROGEN if hydrogen else mass < LIGHTEST_OTHER):
+            odd.append(f"{atom.name} (atom {atom.index}, {mass:.4g} Da)")
+    if not odd:
+        return []
+    return [
+        f"Expected the atoms of topology and System in the same order; the masses of {some(odd)} are not those of "
+        "their elements. Take the structure that the System was made from, or sort its atoms as they are there."
+    ]
 
 
 def _system_problems(system: openmm.System) -> list[str]:
@@ -170,14 +191,30 @@ def topology_bonds(topology: app.Topology) -> np.ndarray:
 
 
 def bonds_of(topology: app.Topology, system: openmm.System) -> np.ndarray:
-    """The topology's bonds, or where it lists none, the System's springs and constraints."""
+    """The topology's bonds, or where it lists none, the System's springs and constraints.
+
+    Springs across an angle (Urey-Bradley terms) and restraints of distances are none: they are longer than any bond, or
+    than both springs of the angle.
+    """
     if topology.getNumBonds() > 0:
         return topology_bonds(topology)
-    pairs = _constrained_bonds(topology, system)
+    lengths: dict[tuple[int, int], float] = {}
     for force in system.getForces():
         if isinstance(force, openmm.HarmonicBondForce):
-            pairs += [tuple(force.getBondParameters(i)[:2]) for i in range(force.getNumBonds())]
-    return _pairs(pairs)
+            for i, j, length, _ in map(force.getBondParameters, range(force.getNumBonds())):
+                lengths[min(i, j), max(i, j)] = length.value_in_unit(unit.nanometer)
+    constrained = _constrained_bonds(topology, system)
+    fixed = {(i, j): length for i, j, length in constraints_of(system)}
+    known = lengths | {pair: fixed[pair] for pair in _as_pairs(constrained)}
+    near: dict[int, dict[int, float]] = {}
+    for (i, j), length in known.items():
+        near.setdefault(i, {})[j] = near.setdefault(j, {})[i] = length
+
+    def joins(i: int, j: int, length: float) -> bool:
+        between = near[i].keys() & near[j].keys()
+        return length < LONGEST_BOND and all(length < ACROSS * max(near[i][k], near[j][k]) for k in between)
+
+    return _pairs([*constrained, *(pair for pair, length in lengths.items() if joins(*pair, length))])
 
 
 def constraints_of(system: openmm.System) -> list[tuple[int, int, float]]:
@@ -198,9 +235,12 @@ def _constrained_bonds(topology: app.Topology, system: openmm.System) -> list[tu
     return bonds
 
 
+def _as_pairs(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    return sorted({(min(i, j), max(i, j)) for i, j in pairs})
+
+
 def _pairs(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
-    ordered = sorted({(min(i, j), max(i, j)) for i, j in pairs})
-    return np.array(ordered, dtype=np.int64).reshape(-1, 2)
+    return np.array(_as_pairs(pairs), dtype=np.int64).reshape(-1, 2)
 
 
 def molecules_of(n_atoms: int, bonds: np.ndarray) -> list[list[int]]:

@@ -191,7 +191,7 @@ class InternalCoordinates(torch.nn.Module):
         if settings.omega == "trans" and amides:
             minimum = system.minimise(with_trans_amides(minimum, system.bonds, amides))
         turning = [amide[1:3] for amide in amides] if settings.omega == "sample" else []
-        zmatrix = build_zmatrix(system.bonds, system.masses, minimum, turning)
+        zmatrix = build_zmatrix(system.bonds, system.element_masses, minimum, turning)
         pairs, lengths = system.constraints
         fixed = fixed_lengths(zmatrix, pairs, lengths, [str(a) for a in system.md_topology.atoms])
         metric = MassMetric(pairs, system.masses) if settings.measure == "rigid" and len(pairs) else None

@@ -17,8 +17,6 @@ from . import export as _export
 from . import weights as _weights
 from .files import load_npz, write_atomically
 from .netcdf import SUFFIX, WeightedTrajectory
-from .rings import neighbours_of
-from .summary import stereocentres
 from .topology import (
     check_hands,
     check_same_atoms,
@@ -135,7 +133,7 @@ class Ensemble:
         if subsample and block is not None:
             raise ValueError("Expected subsample=True, for one run, or block, for several; got both.")
         x = whole_structures(trajectory, system.bonds, system.positions)
-        check_hands(x, _centres(system), system.positions, system.md_topology)
+        check_hands(x, system.stereocentres, system.positions, system.md_topology)
         n = trajectory.n_frames
         log_w = np.zeros(n) if log_weights is None else np.array(log_weights, dtype=np.float64)
         if weights is not None:
@@ -284,10 +282,13 @@ class Ensemble:
         return self.torsions("psi")
 
     def resample(self, n: int, seed: int = 0) -> Ensemble:
-        """Equally weighted ensemble of n frames drawn by weight; copies of one frame share a block label."""
+        """Equally weighted ensemble of n frames drawn by weight; copies of one frame share a block label.
+
+        They are no samples of a flow any more, and `log_q` is None.
+        """
         index = _weights.systematic_resample(self.log_w, n, np.random.default_rng(seed))
         block = index if self.block is None else self.block[index]
-        return replace(self[index], log_w=np.zeros(n), block=block, invalid=0)
+        return replace(self[index], log_w=np.zeros(n), log_q=None, block=block, invalid=0)
 
     def to_mdtraj(self) -> mdtraj.Trajectory:
         """All frames as they are, weights ignored; ``ensemble.resample(n).to_mdtraj()`` for an unbiased
@@ -432,11 +433,6 @@ def inefficiency(runs: Sequence[np.ndarray]) -> float | None:
     except ParameterError:
         return np.nan
     return max(1.0, float(found))
-
-
-def _centres(system: MolecularSystem) -> dict[int, list[int]]:
-    near = neighbours_of(system.bonds, system.n_atoms)
-    return {i: [int(j) for j in near[i]] for i in stereocentres(near, system.elements)}
 
 
 def _energies(x: np.ndarray, system: MolecularSystem, batch: int = 1000) -> np.ndarray:

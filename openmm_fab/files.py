@@ -81,7 +81,7 @@ def write_atomically(
                 f"{error.strerror or error}. {path} was not written; what was there before is untouched. "
                 "Free some space or choose a folder that can be written",
             ) from error
-        error.add_note(f"{path} was not written.")
+        _note(error, f"{path} was not written.")
         raise
     with contextlib.suppress(OSError):
         for other in path.parent.iterdir():
@@ -101,6 +101,11 @@ def set_aside(path: str | Path) -> None:
     for old in (Path(path), previous(path)):
         if old.exists():
             os.replace(old, old.with_name(f"{old.stem}.replaced{old.suffix}"))
+
+
+def _note(error: BaseException, text: str) -> None:
+    if hasattr(error, "add_note"):  # from Python 3.11 on
+        error.add_note(text)
 
 
 def _keep(path: Path) -> None:
@@ -143,7 +148,7 @@ def latest(path: str | Path, load: Callable[[Path], T]) -> T:
         try:
             loaded = load(previous(path))
         except DamagedFileError as other:
-            error.add_note(f"The one before is of no use either: {other}")
+            _note(error, f"The one before is of no use either: {other}")
             raise error from None
         if path.exists():
             with contextlib.suppress(OSError):

@@ -6,18 +6,22 @@ is cut short by a kill can still be read, up to the last frames that were commit
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
 import uuid
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import mdtraj
 import numpy as np
 
+from .files import NotWrittenError
 from .topology import topology_from_arrays, topology_to_arrays
 
 if TYPE_CHECKING:
@@ -140,19 +144,33 @@ class WeightedTrajectory:
 
     def _put(self, first: int, x: np.ndarray, columns: dict[str, np.ndarray]) -> None:
         frames = slice(first, first + len(x))
-        self._file["coordinates"][frames] = (ANGSTROM * x).astype(np.float32)
-        for name in COLUMNS:
-            self._file[name][frames] = columns[name]
+        with self._written():
+            self._file["coordinates"][frames] = (ANGSTROM * x).astype(np.float32)
+            for name in COLUMNS:
+                self._file[name][frames] = columns[name]
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """NetCDF's errors as those of the file."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise NotWrittenError(
+                errno.EIO,
+                f"{error}. {self.path} holds the {self.frames} frames committed before. Free some space, and go on "
+                "with resume=True",
+            ) from error
 
     def commit(self, frames: int, resume: int, state: bytes) -> None:
         """Make `frames` frames part of the file; go on later from frame `resume` with this random state."""
         # First the frames, then the word for it, in the older of two places: a kill leaves one of them whole.
-        self._file.sync()
         counts = struct.pack("<QQ", frames, resume)
         data = counts + struct.pack("<I", zlib.crc32(counts + state)) + state
-        self._slot = 1 - self._slot
-        self._file["resume"][self._slot] = np.frombuffer(data, dtype=np.int8)
-        self._file.sync()
+        with self._written():
+            self._file.sync()
+            self._slot = 1 - self._slot
+            self._file["resume"][self._slot] = np.frombuffer(data, dtype=np.int8)
+            self._file.sync()
         self.frames, self.resume = frames, (resume, state)
 
     def _committed(self) -> tuple[int, int, tuple[int, bytes]]:
@@ -192,7 +210,13 @@ class WeightedTrajectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        try:
+            with self._written():
+                self._file.close()
+        except NotWrittenError:
+            # netCDF4 would close it once more when it is collected, which ends the process.
+            cast(Any, type(self._file))._isopen.__set__(self._file, 0)
+            raise
 
 
 def _not_ours(path: Path, why: str) -> str:

@@ -22,6 +22,8 @@ from openmm import app, unit
 
 from . import inputs
 from .checks import bonds_of, check_supported, constraints_of
+from .rings import neighbours_of
+from .summary import stereocentres
 
 FORCEFIELD = ("amber96.xml", "implicit/obc1.xml")
 LARGE = 60  # atoms
@@ -254,10 +256,21 @@ class MolecularSystem:
         """(n_atoms,) float64, dalton: the System's, not the elements' (hydrogens may be repartitioned)."""
         return np.array([self.system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(self.n_atoms)])
 
+    @property
+    def element_masses(self) -> np.ndarray:
+        """(n_atoms,) float64, dalton: the elements', by which molecules are told apart whatever their dynamics."""
+        return np.array([atom.element.mass.value_in_unit(unit.dalton) for atom in self.topology.atoms()])
+
     @cached_property
     def bonds(self) -> np.ndarray:
         """(n_bonds, 2) int, i < j, sorted: the topology's bonds, or where it lists none, the System's."""
         return bonds_of(self.topology, self.system)
+
+    @property
+    def stereocentres(self) -> dict[int, list[int]]:
+        """Atoms that have a hand, and their neighbours."""
+        near = neighbours_of(self.bonds, self.n_atoms)
+        return {i: [int(j) for j in near[i]] for i in stereocentres(near, self.elements)}
 
     @property
     def constraints(self) -> tuple[np.ndarray, np.ndarray]:

@@ -216,9 +216,7 @@ def check_hands(x: np.ndarray, centres: dict[int, list[int]], positions: np.ndar
     """
     if not len(x):
         return
-    inverted = {
-        i: float((_hand(x, i, near) * _hand(positions[None], i, near) < 0).mean()) for i, near in centres.items()
-    }
+    inverted = inverted_hands(x, centres, positions)
     atoms = list(topology.atoms)
     wrong = [f"{atoms[i]}" for i, share in inverted.items() if share > 0.5]
     if wrong:
@@ -234,6 +232,11 @@ def check_hands(x: np.ndarray, centres: dict[int, list[int]], positions: np.ndar
             "another molecule; leave them out.",
             stacklevel=4,
         )
+
+
+def inverted_hands(x: np.ndarray, centres: dict[int, list[int]], positions: np.ndarray) -> dict[int, float]:
+    """Share of the frames x (n, atoms, 3) in which a stereocentre has the other hand than in positions (atoms, 3)."""
+    return {i: float((_hand(x, i, near) * _hand(positions[None], i, near) < 0).mean()) for i, near in centres.items()}
 
 
 def _hand(x: np.ndarray, centre: int, near: list[int]) -> np.ndarray:

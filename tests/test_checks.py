@@ -9,7 +9,8 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from openmm_fab.checks import UnsupportedSystemError
+from openmm_fab.checks import UnsupportedSystemError, bonds_of
+from openmm_fab.generator import BoltzmannGenerator
 from openmm_fab.system import MolecularSystem
 
 
@@ -167,6 +168,68 @@ def test_unsupported_system(alanine_dipeptide, change, finding, advice):
     change(system)
     text = _problem(lambda: MolecularSystem(alanine_dipeptide.topology, system, alanine_dipeptide.positions, 300))
     assert finding in text and advice in text and text.count("\n  - ") == 1
+
+
+def test_atoms_in_another_order_than_the_systems(alanine_dipeptide):
+    """Elements and masses tell; also where hydrogens have got mass of their neighbours, which is no mistake."""
+    system = _copy(alanine_dipeptide.system)
+    hydrogen, carbon = system.getParticleMass(0), system.getParticleMass(1)
+    system.setParticleMass(0, carbon)
+    system.setParticleMass(1, hydrogen)
+    text = _problem(lambda: MolecularSystem(alanine_dipeptide.topology, system, alanine_dipeptide.positions, 300))
+    assert "in the same order; the masses of H1 (atom 0, 12.01 Da), CH3 (atom 1, 1.008 Da)" in text
+    heavy = app.ForceField("amber96.xml", "implicit/obc1.xml").createSystem(alanine_dipeptide.topology, hydrogenMass=4)
+    MolecularSystem(alanine_dipeptide.topology, heavy, alanine_dipeptide.positions, 300)
+
+
+def test_springs_that_are_no_bonds(alanine_dipeptide):
+    """Without bonds in the topology: Urey-Bradley terms across all angles, and a restraint of the ends."""
+    plain, x = alanine_dipeptide.topology, alanine_dipeptide.positions
+    bare = app.Topology()
+    residue = bare.addResidue("LIG", bare.addChain())
+    for atom in plain.atoms():
+        bare.addAtom(atom.name, atom.element, residue)
+    system = _copy(alanine_dipeptide.system)
+    force = openmm.HarmonicBondForce()
+    bonds = {tuple(sorted((a.index, b.index))) for a, b in plain.bonds()}
+    near = {i: [j for bond in bonds for j in bond if i in bond and j != i] for i in range(22)}
+    across = {(i, j) for k in near for i in near[k] for j in near[k] if i < j}
+    assert len(across) == 36
+    for i, j in [*across, (0, 21)]:
+        force.addBond(i, j, float(np.linalg.norm(x[i] - x[j])), 1000.0)
+    system.addForce(force)
+    assert set(map(tuple, bonds_of(bare, system).tolist())) == bonds
+
+
+def test_rings_of_three_are_bonded_by_their_springs():
+    topology, system = app.Topology(), openmm.System()
+    residue = topology.addResidue("THI", topology.addChain())
+    force = openmm.HarmonicBondForce()
+    for name in ("S1", "C2", "C3"):  # thiirane, its hydrogens left out
+        topology.addAtom(name, app.Element.getBySymbol(name[0]), residue)
+        system.addParticle(12.0)
+    for i, j, length in ((0, 1, 0.182), (0, 2, 0.182), (1, 2, 0.148)):
+        force.addBond(i, j, length, 1000.0)
+    system.addForce(force)
+    assert bonds_of(topology, system).tolist() == [[0, 1], [0, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("form", ["compound", "collective"])
+def test_energies_that_are_fixed_in_space(alanine_dipeptide, form):
+    system = _copy(alanine_dipeptide.system)
+    if form == "compound":
+        force = openmm.CustomCompoundBondForce(1, "5 * (x1 - 1)^2")
+        force.addBond([4])
+    else:
+        inner = openmm.CustomExternalForce("x^2 + y")
+        for i in range(22):
+            inner.addParticle(i)
+        force = openmm.CustomCVForce("3 * away")
+        force.addCollectiveVariable("away", inner)
+    system.addForce(force)
+    tied = MolecularSystem(alanine_dipeptide.topology, system, alanine_dipeptide.positions, 300)
+    with pytest.raises(ValueError, match="does not change when the molecule is moved or turned"):
+        BoltzmannGenerator(tied)
 
 
 def test_wrong_positions(alanine_dipeptide):

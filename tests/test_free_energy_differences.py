@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -259,6 +260,13 @@ def test_what_cannot_be_is_refused() -> None:
         log_z(md)
     with pytest.raises(ValueError, match="without log_q"):
         flow_samples(md)
+    ones = np.ones(50)
+    drawn = replace(md, u=ones, log_w=-2 * ones, log_q=ones)
+    assert log_z(drawn).value == pytest.approx(-2.0)
+    with pytest.raises(ValueError, match="whose level says nothing of Z"):
+        log_z(flow_samples(drawn))
+    with pytest.raises(ValueError, match="without log_q"):
+        log_z(drawn.resample(20))
     with pytest.raises(ValueError, match="energies"):
         difference(backbone(np.zeros(3), np.zeros(3)), np.zeros(3))
     with pytest.raises(ValueError, match="one energy a frame"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from openmm import app
 from safetensors.torch import save_file
 from scipy.integrate import trapezoid
 
+from openmm_fab import coordinates
 from openmm_fab.ais import AISSettings
 from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates
 from openmm_fab.energy.bridge import OpenMMEnergy
@@ -386,6 +387,33 @@ def test_a_model_is_loaded_with_the_energy_it_was_made_with(system, energy, tmp_
     with pytest.raises(ValueError, match=r"Expected the energy and coordinates that .* was made with"):
         BoltzmannGenerator.load(path, system)
     assert BoltzmannGenerator.load(path, system, energy=doubled).energy is doubled
+
+
+def test_a_model_of_the_mirror_image_is_refused(alanine_dipeptide):
+    """Bonds and force field are the same."""
+    mirrored = replace(alanine_dipeptide, positions=alanine_dipeptide.positions * [-1, 1, 1])
+    assert mirrored.fingerprint == alanine_dipeptide.fingerprint
+    model = Path(__file__).parents[1] / "systems" / "alanine_dipeptide" / "pretrained" / "model.safetensors"
+    BoltzmannGenerator.load(model, alanine_dipeptide)
+    with pytest.raises(ValueError, match="has the other hand at ALA2-CA"):
+        BoltzmannGenerator.load(model, mirrored)
+
+
+def test_masses_of_the_dynamics_do_not_shape_the_coordinates(alanine_dipeptide, monkeypatch):
+    system, seen = alanine_dipeptide, []
+    heavy = app.ForceField("amber96.xml", "implicit/obc1.xml").createSystem(system.topology, hydrogenMass=4)
+    heavy = MolecularSystem(system.topology, heavy, system.positions, 300)
+    build = coordinates.build_zmatrix
+
+    def watched(bonds, masses, *others):
+        seen.append(masses)
+        return build(bonds, masses, *others)
+
+    monkeypatch.setattr(coordinates, "build_zmatrix", watched)
+    for one in (system, heavy):
+        InternalCoordinates.from_system(one)
+    np.testing.assert_array_equal(*seen)
+    assert seen[0][:2].round(3).tolist() == [1.008, 12.011] and heavy.masses[0] == pytest.approx(4.0)
 
 
 def test_evaluation_costs_time_of_the_budget(system, energy):

@@ -126,3 +126,11 @@ def test_blocks_are_walkers_or_pieces_of_few_walkers() -> None:
     few = walker_blocks(2, 40)
     assert len(np.unique(few)) == 20 and (few[:40] < 10).all() and (np.bincount(few) == 4).all()
     assert len(np.unique(walker_blocks(1, 5))) == 5
+
+
+def test_blocks_are_not_shorter_than_two_correlation_times() -> None:
+    assert len(np.unique(walker_blocks(4, 1000, slowest=60.0))) == 20  # 200 frames each
+    assert len(np.unique(walker_blocks(4, 1000, slowest=200.0))) == 8
+    assert len(np.unique(walker_blocks(4, 1000, slowest=1e6))) == 4
+    assert len(np.unique(walker_blocks(1, 1000, slowest=1e6))) == 2  # one has no error
+    np.testing.assert_array_equal(walker_blocks(12, 1000, slowest=1e6), walker_blocks(12, 1000))

@@ -53,6 +53,14 @@ def test_places_of_no_density_are_left_and_never_entered() -> None:
     assert independence(points([-inf, 0.0, -inf]), points([0.0, -inf, -inf])).tolist() == [1.0, 0.0, 0.0]
 
 
+def test_resumes_with_the_same_model_only(generator, tmp_path) -> None:
+    fab.reference(generator.system, "hybrid", tmp_path, generator=generator, **SHORT)
+    other = fab.BoltzmannGenerator(generator.system, generator.settings, seed=1)
+    with pytest.raises(ValueError, match="got another model"):
+        fab.reference(generator.system, "hybrid", tmp_path, resume=True, generator=other, **SHORT)
+    fab.reference(generator.system, "hybrid", tmp_path, resume=True, generator=generator, **SHORT)
+
+
 @pytest.mark.parametrize("settings", [dict(), dict(walk_every=10_000)], ids=str)
 def test_exact_with_a_poor_flow(generator, settings) -> None:
     given = dict(walkers=300, sweeps=80, burn_in=30, frame_every=10, progress=False) | settings

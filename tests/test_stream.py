@@ -182,6 +182,36 @@ def test_ctrl_c_keeps_what_is_there(generator, tmp_path, monkeypatch, when: str)
     np.testing.assert_array_equal(Ensemble.load(tmp_path / "a.nc").log_w, generator.sample(200).log_w)
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from examples import chain
+from openmm_fab.files import NotWrittenError
+from openmm_fab.generator import BoltzmannGenerator
+from test_stream import SMALL
+
+generator = BoltzmannGenerator(chain(Path(sys.argv[1])), SMALL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+try:
+    generator.sample(2_000, out=sys.argv[2])
+except NotWrittenError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_and_does_not_end_the_process(tmp_path) -> None:
+    """netCDF4 closes a file that it could not close once more, and crashes."""
+    path, here = tmp_path / "a.nc", Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    command = [sys.executable, "-c", FULL, str(tmp_path / "chain"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{path} holds the" in done.stdout and "resume=True" in done.stdout
+    generator = BoltzmannGenerator(chain(tmp_path / "chain"), SMALL)
+    generator.sample(2_000, out=path, resume=True)
+    np.testing.assert_array_equal(Ensemble.load(path).log_w, generator.sample(2_000).log_w)
+
+
 KILLED = """
 import os, signal, sys
 import mdtraj, torch

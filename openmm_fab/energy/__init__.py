@@ -8,7 +8,7 @@ from openmm_fab.energy.agreement import DisagreementError
 from openmm_fab.energy.bridge import OpenMMEnergy, WorkerError, regularize
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.energy.potential import UncoveredSystemError
-from openmm_fab.energy.verify import VerifiedEnergy, check
+from openmm_fab.energy.verify import VerifiedEnergy, check, refuse_fixed_in_space
 from openmm_fab.system import MolecularSystem
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "WorkerError",
     "check",
     "reduced_energy",
+    "refuse_fixed_in_space",
     "regularize",
 ]
 

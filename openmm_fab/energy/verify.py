@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from openmm_fab.energy.agreement import DisagreementError, compare
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.energy.compiled import CompiledEnergy
+
+MOVED = 0.05  # kT, for OpenMM's platforms in single precision
 
 
 def check(energy: CompiledEnergy, x: Tensor) -> None:
@@ -26,6 +29,28 @@ def check(energy: CompiledEnergy, x: Tensor) -> None:
         expected = openmm_energy.value_and_gradient(x)
     advice = 'Use reduced_energy(system, backend="openmm"), and report this System.'
     compare(found, expected, energy.dtype or x.dtype, advice)
+
+
+def refuse_fixed_in_space(energy: OpenMMEnergy | CompiledEnergy, x: Tensor) -> None:
+    """Compare u of structures x (batch, n_atoms, 3) in nm with that of the same ones moved and turned.
+
+    Raises
+    ------
+    ValueError
+        They differ: internal coordinates know nothing of place and direction.
+    """
+    counts = energy.evaluations, energy.invalid
+    turn = torch.tensor([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]], dtype=x.dtype, device=x.device)
+    with torch.no_grad():
+        u, moved = energy(x), energy(x @ turn + torch.tensor([3.0, -2.0, 4.0]).to(x))
+    energy.evaluations, energy.invalid = counts
+    off = (moved - u).abs()
+    if (off > MOVED + 1e-4 * u.abs()).any():
+        raise ValueError(
+            "Expected an energy that does not change when the molecule is moved or turned; it changes by "
+            f"{float(off.max()):.3g} kT. Remove forces that depend on absolute positions, or restrain distances or "
+            "torsions instead."
+        )
 
 
 class VerifiedEnergy(CompiledEnergy):

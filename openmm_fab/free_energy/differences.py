@@ -47,6 +47,7 @@ def log_z(ensemble: Ensemble) -> FreeEnergy:
             "Expected an ensemble drawn by a flow, whose weights are exp(-u) / q; got one without log_q. Weights of MD "
             "have no absolute level: use generator.sample(n), or log_z_bar(generator, ensemble)."
         )
+    _refuse_other_weights(ensemble)
     return exponential_average(ensemble.log_w, block=ensemble.block, method="importance sampling")
 
 
@@ -107,6 +108,7 @@ def log_z_bar(
     _same_temperature(flow, reference)
     if flow.log_q is None:
         raise ValueError("Expected samples of the generator; got an ensemble without log_q. Use generator.sample(n).")
+    _refuse_other_weights(flow)
     frames = _unweighted(reference, seed)
     log_w = -_energies(generator.energy if np.isnan(frames.u).any() else frames.u, frames)
     log_w = log_w - np.asarray(generator.log_prob(frames.x))
@@ -212,6 +214,16 @@ def flow_samples(ensemble: Ensemble) -> Ensemble:
 
 
 # --- inside ---
+
+
+def _refuse_other_weights(samples: Ensemble) -> None:
+    weighted = np.isfinite(samples.log_w)
+    expected = -samples.u - samples.log_q
+    if not np.allclose(samples.log_w[weighted], expected[weighted], atol=1e-3):
+        raise ValueError(
+            "Expected a flow's samples with their weights exp(-u) / q; got others, whose level says nothing of Z. Use "
+            "what generator.sample(n) gave."
+        )
 
 
 def _energies(energy: Energy, ensemble: Ensemble) -> np.ndarray:

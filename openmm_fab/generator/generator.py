@@ -20,7 +20,7 @@ from openmm_fab.ais import AISSettings
 from openmm_fab.coordinates import InternalCoordinates
 from openmm_fab.devices import checked, stream
 from openmm_fab.distributed import Ranks
-from openmm_fab.energy import CompiledEnergy, OpenMMEnergy, check, reduced_energy, regularize
+from openmm_fab.energy import CompiledEnergy, OpenMMEnergy, check, reduced_energy, refuse_fixed_in_space, regularize
 from openmm_fab.ensemble import Ensemble
 from openmm_fab.flow import CouplingFlow
 from openmm_fab.free_energy import basin_difference
@@ -417,7 +417,8 @@ class BoltzmannGenerator:
 
 def _checked_energy(system: MolecularSystem) -> OpenMMEnergy | CompiledEnergy:
     energy = reduced_energy(system)
+    jiggle = np.random.default_rng(0).normal(scale=CHECK_JIGGLE, size=(4, system.n_atoms, 3))
+    refuse_fixed_in_space(energy, torch.from_numpy(system.positions + jiggle))  # before a minimum is looked for
     if isinstance(energy, CompiledEnergy):
-        jiggle = np.random.default_rng(0).normal(scale=CHECK_JIGGLE, size=(4, system.n_atoms, 3))
         check(energy, torch.from_numpy(system.minimum + jiggle))
     return energy

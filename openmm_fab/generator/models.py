@@ -20,6 +20,7 @@ from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.path import TrainableFlow
 from openmm_fab.system import MolecularSystem
 from openmm_fab.target import Coordinates
+from openmm_fab.topology import inverted_hands
 
 if TYPE_CHECKING:
     from openmm_fab.generator.generator import BoltzmannGenerator
@@ -86,6 +87,7 @@ def read(
     if coordinates is None:
         coordinates = own = InternalCoordinates.from_tensors(_below("coordinates.", tensors))
         own.system = system
+        _refuse_other_hands(path, own, system)
     settings = GeneratorSettings.from_dict(json.loads(header["settings"]))
     generator = kind(system, settings, int(header["seed"]), energy, coordinates, flow, device)
     try:
@@ -99,6 +101,18 @@ def read(
             "with."
         )
     return generator
+
+
+def _refuse_other_hands(path: str | Path, coordinates: InternalCoordinates, system: MolecularSystem) -> None:
+    """Mirror images have the same bonds and force field."""
+    x, _ = coordinates.to_cartesian(torch.zeros(1, coordinates.dim, dtype=torch.float64))
+    inverted = inverted_hands(x.numpy(), system.stereocentres, system.positions)
+    atoms = list(system.md_topology.atoms)
+    if wrong := [str(atoms[i]) for i, share in inverted.items() if share]:
+        raise ValueError(
+            f"Expected a model of this stereoisomer of {system.name}; that of {path} has the other hand at "
+            f"{', '.join(wrong)}. Load it with the structure it was trained with."
+        )
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

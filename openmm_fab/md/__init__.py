@@ -119,7 +119,8 @@ def reference(
     runner = None if isinstance(chosen, LangevinSettings) else _walkers(system, chosen, seed, start, generator)
     if generator is not None and not isinstance(runner, HybridWalkers):
         raise ValueError(f'Expected a generator for method="hybrid" alone; got one for {method!r}.')
-    home = None if folder is None else open_folder(folder, system, chosen, seed, resume)
+    model = None if generator is None else generator.digest
+    home = None if folder is None else open_folder(folder, system, chosen, seed, resume, model)
     if runner is not None:
         ensemble = _of_walkers(runner, sample(runner, Store(home), progress), basin)
     elif isinstance(chosen, ReplicaExchangeSettings):
@@ -168,6 +169,9 @@ def _of_walkers(method: Walkers | HybridWalkers, sampled: Sampled, basin: Basin 
     block = walker_blocks(walkers, frames)
     ensemble = _ensemble(method, arrays, block)
     report = convergence(ensemble, walkers, method.frame_length, basin, **about)
+    if (longer := walker_blocks(walkers, frames, report.slowest)).max() < block.max():
+        block, ensemble = longer, _ensemble(method, arrays, longer)
+        report = convergence(ensemble, walkers, method.frame_length, basin, **about)
     if hot is not None:
         # Walkers wander through all temperatures of their ladder: what is independent are ladders.
         ensemble = _ensemble(method, hot, np.tile(block, k))

@@ -74,6 +74,11 @@ class Convergence:
         return self.frames / self.walkers * self.frame_ps
 
     @property
+    def slowest(self) -> float:
+        """The largest statistical inefficiency, in frames."""
+        return float(np.nanmax([1.0, *self.inefficiency.values()]))
+
+    @property
     def warnings(self) -> list[str]:
         """What speaks against it."""
         found = []
@@ -205,9 +210,11 @@ def reported(ensemble: Ensemble, report: Convergence) -> ReferenceEnsemble:
     return replace(ReferenceEnsemble(**fields), convergence=report)
 
 
-def walker_blocks(walkers: int, frames: int, blocks: int = 20) -> np.ndarray:
-    """Labels (walkers * frames,): a block a walker; fewer than ten walkers are cut in time into `blocks` in all."""
-    pieces = 1 if walkers >= 10 else min(frames, -(-blocks // walkers))
+def walker_blocks(walkers: int, frames: int, slowest: float = 0.5, blocks: int = 20) -> np.ndarray:
+    """Labels (walkers * frames,): a block a walker; fewer than ten walkers are cut in time into `blocks` in all, or
+    into less where pieces would be shorter than two statistical inefficiencies of `slowest` frames."""
+    long_enough = max(-(-2 // walkers), int(frames / (2 * slowest)))
+    pieces = 1 if walkers >= 10 else min(frames, -(-blocks // walkers), long_enough)
     time = np.arange(frames) * pieces // frames
     return (np.arange(walkers)[:, None] * pieces + time).flatten()
 

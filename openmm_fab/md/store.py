@@ -28,18 +28,30 @@ Frame = dict[str, np.ndarray]
 STATE_FORMAT = 1
 
 
-def open_folder(folder: str | Path, system: MolecularSystem, settings: MethodSettings, seed: int, resume: bool) -> Path:
+def open_folder(
+    folder: str | Path,
+    system: MolecularSystem,
+    settings: MethodSettings,
+    seed: int,
+    resume: bool,
+    model: str | None = None,
+) -> Path:
     """A run's folder with its settings.json; an earlier run in it is neither overwritten nor mixed up.
+
+    Parameters
+    ----------
+    model : str, optional
+        Digest of the generator that the method takes.
 
     Raises
     ------
     ValueError
-        A run is there and `resume` is False; or it was made with other settings, another seed or molecule.
+        A run is there and `resume` is False; or it was made with other settings, another seed, molecule or model.
     """
     folder = Path(folder)
     path = folder / "settings.json"
     about = {"method": settings.name, "seed": seed, "fingerprint": system.fingerprint, **asdict(settings)}
-    about = json.loads(json.dumps(about))
+    about = json.loads(json.dumps(about if model is None else about | {"model": model}))
     if path.exists():
         if not resume:
             raise ValueError(f"Expected a folder without a run; got {folder}. Pass resume=True, or another folder.")
