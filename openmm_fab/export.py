@@ -176,6 +176,8 @@ def write_ensemble(ensemble: Ensemble, path: str | Path) -> list[Path]:
     try:
         ensemble.to_mdtraj().save(str(path))
     except OSError as error:
+        if error.errno:  # a full disk, say
+            raise
         known = ", ".join((".npz", *TABLES))
         raise ValueError(f"Expected {known}, or a suffix that mdtraj writes; got {path.name!r} ({error}).") from error
     return [path, to_colvar(ensemble, path.with_suffix(".colvar"))]

@@ -316,6 +316,14 @@ def test_train_then_sample(folders, tmp_path):
     # The model's own file does, too; nothing is written over.
     result = _call("sample", system, "--run", run / "model.safetensors", "--out", tmp_path / "a.npz")
     assert result.exit_code == 1 and "a.npz exists" in result.output
+    before = (tmp_path / "a.npz").read_bytes()  # --out without a suffix writes .npz, which is no way around
+    result = _call("sample", system, "--run", run, "--n", 10, "--out", tmp_path / "a")
+    assert result.exit_code == 1 and "a.npz exists" in result.output and (tmp_path / "a.npz").read_bytes() == before
+    (tmp_path / "c.colvar").touch()  # weights beside a trajectory
+    result = _call("sample", system, "--run", run, "--n", 10, "--out", tmp_path / "c.dcd")
+    assert result.exit_code == 1 and "c.colvar exists" in result.output and not (tmp_path / "c.dcd").exists()
+    result = _call("sample", system, "--run", run, "--n", 10**9, "--out", tmp_path / "x.mol3")  # before any is drawn
+    assert result.exit_code == 1 and "or a suffix that mdtraj writes; got 'x.mol3'" in result.output
     result = _call("sample", system, "--run", tmp_path)
     assert result.exit_code == 1 and "Expected a trained model at" in result.output
     result = _call("sample", system)

@@ -61,6 +61,14 @@ def test_ess_in_words() -> None:
     assert few.grade == "bad" and "fewer than 100 effective samples" in few.because
 
 
+def test_equal_weights_of_the_few_that_have_one_are_no_good() -> None:
+    n = 4000
+    found = findings(flat(n, log_w=np.r_[0.0, np.full(n - 1, -np.inf)], invalid=n - 1))
+    assert [f.grade for f in found] == ["good", "bad", "care"] and found[0].head == "1 frames of equal weight"
+    assert usable(found).head == "Do not use these numbers yet."
+    assert [f.grade for f in findings(flat(n, log_w=np.zeros(n)))] == ["good"]
+
+
 def test_the_other_findings() -> None:
     n = 1000
     log_w = np.zeros(n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,8 +76,13 @@ def sample(
             return
         if resume:
             raise ValueError(f"Expected --resume with a {SUFFIX} file; got {path.name!r}.")
-        if path.exists():
-            raise ValueError(f"Expected a new file to write; {path} exists. Move it, or name another with --out.")
+        with tempfile.TemporaryDirectory() as trial:  # before all are drawn: can it be written, and as what?
+            written = write_ensemble(generator.sample(1), Path(trial) / path.name)
+        there = [str(new) for file in written if (new := path.with_name(file.name)).exists()]
+        if there:
+            raise ValueError(
+                f"Expected a new file to write; {', '.join(there)} exists. Move it, or name another with --out."
+            )
         found = generator.sample(n, seed, name="FAB", progress=True)
         written = write_ensemble(found, path)
     typer.echo(f"{found}\n{diagnosis(found.log_w)}\nWritten: {', '.join(map(str, written))}")

@@ -37,8 +37,11 @@ def findings(
     ensemble: Ensemble, comparison: Comparison | None = None, metrics: Sequence[Mapping[str, float]] = ()
 ) -> list[Finding]:
     """Of a flow's ensemble; the first ones decide whether its numbers may be used at all."""
-    if np.ptp(ensemble.log_w[ensemble.log_w > -np.inf]) == 0.0:
-        return [Finding(GOOD, f"{ensemble.n} frames of equal weight", "There is nothing to reweight.")]
+    weighted = ensemble.log_w[ensemble.log_w > -np.inf]
+    if len(weighted) and np.ptp(weighted) == 0.0:  # of MD, or resampled
+        found = [Finding(GOOD, f"{len(weighted)} frames of equal weight", "There is nothing to reweight.")]
+        found += [*_ess(ensemble), _invalid(ensemble)] if ensemble.invalid else []
+        return found if comparison is None else [*found, _agreement(comparison)]
     found = [_khat(ensemble.khat), *_ess(ensemble), _largest(ensemble), _invalid(ensemble)]
     found += [*_range(metrics), *_lost(metrics)]
     found.append(_agreement(comparison))
