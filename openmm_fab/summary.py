@@ -9,7 +9,7 @@ import numpy as np
 
 from .amides import amide_bonds, is_trans
 from .rings import is_planar, neighbours_of, smallest_ring
-from .zmatrix import LARGEST_RING
+from .zmatrix import LARGEST_RING, PLANAR
 
 if TYPE_CHECKING:
     from .coordinates import InternalCoordinates
@@ -108,6 +108,10 @@ def _chemistry(c: InternalCoordinates, names: Sequence[str]) -> list[str]:
     hands = stereocentres(near, elements)
     if hands:
         lines.append(f"Stereocentres, which keep the hand of the structure: {', '.join(names[i] for i in hands)}")
+    if bent := pyramids(near, elements, x):
+        lines.append(
+            f"Pyramidal nitrogens, which keep their side where MD may invert them: {', '.join(names[i] for i in bent)}"
+        )
     rings = {frozenset(r) for i, j in bonds.tolist() if (r := smallest_ring(i, j, near))}
     soft = [r for r in rings if not is_planar(sorted(r), x) and len(r) <= LARGEST_RING]
     if soft:
@@ -124,6 +128,17 @@ def _centre(c: InternalCoordinates) -> np.ndarray:
 
     x, _ = c.to_cartesian(torch.zeros(1, c.dim, dtype=torch.float64))
     return x[0].numpy()
+
+
+def pyramids(near: Sequence[Sequence[int]], elements: Sequence[str], x: np.ndarray) -> list[int]:
+    """Nitrogens with three neighbours that are not in one plane, in x (n_atoms, 3)."""
+    found = []
+    for i, around in enumerate(near):
+        if elements[i] == "N" and len(around) == 3:
+            arms = x[list(around)] - x[i]
+            arms /= np.linalg.norm(arms, axis=1)[:, None]
+            found += [i] * bool(np.arccos((arms * np.roll(arms, 1, 0)).sum(1)).sum() < PLANAR)
+    return found
 
 
 def stereocentres(near: Sequence[Sequence[int]], elements: Sequence[str]) -> list[int]:

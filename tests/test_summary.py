@@ -12,7 +12,7 @@ from openmm_fab import view
 from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates
 from openmm_fab.energy import CompiledEnergy
 from openmm_fab.rings import neighbours_of
-from openmm_fab.summary import stereocentres
+from openmm_fab.summary import pyramids, stereocentres
 from openmm_fab.system import MolecularSystem
 from openmm_fab.zmatrix import build_zmatrix
 
@@ -134,3 +134,13 @@ def test_scales_from_a_trajectory(alanine_dipeptide):
     with pytest.raises(ValueError, match="some do not"):
         still = mdtraj.Trajectory(np.repeat(trajectory.xyz[:1], 20, 0), alanine_dipeptide.md_topology)
         InternalCoordinates.from_system(alanine_dipeptide, trajectory=still)
+
+
+def test_nitrogens_that_are_not_flat_are_named(proline) -> None:
+    """Trimethylamine keeps its side of the plane; a flat nitrogen has none, and a carbon has a hand of its own."""
+    near, angles = [[1, 2, 3], [0], [0], [0]], 2 * np.pi * np.arange(3) / 3
+    ring = np.stack([np.cos(angles), np.sin(angles), np.zeros(3)], 1)
+    flat, bent = (0.147 * np.vstack([[0.0, 0.0, height], ring]) for height in (0.0, 0.45))
+    assert pyramids(near, ["N", "C", "C", "C"], bent) == [0]
+    assert pyramids(near, ["N", "C", "C", "C"], flat) == pyramids(near, ["C", "C", "C", "C"], bent) == []
+    assert "Pyramidal" not in proline.summary()  # amides
