@@ -8,6 +8,7 @@ dearest of the four, is taken only where q has an exponent: for alpha = 2 the mi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
@@ -36,6 +37,11 @@ class TrainableFlow(Flow, Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+def beyond(z: Tensor, periodic: Tensor) -> float:
+    """Share of z (n, dim) with an angle outside [-pi, pi], but for rounding."""
+    return float((z.abs() > math.pi + 1e-4)[:, periodic.to(z.device)].any(1).double().mean())
 
 
 class Counted:

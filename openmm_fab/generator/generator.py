@@ -29,7 +29,7 @@ from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.graphs import Graphs
 from openmm_fab.memory import Halving, keep_freed_memory
 from openmm_fab.objectives import Objective, named
-from openmm_fab.path import TrainableFlow
+from openmm_fab.path import TrainableFlow, beyond
 from openmm_fab.progress import History
 from openmm_fab.stream import StreamedEnsemble, sample_to_file
 from openmm_fab.system import MolecularSystem
@@ -37,6 +37,7 @@ from openmm_fab.target import BoltzmannTarget, Coordinates
 from openmm_fab.train import Budget, Trainer, parse_budget
 
 CHECK_JIGGLE = 0.01  # nm
+LOOKED_AT = 256  # samples of a flow that is given
 Metrics = dict[str, float]
 CPU_BATCH = 1024
 
@@ -93,8 +94,19 @@ class BoltzmannGenerator:
         self._halving = Halving("Sampling")
         if flow is None:  # the same first weights on every device
             flow = CouplingFlow(coordinates.periodic, self.settings.flow, self._random).to(self.device)
-        elif (got := tuple(flow.sample(2, stream(self.device, 0))[0].shape)) != (2, coordinates.dim):
-            raise ValueError(f"Expected a flow over z (batch, {coordinates.dim}); two of its samples have shape {got}.")
+        else:
+            z, _ = flow.sample(LOOKED_AT, stream(self.device, 0))
+            if z.shape != (LOOKED_AT, coordinates.dim):
+                raise ValueError(
+                    f"Expected a flow over z (batch, {coordinates.dim}); {LOOKED_AT} of its samples have shape "
+                    f"{tuple(z.shape)}."
+                )
+            if share := beyond(z, coordinates.periodic):
+                warnings.warn(
+                    f"{100 * share:.2g} % of the flow's samples have angles beyond +-pi, where the circle begins anew: "
+                    "places that count more than once make weights wrong. Take a flow whose angles stay on the circle.",
+                    stacklevel=2,
+                )
         self.flow = flow
         if self.device.type == "cuda":
             self._random = stream(self.device, seed)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from openmm_fab.hmc import wrapped
-from openmm_fab.path import Flow
+from openmm_fab.path import Flow, beyond
 
 TEAR = 0.1  # nats at +-pi that are worth a warning
+SAMPLES = 1000  # looked at
 
 
 class ForeignFlow(nn.Module, ABC):
@@ -197,6 +198,15 @@ def _check(flow: ForeignFlow, dim: int) -> ForeignFlow:
         return flow
     if flow.periodic.shape != (dim,):
         raise ValueError(f"Expected periodic with shape ({dim},), one flag a coordinate; got {flow.periodic.shape}.")
+    with torch.no_grad(), seeded(torch.Generator().manual_seed(0), next(flow.parameters()).device):
+        z, _ = flow._sample(SAMPLES)
+    if share := beyond(z, flow.periodic):
+        warnings.warn(
+            f"{100 * share:.2g} % of this flow's samples have angles beyond +-pi. They are taken back to the circle "
+            "with the log q of where they were, which makes their weights wrong. Take a flow whose angles stay on the "
+            "circle, such as openmm_fab's CouplingFlow or normflows' circular couplings.",
+            stacklevel=3,
+        )
     if (jump := tear(flow, flow.periodic)) > TEAR:
         warnings.warn(
             f"log q of this flow jumps by up to {jump:.1f} nats where an angle closes at +-pi. Its networks seem to "

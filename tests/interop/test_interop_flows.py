@@ -192,12 +192,12 @@ def test_tear_is_measured(own):
 
 
 class _Normal(nn.Module):
-    def __init__(self, mean: float) -> None:
+    def __init__(self, mean: float, std: float = 1.0) -> None:
         super().__init__()
-        self.mean = nn.Parameter(torch.tensor([mean, 0.0]))
+        self.mean, self.std = nn.Parameter(torch.tensor([mean, 0.0])), std
 
     def forward(self) -> torch.distributions.Distribution:
-        return Independent(Normal(self.mean, torch.ones(2)), 1)
+        return Independent(Normal(self.mean, self.std * torch.ones(2)), 1)
 
 
 # --- normflows ---
@@ -243,6 +243,14 @@ def test_zuko_spline_flow_learns():
     z, log_q = flow.sample(100, _random())
     torch.testing.assert_close(inner().log_prob(z), log_q, rtol=0, atol=1e-4)
     _learns(flow, Gaussian(torch.tensor([1.0, -1.0]), torch.tensor([0.4, 0.6])))
+
+
+def test_angles_that_leave_the_circle_are_warned_of():
+    """A broad normal density, symmetric about zero, does not jump at +-pi: what is beyond counts for another place."""
+    periodic = torch.tensor([True, False])
+    with pytest.warns(UserWarning, match=r"of this flow's samples have angles beyond \+-pi"):
+        flow = from_distribution(_Normal(0.0, 1.8), periodic)
+    assert tear(flow, periodic) < 1e-3
 
 
 def test_zukos_circular_flow_is_warned_of():

@@ -397,6 +397,6 @@ def test_fab_trains_a_generator_of_bgflow(bg, system, energy, built, tmp_path):
 def test_a_flow_of_the_wrong_dimension_is_refused(system, energy):
     flow = CouplingFlow(torch.zeros(4, dtype=torch.bool))
     with pytest.raises(
-        ValueError, match=r"Expected a flow over z \(batch, 9\); two of its samples have shape \(2, 4\)"
+        ValueError, match=r"Expected a flow over z \(batch, 9\); 256 of its samples have shape \(256, 4\)"
     ):
         BoltzmannGenerator(system, SMALL, 0, energy, flow=flow)
