@@ -17,6 +17,7 @@ from . import export as _export
 from . import weights as _weights
 from .files import load_npz, write_atomically
 from .netcdf import SUFFIX, WeightedTrajectory
+from .summary import centres_of
 from .topology import (
     check_hands,
     check_same_atoms,
@@ -133,7 +134,7 @@ class Ensemble:
         if subsample and block is not None:
             raise ValueError("Expected subsample=True, for one run, or block, for several; got both.")
         x = whole_structures(trajectory, system.bonds, system.positions)
-        check_hands(x, system.stereocentres, system.positions, system.md_topology)
+        check_hands(x, centres_of(system), system.positions, system.md_topology)
         n = trajectory.n_frames
         log_w = np.zeros(n) if log_weights is None else np.array(log_weights, dtype=np.float64)
         if weights is not None:

@@ -13,6 +13,7 @@ from .zmatrix import LARGEST_RING, PLANAR
 
 if TYPE_CHECKING:
     from .coordinates import InternalCoordinates
+    from .system import MolecularSystem
 
 COLUMNS = ("atom", "bonded to", "nm", "angle with", "degrees", "torsion with", "degrees", "which")
 
@@ -139,6 +140,12 @@ def pyramids(near: Sequence[Sequence[int]], elements: Sequence[str], x: np.ndarr
             arms /= np.linalg.norm(arms, axis=1)[:, None]
             found += [i] * bool(np.arccos((arms * np.roll(arms, 1, 0)).sum(1)).sum() < PLANAR)
     return found
+
+
+def centres_of(system: MolecularSystem) -> dict[int, list[int]]:
+    """Atoms that have a hand, and their neighbours."""
+    near = neighbours_of(system.bonds, system.n_atoms)
+    return {i: [int(j) for j in near[i]] for i in stereocentres(near, system.elements)}
 
 
 def stereocentres(near: Sequence[Sequence[int]], elements: Sequence[str]) -> list[int]:

@@ -22,8 +22,6 @@ from openmm import app, unit
 
 from . import inputs
 from .checks import bonds_of, check_supported, constraints_of
-from .rings import neighbours_of
-from .summary import stereocentres
 
 FORCEFIELD = ("amber96.xml", "implicit/obc1.xml")
 LARGE = 60  # atoms
@@ -265,12 +263,6 @@ class MolecularSystem:
     def bonds(self) -> np.ndarray:
         """(n_bonds, 2) int, i < j, sorted: the topology's bonds, or where it lists none, the System's."""
         return bonds_of(self.topology, self.system)
-
-    @property
-    def stereocentres(self) -> dict[int, list[int]]:
-        """Atoms that have a hand, and their neighbours."""
-        near = neighbours_of(self.bonds, self.n_atoms)
-        return {i: [int(j) for j in near[i]] for i in stereocentres(near, self.elements)}
 
     @property
     def constraints(self) -> tuple[np.ndarray, np.ndarray]:

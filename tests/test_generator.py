@@ -255,7 +255,7 @@ def test_two_and_three_atoms(elements):
     atoms = [topology.addAtom(e, app.Element.getBySymbol(e), residue) for e in elements]
     springs, angles = openmm.HarmonicBondForce(), openmm.HarmonicAngleForce()
     for k in range(len(atoms)):
-        molecule.addParticle(12.0)
+        molecule.addParticle(atoms[k].element.mass)
         if k:
             topology.addBond(atoms[k - 1], atoms[k])
             springs.addBond(k - 1, k, 0.12, 40_000.0)

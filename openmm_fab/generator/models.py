@@ -18,6 +18,7 @@ from openmm_fab.files import write_atomically
 from openmm_fab.flow import CouplingFlow
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.path import TrainableFlow
+from openmm_fab.summary import centres_of
 from openmm_fab.system import MolecularSystem
 from openmm_fab.target import Coordinates
 from openmm_fab.topology import inverted_hands
@@ -106,7 +107,7 @@ def read(
 def _refuse_other_hands(path: str | Path, coordinates: InternalCoordinates, system: MolecularSystem) -> None:
     """Mirror images have the same bonds and force field."""
     x, _ = coordinates.to_cartesian(torch.zeros(1, coordinates.dim, dtype=torch.float64))
-    inverted = inverted_hands(x.numpy(), system.stereocentres, system.positions)
+    inverted = inverted_hands(x.numpy(), centres_of(system), system.positions)
     atoms = list(system.md_topology.atoms)
     if wrong := [str(atoms[i]) for i, share in inverted.items() if share]:
         raise ValueError(
