@@ -54,7 +54,8 @@ def mbar_log_weights(u: np.ndarray) -> np.ndarray:
     """Log weights (states, frames) towards the first state, by MBAR over all frames.
 
     Shirts and Chodera, J. Chem. Phys. 129, 124105 (2008), eq. 9. All are used, correlated or not: correlation costs
-    precision, which block errors know, and not correctness.
+    precision and not correctness. Block errors of averages with these weights hold the free energies of the states
+    fixed, which are of the same frames: they are too small, most for a basin that the lowest state hardly visits.
 
     Parameters
     ----------
