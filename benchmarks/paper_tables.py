@@ -55,7 +55,7 @@ PUBLISHED = {
 }
 TITLES = {"gmm40": "GMM-40", "manywell32": "ManyWell-32", "alanine_dipeptide": "alanine dipeptide"}
 EXPLANATION = (
-    "Means over {seeds} seeds ± standard error; ESS raw and with the largest 1e-4 of the weights clipped, of "
+    "Means over seeds, their number behind the name, ± standard error; ESS raw and with the largest 1e-4 of the weights clipped, of "
     "{samples:,} samples. Modes: of {n_modes:,}, those where q has at least a tenth of the density that is due. AIS "
     "goes from the flow to the target ({annealing}). The log Z error is the mean absolute error of estimates from "
     "2,000 samples each. The best possible E_p[log q] is {best:.2f}. Evaluations and seconds are those of training; "
@@ -113,7 +113,6 @@ def _section(target: str, scale: str, results: list[dict], folder: Path) -> None
     name, first = f"paper_{target}_{scale}", results[0]
     ais = first["settings"]["annealing"]
     text = EXPLANATION.format(
-        seeds=len({r["seed"] for r in results}),
         samples=first["samples"],
         n_modes=first["n_modes"],
         best=first["best_mean_log_q"],
