@@ -56,10 +56,11 @@ PUBLISHED = {
 TITLES = {"gmm40": "GMM-40", "manywell32": "ManyWell-32", "alanine_dipeptide": "alanine dipeptide"}
 EXPLANATION = (
     "Means over seeds, their number behind the name, ± standard error; ESS raw and with the largest 1e-4 of the "
-    "weights clipped, of {samples:,} samples. Modes: of {n_modes:,}, those where q has at least a tenth of the density that "
-    "is due. AIS goes from the flow to the target ({annealing}). The log Z error is the mean absolute error of estimates from "
-    "2,000 samples each. The best possible E_p[log q] is {best:.2f}. Evaluations and seconds are those of training; "
-    "compilation counts, evaluation does not. A stochastic flow's log q is a bound from below, its ESS that of paths."
+    "weights clipped, of {samples:,} samples. Modes: of {n_modes:,}, those where q has at least a tenth of the "
+    "density that is due. AIS goes from the flow to the target ({annealing}). The log Z error is the mean "
+    "absolute error of estimates from 2,000 samples each. The best possible E_p[log q] is {best:.2f}. "
+    "Evaluations and seconds are those of training; compilation counts, evaluation does not. A stochastic flow's "
+    "log q is a bound from below, its ESS that of paths."
 )
 
 
