@@ -55,24 +55,16 @@ def _pooled() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([z for z, _ in shards]), torch.cat([log_w for _, log_w in shards])
 
 
-def test_a_normalised_loss_is_that_of_the_pooled_batch(folder) -> None:
-    z, log_w = _pooled()
+@pytest.mark.parametrize("weighted", ["", "_of_first"], ids=["both ranks", "the first alone"])
+def test_a_normalised_loss_is_that_of_the_pooled_batch(folder, weighted: str) -> None:
+    """Also where a rank has no sample with any weight."""
+    z, log_w = work.shard(0) if weighted else _pooled()
     at = torch.nn.Parameter(torch.tensor(0.5))
     loss = weighted_loss(work.line(z, at), log_w)
     loss.backward()
     for found in _both(folder, "gradients"):
-        assert found["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
-        assert found["exact"] == pytest.approx(float(at.grad), rel=1e-5)
-
-
-def test_a_rank_without_any_weight_leaves_the_loss_to_the_others(folder) -> None:
-    z, log_w = work.shard(0)
-    at = torch.nn.Parameter(torch.tensor(0.5))
-    loss = weighted_loss(work.line(z, at), log_w)
-    loss.backward()
-    for found in _both(folder, "gradients"):
-        assert found["loss_of_first"] == pytest.approx(float(loss.detach()), rel=1e-5)
-        assert found["exact_of_first"] == pytest.approx(float(at.grad), rel=1e-5)
+        assert found[f"loss{weighted}"] == pytest.approx(float(loss.detach()), rel=1e-5)
+        assert found[f"exact{weighted}"] == pytest.approx(float(at.grad), rel=1e-5)
 
 
 def test_draws_from_shards_have_the_pooled_gradient_in_expectation(folder) -> None:

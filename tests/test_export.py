@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import errno
 from dataclasses import replace
 
+import mdtraj
 import numpy as np
 import pytest
 from test_compare import flow
@@ -124,6 +126,15 @@ def test_write_by_suffix(ensemble, tmp_path) -> None:
     pytest.importorskip("pandas")
     write_ensemble(ensemble, tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text().startswith("frame,u,log_w,weight,block,phi ALA2")
+
+
+def test_a_full_disk_is_not_called_a_wrong_suffix(ensemble, tmp_path, monkeypatch) -> None:
+    def full(self, path: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mdtraj.Trajectory, "save", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_ensemble(ensemble, tmp_path / "a.dcd")
 
 
 def test_names_stay_apart_in_colvar(tmp_path) -> None:

@@ -13,6 +13,7 @@ from openmm import app
 
 from openmm_fab.md import TorsionBias, reference
 from openmm_fab.md.bias import chosen_torsions
+from openmm_fab.md.convergence import Convergence
 from openmm_fab.md.ladder import by_temperature, ladder_log_weights
 from openmm_fab.md.settings import WalkersExchangeSettings
 from openmm_fab.md.walkers import ExchangingWalkers, Walkers, exchange
@@ -307,3 +308,12 @@ def test_metadynamics_flattens_a_torsion_and_its_weights_undo_that(beads, tmp_pa
     flat = (np.cos(coordinates(ensemble.x)[:, 7]) < 0).mean()
     assert 0.3 < flat < 0.7  # unweighted, the frames are nearly uniform
     assert "metadynamics" in repr(ensemble) and ensemble.convergence.walkers == 80
+
+
+def test_few_walkers_are_cut_into_pieces_of_two_correlation_times(beads, monkeypatch) -> None:
+    found = {}
+    for slowest in (0.5, 1e6):
+        monkeypatch.setattr(Convergence, "slowest", slowest)
+        found[slowest] = reference(beads, "walkers", **SHORT | dict(walkers=4, time_ps=1.6))
+    assert [len(np.unique(one.block)) for one in found.values()] == [20, 4]
+    assert found[1e6].convergence.df.error != found[0.5].convergence.df.error  # the report has them, too

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from examples import chain
 from test_generator import QUIET, SMALL
 from torch import nn
 from torch.distributions import Independent, Normal, TransformedDistribution, VonMises
@@ -251,6 +252,17 @@ def test_angles_that_leave_the_circle_are_warned_of():
     with pytest.warns(UserWarning, match=r"of this flow's samples have angles beyond \+-pi"):
         flow = from_distribution(_Normal(0.0, 1.8), periodic)
     assert tear(flow, periodic) < 1e-3
+
+
+def test_a_generator_warns_of_angles_that_leave_the_circle(tmp_path):
+    """Nobody told this flow that there are any."""
+
+    class Broad(_Normal):
+        def forward(self) -> torch.distributions.Distribution:
+            return Independent(Normal(torch.zeros(9), 1.8 * self.mean.new_ones(9)), 1)
+
+    with pytest.warns(UserWarning, match=r"of the flow's samples have angles beyond \+-pi"):
+        BoltzmannGenerator(chain(tmp_path), flow=from_distribution(Broad(0.0)))
 
 
 def test_zukos_circular_flow_is_warned_of():
