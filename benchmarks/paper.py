@@ -36,8 +36,7 @@ from openmm_fab.train import Budget, Trainer, TrainingError, TrainSettings
 
 OUT = Path(__file__).resolve().parent.parent / "runs" / "paper"
 RESULTS = Path(__file__).resolve().parent / "paper_results"
-METHODS = ("fab", "fab_seldom", "fab_path", "fab_no_buffer", "reverse_kl", "ml", "alpha2", "snf", "ml_md")
-MAY_DIVERGE = ("alpha2", "reverse_kl", "snf")  # trained without annealing: as good as they were before
+METHODS = ("fab", "fab_defaults", "fab_no_buffer", "reverse_kl", "ml", "alpha2", "snf", "ml_md")
 CHECKPOINT_EVERY = 60.0  # s
 LOOKS = 10  # evaluations on the way
 FEW_MODES = 1000  # so many are looked at on the way, too
@@ -176,8 +175,12 @@ def _one(options: argparse.Namespace, seed: int) -> dict:
     name = f"{options.target}_{options.method}_{options.scale}_{seed}"
     path = options.results / f"{name}.json"
     if path.exists():
+        found = json.loads(path.read_text())
+        asked = {"device": options.device} | ({"minutes": options.minutes} if options.minutes else {})
+        if other := {key: found[key] for key in asked.keys() & found.keys() if found[key] != asked[key]}:
+            raise SystemExit(f"Expected a result of {asked} in {path}; got one of {other}. Use another --results.")
         print(f"{path} is there already.", file=sys.stderr)
-        return json.loads(path.read_text())
+        return found
     run = paper_molecule.run if options.target == paper_molecule.TARGET else _run
     result, arrays = run(options, seed, options.out / f"{name}.json")
     write_atomically(path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays))
@@ -228,7 +231,7 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict
                 write_atomically(path.with_suffix(".curve"), lambda file: file.write(json.dumps(curve).encode()))
                 trainer.save(checkpoint)
     except TrainingError as error:  # the trainer has the flow that was good last
-        if options.method not in MAY_DIVERGE:
+        if options.method not in paper_molecule.MAY_DIVERGE:
             raise
         print(f"{path.stem}: {error}", file=sys.stderr)
         diverged = True
@@ -245,6 +248,7 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict
         "scale": options.scale,
         "seed": seed,
         "minutes": minutes,
+        "device": options.device,
         "commit": current_commit(),
         "machine": machine(),
         "settings": {"flow": asdict(setting.flow), "train": asdict(train), "annealing": asdict(setting.annealing)},
@@ -263,8 +267,7 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict
 def _objective(method: str, setting: Setting, target: Multimodal) -> Objective:
     return {
         "fab": fab,
-        "fab_seldom": fab,
-        "fab_path": fab,
+        "fab_defaults": fab,
         "fab_no_buffer": fab_no_buffer,
         "reverse_kl": reverse_kl,
         "ml": MaximumLikelihood(target.sample),

@@ -19,6 +19,7 @@ from record import current_commit, machine, record
 import openmm_fab as fab
 from openmm_fab.flow import FlowSettings
 from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
+from openmm_fab.metrics import LOST
 from openmm_fab.progress import History
 from openmm_fab.train import Budget, TrainSettings
 from openmm_fab.watch import TrainingError
@@ -26,28 +27,30 @@ from openmm_fab.watch import TrainingError
 TARGET = "alanine_dipeptide"
 OBJECTIVES = {
     "fab": "fab",
-    "fab_seldom": "fab",
-    "fab_path": "fab",
+    "fab_defaults": "fab",
     "fab_no_buffer": "fab_no_buffer",
     "reverse_kl": "reverse_kl",
     "ml": "maximum_likelihood",
     "ml_md": "maximum_likelihood",
     "alpha2": "alpha_divergence",
 }
+MAY_DIVERGE = ("alpha2", "reverse_kl", "snf")  # trained without annealing: as good as they were before
 EVALUATIONS = {"cpu": 2_000_000, "full": 100_000_000}  # of the target, the same for all methods
 ML_MINUTES = {"cpu": 10.0, "full": 240.0}  # maximum likelihood evaluates no energy
 FRAME_STEPS = 1000  # of 1 fs, from one frame of dynamics to the next
 MORE = 100  # times as many evaluations have the samples of "ml" as those of "ml_md"
 SAMPLES = {"cpu": 100_000, "full": 1_000_000}
+LOOK_FRAMES = 2000  # of the reference, on the way
 BINS, MAP = 36, 60  # of the Ramachandran histograms; of those that are drawn
 SUMMARY = (
-    *("ess", "ess_clipped", "mean_log_q", "kld", "kld_flow", "tv", "tv_flow", "basin_df"),
+    *("ess", "ess_clipped", "mean_log_q", "log_z", "kld", "kld_flow", "tv", "tv_flow", "basin_df"),
     *("evaluations", "flow_evaluations", "seconds"),
 )
 COLUMNS = (
     ("ESS %", "ess", 100, 1),
     ("clipped", "ess_clipped", 100, 1),
     ("E_p[log q] on MD", "mean_log_q", 1, 2),
+    ("log Z", "log_z", 1, 3),
     ("Ram KLD, flow", "kld_flow", 1, 4),
     ("Ram KLD, reweighted", "kld", 1, 4),
     ("Ram TV, flow", "tv_flow", 1, 4),
@@ -68,11 +71,13 @@ def settings(scale: str, method: str) -> GeneratorSettings:
 
 
 def ours(train: TrainSettings, method: str) -> TrainSettings:
-    """What the published methods do not have: path gradients, passes without annealing once the flow is good, and the
-    control variate that these allow."""
-    seldom = train.anneal_below if method == "fab_seldom" else 1.0
-    path = 0.7 if method == "fab_path" else 0.0
-    return replace(train, path_gradient=path, path_above=0.0, anneal_below=seldom, control_variate=False)
+    """The training of a method: without what the published ones do not have, unless they are this project's defaults.
+
+    Those lift rare basins, stop annealing once the flow is good, and then use a control variate.
+    """
+    if method == "fab_defaults":
+        return train
+    return replace(train, path_gradient=0.0, anneal_below=1.0, control_variate=False, basin_share=0.0)
 
 
 def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -96,6 +101,7 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[
         budget = Budget(iterations=2)
     elif options.minutes or likelihood:
         budget = Budget(minutes=options.minutes or ML_MINUTES[options.scale])
+    few = reference.resample(LOOK_FRAMES, seed=0)
     folder, history, diverged = None if options.quick else path.with_suffix(""), History(), False
     try:
         history = generator.train(
@@ -106,9 +112,10 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[
             compile=not (options.quick or options.no_compile),
             objective=OBJECTIVES[options.method],
             samples=learned_from if likelihood else None,
+            measure=lambda ensemble: _against(ensemble, reference, generator, few),
         )
     except TrainingError as error:  # the generator has the flow that was good last
-        if options.method != "reverse_kl" or folder is None:
+        if options.method not in MAY_DIVERGE or folder is None:
             raise
         print(f"{path.stem}: {error}", file=sys.stderr)
         diverged = True
@@ -120,7 +127,10 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[
         "ess": ensemble.ess_fraction,
         "ess_clipped": ensemble.ess_clipped / n,
         "khat": ensemble.khat if np.isfinite(ensemble.khat) else None,
-        **_against(ensemble, reference, generator),
+        "log_z": float(ensemble.log_z.value),
+        "log_z_error": float(ensemble.log_z.error),
+        **_against(ensemble, reference, generator, reference),
+        **_basin(ensemble, reference),
         **{key: curve[-1][key] for key in ("evaluations", "flow_evaluations", "seconds")},
     }
     if likelihood:
@@ -136,6 +146,8 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[
         "settings": asdict(generator.settings),
         "samples": n,
         "diverged": diverged,
+        "minutes": budget.minutes,
+        "device": options.device,
         **figures,
         "curve": [m for m in curve if "ess" in m],
     }
@@ -168,8 +180,11 @@ def _curve(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _against(ensemble: fab.Ensemble, reference: fab.Ensemble, generator: BoltzmannGenerator) -> dict:
-    """Divergences of the Ramachandran histograms from the reference's, before and after reweighting."""
+def _against(
+    ensemble: fab.Ensemble, reference: fab.Ensemble, generator: BoltzmannGenerator, frames: fab.Ensemble
+) -> dict[str, float]:
+    """Divergences of the Ramachandran histograms from the reference's, before and after reweighting; and log q of
+    frames of it."""
     weights = reference.weights
     p = _ramachandran(reference, weights)
     figures = {}
@@ -179,9 +194,13 @@ def _against(ensemble: fab.Ensemble, reference: fab.Ensemble, generator: Boltzma
         # Bins that no sample fell into would be infinite: half a sample stands there.
         floor = np.maximum(q, 0.5 / ensemble.n)
         figures[f"kld{suffix}"] = float((p[p > 0] * np.log(p[p > 0] / floor[p > 0])).sum())
-    log_q = generator.log_prob(torch.from_numpy(np.asarray(reference.x, dtype=np.float64))).numpy()
-    seen = np.isfinite(log_q) & (weights > 0)
-    figures["mean_log_q"] = float((weights[seen] * log_q[seen]).sum() / weights[seen].sum())
+    log_q = generator.log_prob(torch.from_numpy(np.asarray(frames.x, dtype=np.float64)))
+    figures["mean_log_q"] = float(frames.weights @ log_q.nan_to_num(LOST, LOST, LOST).numpy())
+    return figures
+
+
+def _basin(ensemble: fab.Ensemble, reference: fab.Ensemble) -> dict[str, float | None]:
+    figures = {}
     for name, side in (("basin_df", ensemble), ("basin_df_reference", reference)):
         found = fab.basin_difference(side)
         figures[name] = float(found.value) if np.isfinite(found.value) else None

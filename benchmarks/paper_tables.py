@@ -17,10 +17,9 @@ from record import record
 from openmm_fab.target import GaussianMixture, ManyWell
 
 PICTURES = Path(__file__).parent / "figures"
-ORDER = ("fab", "fab_seldom", "fab_path", "fab_no_buffer", "ml", "ml_md", "alpha2", "reverse_kl", "snf")
+ORDER = ("fab", "fab_defaults", "fab_no_buffer", "ml", "ml_md", "alpha2", "reverse_kl", "snf")
 NAMES = {
-    "fab_seldom": "FAB with buffer, annealed while it pays",
-    "fab_path": "FAB with buffer and path gradients",
+    "fab_defaults": "FAB with buffer, this project's defaults",
     "fab": "FAB with buffer",
     "fab_no_buffer": "FAB without buffer",
     "ml": "maximum likelihood on exact samples",
@@ -154,7 +153,9 @@ def _cell(values: Sequence[float | None], factor: float, digits: int | None) -> 
     if digits is None:
         return f"{mean:.2g}"
     shown = f"{factor * mean:,.{digits}f}"
-    return shown if error is None or digits == 0 else f"{shown} ± {factor * error:.{digits}f}"
+    shown = shown if error is None or digits == 0 else f"{shown} ± {factor * error:.{digits}f}"
+    lost = sum(v is None for v in values)
+    return f"{shown}, infinite in {lost}" if lost else shown
 
 
 def _samples(results: list[dict], folder: Path) -> dict[str, np.ndarray]:

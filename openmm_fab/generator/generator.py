@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -125,6 +125,7 @@ class BoltzmannGenerator:
         evaluate_samples: int = 4096,
         objective: str | Objective = "fab",
         samples: Ensemble | None = None,
+        measure: Callable[[Ensemble], Mapping[str, float]] | None = None,
     ) -> History:
         """Train by FAB on the energy, without any MD data; or by another objective.
 
@@ -147,6 +148,9 @@ class BoltzmannGenerator:
             "fab", "fab_no_buffer", "alpha_divergence", "reverse_kl" or "maximum_likelihood"; see `objectives`.
         samples : Ensemble, optional
             What maximum likelihood learns from; drawn from by its weights.
+        measure : callable, optional
+            Takes the samples that are evaluated, with their weights, and returns more metrics by name, such as their
+            distance from a reference.
 
         Returns
         -------
@@ -167,7 +171,7 @@ class BoltzmannGenerator:
             self._compile(self.settings.train.batch)
         chosen = self._objective(objective, samples)
         trainer = Trainer(self.flow, self.target, budget, self.settings.train, self._random, chosen, self._about())
-        return training.run(self, trainer, started, folder, resume, progress, evaluate_every, evaluate_samples)
+        return training.run(self, trainer, started, folder, resume, progress, evaluate_every, evaluate_samples, measure)
 
     def _objective(self, objective: str | Objective, samples: Ensemble | None) -> Objective:
         if callable(objective):
@@ -321,13 +325,14 @@ class BoltzmannGenerator:
         z, log_det = self.to_internal(x)
         return (self.flow.log_prob(z.to(next(self.flow.parameters()))).double() + log_det).cpu()
 
-    def evaluate(self, n: int = 4096) -> Metrics:
-        """How good the flow is now, on n samples and the true energy.
+    def evaluate(self, n: int = 4096, measure: Callable[[Ensemble], Mapping[str, float]] | None = None) -> Metrics:
+        """How good the flow is now, on n samples and the true energy; `measure` as in `train`.
 
         Returns
         -------
         dict
-            ess, ess_clipped (shares; raw, and with the largest 1e-4 of the weights clipped), khat, log_z, outside and
+            ess, ess_clipped (shares; raw, and with the largest 1e-4 of the weights clipped), khat, log_z and
+            log_z_error (its standard error), outside and
             outside_weight (shares of samples and of weight beyond the splines' range), and where there is a phi
             torsion basin_df and basin_df_error (kT, see `free_energy.basin_difference`). A flow or coordinates of other
             libraries have no such range.
@@ -338,13 +343,14 @@ class BoltzmannGenerator:
             "ess_clipped": ensemble.ess_clipped / n,
             "khat": ensemble.khat,
             "log_z": float(ensemble.log_z.value),
+            "log_z_error": float(ensemble.log_z.error),
         }
         if self.ranged:
             metrics["outside"], metrics["outside_weight"] = self.outside_range(ensemble)
         if ensemble.phi().shape[1]:
             basin = basin_difference(ensemble)
             metrics |= {"basin_df": basin.value, "basin_df_error": basin.error}
-        return metrics
+        return metrics if measure is None else metrics | dict(measure(ensemble))
 
     def outside_range(self, ensemble: Ensemble) -> tuple[float, float]:
         """Shares of samples and of weight with a stiff coordinate beyond the range of the splines."""

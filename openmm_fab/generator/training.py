@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,7 @@ from openmm_fab.progress import History, RunLog, TrainingBar
 from openmm_fab.train import Trainer
 
 if TYPE_CHECKING:
+    from openmm_fab.ensemble import Ensemble
     from openmm_fab.generator.generator import BoltzmannGenerator
 
 CHECKPOINT_EVERY = 120.0  # s
@@ -31,6 +33,7 @@ def run(
     progress: bool | Literal["plot"],
     evaluate_every: float,
     evaluate_samples: int,
+    measure: Callable[[Ensemble], Mapping[str, float]] | None,
 ) -> History:
     """Train until the budget is spent; see `BoltzmannGenerator.train`. `started` is a time of the ranks' clock."""
     clock = trainer.ranks.clock
@@ -56,7 +59,7 @@ def run(
                 now = clock()
                 trainer.seconds = now - started  # the clock on the wall: all of it counts
                 if now - evaluated > evaluate_every or trainer.spent >= 1:
-                    info |= generator.evaluate(evaluate_samples)
+                    info |= generator.evaluate(evaluate_samples, measure)
                     if generator.ranged:
                         info["annealed_outside"] = _outside(generator, trainer)
                     if trainer.buffer.size:
