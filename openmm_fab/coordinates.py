@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .amides import OMEGAS, amide_bonds, with_trans_amides
+from .amines import NITROGENS, inverting_rows
 from .constraints import MassMetric, fixed_lengths
 from .fusing import FusedMap
 from .placement import Placement
@@ -55,6 +56,10 @@ class CoordinateSettings:
         Groups of equal atoms of which one labelled sector is sampled: see `symmetry`.
     omega : "as_given", "trans" or "sample"
         Peptide bonds keep the isomer of the given structure, are turned trans first, or turn freely.
+    turning : pairs of atoms
+        Bonds that turn freely though they have the length of a double or partial double bond, by numbers of atoms.
+    nitrogens : "sample" or "as_given"
+        Pyramidal nitrogens whose sides differ invert, or keep the side of the given structure: see `amines`.
     measure : "rigid" or "flexible"
         Of molecules with constraints: what rigid dynamics samples, as OpenMM does, or the limit of stiff springs.
     """
@@ -64,12 +69,21 @@ class CoordinateSettings:
     whiten: bool = True
     symmetry: str = "methyl"
     omega: str = "as_given"
+    turning: tuple[tuple[int, int], ...] = ()
+    nitrogens: str = "sample"
     measure: str = "rigid"
 
     def __post_init__(self) -> None:
+        try:  # lists, where they come from a file
+            object.__setattr__(self, "turning", tuple((int(i), int(j)) for i, j in self.turning))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Expected turning to be pairs of atoms, [[4, 7]]; got {self.turning!r}.") from error
         if not (self.inflate > 0 and self.softest > 0):
             raise ValueError(f"Expected inflate > 0 and softest > 0; got {self}.")
-        for name, known in (("symmetry", SYMMETRIES), ("omega", OMEGAS), ("measure", MEASURES)):
+        for name, known in (
+            *(("symmetry", SYMMETRIES), ("omega", OMEGAS)),
+            *(("nitrogens", NITROGENS), ("measure", MEASURES)),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"Expected {name} to be one of {known}; got {getattr(self, name)!r}.")
 
@@ -191,6 +205,10 @@ class InternalCoordinates(torch.nn.Module):
         if settings.omega == "trans" and amides:
             minimum = system.minimise(with_trans_amides(minimum, system.bonds, amides))
         turning = [amide[1:3] for amide in amides] if settings.omega == "sample" else []
+        bonded = set(map(frozenset, system.bonds.tolist()))
+        if wrong := [pair for pair in settings.turning if frozenset(pair) not in bonded]:
+            raise ValueError(f"Expected turning to name bonds by two atoms each; atoms {wrong} are not bonded.")
+        turning += settings.turning
         zmatrix = build_zmatrix(system.bonds, system.element_masses, minimum, turning)
         pairs, lengths = system.constraints
         fixed = fixed_lengths(zmatrix, pairs, lengths, [str(a) for a in system.md_topology.atoms])
@@ -198,7 +216,12 @@ class InternalCoordinates(torch.nn.Module):
         rotors = find_rotors(zmatrix, system.bonds, system.elements, minimum, settings.symmetry)
         rotors = [r for r in rotors if same_energy(r, minimum, energy, metric)]
         x = None if trajectory is None else np.asarray(trajectory.xyz, dtype=np.float64)
-        coordinates = cls.fit(zmatrix, minimum, energy.value_and_gradient, settings, fixed, rotors, metric, x)
+        inverting: list[int] = []
+        if settings.nitrogens == "sample":
+            inverting = inverting_rows(zmatrix, system.bonds, system.elements, minimum)
+        coordinates = cls.fit(
+            zmatrix, minimum, energy.value_and_gradient, settings, fixed, rotors, metric, x, inverting
+        )
         coordinates.system = system
         return coordinates
 
@@ -213,6 +236,7 @@ class InternalCoordinates(torch.nn.Module):
         rotors: Sequence[Rotor] = (),
         metric: MassMetric | None = None,
         structures: np.ndarray | None = None,
+        inverting: Sequence[int] = (),
     ) -> InternalCoordinates:
         """Centre and scale the stiff coordinates by the energy around its minimum.
 
@@ -225,8 +249,10 @@ class InternalCoordinates(torch.nn.Module):
             As for `InternalCoordinates`.
         structures : ndarray, shape (frames, n_atoms, 3), nm, optional
             Centre and scale the stiff coordinates by these instead.
+        inverting : rows of the Z-matrix, optional
+            Whose torsion is centred between this side and its mirror image, and as wide as they are apart.
         """
-        from .scales import covariance_at_minimum, mixing_of, moments, soften
+        from .scales import both_sides, covariance_at_minimum, mixing_of, moments, soften
 
         settings = settings or CoordinateSettings()
         x = torch.as_tensor(np.asarray(minimum), dtype=torch.float64)[None]
@@ -241,7 +267,8 @@ class InternalCoordinates(torch.nn.Module):
         else:
             shift, covariance = moments(plain, structures)
             plain._set_scale(plain.mean + shift, plain.mixing)
-        plain._set_scale(plain.mean, mixing_of(covariance * settings.inflate**2, settings.whiten))
+        mean, covariance = both_sides(plain, plain.mean, covariance, inverting, settings.inflate)
+        plain._set_scale(mean, mixing_of(covariance * settings.inflate**2, settings.whiten))
         return plain
 
     def to_tensors(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .topology import named_torsions
+from .topology import map_axes, named_torsions
 from .weights import systematic_resample
 
 if TYPE_CHECKING:
@@ -66,10 +66,9 @@ def draw_structures(ensemble: Ensemble, seed: int = 0, n: int | None = None) -> 
     frame, share = drawn[order], counts[order] / n
     chosen = ensemble[frame]
     trajectory = superposed(chosen.to_mdtraj())
-    torsions = named_torsions(ensemble.topology)
-    axes = tuple(sorted(torsions, key=lambda name: not name.startswith(("phi", "psi")))[:2])
-    angles = chosen.torsions([torsions[name] for name in axes]) if len(axes) == 2 else np.zeros((len(frame), 0))
-    return Structures(trajectory.xyz, frame, share, axes if len(axes) == 2 else (), angles, _pdb(trajectory))
+    torsions, axes = named_torsions(ensemble.topology), map_axes(ensemble.topology)
+    angles = chosen.torsions([torsions[name] for name in axes]) if axes else np.zeros((len(frame), 0))
+    return Structures(trajectory.xyz, frame, share, axes, angles, _pdb(trajectory))
 
 
 def superposed(trajectory: mdtraj.Trajectory) -> mdtraj.Trajectory:

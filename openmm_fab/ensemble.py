@@ -21,7 +21,7 @@ from .summary import centres_of
 from .topology import (
     check_hands,
     check_same_atoms,
-    named_torsions,
+    slow_torsions,
     topology_from_arrays,
     topology_to_arrays,
     whole_structures,
@@ -407,7 +407,7 @@ def time_blocks(ensemble: Ensemble, blocks: int = 50) -> np.ndarray:
 
 def slowest_inefficiency(ensemble: Ensemble) -> float | None:
     """Frames for one independent one, of the slowest torsion of a run in time order; None without pymbar."""
-    quadruples = list(named_torsions(ensemble.topology).values())
+    quadruples = list(slow_torsions(ensemble.topology).values())
     angles = ensemble.torsions(quadruples) if quadruples else np.zeros((ensemble.n, 0))
     # The half circle catches rare jumps that motion within one basin hides in cos and sin.
     series = np.hstack([np.cos(angles), np.sin(angles), (angles > 0) & (angles < 2.5)]).T

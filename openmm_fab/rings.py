@@ -1,4 +1,4 @@
-"""Rings of a bond graph."""
+"""Bond graphs: neighbours, distances, rings, and which atoms look alike."""
 
 from __future__ import annotations
 
@@ -16,6 +16,19 @@ def neighbours_of(bonds: np.ndarray, n_atoms: int) -> list[list[int]]:
         near[i].append(j)
         near[j].append(i)
     return near
+
+
+def kinds_of(near: Sequence[Sequence[int]], elements: Sequence[str]) -> list[int]:
+    """A number for each atom, equal for those that no walk along the bond graph takes for different ones: elements,
+    refined by the neighbours' numbers until nothing new is told apart."""
+    kinds = [sorted(set(elements)).index(e) for e in elements]
+    while True:
+        seen = [(kinds[i], tuple(sorted(kinds[j] for j in near[i]))) for i in range(len(near))]
+        known = {kind: k for k, kind in enumerate(sorted(set(seen)))}
+        refined = [known[kind] for kind in seen]
+        if len(known) == len(set(kinds)):
+            return kinds
+        kinds = refined
 
 
 def distances(start: int, near: Sequence[Sequence[int]]) -> dict[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,14 +63,37 @@ def soften(plain: InternalCoordinates, covariance: Tensor, positions: np.ndarray
     of one minimum is of no use.  Rings that are planar, or too stiff to pucker, stay as they are.
     """
     width = covariance.diagonal().sqrt()
-    first = int(np.isnan(plain.lengths).sum())  # torsions come after lengths and angles
-    torsions = np.flatnonzero(puckering(plain.zmatrix, positions)[3:][~plain.zmatrix.periodic[3:]])
-    soft = [first + int(k) for k in torsions if width[first + int(k)] > PUCKERS]
+    places = _torsion_places(plain, np.flatnonzero(puckering(plain.zmatrix, positions)))
+    soft = [place for place in places if width[place] > PUCKERS]
+    return _on_their_own(covariance, soft, width[soft].clamp(min=softest))
+
+
+def both_sides(
+    plain: InternalCoordinates, mean: Tensor, covariance: Tensor, rows: Sequence[int], inflate: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and covariance where the torsions of these rows are flat at z = 0, and the side that they are on, or the
+    one they are nearer to, is at |z| = 1 at most, as its mirror image is; nothing is taken to depend on them.
+    """
+    places = _torsion_places(plain, rows)
+    mean = mean.clone()
+    apart = math.pi - torch.remainder(mean[places] + math.pi, 2 * math.pi).sub(math.pi).abs()
+    mean[places] = math.pi
+    wide = torch.maximum(apart / inflate, covariance.diagonal()[places].sqrt())
+    return mean, _on_their_own(covariance, places, wide)
+
+
+def _torsion_places(plain: InternalCoordinates, rows: Sequence[int] | np.ndarray) -> list[int]:
+    """Where the narrow torsions of these rows are among the stiff coordinates: after lengths and angles."""
+    narrow = np.flatnonzero(~plain.zmatrix.periodic[3:]) + 3
+    first = int(np.isnan(plain.lengths).sum())
+    return [first + int(np.flatnonzero(narrow == row)[0]) for row in rows if row in narrow]
+
+
+def _on_their_own(covariance: Tensor, places: Sequence[int], width: Tensor) -> Tensor:
     covariance = covariance.clone()
-    own = width[soft].clamp(min=softest) ** 2
-    covariance[soft, :] = 0.0
-    covariance[:, soft] = 0.0
-    covariance[soft, soft] = own
+    covariance[places, :] = 0.0
+    covariance[:, places] = 0.0
+    covariance[places, places] = width**2
     return covariance
 
 

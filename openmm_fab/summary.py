@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .amides import amide_bonds, is_trans
-from .rings import is_planar, neighbours_of, smallest_ring
-from .zmatrix import LARGEST_RING, PLANAR
+from .amines import pyramidal_nitrogens
+from .rings import is_planar, kinds_of, neighbours_of, smallest_ring
+from .zmatrix import LARGEST_RING, LINEAR
 
 if TYPE_CHECKING:
     from .coordinates import InternalCoordinates
@@ -106,13 +107,18 @@ def _chemistry(c: InternalCoordinates, names: Sequence[str]) -> list[str]:
         isomer = "sampled" if frozenset(amide[1:3]) in turning else "trans" if is_trans(x, amide) else "cis"
         kept.setdefault(isomer, []).append(f"{names[amide[1]]}-{names[amide[2]]}")
     lines += [f"Peptide bonds, {isomer}: {', '.join(found)}" for isomer, found in kept.items()]
+    if stiff := _stiff_bonds(c, near, turning):
+        lines.append(f"Other bonds that do not turn: {', '.join(f'{names[i]}-{names[j]}' for i, j in stiff)}")
     hands = stereocentres(near, elements)
     if hands:
         lines.append(f"Stereocentres, which keep the hand of the structure: {', '.join(names[i] for i in hands)}")
-    if bent := pyramids(near, elements, x):
-        lines.append(
-            f"Pyramidal nitrogens, which keep their side where MD may invert them: {', '.join(names[i] for i in bent)}"
-        )
+    kept_side = pyramidal_nitrogens(bonds, elements, x)  # those that invert are flat at the centre
+    inverting = sorted(set(pyramidal_nitrogens(bonds, elements, c.system.minimum)) - set(kept_side))
+    if inverting:
+        lines.append(f"Pyramidal nitrogens, both sides sampled: {', '.join(names[i] for i in inverting)}")
+    if kept_side:
+        held = ", ".join(names[i] for i in kept_side)
+        lines.append(f"Pyramidal nitrogens, which keep their side where MD may invert them: {held}")
     rings = {frozenset(r) for i, j in bonds.tolist() if (r := smallest_ring(i, j, near))}
     soft = [r for r in rings if not is_planar(sorted(r), x) and len(r) <= LARGEST_RING]
     if soft:
@@ -120,8 +126,37 @@ def _chemistry(c: InternalCoordinates, names: Sequence[str]) -> list[str]:
     large = [r for r in rings if len(r) > LARGEST_RING]
     if large:
         sizes = ", ".join(str(len(r)) for r in sorted(large, key=len))
-        lines.append(f"Hard: rings of {sizes} atoms, closed by the energy alone; expect a low effective sample size")
+        lines.append(
+            f"Hard: rings of {sizes} atoms, closed by the energy alone, torsions near those given; expect a low "
+            "effective sample size"
+        )
     return lines
+
+
+def _stiff_bonds(
+    c: InternalCoordinates, near: Sequence[Sequence[int]], turning: set[frozenset[int]]
+) -> list[tuple[int, int]]:
+    """Bonds with something at both ends about which no torsion turns, but for those in rings and of peptides."""
+    assert c.system is not None
+    known = turning | {frozenset(amide[1:3]) for amide in amide_bonds(c.system.bonds, c.system.elements)}
+    straight = {
+        i
+        for i, around in enumerate(near)
+        if len(around) == 2 and _is_straight(c.system.minimum[[around[0], i, around[1]]])
+    }
+    return [
+        (i, j)
+        for i, j in c.system.bonds.tolist()
+        if min(len(near[i]), len(near[j])) > 1
+        and frozenset((i, j)) not in known
+        and not straight & {i, j}
+        and not smallest_ring(i, j, near)
+    ]
+
+
+def _is_straight(x: np.ndarray) -> bool:
+    a, b = x[0] - x[1], x[2] - x[1]
+    return bool(a @ b / np.linalg.norm(a) / np.linalg.norm(b) < np.cos(LINEAR))
 
 
 def _centre(c: InternalCoordinates) -> np.ndarray:
@@ -129,17 +164,6 @@ def _centre(c: InternalCoordinates) -> np.ndarray:
 
     x, _ = c.to_cartesian(torch.zeros(1, c.dim, dtype=torch.float64))
     return x[0].numpy()
-
-
-def pyramids(near: Sequence[Sequence[int]], elements: Sequence[str], x: np.ndarray) -> list[int]:
-    """Nitrogens with three neighbours that are not in one plane, in x (n_atoms, 3)."""
-    found = []
-    for i, around in enumerate(near):
-        if elements[i] == "N" and len(around) == 3:
-            arms = x[list(around)] - x[i]
-            arms /= np.linalg.norm(arms, axis=1)[:, None]
-            found += [i] * bool(np.arccos((arms * np.roll(arms, 1, 0)).sum(1)).sum() < PLANAR)
-    return found
 
 
 def centres_of(system: MolecularSystem) -> dict[int, list[int]]:
@@ -150,12 +174,5 @@ def centres_of(system: MolecularSystem) -> dict[int, list[int]]:
 
 def stereocentres(near: Sequence[Sequence[int]], elements: Sequence[str]) -> list[int]:
     """Carbons with four neighbours that no walk along the bond graph takes for each other."""
-    kinds = [sorted(set(elements)).index(e) for e in elements]
-    while True:
-        seen = [(kinds[i], tuple(sorted(kinds[j] for j in near[i]))) for i in range(len(near))]
-        known = {kind: k for k, kind in enumerate(sorted(set(seen)))}
-        refined = [known[kind] for kind in seen]
-        if len(known) == len(set(kinds)):
-            break
-        kinds = refined
+    kinds = kinds_of(near, elements)
     return [i for i, b in enumerate(near) if elements[i] == "C" and len(b) == 4 and len({kinds[j] for j in b}) == 4]

@@ -25,6 +25,29 @@ def named_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, 
     return named or _rotatable(topology)
 
 
+def slow_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
+    """The `named_torsions`, and those of every other bond that heavy atoms turn about (side chains, omega); where no
+    heavy atoms do, of bonds that end in a polar hydrogen (a carboxylic acid's OH)."""
+    named = named_torsions(topology)
+    taken = {frozenset(atoms[1:3]) for atoms in named.values()}
+    others = _rotatable(topology) or _rotatable(topology, polar=True)
+    return named | {name: atoms for name, atoms in others.items() if frozenset(atoms[1:3]) not in taken}
+
+
+def backbone_pairs(topology: mdtraj.Topology) -> dict[str, tuple[str, str]]:
+    """Names of phi and psi of every residue that has both, by residue ("ALA2"): the axes of its Ramachandran plot."""
+    named = named_torsions(topology)
+    residues = [name.removeprefix("phi ") for name in named if name.startswith("phi ")]
+    return {residue: (f"phi {residue}", f"psi {residue}") for residue in residues if f"psi {residue}" in named}
+
+
+def map_axes(topology: mdtraj.Topology) -> tuple[str, ...]:
+    """Two torsions to draw structures on, by name: phi and psi of the first residue with both, or the first two; none
+    where there are fewer."""
+    names = next(iter(backbone_pairs(topology).values()), None) or tuple(named_torsions(topology))[:2]
+    return names if len(names) == 2 else ()
+
+
 def _residue(topology: mdtraj.Topology, atom: int) -> str:
     """Residue of an atom by name and number, with its chain where there are several."""
     residue = topology.atom(atom).residue
@@ -37,8 +60,12 @@ def _four(row: np.ndarray) -> tuple[int, int, int, int]:
     return i, j, k, m
 
 
-def _rotatable(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
-    heavy: dict[int, list[int]] = {a.index: [] for a in topology.atoms if a.element.symbol not in ("H", "VS")}
+def _rotatable(topology: mdtraj.Topology, polar: bool = False) -> dict[str, tuple[int, int, int, int]]:
+    """Of heavy atoms, with `polar` also of hydrogens that are not on carbon."""
+    on_carbon = {a.index for pair in topology.bonds for a, b in (pair, pair[::-1]) if b.element.symbol == "C"}
+    skipped = {a.index for a in topology.atoms if a.element.symbol == "VS"}
+    skipped |= {a.index for a in topology.atoms if a.element.symbol == "H" and not (polar and a.index not in on_carbon)}
+    heavy: dict[int, list[int]] = {a.index: [] for a in topology.atoms if a.index not in skipped}
     for a, b in topology.bonds:
         if a.index in heavy and b.index in heavy:
             heavy[a.index].append(b.index)

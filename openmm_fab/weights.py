@@ -35,7 +35,9 @@ class Estimate:
 
     def __str__(self) -> str:
         if np.ndim(self.value):
-            return f"array of shape {np.shape(self.value)}, largest standard error {np.max(self.error):.2g}"
+            errors = np.asarray(self.error, dtype=np.float64)
+            largest = np.nanmax(errors) if np.isfinite(errors).any() else np.nan
+            return f"array of shape {np.shape(self.value)}, largest standard error {largest:.2g}"
         value, error = float(self.value), float(self.error)
         if not math.isfinite(value):
             return f"{value}"

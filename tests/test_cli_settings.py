@@ -106,7 +106,8 @@ def test_every_setting_there_is_can_be_given() -> None:
         value = defaults
         for part in key.split("."):
             value = value[part]
-        text = f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        toml = str(value).lower() if isinstance(value, bool) else list(value) if isinstance(value, tuple) else value
+        text = f"{key}={toml}"
         if value is not None:
             assert run_settings(None, [text], preset="laptop").settings == PRESETS["laptop"].settings, text
     for method, kind in METHODS.items():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import mdtraj
 import numpy as np
 import pytest
 from scipy.special import erf
 from test_ensemble import backbone, backbone_topology
 
 from openmm_fab.compare import compare, divergence
+from openmm_fab.compare.report import verdict
 from openmm_fab.ensemble import Ensemble
 from openmm_fab.free_energy import in_phi_positive
 
@@ -106,6 +108,50 @@ def test_a_missing_basin_is_called_missing() -> None:
     assert result.to_dict()["basins"][0]["ensemble"]["value"] is None
     swapped = compare(two_basins(3000, 0.1, seed=6), two_basins(3000, 0.0, seed=5), n_bootstrap=40)
     assert swapped.basins[0].verdict == "basin missing in the reference"
+    neither = compare(two_basins(3000, 0.001, seed=5), two_basins(3000, 0.001, seed=6), n_bootstrap=40)
+    assert neither.basins[0].verdict == "too few samples, no verdict"
+
+
+def test_a_basin_that_few_samples_cannot_show_is_not_called_missing() -> None:
+    """A share of 0.003 in 1,000 samples against 30,000 frames: 3 are due, and so many are there."""
+    few = compare(two_basins(1000, 0.003, seed=5), two_basins(30_000, 0.003, seed=6), n_bootstrap=40).basins[0]
+    assert few.ensemble.effective < 10 < few.reference.effective and few.verdict == "too few samples, no verdict"
+    # But a handful where next to none are due contradicts.
+    many = compare(two_basins(1000, 0.009, seed=1), two_basins(300_000, 0.0001, seed=6), n_bootstrap=40).basins[0]
+    assert 4 < many.ensemble.effective < 10 and many.verdict == "disagree"
+
+
+def test_a_basin_that_holds_all_of_one_side_leaves_the_rest_missing() -> None:
+    def outside(trajectory) -> np.ndarray:
+        return mdtraj.compute_phi(trajectory, periodic=False)[1][:, 0] < 0
+
+    sides = two_basins(3000, 0.0, seed=5), two_basins(3000, 0.4, seed=6)
+    assert compare(*sides, {"left": outside}, n_bootstrap=40).basins[0].verdict == "rest missing"
+    assert compare(*sides[::-1], {"left": outside}, n_bootstrap=40).basins[0].verdict == "rest missing in the reference"
+
+
+def test_an_error_of_few_blocks_is_judged_by_students_t() -> None:
+    """z = 4 is beyond all doubt with a thousand blocks, and with 3 happens in one of twenty comparisons."""
+    assert verdict(4.0, 0.0) == verdict(4.0, 0.0, 1000) == "disagree"
+    assert verdict(4.0, 0.0, 2) == "agree within errors" and verdict(4.0, 0.0, 5) == "differ, at the edge of the errors"
+    disagreements = 0
+    rng = np.random.default_rng(0)
+    for seed in range(60):  # a perfect flow, and MD of 3 blocks whose populations scatter
+        md = two_basins(3000, 0.2, seed=seed, block=np.arange(3000) // 1000)
+        share = np.clip(0.2 + 0.03 * rng.normal(size=3), 0.01, 0.99)
+        phi = np.where(rng.random(3000) < share[np.arange(3000) // 1000], 1.0, -1.5) + 0.3 * rng.normal(size=3000)
+        md = backbone(phi, 1.0 + 0.5 * rng.normal(size=3000), block=md.block)
+        basin = compare(two_basins(20_000, 0.2, seed=1000 + seed), md, n_bootstrap=60).basins[0]
+        disagreements += basin.verdict == "disagree"
+    assert disagreements <= 3  # of 0.27 %; taken for normal they would be one in ten
+
+
+def test_weights_of_the_reference_spoil_the_verdict_too() -> None:
+    reference = two_basins(4000, 0.1, seed=7)
+    tail = -1.1 * np.log(np.random.default_rng(8).random(4000))
+    wild = Ensemble(reference.x, reference.u, reference.log_w + tail, reference.topology, 300.0, name="md")
+    result = compare(two_basins(4000, 0.1, seed=9), wild, n_bootstrap=40)
+    assert "not to be trusted" in result.basins[0].verdict and "the reference's weights" in result.words()
 
 
 def test_untrustworthy_weights_spoil_the_verdict() -> None:

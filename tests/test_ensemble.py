@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from openmm_fab.ensemble import Ensemble, time_blocks
-from openmm_fab.topology import named_torsions
+from openmm_fab.system import MolecularSystem
+from openmm_fab.topology import backbone_pairs, map_axes, named_torsions, slow_torsions
 
 
 def backbone_topology(alanine: Sequence[str] = ("N", "CA", "C")) -> mdtraj.Topology:
@@ -348,8 +349,6 @@ def test_energies_of_a_real_molecule() -> None:
     import openmm
     from openmm import unit
 
-    from openmm_fab.system import MolecularSystem
-
     system = MolecularSystem.load("alanine_dipeptide")
     rng = np.random.default_rng(6)
     x = system.positions + 0.002 * rng.normal(size=(3, system.n_atoms, 3))
@@ -361,3 +360,27 @@ def test_energies_of_a_real_molecule() -> None:
         context.setPositions(frame.astype(float))
         energy = context.getState(getEnergy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         assert u == pytest.approx(energy / system.kT, abs=1e-2)
+
+
+def test_torsions_that_may_be_slow_are_more_than_phi_and_psi() -> None:
+    """Side chains of a peptide, and the acid of a molecule in which no heavy atom turns; of uncapped chains the axes of
+    a Ramachandran plot are those of one residue."""
+    elil = MolecularSystem.load("elil").md_topology
+    slow, named = slow_torsions(elil), named_torsions(elil)
+    assert list(slow)[: len(named)] == list(named) and len(slow) > len(named)
+    bonds = {frozenset(atoms[1:3]) for atoms in slow.values()}
+    assert len(bonds) == len(slow)
+    atoms = {(a.residue.name, a.residue.index, a.name): a.index for a in elil.atoms}
+    for residue, index in (("GLU", 0), ("LEU", 1), ("ILE", 2), ("LEU", 3)):
+        assert frozenset((atoms[residue, index, "CA"], atoms[residue, index, "CB"])) in bonds
+    assert backbone_pairs(elil) == {r: (f"phi {r}", f"psi {r}") for r in ("LEU2", "ILE3")}
+    assert "psi GLU1" in named and "phi LEU4" in named and map_axes(elil) == ("phi LEU2", "psi LEU2")
+
+    acid = mdtraj.Topology()
+    residue = acid.add_residue("ACT", acid.add_chain())
+    names = ("CH3", "C", "O", "OH", "HO", "H1", "H2", "H3")
+    made = [acid.add_atom(n, mdtraj.element.get_by_symbol(n[0]), residue) for n in names]
+    for i, j in ((0, 1), (1, 2), (1, 3), (3, 4), (0, 5), (0, 6), (0, 7)):
+        acid.add_bond(made[i], made[j])
+    assert [atoms for atoms in slow_torsions(acid).values()] == [(0, 1, 3, 4)] and not named_torsions(acid)
+    assert map_axes(acid) == ()

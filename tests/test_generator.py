@@ -60,7 +60,7 @@ def trained(system, energy) -> BoltzmannGenerator:
 
 def test_weights_are_those_of_the_true_energy(system, energy, trained):
     """All three parts of log w made anew from the structures; energies far above the cut among them."""
-    low = GeneratorSettings(SMALL.coordinates, SMALL.flow, SMALL.train, energy_cut=1.0)
+    low = GeneratorSettings(SMALL.coordinates, SMALL.flow, SMALL.train, energy_cut=1.0 - trained.coordinates.dim / 2)
     generator = _generator(system, energy, low)
     generator.flow.load_state_dict(trained.flow.state_dict())
     ensemble = generator.sample(500)
@@ -73,6 +73,8 @@ def test_weights_are_those_of_the_true_energy(system, energy, trained):
     torch.testing.assert_close(torch.from_numpy(ensemble.u), u, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(torch.from_numpy(ensemble.log_w), -log_det - u - log_q, rtol=0, atol=2e-3)
     torch.testing.assert_close(torch.from_numpy(ensemble.log_q), log_q + log_det, rtol=0, atol=2e-3)
+    with torch.no_grad():
+        assert generator.cut == pytest.approx(float(energy(torch.as_tensor(system.minimum)[None])) + 1.0, abs=1e-6)
     tamed = generator.target.log_prob(z) - log_q
     assert (tamed - torch.from_numpy(ensemble.log_w)).abs().max() > 1  # what training sees is something else
 
@@ -187,7 +189,7 @@ def test_files_that_are_no_models_are_refused(system, trained, tmp_path):
 
 def test_evaluate(trained):
     metrics = trained.evaluate(256)
-    assert set(metrics) == {"ess", "ess_clipped", "khat", "log_z", "outside", "outside_weight"}  # the chain has no phi
+    assert set(metrics) == {"ess", "ess_clipped", "khat", "log_z", "log_z_error", "outside", "outside_weight"}
     ensemble = trained.sample(256, seed=trained.seed + 7)
     assert metrics["ess"] == ensemble.ess_fraction and metrics["log_z"] == ensemble.log_z.value
     assert 0 <= metrics["outside"] <= 1

@@ -97,3 +97,16 @@ def test_other_objectives_train_and_resume(system, energy, tmp_path, objective):
     assert all(math.isfinite(info["loss"]) for info in history)
     with pytest.raises(ValueError, match="Expected a checkpoint of the objective fab"):
         BoltzmannGenerator(system, SMALL, 0, energy).train(Budget(iterations=4), folder, resume=True, **QUIET)
+
+
+def test_metrics_of_ones_own(energy, trained):
+    """`measure` gets the samples that are evaluated, with their weights."""
+    seen = []
+
+    def measure(ensemble):
+        seen.append(ensemble)
+        return {"largest": float(ensemble.weights.max())}
+
+    metrics = trained.evaluate(128, measure)
+    assert metrics["largest"] == float(seen[0].weights.max()) and seen[0].n == 128
+    assert metrics["log_z_error"] == pytest.approx(float(seen[0].log_z.error))

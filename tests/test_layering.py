@@ -23,7 +23,18 @@ ORDER = (
     *("memory", "devices", "files", "fusing", "graphs", "sparse", "weights"),
     # the molecule
     *("topology", "checks", "inputs", "system", "preparation", "energy"),
-    *("rings", "zmatrix", "amides", "symmetry", "constraints", "placement", "scales", "summary", "coordinates"),
+    *(
+        "rings",
+        "zmatrix",
+        "amides",
+        "amines",
+        "symmetry",
+        "constraints",
+        "placement",
+        "scales",
+        "summary",
+        "coordinates",
+    ),
     # the seam, and the sampler behind it
     *("target", "splines", "resampled", "flow", "path", "hmc", "latent", "kernels", "ais", "buffer", "basins", "watch"),
     *("pathwise", "distributed", "objectives", "train", "snf", "metrics", "progress"),

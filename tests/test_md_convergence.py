@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -134,3 +135,34 @@ def test_blocks_are_not_shorter_than_two_correlation_times() -> None:
     assert len(np.unique(walker_blocks(4, 1000, slowest=1e6))) == 4
     assert len(np.unique(walker_blocks(1, 1000, slowest=1e6))) == 2  # one has no error
     np.testing.assert_array_equal(walker_blocks(12, 1000, slowest=1e6), walker_blocks(12, 1000))
+
+
+def test_a_slow_drift_of_the_same_walkers_is_seen(structures) -> None:
+    """All start outside, and one in ten goes in for good at a time of its own: 2.5 % in the first half, 7.5 % then.
+
+    The halves are of the same walkers: taken for independent, they would differ by less than three standard errors.
+    """
+    ensemble, inside = structures
+    rng, shape = np.random.default_rng(0), (256, 20)
+    goes, when = rng.random(256) < 0.1, rng.uniform(0, 20, 256)
+    state = goes[:, None] & (np.arange(20) >= when[:, None])
+    rows = np.where(state, np.flatnonzero(inside)[0], np.flatnonzero(~inside)[0]).flatten()
+    walker = np.repeat(np.arange(256), 20)
+    slow = Ensemble(ensemble.x[rows], np.zeros(5120), np.zeros(5120), ensemble.topology, 300.0, block=walker)
+    report = convergence(slow, 256)
+    halves = [state[:, half].mean() for half in (slice(0, 10), slice(10, 20))]
+    paired = state[:, :10].mean(1) - state[:, 10:].mean(1)
+    assert report.drift_z == pytest.approx((halves[0] - halves[1]) / (paired.std(ddof=1) / 16), rel=0.01)
+    assert report.drift_z < -3 and any("drifts" in w for w in report.warnings)
+    apart = [state[:, half].mean(1).std(ddof=1) / 16 for half in (slice(0, 10), slice(10, 20))]
+    assert abs(halves[0] - halves[1]) < 3 * np.hypot(*apart) and shape == state.shape
+
+
+def test_nothing_known_of_correlation_is_said(structures, monkeypatch) -> None:
+    """Without pymbar, single runs; and a molecule of which no torsion is looked at."""
+    ensemble, _ = structures
+    monkeypatch.setitem(sys.modules, "pymbar.timeseries", None)
+    report = convergence(ensemble)
+    assert np.isnan(report.effective) and "an unknown number independent" in str(report)
+    assert any("not known" in w for w in report.warnings)
+    assert any("no torsion was looked at" in w for w in Convergence(500, 1, 1.0, {}, 500.0).warnings)

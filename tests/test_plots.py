@@ -13,6 +13,10 @@ from test_ensemble import flat
 
 from openmm_fab import plots
 from openmm_fab.compare import Divergence, compare
+from openmm_fab.ensemble import Ensemble
+from openmm_fab.free_energy import surface
+from openmm_fab.system import MolecularSystem
+from openmm_fab.topology import named_torsions
 
 pytest.importorskip("matplotlib")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -123,3 +127,26 @@ def test_viewer_gets_superposed_resampled_frames() -> None:
     pytest.importorskip("nglview")
     widget = two_basins(50, 0.3, seed=5).view(7)
     assert widget.max_frame == 6
+
+
+def test_ramachandran_of_an_uncapped_chain_pairs_angles_of_one_residue() -> None:
+    """Its first psi is of the first residue, its first phi of the second."""
+    system = MolecularSystem.load("elil")
+    rng = np.random.default_rng(0)
+    x = np.asarray(system.positions)[None] + rng.normal(scale=0.02, size=(200, system.n_atoms, 3))
+    ensemble = Ensemble(x, np.zeros(200), np.zeros(200), system.md_topology, 300.0, name="elil")
+    figure = plots.new_figure(4, 4)
+    image = plots.ramachandran(figure.add_subplot(), ensemble)
+    named = named_torsions(system.md_topology)
+    phi, psi = ensemble.torsions([named["phi LEU2"], named["psi LEU2"]]).T
+    expected = surface(ensemble, phi, psi, bins=64).value
+    found = image.get_array().reshape(64, 64).T
+    np.testing.assert_allclose(np.ma.filled(found, np.inf), expected)
+    assert "LEU2" in texts(figure)
+    with pytest.raises(ValueError, match="below 2"):
+        plots.ramachandran(figure.add_subplot(), ensemble, residue=2)
+
+
+def test_axes_of_folded_torsions_say_so() -> None:
+    assert plots.torsion_label("C1-C2 (0,1), 3-fold") == "3 × C1-C2 (0,1) / rad"
+    assert plots.torsion_label("phi ALA2") == r"$\phi$ ALA2 / rad"

@@ -103,6 +103,49 @@ def test_a_missing_basin_is_a_contradiction() -> None:
     assert '<td class="bad">✗ basin missing' in report_html(blind, comparison)
 
 
+def test_a_basin_that_neither_side_visits_contradicts_nothing() -> None:
+    few = two_basins(6000, 0.0005, seed=1)
+    few = replace(few, log_w=0.1 * np.random.default_rng(3).normal(size=6000))
+    comparison = compare(few, two_basins(6000, 0.0005, seed=2, name="md"), n_bootstrap=40)
+    last = findings(few, comparison)[-1]
+    assert "missing: phi" not in last.because and "Not judged: phi > 0 ALA2" in last.because
+
+
+def test_nothing_judged_is_not_good() -> None:
+    """One block has no error bar: whatever the difference, nobody can say."""
+    reference = two_basins(3000, 0.4, seed=2, name="md", block=np.zeros(3000, dtype=int))
+    last = findings(flow(3000, seed=1), compare(flow(3000, seed=1), reference, n_bootstrap=30))[-1]
+    assert last.grade == "care" and last.head == "Nothing could be judged"
+
+
+def test_another_energy_is_seen_where_torsions_agree() -> None:
+    ours, reference = flow(4000, seed=1), two_basins(4000, 0.1, seed=2, name="md")
+    noise = np.random.default_rng(0).normal(size=(2, 4000))
+    ours, reference = replace(ours, u=noise[0] + 10.0), replace(reference, u=noise[1])
+    last = findings(ours, compare(ours, reference, n_bootstrap=30))[-1]
+    assert last.grade == "care" and "u disagree" in last.head
+
+
+def test_energies_above_the_cut_are_a_card() -> None:
+    rows = [*METRICS, {"iteration": 3, "annealed_above_cut": 0.3}]
+    (found,) = (f for f in findings(flow(1000, seed=0), None, rows) if "energy cut" in f.head)
+    assert found.grade == "care" and "30 %" in found.head
+    assert not any("energy cut" in f.head for f in findings(flow(1000, seed=0), None, METRICS))
+
+
+def test_a_few_equal_weights_among_zeros_are_no_plain_md() -> None:
+    n = 1000
+    found = findings(flat(n, log_w=np.r_[0.0, np.full(n - 1, -np.inf)]))
+    assert any(f.grade == "bad" for f in found)
+
+
+def test_a_basin_that_neither_side_visits_is_marked_with_care() -> None:
+    few = two_basins(6000, 0.0005, seed=1)
+    few = replace(few, log_w=0.1 * np.random.default_rng(3).normal(size=6000))
+    comparison = compare(few, two_basins(6000, 0.0005, seed=2, name="md"), n_bootstrap=40)
+    assert '<td class="care">! too few samples, no verdict' in report_html(few, comparison)
+
+
 @pytest.fixture(scope="module")
 def page() -> str:
     ensemble = flow(3000, seed=0)

@@ -12,7 +12,7 @@ from openmm_fab import view
 from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates
 from openmm_fab.energy import CompiledEnergy
 from openmm_fab.rings import neighbours_of
-from openmm_fab.summary import pyramids, stereocentres
+from openmm_fab.summary import stereocentres
 from openmm_fab.system import MolecularSystem
 from openmm_fab.zmatrix import build_zmatrix
 
@@ -136,11 +136,17 @@ def test_scales_from_a_trajectory(alanine_dipeptide):
         InternalCoordinates.from_system(alanine_dipeptide, trajectory=still)
 
 
-def test_nitrogens_that_are_not_flat_are_named(proline) -> None:
-    """Trimethylamine keeps its side of the plane; a flat nitrogen has none, and a carbon has a hand of its own."""
-    near, angles = [[1, 2, 3], [0], [0], [0]], 2 * np.pi * np.arange(3) / 3
-    ring = np.stack([np.cos(angles), np.sin(angles), np.zeros(3)], 1)
-    flat, bent = (0.147 * np.vstack([[0.0, 0.0, height], ring]) for height in (0.0, 0.45))
-    assert pyramids(near, ["N", "C", "C", "C"], bent) == [0]
-    assert pyramids(near, ["N", "C", "C", "C"], flat) == pyramids(near, ["C", "C", "C", "C"], bent) == []
-    assert "Pyramidal" not in proline.summary()  # amides
+def test_bonds_that_do_not_turn_are_listed_and_may_be_made_to() -> None:
+    """The amino group of adenine; peptides' own bonds are listed elsewhere."""
+    assert "Other bonds that do not turn" not in _coordinates(MolecularSystem.load("elil")).summary()
+    s = MolecularSystem.load("adenosine")
+    plain = _coordinates(s)
+    assert "Other bonds that do not turn: A1:C6-A1:N6\n" in plain.summary()
+    names = [atom.name for atom in s.topology.atoms()]
+    free = _coordinates(s, turning=[[names.index("N6"), names.index("C6")]])
+    assert free.n_periodic == plain.n_periodic + 1 and free.dim == plain.dim
+    assert "Other bonds that do not turn" not in free.summary()
+    with pytest.raises(ValueError, match="Expected turning to name bonds"):
+        _coordinates(s, turning=[[names.index("N6"), names.index("N1")]])
+    with pytest.raises(ValueError, match="Expected turning to be pairs of atoms"):
+        CoordinateSettings(turning=[4, 7])

@@ -14,13 +14,14 @@ import mdtraj
 import numpy as np
 
 from .. import weights as _weights
-from ..free_energy import BasinDifference, coordinate, z_score
-from ..topology import check_same_atoms
+from ..free_energy import coordinate, z_score
+from ..free_energy.profiles import kish
+from ..topology import backbone_pairs, check_same_atoms
 from ..weights import Estimate
 from .divergences import BINS, F_MAX, Divergence, circular_bins, divergence, edges_of, floor, halves, open_bins
 from .projections import Projection, circle_features, principal_components, slow_components
 from .regions import ramachandran_regions, wells
-from .report import qualified, verdict
+from .report import DISAGREE, TOO_FEW, qualified, verdict, worst_khat
 from .results import (
     BasinComparison,
     Comparison,
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 BINS_2D = (64, 100)
-FEW = 10.0
+FEW, DUE = 10.0, 20.0  # effective samples: with fewer there is no verdict; with so many due, fewer than few are missing
 
 # A function of a trajectory, or two, three or four atoms.
 Chosen: TypeAlias = "Callable[[mdtraj.Trajectory], np.ndarray] | tuple[int, ...]"
@@ -255,7 +256,9 @@ def _profiles(sides: tuple[Side, Side, Side], name: str, edges: np.ndarray, spli
         z=z,
         z_flow=_excess(distance_flow.tv, noise_flow),
         # Nearer than noise would have it is no disagreement.
-        verdict=verdict(z if np.isnan(z) else max(z, 0.0), a.ensemble.khat),
+        verdict=verdict(
+            z if np.isnan(z) else max(z, 0.0), worst_khat(a.ensemble, b.ensemble), min(a.blocks, b.blocks) - 1
+        ),
         **_differences(ensemble, reference),
     )
 
@@ -291,9 +294,7 @@ def _pairs(
     sides: tuple[Side, Side, Side], angles: Sequence[Values], split: list[np.ndarray]
 ) -> tuple[PairComparison, ...]:
     pairs = []
-    for residue in (name[4:] for name in angles[0] if name.startswith("phi ")):
-        if f"psi {residue}" not in angles[0]:
-            continue
+    for residue in backbone_pairs(sides[0].ensemble.topology):
         found: tuple[dict[int, Divergence], ...] = ({}, {}, {})
         for bins in BINS_2D:
             places = [
@@ -312,16 +313,31 @@ def _pairs(
 
 def _basin(sides: tuple[Side, Side, Side], name: str) -> BasinComparison:
     a, flow, b = (side.difference(_key(name)) for side in sides)
-    z = float(z_score(a, b))
-    return BasinComparison(name, a, flow, b, z, float(z_score(flow, b)), _verdict(a, b, z, sides[0].ensemble.khat))
+    z, khat = float(z_score(a, b)), worst_khat(sides[0].ensemble, sides[2].ensemble)
+    masks = [side.columns[_key(name)][0] == 1 for side in (sides[0], sides[2])]
+    both = tuple(zip((sides[0], sides[2]), masks, strict=True))
+    missing = [*_missing("basin", both), *_missing("rest", tuple((side, ~mask) for side, mask in both))]
+    if missing:
+        words = qualified(missing[0], khat)
+    elif min(a.effective, b.effective) < FEW or not np.isfinite(z):
+        # Enough to contradict, perhaps, but not to agree.
+        few = max(min(a.effective, b.effective) - 1.0, 1.0)
+        words = verdict(z, khat, few)
+        words = words if words.startswith(DISAGREE) else qualified(TOO_FEW, khat)
+    else:
+        words = verdict(z, khat, min(sides[0].blocks, sides[2].blocks) - 1)
+    return BasinComparison(name, a, flow, b, z, float(z_score(flow, b)), words)
 
 
-def _verdict(ensemble: BasinDifference, reference: BasinDifference, z: float, khat: float) -> str:
-    missing = [side.effective < FEW for side in (ensemble, reference)]
-    if any(missing):
-        where = " on both sides" if all(missing) else " in the reference" if missing[1] else ""
-        return qualified(f"basin missing{where}", khat)
-    return verdict(z, khat)
+def _missing(what: str, both: tuple[tuple[Side, np.ndarray], ...]) -> list[str]:
+    """Verdicts on frames in masks (n,) that one side hardly has, though by the other's share many are due."""
+    found = []
+    for (side, mask), (other, theirs), where in zip(both, both[::-1], ("", " in the reference"), strict=True):
+        w = side.weights * mask
+        due = float(other.weights[theirs].sum()) * side.ensemble.ess
+        if (kish(w) if w.any() else 0.0) < FEW and due >= DUE:
+            found.append(f"{what} missing{where}")
+    return found
 
 
 def _weight_histogram(ensemble: Ensemble) -> WeightHistogram | None:

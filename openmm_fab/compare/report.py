@@ -9,11 +9,13 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from .. import weights as _weights
 from ..free_energy import BasinDifference
 from ..weights import Estimate
-from .divergences import BINS, F_MAX, KL_FLOOR
+from .divergences import BINS, F_MAX, KL_FLOOR, count_blocks
 
 if TYPE_CHECKING:
     from ..ensemble import Ensemble
@@ -21,14 +23,30 @@ if TYPE_CHECKING:
 
 AGREE, EDGE, DISAGREE = "agree within errors", "differ, at the edge of the errors", "disagree"
 NO_ERROR = "no error bar, no verdict"
+TOO_FEW = "too few samples, no verdict"
+FEW_BLOCKS = 10
 DISTRUST = "the weights are not to be trusted (k-hat)"
 
 
-def verdict(z: float, khat: float) -> str:
-    """|z| below 2, below 3, or beyond, in words; and whether the weights allow to say so."""
+def verdict(z: float, khat: float, freedom: float = math.inf) -> str:
+    """|z| below 2, below 3, or beyond, in words; and whether the weights allow to say so.
+
+    Parameters
+    ----------
+    freedom : float
+        Degrees of freedom of the standard error in z: of few blocks it is itself uncertain, and z is as unlikely as the
+        normal deviate with Student's t tail probability.
+    """
     if math.isnan(z):
         return qualified(NO_ERROR, khat)
+    if math.isfinite(freedom) and math.isfinite(z):
+        z = float(norm.isf(student.sf(abs(z), max(freedom, 1.0))))
     return qualified(DISAGREE if abs(z) >= 3 else AGREE if abs(z) < 2 else EDGE, khat)
+
+
+def worst_khat(*ensembles: Ensemble) -> float:
+    """The largest k-hat; nan, which is no better, where one has none."""
+    return float(np.max([ensemble.khat for ensemble in ensembles]))
 
 
 def qualified(words: str, khat: float) -> str:
@@ -52,8 +70,11 @@ def words(result: Comparison) -> str:
             f"Mean total variation of the distributions: {flow:.3f} unweighted, {weighted:.3f} reweighted; "
             f"the reference's halves, one from the other: {_g(floor, 3)}."
         )
-    if not result.ensemble.khat <= _weights.KHAT_LIMIT:
-        lines.append("k-hat: the weights, and with them every error bar here, are not to be trusted.")
+    for whose, side in (("the weights", result.ensemble), ("the reference's weights", result.reference)):
+        if not side.khat <= _weights.KHAT_LIMIT:
+            lines.append(f"k-hat: {whose}, and with them every error bar here, are not to be trusted.")
+        if (blocks := count_blocks(side)) < FEW_BLOCKS:
+            lines.append(f"{side.name}: only {blocks} independent blocks; verdicts allow for it, error bars do not.")
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import mdtraj
 import numpy as np
 
-from ..rings import distances, neighbours_of, smallest_ring
+from ..rings import distances, kinds_of, neighbours_of, smallest_ring
 from ..topology import named_torsions
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Four = tuple[int, int, int, int]
 NAMED = ("omega", "chi1", "chi2", "chi3", "chi4", "chi5")
 STRAIGHT = math.cos(math.radians(170.0))
-SPREAD = 0.3  # mean of unit phases: CH3 and planar NH2 are near 0, a pyramidal NH2 near 0.5
+SPREAD = 0.3  # mean of unit phases: CH3 and planar NH2 are near 0, a pyramidal NH2 and isopropyl near 0.5
 LOOKED_AT = 200  # frames
 
 
@@ -47,7 +47,7 @@ def rotatable_torsions(reference: Ensemble) -> list[Torsion]:
     """Those of `named_torsions` first, then every other bond that turns.
 
     A bond turns when it is in no ring and both its atoms have another neighbour, not in line with it. Methyls and other
-    ends of equal atoms (CH3, NH3, CF3, COO, NO2) are folded.
+    ends that look alike after a part of a turn (CF3, COO, phenyl, tert-butyl) are folded.
 
     Parameters
     ----------
@@ -120,11 +120,11 @@ def _names(topology: mdtraj.Topology) -> dict[frozenset[int], tuple[str, tuple[F
 
 def _turning(topology: mdtraj.Topology) -> Iterator[Torsion]:
     atoms, near = list(topology.atoms), _neighbours(topology)
+    kinds = kinds_of(near, [atom.element.symbol for atom in atoms])
 
     def end(of: int, other: int) -> list[int]:
         rest = sorted(set(near[of]) - {other})
-        equal = len({atoms[i].element.symbol for i in rest}) == 1 and all(len(near[i]) == 1 for i in rest)
-        if equal:
+        if len({kinds[i] for i in rest}) == 1:
             return rest
         return [min(rest, key=lambda i: (atoms[i].element.symbol == "H", i))] if rest else []
 

@@ -188,6 +188,11 @@ def phi_positive(ensemble: Ensemble, torsion: int = 0) -> np.ndarray:
         Which phi, in residue order.
     """
     phi = ensemble.phi()
+    if not phi.shape[1]:
+        raise ValueError(
+            "Expected a molecule with a backbone torsion phi; this one has none. Give the basin: a mask (n,), or a "
+            "function of an mdtraj.Trajectory that returns it."
+        )
     if torsion >= phi.shape[1]:
         raise ValueError(
             f"Expected a phi torsion number below {phi.shape[1]}, the number in this molecule; got {torsion}."

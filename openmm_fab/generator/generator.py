@@ -111,7 +111,7 @@ class BoltzmannGenerator:
         if self.device.type == "cuda":
             self._random = stream(self.device, seed)
         minimum = torch.as_tensor(system.minimum, device="cpu" if energy is None else self.device)[None]
-        self.cut = float(self.energy(minimum)) + self.settings.energy_cut
+        self.cut = float(self.energy(minimum)) + coordinates.dim / 2 + self.settings.energy_cut
         self.target = BoltzmannTarget(self.energy, self.coordinates, partial(regularize, cut=self.cut))
 
     def train(

@@ -20,13 +20,14 @@ class GeneratorSettings:
     coordinates, flow, train
         Settings of the parts.
     energy_cut : float, kT
-        In training, energies higher than this above the minimum count only logarithmically.
+        In training, energies higher than this above thermal motion, which is dim / 2 over the minimum, count only
+        logarithmically.
     """
 
     coordinates: CoordinateSettings = field(default_factory=CoordinateSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
-    energy_cut: float = 100.0
+    energy_cut: float = 70.0
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GeneratorSettings:

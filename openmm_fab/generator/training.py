@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_EVERY = 120.0  # s
 OUTSIDE = 0.01  # share of annealed weight beyond the splines' range that is worth a warning
-ABOVE = 0.95  # share of annealed structures above the energy cut that is worth a warning
+ABOVE = 0.5  # share of annealed structures above the energy cut that is worth a warning
 
 
 def run(
@@ -82,9 +82,8 @@ def run(
     if history and history[-1].get("annealed_above_cut", 0.0) > ABOVE:
         warnings.warn(
             f"{100 * history[-1]['annealed_above_cut']:.0f} % of the weight of annealed structures lies above the cut, "
-            f"{generator.settings.energy_cut:g} kT over the minimum, where they count only logarithmically. Raise "
-            f"GeneratorSettings.energy_cut (thermal motion alone takes about {generator.coordinates.dim / 2:.0f} kT), "
-            "train longer, or check the energy.",
+            f"{generator.settings.energy_cut:g} kT over thermal motion, where they count only logarithmically. Train "
+            "longer, raise energy_cut (of GeneratorSettings), or check the energy.",
             stacklevel=3,
         )
     outside = next((m["annealed_outside"] for m in reversed(history) if "annealed_outside" in m), 0.0)

@@ -11,8 +11,8 @@ import numpy as np
 
 from openmm_fab.ensemble import Ensemble, inefficiency
 from openmm_fab.free_energy import BasinDifference, basin_difference
-from openmm_fab.topology import named_torsions
-from openmm_fab.weights import z_score
+from openmm_fab.topology import slow_torsions
+from openmm_fab.weights import block_sums
 
 Basin = Callable[[mdtraj.Trajectory], np.ndarray]
 
@@ -28,7 +28,8 @@ class Convergence:
     inefficiency : dict of str to float
         Frames for one independent one (>= 1), by torsion or basin; nan without pymbar or for a constant.
     effective : float
-        Independent samples: Kish's effective number of the weights over the largest inefficiency.
+        Independent samples: Kish's effective number of the weights over the largest inefficiency; nan where none is
+        known.
     basin : str
     df : BasinDifference or None
         dF of the basin, kT, with a block-bootstrap error.
@@ -82,7 +83,11 @@ class Convergence:
     def warnings(self) -> list[str]:
         """What speaks against it."""
         found = []
-        if not self.effective >= 100:
+        if not self.inefficiency:
+            found.append("no torsion was looked at: whether frames are independent is not known")
+        if np.isnan(self.effective):
+            found.append("how many samples are independent is not known: no torsion moves, or pymbar is not installed")
+        elif self.effective < 100:
             found.append(f"{self.effective:.0f} independent samples: sample longer, or use an enhanced method")
         if abs(self.halves_z) > 3:
             found.append(f"the halves of the walkers disagree ({self.halves_z:+.1f} standard errors)")
@@ -103,7 +108,8 @@ class Convergence:
 
     def __str__(self) -> str:
         length = f"{self.walkers} x {self.length:.4g} {self.unit}"
-        lines = [f"{self.frames} frames: {length}; {self.effective:.0f} independent"]
+        independent = "an unknown number" if np.isnan(self.effective) else f"{self.effective:.0f}"
+        lines = [f"{self.frames} frames: {length}; {independent} independent"]
         lines += [f"  {name}: one independent frame in {g:.1f}" for name, g in self.inefficiency.items()]
         if self.df is not None:
             lines.append(f"dF({self.basin}) = {self.df} kT")
@@ -161,23 +167,25 @@ def convergence(
     if walkers < 1 or ensemble.n % walkers or not ensemble.n:
         raise ValueError(f"Expected frames of {walkers} walkers of equal length; got {ensemble.n} frames.")
     shape = (walkers, ensemble.n // walkers)
-    torsions = named_torsions(ensemble.topology)
+    torsions = slow_torsions(ensemble.topology)
     angles = ensemble.torsions(list(torsions.values())) if torsions else np.zeros((ensemble.n, 0))
     slow = {
         name: _slowest([np.cos(a), np.sin(a), (a > 0.0) & (a < 2.5)], shape)
         for name, a in zip(torsions, angles.T, strict=True)
     }
-    inside, what = None, ""
+    inside: np.ndarray | None = None
+    what = ""
     if basin is not None:
         inside, what = np.asarray(basin(ensemble.to_mdtraj()), dtype=bool), getattr(basin, "__name__", "basin")
     elif torsions:
         inside, what = (angles[:, 0] > 0.0) & (angles[:, 0] < 2.5), f"0 < {next(iter(torsions))} < 2.5 rad"
-    kish = ensemble.ess
-    if inside is None:
-        slowest = np.nanmax([1.0, *slow.values()])
-        return Convergence(ensemble.n, walkers, frame_ps, slow, kish / slowest, **about)
-    if basin is not None:
+    if basin is not None and inside is not None:
         slow[what] = _slowest([inside], shape)
+    # Nothing known of the correlation, without pymbar, is not the same as none.
+    known = [g for g in slow.values() if np.isfinite(g)]
+    effective = ensemble.ess / max([1.0, *known]) if known or not slow else np.nan
+    if inside is None:
+        return Convergence(ensemble.n, walkers, frame_ps, slow, effective, **about)
     time = np.tile(np.arange(shape[1]), walkers)
     walker = np.repeat(np.arange(walkers), shape[1])
 
@@ -185,8 +193,17 @@ def convergence(
         return basin_difference(ensemble[mask], inside[mask])
 
     def population_z(half: np.ndarray) -> float:
-        parts = [ensemble[mask].expectation(inside[mask].astype(float)) for mask in (half, ~half)]
-        return float(z_score(*parts))
+        """One half against the other; a walker that is a block of both is one."""
+        off = np.zeros(ensemble.n)
+        populations = []
+        for mask, sign in ((half, 1.0), (~half, -1.0)):
+            w = ensemble.weights[mask] / ensemble.weights[mask].sum()
+            populations.append(float(w @ inside[mask]))
+            off[mask] = sign * w * (inside[mask] - populations[-1])
+        sums = block_sums(off, ensemble.block)
+        error = float(np.sqrt(np.square(sums).sum() * len(sums) / (len(sums) - 1))) if len(sums) > 1 else np.nan
+        gap = populations[0] - populations[1]
+        return gap / error if error > 0.0 else 0.0 if gap == 0.0 else np.nan
 
     ends = [max(1, round(shape[1] * k / 5)) for k in range(1, 6)]
     return Convergence(
@@ -194,7 +211,7 @@ def convergence(
         walkers,
         frame_ps,
         slow,
-        kish / float(np.nanmax([1.0, *slow.values()])),
+        effective,
         what,
         of(walker >= 0),
         tuple((end * frame_ps, of(time < end)) for end in ends),

@@ -133,7 +133,7 @@ def _basins(ax: Axes, result: Comparison) -> None:
                 ax.errorbar(i + 0.2 * (k - 1), estimate.value, 2 * estimate.error, **style)
             else:
                 ax.annotate(
-                    "none",
+                    "none" if estimate.value > 0 else "all",
                     (i + 0.2 * (k - 1), 0.02),
                     xycoords=("data", "axes fraction"),
                     color=colour,

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import weights as _weights
 from ..free_energy import Profile, Surface, surface
+from ..topology import backbone_pairs, named_torsions
 from .style import CMAP, F_SHOWN, REFERENCE, REWEIGHTED, angle_axis, new_figure
 
 if TYPE_CHECKING:
@@ -32,30 +33,34 @@ def ramachandran(
     Parameters
     ----------
     residue : int
-        Which of the phi, psi pairs, in residue order.
+        Which of the residues that have both phi and psi.
     weighted : bool
         False shows the frames as they were drawn.
     """
-    phi, psi = ensemble.phi(), ensemble.psi()
-    if residue >= (count := min(phi.shape[1], psi.shape[1])):
-        raise ValueError(f"Expected a residue number below {count}, the number with phi and psi; got {residue}.")
-    return draw_ramachandran(ax, ensemble, phi[:, residue], psi[:, residue], weighted, bins, title)
+    pairs = backbone_pairs(ensemble.topology)
+    if not 0 <= residue < len(pairs):
+        raise ValueError(f"Expected a residue number below {len(pairs)}, the number with phi and psi; got {residue}.")
+    name = list(pairs)[residue]
+    torsions = named_torsions(ensemble.topology)
+    phi, psi = ensemble.torsions([torsions[torsion] for torsion in pairs[name]]).T
+    title = title or (f"{ensemble.name}, {name}" if len(pairs) > 1 else ensemble.name)
+    return draw_ramachandran(ax, ensemble, phi, psi, weighted, bins, title)
 
 
 def draw_ramachandran(
-    ax: Axes, ensemble: Ensemble, phi: np.ndarray, psi: np.ndarray, weighted: bool, bins: int, title: str | None
+    ax: Axes, ensemble: Ensemble, phi: np.ndarray, psi: np.ndarray, weighted: bool, bins: int, title: str
 ) -> Any:
     image = draw_surface(ax, surface(ensemble if weighted else unweighted(ensemble), phi, psi, bins=bins))
     ax.set_aspect("equal")
     angle_axis(ax, "x", r"$\phi$ / rad")
     angle_axis(ax, "y", r"$\psi$ / rad")
-    ax.set_title(title or ensemble.name)
+    ax.set_title(title)
     return image
 
 
 def flow_ramachandran(ensemble: Ensemble) -> Figure | None:
     """A flow's samples as they are, and with their weights; None for molecules without phi and psi."""
-    if not min(ensemble.phi().shape[1], ensemble.psi().shape[1]):
+    if not backbone_pairs(ensemble.topology):
         return None
     figure = new_figure(8.0, 3.6)
     axes = list(figure.subplots(1, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,4 +50,6 @@ def angle_axis(ax: Axes, which: str, label: str) -> None:
 def torsion_label(name: str, unit: bool = True) -> str:
     kind, _, residue = name.partition(" ")
     label = rf"$\{kind}$ {residue}" if kind in ("phi", "psi") else name
+    if folded := re.fullmatch(r"(.*), (\d)-fold", name):  # the value is fold times the torsion
+        label = f"{folded[2]} × {folded[1]}"
     return label + " / rad" if unit else label

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import plots
 from ..free_energy import profile
-from ..topology import named_torsions
+from ..topology import backbone_pairs, named_torsions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,8 +57,10 @@ def svg(name: str, label: str, draw: Callable[[], Figure]) -> str:
 
 def ramachandrans(ensemble: Ensemble, reference: Ensemble | None, residue: int = 0) -> list[str]:
     """Flow, reweighted and, where there is one, reference; empty for a molecule without phi and psi."""
-    if min(ensemble.phi().shape[1], ensemble.psi().shape[1]) == 0:
+    pairs = list(backbone_pairs(ensemble.topology))
+    if not pairs:
         return []
+    where = f", {pairs[residue]}" if len(pairs) > 1 else ""
     sides: list[tuple[str, Ensemble, bool]] = [("flow", ensemble, False), ("reweighted", ensemble, True)]
     if reference is not None:
         sides.append((reference.name, reference, True))
@@ -68,7 +70,7 @@ def ramachandrans(ensemble: Ensemble, reference: Ensemble | None, residue: int =
             figure = plots.new_figure(4.4, 3.9)
             ax = figure.subplots()
             ax.set_facecolor(EMPTY)
-            image = plots.ramachandran(ax, side, residue, weighted, title=f"{title}, {side.n:,} samples")
+            image = plots.ramachandran(ax, side, residue, weighted, title=f"{title}{where}, {side.n:,} samples")
             figure.colorbar(image, ax=ax, label="F / kT", extend="max", shrink=0.9)
             return figure
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..compare.report import DISAGREE
+from ..compare.report import DISAGREE, NO_ERROR, TOO_FEW
 from ..weights import CLIP_FRACTION, FEW, KHAT_LIMIT
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ GOOD, CARE, BAD = "good", "care", "bad"
 POOR_SHARE = 0.01  # of the samples, effective: below it the flow has hardly learned the molecule
 BIG_WEIGHT = 0.05  # of all weight, in one sample
 OUTSIDE = 0.01
-FEW_FRAMES = 10.0  # of the reference in a basin, effective: with as many it knows that the basin is there
-CONTRADICTION = (DISAGREE, "basin missing")  # how such verdicts start
+ABOVE_CUT = 0.05
+CONTRADICTION = (DISAGREE, "basin missing", "rest missing")  # how such verdicts start
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def findings(
     weighted = ensemble.log_w[ensemble.log_w > -np.inf]
     if len(weighted) and np.ptp(weighted) == 0.0:  # of MD, or resampled
         found = [Finding(GOOD, f"{len(weighted)} frames of equal weight", "There is nothing to reweight.")]
-        found += [*_ess(ensemble), _invalid(ensemble)] if ensemble.invalid else []
+        found += [*_ess(ensemble), _invalid(ensemble)] if len(weighted) < ensemble.n else []
         return found if comparison is None else [*found, _agreement(comparison)]
     found = [_khat(ensemble.khat), *_ess(ensemble), _largest(ensemble), _invalid(ensemble)]
-    found += [*_range(metrics), *_lost(metrics)]
+    found += [*_range(metrics), *_cut(metrics), *_lost(metrics)]
     found.append(_agreement(comparison))
     return found
 
@@ -136,6 +136,14 @@ def _range(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
     return [Finding(GOOD, head, "The stiff coordinates fit into the range that the flow can shape.")]
 
 
+def _cut(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
+    share = next((m["annealed_above_cut"] for m in reversed(metrics) if m.get("annealed_above_cut") is not None), 0.0)
+    if share <= ABOVE_CUT:
+        return []
+    because = "Training takes them for less bad than they are. Train longer; else raise energy_cut."
+    return [Finding(CARE, f"{_percent(share)} of the annealed weight lies above the energy cut", because)]
+
+
 def _lost(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
     """What training knew at its last look; see `watch`."""
     lost = next((int(m["lost_basins"]) for m in reversed(metrics) if m.get("lost_basins") is not None), None)
@@ -159,16 +167,24 @@ def _agreement(comparison: Comparison | None) -> Finding:
         return Finding(CARE, "No reference to compare with", f"{blind}: only an independent simulation can show it.")
     items = [(item.name, item.verdict) for item in comparison.basins]
     items += [(item.name, item.verdict) for item in comparison.torsions]
-    apart = [name for name, verdict in items if verdict.startswith(CONTRADICTION)]
-    head = (
-        f"{len(items) - len(apart)} of {len(items)} basins and torsions do not contradict {comparison.reference.name}"
-    )
-    missing = any(item.verdict.startswith("basin missing") and item.reference.effective >= FEW_FRAMES
-                  for item in comparison.basins)  # fmt: skip
+    judged = [(name, verdict) for name, verdict in items if not verdict.startswith((NO_ERROR, TOO_FEW))]
+    if not judged:
+        return Finding(CARE, "Nothing could be judged", "There is no error bar, or there are too few samples inside.")
+    apart = [name for name, verdict in judged if verdict.startswith(CONTRADICTION)]
+    head = f"{len(judged) - len(apart)} of {len(judged)} basins and torsions do not contradict "
+    head += comparison.reference.name
+    unjudged = [name for name, _ in items if name not in {name for name, _ in judged}]
+    rest = f" Not judged: {', '.join(unjudged)}." if unjudged else ""
     if apart:
-        grade = BAD if missing or len(apart) > len(items) / 4 else CARE
-        return Finding(grade, head, f"Beyond the errors, or missing: {', '.join(apart)}.")
-    return Finding(GOOD, head, f"{blind}; the reference found none that is missing.")
+        missing = any(item.verdict.startswith(("basin missing", "rest missing"))
+                      and "in the reference" not in item.verdict for item in comparison.basins)  # fmt: skip
+        grade = BAD if missing or len(apart) > len(judged) / 4 else CARE
+        return Finding(grade, head, f"Beyond the errors, or missing: {', '.join(apart)}.{rest}")
+    made = {name for projection in comparison.projections for name in projection.names}  # of the torsions above
+    others = [c.name for c in comparison.coordinates if c.verdict.startswith(CONTRADICTION) and c.name not in made]
+    if others:
+        return Finding(CARE, f"{head}; {', '.join(others)} disagree", f"Is it the same force field?{rest}")
+    return Finding(GOOD, head, f"{blind}; the reference found none that is missing.{rest}")
 
 
 def _percent(share: float) -> str:
