@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zoo
 from openmm import app, unit
 
 from openmm_fab.checks import UnsupportedSystemError
@@ -595,3 +596,35 @@ def test_table(tmp_path):
         "22 atoms; done: 1, left: 0",
         "  done missing hydrogens: 12 at pH 7",
     ]
+
+
+# --- rings ---
+
+
+def _cyclic() -> list[str]:
+    """Lines of cyclo(Gly-Gly-Gly), heavy atoms, no CONECT records."""
+    pytest.importorskip("rdkit")
+    x = 10 * zoo.load("cyclotriglycine").positions
+    lines = []
+    for number, atoms in enumerate(((9, 8, 6, 7), (5, 4, 2, 3), (1, 0, 10, 11)), start=1):
+        for name, atom in zip(("N", "CA", "C", "O"), atoms, strict=True):
+            place = "".join(f"{value:8.3f}" for value in x[atom])
+            lines.append(
+                f"ATOM  {len(lines) + 1:5d}  {name:<3s} GLY A{number:4d}    {place}  1.00  0.00           {name[0]}"
+            )
+    return lines
+
+
+def test_a_ring_of_residues_stays_one(tmp_path):
+    """Its ends are bonded: no NH3+, no OXT, and the bond outlives the file."""
+    findings = find_problems(_write(tmp_path / "ring.pdb", _cyclic()), FF14SB)
+    assert _kinds(findings) == ["missing bonds", "missing hydrogens"]
+    assert findings.problems[0].places == ("GLY 1 N - GLY 3 C",)
+    prepared = findings.fix("all")
+    assert prepared.left == () and prepared.topology.getNumAtoms() == 21
+    read = _read_back(prepared, tmp_path / "fixed.pdb", FF14SB)
+    names = [f"{a.residue.id} {a.name}" for a in read.topology.atoms()]
+    assert {names.index("1 N"), names.index("3 C")} in [set(bond) for bond in read.bonds.tolist()]
+    assert len(read.bonds) == 21 and "OXT" not in str(names) and "H3" not in str(names)
+    with pytest.raises(ValueError, match="Write a [.]pdb"):
+        prepared.write(tmp_path / "fixed.cif")

@@ -7,6 +7,7 @@ Finding changes nothing. Fixing moves no atom that stays; it says what it did an
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from openmm import app, unit
 
-from ..checks import some
+from ..checks import some, topology_bonds
 from ..files import write_atomically
 from ..inputs import MMCIF, naming, read_forcefield
 from ..system import FORCEFIELD
@@ -106,10 +107,25 @@ class Prepared:
         return "\n".join([title, *(f"  done {text}" for text in self.done), *map(_line, self.left)])
 
     def write(self, path: str | Path) -> Path:
-        """Write a file for `MolecularSystem.from_pdb`: PDBx/mmCIF if it ends in .cif, .mmcif or .pdbx, else PDB."""
-        form = app.PDBxFile if Path(path).suffix.lower() in MMCIF else app.PDBFile
-        x = self.positions * unit.nanometer
-        return write_atomically(path, lambda file: form.writeFile(self.topology, x, file, keepIds=True), "w")
+        """Write a file for `MolecularSystem.from_pdb`: PDBx/mmCIF if it ends in .cif, .mmcif or .pdbx, else PDB.
+
+        Raises
+        ------
+        ValueError
+            PDBx/mmCIF, where a bond between standard residues is none that OpenMM writes, such as that of a ring.
+        """
+        cif = Path(path).suffix.lower() in MMCIF
+        form, text = app.PDBxFile if cif else app.PDBFile, io.StringIO()
+        form.writeFile(self.topology, self.positions * unit.nanometer, text, keepIds=True)
+        text.seek(0)
+        read = set(map(tuple, topology_bonds(form(text).topology).tolist()))
+        lost = sorted(set(map(tuple, topology_bonds(self.topology).tolist())) - read)
+        if lost and cif:
+            atoms = list(self.topology.atoms())
+            places = [f"{atoms[i]} - {atoms[j]}" for i, j in lost]
+            raise ValueError(f"Expected bonds that OpenMM writes to PDBx/mmCIF; {some(places)} are lost. Write a .pdb.")
+        whole = _with_conect(text.getvalue(), lost) if lost else text.getvalue()
+        return write_atomically(path, lambda file: file.write(whole), "w")
 
 
 def find_problems(path: str | Path, forcefield: str | Sequence[str] = FORCEFIELD) -> Findings:
@@ -137,6 +153,15 @@ def find_problems(path: str | Path, forcefield: str | Sequence[str] = FORCEFIELD
         model = records.read(merged(edits for _, edits in found))
         problems = [problem for problem, _ in found] + structure_problems(model, field, files)
     return Findings(Path(path), files, tuple(problems))
+
+
+def _with_conect(pdb: str, bonds: Sequence[tuple[int, int]]) -> str:
+    """The text of a PDB file with CONECT records of bonds (pairs of its atoms) before its end."""
+    lines = pdb.splitlines()
+    serial = [line[6:11] for line in lines if line.startswith(("ATOM", "HETATM"))]
+    end = next(k for k, line in enumerate(lines) if line.startswith("END"))
+    records = [f"CONECT{serial[a]}{serial[b]}" for i, j in bonds for a, b in ((i, j), (j, i))]
+    return "\n".join([*lines[:end], *records, *lines[end:]]) + "\n"
 
 
 def _line(problem: Problem) -> str:

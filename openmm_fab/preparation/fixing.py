@@ -98,9 +98,22 @@ def add_hydrogens(
         without = ", placed without the force field, which does not know every residue"
     finally:
         random.setstate(state)
+    _open_ends(model)
     forms = [f"{residue_label(_residue(model, k))} is {chosen[k]}" for k in bare if chosen[k]]
     count = model.topology.getNumAtoms() - before
     return [f"missing hydrogens: {count} at pH {pH:g}{without}{f'; {some(forms)}' if forms else ''}"]
+
+
+def _open_ends(model: app.Modeller) -> None:
+    """Modeller makes NH3+ of the first residue of a chain, also of one that is bonded to the last: a ring."""
+    extra = []
+    for chain in model.topology.chains():
+        first = next(chain.residues())
+        if any({a.name, b.name} == {"N", "C"} for a, b in first.external_bonds() if first in (a.residue, b.residue)):
+            joined = {a if a.residue is first else b for a, b in first.external_bonds()}
+            nitrogen = {atom for atom in joined if atom.name == "N"}
+            extra += [atom for atom in first.atoms() if nitrogen and atom.name in ("H2", "H3")]
+    model.delete(extra)
 
 
 def _lacking(model: app.Modeller, field: app.ForceField) -> Lacking:

@@ -98,11 +98,13 @@ def missing_bonds(model: app.Modeller, field: app.ForceField) -> tuple[list[Pair
     sulfurs = [a.index for a in model.topology.atoms() if a.residue.name == "CYS" and a.name == "SG"]
     near = [pair for pair in itertools.combinations(sulfurs, 2) if _distance(x, pair) < DISULFIDE]
     for chain in model.topology.chains():
-        for before, after in itertools.pairwise(chain.residues()):
+        residues = list(chain.residues())
+        around = [(residues[-1], residues[0])] if len(residues) > 2 else []  # of a chain that is a ring
+        for before, after in [*itertools.pairwise(residues), *around]:
             for joint in (("C", "N"), ("O3'", "P")):
                 pair = _named(before, after, joint)
                 near += [pair] if pair and _distance(x, pair) < LINK else []
-    bonds, pieces = [pair for pair in near if pair not in there], []
+    bonds, pieces = [pair for i, j in near if (pair := (min(i, j), max(i, j))) not in there], []
     for residue in model.topology.residues():
         parts = len(_parts(residue))
         if parts > 1 and not standard_atoms(residue.name):
