@@ -49,7 +49,8 @@ class AISSettings:
     ess_drop : float
     resample : float
         Chains are resampled wherever the effective sample size falls below this share (sequential Monte Carlo,
-        Del Moral, Doucet, Jasra 2006); 0 never does. The mean weight is still unbiased; weights depend on each other.
+        Del Moral, Doucet, Jasra 2006); 0 never does. The mean weight is still unbiased; weights depend on each other,
+        and an effective sample size made of them does not see which points are copies.
     """
 
     alpha: float = 2.0
@@ -77,6 +78,14 @@ class AISSettings:
             raise ValueError(f'Expected flow_every and widths with the kernel "hmc" only; got {self}.')
         if not 0 < self.ess_drop < 1 or not 0 <= self.resample <= 1:
             raise ValueError(f"Expected 0 < ess_drop < 1 and 0 <= resample <= 1; got {self}.")
+
+    def refuse_dependence(self) -> None:
+        """Raise a ValueError unless chains are independent of each other and of a training."""
+        if self.resample or self.widths:
+            raise ValueError(
+                "Expected AISSettings without resampling, after which weights depend on each other, and without "
+                f"widths, which are of a training's buffer; got {self}."
+            )
 
     @property
     def ladder(self) -> list[float]:
@@ -124,8 +133,9 @@ def run_ais(
     step_sizes: Sequence[float],
     generator: torch.Generator | None = None,
     widths: Tensor | None = None,
+    ladder: Sequence[float] | None = None,
 ) -> AISResult:
-    """Move n flow samples along the path; `widths` (dim,) multiply the step sizes.
+    """Move n flow samples along the path; `widths` (dim,) multiply the step sizes, a given `ladder` is kept to.
 
     log w = sum_k log f_k(z_(k-1)) - log f_(k-1)(z_(k-1)), each term where the k-th transition starts (Neal 2001).
     """
@@ -136,12 +146,12 @@ def run_ais(
     points = start = Points(z, log_q, *target.log_prob_and_gradient(z))
     log_w = torch.zeros(n, dtype=torch.float64, device=z.device)
     acceptance: list[float] = []
-    ladder, resampled = [0.0], 0
-    while ladder[-1] < 1:
+    passed, resampled = [0.0], 0
+    while passed[-1] < 1:
         k = len(acceptance)
-        lam = _next_lam(settings, path, k, ladder[-1], points, log_w)
-        log_w = log_w + _increment(path, points, ladder[-1], lam)
-        ladder.append(lam)
+        lam = ladder[k + 1] if ladder is not None else _next_lam(settings, path, k, passed[-1], points, log_w)
+        log_w = log_w + _increment(path, points, passed[-1], lam)
+        passed.append(lam)
         if lam < 1:
             if settings.resample and _worn(log_w, settings.resample):
                 points, log_w = _resampled(points, log_w, generator)
@@ -149,7 +159,7 @@ def run_ais(
             step = step_sizes[k] if widths is None else step_sizes[k] * widths
             points, accept = kernel(points, path, lam, flow, target, step, settings.leapfrogs, generator)
             acceptance.append(float(accept.mean()))
-    return AISResult(points, log_w, start, acceptance, ladder, resampled)
+    return AISResult(points, log_w, start, acceptance, passed, resampled)
 
 
 def in_passes(
@@ -204,22 +214,33 @@ def anneal_to_target(
     batch : int
         Chains run at once.
     pilots : int
-        Passes before the first that counts, in which step sizes are adapted; then they are held.
+        Passes before the first that counts, in which step sizes and an adaptive ladder are found; then they are held,
+        so that chains that count do not choose their own path.
+
+    Raises
+    ------
+    FloatingPointError
+        The flow's own samples have no finite density.
     """
     if settings.alpha != 1.0 or n < 1:
         raise ValueError(
             f"Expected n >= 1 and settings with alpha = 1; got {n} and alpha = {settings.alpha}, whose weights belong "
             "to p^alpha q^(1 - alpha), not to p."
         )
-    steps = [settings.step_size] * settings.intermediate
+    steps, ladder = [settings.step_size] * settings.intermediate, None
     halving = Halving("Annealing")
 
     def run(chains: int) -> AISResult:
-        return run_ais(flow, target, chains, settings, steps, generator)
+        return run_ais(flow, target, chains, settings, steps, generator, ladder=ladder)
 
     for _ in range(pilots if settings.intermediate else 0):
-        steps = adapted(steps, in_passes(run, min(batch, PILOT_CHAINS), halving, generator), settings.acceptance, 1.3)
+        pilot = in_passes(run, min(batch, PILOT_CHAINS), halving, generator)
+        steps = adapted(steps, pilot, settings.acceptance, 1.3)
+    if settings.spacing == "adaptive" and pilots and settings.intermediate:
+        ladder = pilot.ladder
     whole = joined([in_passes(run, min(batch, n - k), halving, generator) for k in range(0, n, batch)])
+    if not torch.isfinite(whole.start.log_q).all():
+        raise FloatingPointError("Expected finite densities of the flow's own samples; the flow is broken.")
     return whole.points, whole.log_w
 
 

@@ -229,6 +229,12 @@ class CouplingFlow(nn.Module):
             return self._plain_base(n, like, generator)
         return self.resampling.sample(n, lambda k: self._plain_base(k, like, generator), generator)
 
+    def renew_points(self, generator: torch.Generator | None = None) -> None:
+        """Estimate a resampled base's normalisation from other points: training must not fit those it is judged by."""
+        if self.resampling is not None:
+            points = self.resampling.points
+            points.copy_(self._plain_base(len(points), points, generator))
+
     def _plain_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
         z = torch.randn(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
         angles = torch.rand(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)

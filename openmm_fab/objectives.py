@@ -69,7 +69,8 @@ def reverse_kl(trainer: Trainer) -> Iterator[Tensor]:
     """The Kullback-Leibler divergence from the flow to the target, up to log Z, on samples of the flow.
 
     Where some of them have no density it is that of the others, as a distribution of their own, and their share v adds
-    -log v: else the flow would gain by moving to where nothing is counted.
+    -log v: else the flow would gain by moving to where nothing is counted. What crosses the wall of such a hole as the
+    flow moves is not in the gradient.
     """
     learner, n = trainer.learner, trainer.settings.batch
     if not hasattr(learner, "rsample"):

@@ -19,8 +19,9 @@ POINTS = 4096  # that Z is the mean over
 class Resampling(nn.Module):
     """Learned acceptance of base samples; new, it accepts everywhere alike, and changes nothing.
 
-    Z is the mean over points of the base that stay the same, so that the density is a function. Its normalisation is
-    off by their standard error: 1.6 % where half of the base is kept, 5 % for a tenth, 16 % for a hundredth of it.
+    Z is the mean over points of the base that stay the same, so that the density is a function; while it learns, they
+    are drawn anew for every step, since it would learn to be low at those. Its normalisation is off by their standard
+    error: 1.6 % where half of the base is kept, 5 % for a tenth, 16 % for a hundredth of it.
 
     Parameters
     ----------

@@ -102,7 +102,9 @@ class StochasticFlow:
         after = after.with_flow_gradient(base)
         moved = z + (after.z - before.z)
         gain = _with_graph(after, moved, lam) - _with_graph(before, z, lam)
-        return flow.unscaled(moved), gain
+        # Where f is zero the kernel stays, which is as likely both ways; a later layer may lead out.
+        held = torch.isneginf(PATH.log_prob(before, lam))
+        return flow.unscaled(torch.where(held[:, None], z, moved)), torch.where(held, 0.0, gain)
 
 
 @dataclass(frozen=True)
@@ -156,4 +158,6 @@ class _Base:
 
 def _with_graph(points: Points, z: Tensor, lam: float) -> Tensor:
     """log f at points, whose gradient in z is that of f."""
-    return PATH.log_prob(points, lam) + ((z - z.detach()) * PATH.gradient(points, lam)).sum(1)
+    slope = PATH.gradient(points, lam)
+    slope = torch.where(torch.isfinite(slope), slope, 0.0)
+    return PATH.log_prob(points, lam) + ((z - z.detach()) * slope).sum(1)

@@ -250,7 +250,9 @@ class ManyWell(Multimodal):
         if self.pairs <= self.MAX_PAIRS:
             right = torch.arange(len(self.modes))[:, None] >> torch.arange(self.pairs) & 1
         else:
-            right = torch.randint(2, (len(self.modes), self.pairs), generator=torch.Generator().manual_seed(0))
+            random, n = torch.Generator().manual_seed(0), len(self.modes)
+            right = torch.randint(2, (4 * n, self.pairs), generator=random).unique(dim=0)  # each once
+            right = right[torch.randperm(len(right), generator=random)[:n]]
         return 2.0 * right - 1
 
     @staticmethod
@@ -271,4 +273,9 @@ class ManyWell(Multimodal):
         return torch.stack([a.to(b), b], 2).flatten(1)
 
     def mode_of(self, z: Tensor) -> Tensor:
-        return ((z[:, ::2] > 0).long() << torch.arange(self.pairs, device=z.device)).sum(1)
+        right = (z[:, ::2] > 0).long()
+        if self.pairs < 63:
+            return (right << torch.arange(self.pairs, device=z.device)).sum(1)
+        # More than fit into a number: a hash, in which two of a million modes meet once in ten million times.
+        factors = torch.randint(2**62, (self.pairs,), generator=torch.Generator().manual_seed(0))
+        return (right * factors.to(z.device)).sum(1) & (2**63 - 1)

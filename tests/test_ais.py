@@ -381,3 +381,37 @@ def test_the_last_step_of_adaptive_spacing_ends_at_the_target():
     for drop in (0.2, 0.35, 0.5, 0.65):
         settings = AISSettings(alpha=1.0, intermediate=30, leapfrogs=2, spacing="adaptive", ess_drop=drop)
         assert _run(settings, 200, 4).ladder[-1] == 1.0
+
+
+def test_an_adaptive_ladder_is_not_chosen_by_the_chains_that_count() -> None:
+    """257 chains in batches of 256: the last one, alone, would lose nothing at any step and jump to the end."""
+    seen: list[int] = []
+
+    class Watched(Gaussian):
+        def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append(len(z))
+            return super().log_prob_and_gradient(z)
+
+    target = Watched(MEAN, STD, LOG_Z)
+    settings = AISSettings(alpha=1.0, intermediate=30, leapfrogs=2, spacing="adaptive", ess_drop=0.3, step_size=0.3)
+    _, log_w = anneal_to_target(FLOW, target, 257, settings, torch.Generator().manual_seed(0), batch=256)
+    assert len(log_w) == 257 and seen.count(1) > 5  # the last chain took as many steps as the others
+    tail = seen[-seen.count(1) :]
+    assert set(tail) == {1} and seen.count(1) == seen[: -len(tail)][::-1].index(256) + len(tail)
+    runs = [
+        float(anneal_to_target(FLOW, target, 1, settings, torch.Generator().manual_seed(s), batch=256, pilots=5)[1])
+        for s in range(40)
+    ]
+    plain = _run(PLAIN, 400).log_w
+    assert float(torch.tensor(runs).std()) < 0.3 * float(plain.std())
+
+
+def test_a_broken_flow_is_no_invalid_structure() -> None:
+    class Broken(GaussianFlow):
+        def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+            z, log_q = super().sample(n, generator)
+            return z, torch.where(torch.arange(n) % 5 == 0, torch.nan, log_q)
+
+    flow = Broken(torch.zeros(5, dtype=torch.float64), torch.ones(5, dtype=torch.float64))
+    with pytest.raises(FloatingPointError, match="the flow is broken"):
+        anneal_to_target(flow, Gaussian(MEAN, STD, LOG_Z), 50, PLAIN)

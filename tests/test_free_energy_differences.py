@@ -133,6 +133,8 @@ def within(found, exact: float, errors: float = 3.5) -> None:
 def test_log_z_of_a_generator_by_every_estimator(system, generator) -> None:
     exact = chain_log_z(system.kT)
     samples, md = generator.sample(4000), reference(system, 2000, 1)
+    with pytest.raises(ValueError, match="Expected AISSettings without resampling"):
+        log_z_ais(generator, 2000, AISSettings(alpha=1.0, intermediate=3, resample=0.5))
     one_sided, annealed = log_z(samples), log_z_ais(generator, 2000, AISSettings(alpha=1.0, intermediate=3))
     two_sided, drawn = log_z_bar(generator, md, samples), log_z_bar(generator, md, 4000)
     for found in (one_sided, annealed, two_sided, drawn):

@@ -626,5 +626,5 @@ def test_a_ring_of_residues_stays_one(tmp_path):
     names = [f"{a.residue.id} {a.name}" for a in read.topology.atoms()]
     assert {names.index("1 N"), names.index("3 C")} in [set(bond) for bond in read.bonds.tolist()]
     assert len(read.bonds) == 21 and "OXT" not in str(names) and "H3" not in str(names)
-    with pytest.raises(ValueError, match="Write a [.]pdb"):
+    with pytest.raises(ValueError, match=r"Write a \.pdb"):
         prepared.write(tmp_path / "fixed.cif")

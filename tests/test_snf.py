@@ -141,3 +141,27 @@ def test_other_flows_are_refused():
     for flow in (object(), resampled):
         with pytest.raises(ValueError, match="Expected a CouplingFlow of plain base"):
             next(StochasticFlow()(SimpleNamespace(settings=TrainSettings(), learner=flow)))
+
+
+def test_paths_may_rest_where_there_is_no_density() -> None:
+    """A target on the right only: a sample on the left that stays is carried on by the next layer, and its weight
+    counts; their mean is Z."""
+
+    class Right(Gaussian):
+        def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.where(z[:, 0] > 0, super().log_prob(z), -torch.inf)
+
+    target = Right(torch.tensor([0.8, -0.5]).double(), torch.tensor([0.7, 0.6]).double(), log_z=0.0)
+    exact = float(torch.special.ndtr(torch.tensor(0.8 / 0.7)))
+    flow, n = _flow(target, weight=0.2), 160_000
+    layers = StochasticFlow(every=2, kernel="metropolis", steps=2, step_size=0.3)
+    with torch.no_grad():
+        z, log_q = layers.push(flow, target, n, _random(2))
+    rested = torch.isfinite(log_q)
+    w = torch.where(rested, target.log_prob(z) - log_q, -torch.inf).exp().nan_to_num(0.0)
+    error = float(w.std()) / math.sqrt(n)
+    assert not torch.isnan(log_q).any() and error < 0.005 and abs(float(w.mean()) - exact) < 4 * error
+    z, log_q = layers.push(flow, target, 500, _random(3))
+    kept = torch.isfinite(target.log_prob(z) - log_q)
+    (log_q[kept] - target.log_prob(z)[kept]).mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in flow.parameters() if p.grad is not None)

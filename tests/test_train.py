@@ -577,3 +577,29 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises((AttributeError, pickle.PicklingError)):
         trainer.save(path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_running_statistics_of_other_flows_reach_the_averaged_one() -> None:
+    class Running(torch.nn.Module):
+        """A shifted normal whose shift is no parameter but what it has seen."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = torch.nn.Parameter(torch.zeros(2))
+            self.register_buffer("seen", torch.zeros(2))
+
+        def sample(self, n, generator=None):
+            z = self.seen + self.width.exp() * torch.randn(n, 2, generator=generator)
+            return z.detach(), self.log_prob(z).detach()
+
+        def log_prob(self, z):
+            if torch.is_grad_enabled():
+                self.seen = 0.9 * self.seen + 0.1 * z.mean(0).detach()
+            return torch.distributions.Normal(self.seen, self.width.exp()).log_prob(z).sum(1)
+
+    flow, target = Running(), Gaussian(torch.full((2,), 3.0), torch.ones(2))
+    objective = MaximumLikelihood(lambda n, generator: 3.0 + torch.randn(n, 2, generator=generator))
+    trainer = Trainer(flow, target, Budget(iterations=10), SMALL, torch.Generator().manual_seed(0), objective)
+    list(trainer)
+    assert trainer.learner is not flow and float(flow.seen.min()) > 1.0
+    assert torch.equal(flow.seen, trainer.learner.seen)

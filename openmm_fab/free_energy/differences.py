@@ -61,8 +61,9 @@ def log_z_ais(
     n : int
         Samples that count; pilot passes that adapt HMC's steps come before them.
     settings : AISSettings
-        With alpha = 1, so that the path ends at the Boltzmann density.
+        With alpha = 1, so that the path ends at the Boltzmann density; without resampling.
     """
+    settings.refuse_dependence()
     target = BoltzmannTarget(generator.energy, generator.coordinates)
     random = stream(generator.device, seed)
     log_w = ais_log_weights(generator.flow, target, n, settings, random, generator.batch)

@@ -39,11 +39,9 @@ def refined(
 ) -> Ensemble:
     """n structures annealed from the flow to the Boltzmann distribution; see `BoltzmannGenerator.sample`."""
     settings = ANNEALING if refine == "ais" else refine
-    if not isinstance(settings, AISSettings) or settings.resample or settings.widths:
-        raise ValueError(
-            f'Expected refine="ais", or AISSettings without resampling, after which weights depend on each other, and '
-            f"without widths, which are of a training's buffer; got {refine!r}."
-        )
+    if not isinstance(settings, AISSettings):
+        raise ValueError(f'Expected refine="ais" or AISSettings; got {refine!r}.')
+    settings.refuse_dependence()
     size, target = generator.batch, BoltzmannTarget(generator.energy, generator.coordinates)
     with torch.enable_grad():
         points, log_w = anneal_to_target(generator.flow, target, n, settings, random, size)

@@ -136,7 +136,8 @@ def from_normflows(model: nn.Module, periodic: Tensor | None = None) -> ForeignF
     if not (hasattr(model, "sample") and hasattr(model, "log_prob")):
         raise TypeError(f"Expected a normflows.NormalizingFlow; got {type(model).__name__}.")
     flow = _NormflowsFlow(model, periodic)
-    return _check(flow, flow.sample(2, torch.Generator().manual_seed(0))[0].shape[-1])
+    # Not two: layers such as ActNorm take their scales from the first batch that they see.
+    return _check(flow, flow.sample(SAMPLES, torch.Generator().manual_seed(0))[0].shape[-1])
 
 
 def tear(flow: Flow, periodic: Tensor, n: int = 256, seed: int = 0) -> float:

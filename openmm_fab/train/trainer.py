@@ -311,6 +311,12 @@ class Trainer:
         own: list[Tensor] = list(self.flow.parameters())
         new: list[Tensor] = list(self.learner.parameters())
         torch._foreach_lerp_(own, new, 1 - self.settings.averaging)
+        if not isinstance(self.flow, CouplingFlow):  # running statistics of another library's layers
+            pairs = [cast(nn.Module, flow).buffers() for flow in (self.flow, self.learner)]
+            for mine, learned in zip(*pairs, strict=True):
+                mine.copy_(learned)
+        elif isinstance(self.learner, CouplingFlow):
+            self.learner.renew_points(self.generator)
 
     def _learning_rate(self) -> float:
         s = self.settings
