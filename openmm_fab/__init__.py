@@ -13,12 +13,14 @@ One sample's way through the package::
 
 from __future__ import annotations
 
+from .ais import AISSettings
 from .checks import UnsupportedSystemError
 from .compare import Comparison, compare
-from .coordinates import InternalCoordinates
+from .coordinates import CoordinateSettings, InternalCoordinates
 from .energy import reduced_energy
 from .energy.bridge import OpenMMEnergy
 from .ensemble import Ensemble
+from .flow import FlowSettings
 from .free_energy import (
     Basins,
     FreeEnergy,
@@ -43,7 +45,7 @@ from .presets import PRESETS
 from .pretrained import load_pretrained
 from .stream import StreamedEnsemble
 from .system import MolecularSystem, available_systems
-from .train import Budget, Trainer, TrainingError
+from .train import Budget, Trainer, TrainingError, TrainSettings
 from .weights import Estimate
 from .zmatrix import ZMatrix, build_zmatrix
 
@@ -61,6 +63,10 @@ __all__ = [
     "InternalCoordinates",
     "BoltzmannGenerator",
     "GeneratorSettings",
+    "CoordinateSettings",
+    "FlowSettings",
+    "TrainSettings",
+    "AISSettings",
     "load_pretrained",
     "PRESETS",
     "Budget",

@@ -177,8 +177,9 @@ def template_problems(
         f"Expected residues that {', '.join(files)} knows; it has no template for {names}. "
         f"OpenMM says: {error.split('  For more information')[0]} "
         "openmm_fab.find_problems, or openmm-fab prepare in a shell, lists what a structure lacks and mends it: "
-        "missing hydrogens with OpenMM's Modeller.addHydrogens, missing heavy atoms with PDBFixer. Another molecule: "
-        "name a force field that has it."
+        "missing hydrogens with OpenMM's Modeller.addHydrogens, missing heavy atoms with PDBFixer. Another molecule, "
+        "such as a ligand: name a force field file that has it, or make its System with openmmforcefields, OpenFF, "
+        "Amber, CHARMM or GROMACS and use MolecularSystem.from_openmm, from_xml, from_amber, ..."
     ]
 
 

@@ -31,7 +31,8 @@ def load_pretrained(system: MolecularSystem | str | Path, device: str | torch.de
     if not table or molecule.folder is None:
         raise ValueError(
             f"Expected a system with a pretrained generator; {molecule.name} has none. "
-            f"Train one with BoltzmannGenerator(system).train(), or take one of {_with_model()}."
+            f"Train one with BoltzmannGenerator(system).train(), read one with BoltzmannGenerator.load (--run in a "
+            f"shell), or take one of {_with_model()}."
         )
     return BoltzmannGenerator.load(molecule.folder / table["model"], molecule, device=device)
 

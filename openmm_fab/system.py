@@ -203,7 +203,7 @@ class MolecularSystem:
         topology: app.Topology,
         system: openmm.System,
         positions: np.ndarray | unit.Quantity,
-        temperature: float | unit.Quantity,
+        temperature: float | unit.Quantity = 300.0,
         name: str = "molecule",
     ) -> MolecularSystem:
         """Take objects made with OpenMM (openmmtools, openmmforcefields, your own script, ...) as they are."""

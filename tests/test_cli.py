@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import mdtraj
@@ -275,6 +276,29 @@ def test_report_and_compare_again_with_another_reference(folders, tmp_path, quic
     assert quick_page == [False, True, True]
     result = _call("compare", system, folder)
     assert result.exit_code == 0 and "has no reference" in result.output
+
+
+def test_a_reference_of_another_force_field_is_told(folders, tmp_path, quick_page):
+    """The fingerprint beside the reference is not the run's."""
+    _, runs = folders
+    folder, md = tmp_path / "chain-smoke", tmp_path / "md"
+    shutil.copytree(runs / "chain-smoke", folder)
+    md.mkdir()
+    shutil.copy(folder / "ensemble.npz", md / "ensemble.npz")
+    for fingerprint, told in (("another", True), (None, False)):
+        own = json.loads((folder / "settings.json").read_text())["fingerprint"]
+        (md / "settings.json").write_text(json.dumps({"fingerprint": fingerprint or own}))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = _call("report", folder, "--reference", md / "ensemble.npz")
+        assert result.exit_code == 0, result.output
+        assert any("another molecule, force field or temperature" in str(w.message) for w in caught) is told
+
+
+def test_a_file_that_is_no_structure_is_told(tmp_path):
+    (tmp_path / "ligand.sdf").write_text("")
+    result = _call("run", tmp_path / "ligand.sdf")
+    assert result.exit_code != 0 and "Expected a structure file" in result.output and "from_openmm" in result.output
 
 
 def test_reference_refuses(folders, tmp_path, monkeypatch):

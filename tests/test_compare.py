@@ -207,3 +207,8 @@ def test_basins_of_ones_own_and_other_molecules() -> None:
 
 def test_default_basin_has_its_upper_edge() -> None:
     np.testing.assert_array_equal(in_phi_positive(np.array([-0.1, 0.1, 2.4, 2.6])), [False, True, True, False])
+
+
+def test_without_a_reference_it_says_how_to_make_one() -> None:
+    with pytest.raises(ValueError, match=r"Make one with fab\.reference"):
+        compare(flow(100, seed=0), None)

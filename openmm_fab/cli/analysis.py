@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -166,6 +167,13 @@ def finish(
     against = None
     if reference is not None:
         against = Ensemble.load(reference)
+        ours, theirs = (run_settings_of(place).get("fingerprint") for place in (folder, reference))
+        if ours and theirs and ours != theirs:
+            warnings.warn(
+                f"{reference} was made with another molecule, force field or temperature than {folder}: what differs "
+                "may be that. `openmm-fab reference` takes --forcefield and --temperature.",
+                stacklevel=2,
+            )
     elif molecule is not None:
         against = load_reference(molecule)
     comparison = None

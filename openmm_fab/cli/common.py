@@ -84,6 +84,12 @@ class Source:
             if 0 < kelvin < COLD:
                 warnings.warn(f"--temperature is in K: {kelvin:g} K is {kelvin - 273.15:.0f} °C.", stacklevel=2)
             return MolecularSystem.from_pdb(self.system, self.forcefield or FORCEFIELD, kelvin)
+        if Path(self.system).is_file():
+            raise ValueError(
+                f"Expected a structure file ({', '.join(STRUCTURES)}), or a folder with a system.toml; got the file "
+                f"{self.system}. Other files are read in Python: MolecularSystem.from_openmm, from_xml, from_amber, "
+                "from_charmm, from_gromacs."
+            )
         if self.forcefield or self.temperature is not None:
             raise ValueError(
                 f"Expected --forcefield and --temperature with a PDB or PDBx/mmCIF file; got {self.system!r}, which "

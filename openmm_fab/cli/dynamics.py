@@ -56,4 +56,7 @@ def reference(
         folder = folder or Path(f"md-{molecule.name}-{method}")
         found = sample_by_md(molecule, method, folder, resume, 0 if seed is None else seed, **values)
         path = found.save(folder / "ensemble.npz")
-    typer.echo(f"{found}\n{found.convergence}\nThe ensemble is {path}")
+    typer.echo(
+        f"{found}\n{found.convergence}\nThe ensemble is {path}\n"
+        f"Compare a run with it: openmm-fab compare {system} RUN --reference {path}"
+    )

@@ -186,7 +186,8 @@ def _trained(
         if generator.digest != untrained:  # stopped while it compiled: the model that may be there is the better one
             generator.save(folder / "model.safetensors")
         kept = (folder / "checkpoint.pt").exists()
-        advice = "the same command with --resume goes on" if kept else "it is too early to resume: start anew"
+        again = f"the same command with --name {folder.name} --resume goes on"
+        advice = again if kept else "it is too early to resume: start anew"
         typer.echo(f"\nStopped. Everything so far is in {folder}; {advice}.", err=True)
         raise typer.Exit(STOPPED) from None
     ranks.from_first(lambda: generator.save(folder / "model.safetensors"))

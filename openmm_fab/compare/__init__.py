@@ -86,6 +86,11 @@ def compare(
     ValueError
         For different atoms or temperatures.
     """
+    if reference is None:
+        raise ValueError(
+            "Expected an ensemble to compare with; got None: this system brings no reference. Make one with "
+            "fab.reference(system, ...), or from MD of your own with Ensemble.from_mdtraj."
+        )
     check_same_atoms(ensemble.topology, reference.topology)
     if abs(ensemble.temperature - reference.temperature) > 0.01:
         raise ValueError(

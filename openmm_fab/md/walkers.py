@@ -317,7 +317,7 @@ def _check(system: MolecularSystem) -> None:
     if system.system.getNumConstraints():
         raise ValueError(
             f"Expected a molecule without constraints; {system.name} has {system.system.getNumConstraints()}. "
-            'Use method="langevin" or "replica-exchange", or load it with constraints=None.'
+            'Use method="langevin" or "replica-exchange", or make the System without constraints.'
         )
     uncovered = CompiledEnergy.uncovered(system.system)
     if uncovered:

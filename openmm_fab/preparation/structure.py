@@ -48,7 +48,8 @@ def molecule_problems(model: app.Modeller, field: app.ForceField) -> list[Proble
 def _atom_problems(solute: app.Topology, field: app.ForceField, files: Sequence[str]) -> list[Problem]:
     lack = lacking(solute, field)
     residues = list(solute.residues())
-    problems = told("unknown residues", lack.unknown, f"{', '.join(files)} has none that fits; name one that has")
+    advice = f"{', '.join(files)} has none that fits; name one that has, or take MolecularSystem.from_openmm (ligands)"
+    problems = told("unknown residues", lack.unknown, advice)
     heavy = {k: " ".join(names) for k, names in lack.heavy.items()}
     bare = {k: str(count) for k, count in lack.hydrogens.items()}
     for kind, found, known, tool in (
