@@ -356,6 +356,16 @@ class InternalCoordinates(torch.nn.Module):
 
         return summary(self)
 
+    def named(self, column: int) -> str:
+        """Entry `column` of z in words: a torsion by the bond that it turns about."""
+        if column < self.n_stiff:
+            return f"stiff coordinate {column}"
+        from .summary import names_of
+
+        _, bond, angle, _ = self.zmatrix.rows[int(self._turning[column - self.n_stiff]) + 3].tolist()
+        names = names_of(self)
+        return f"the torsion about {names[angle]}-{names[bond]}"
+
     def view(self) -> Any:
         """nglview widget of the molecule with its rotatable bonds, rotors, closed rings and stereocentres marked."""
         from .view import view_coordinates

@@ -173,6 +173,8 @@ def centres_of(system: MolecularSystem) -> dict[int, list[int]]:
 
 
 def stereocentres(near: Sequence[Sequence[int]], elements: Sequence[str]) -> list[int]:
-    """Carbons with four neighbours that no walk along the bond graph takes for each other."""
+    """Atoms with four neighbours, or three and a lone pair (sulfoxides), that no walk along the bond graph takes for
+    each other."""
     kinds = kinds_of(near, elements)
-    return [i for i, b in enumerate(near) if elements[i] == "C" and len(b) == 4 and len({kinds[j] for j in b}) == 4]
+    arms = {"C": 4, "N": 4, "Si": 4, "P": 4, "S": 3}
+    return [i for i, b in enumerate(near) if len(b) == arms.get(elements[i]) and len({kinds[j] for j in b}) == len(b)]

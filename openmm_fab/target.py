@@ -47,6 +47,10 @@ class Target(ABC):
         z = torch.rand(MARKS, self.dim, generator=random, dtype=torch.float64) - 0.5
         return self.log_prob(z.to(self.periodic.device)).double().cpu()
 
+    def named(self, column: int) -> str:
+        """A coordinate, for messages."""
+        return f"coordinate {column}"
+
     def has(self, marks: Tensor) -> bool:
         """Whether these are its marks, but for rounding."""
         own = self.marks
@@ -109,6 +113,11 @@ class BoltzmannTarget(Target):
         self.energy, self.coordinates, self.regularize = energy, coordinates, regularize
         self.dim, self.periodic = coordinates.dim, coordinates.periodic
         self.graphs: Graphs | None = None
+
+    def named(self, column: int) -> str:
+        """The bond that a torsion turns about, where the coordinates know it."""
+        named = getattr(self.coordinates, "named", None)
+        return super().named(column) if named is None else named(column)
 
     def _log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         function = super()._log_prob_and_gradient

@@ -175,7 +175,7 @@ class Health:
         self.lost = []
         for column in torch.nonzero(trainer.target.periodic)[:, 0].tolist():
             held, sampled = (z[:, column] for z in (buffer.z, drawn))
-            self.lost += [f"periodic coordinate {column} {words}" for words in missing_basins(held, weights, sampled)]
+            self.lost += [f"{trainer.target.named(column)} {words}" for words in missing_basins(held, weights, sampled)]
         if self.lost:
             self._tell(
                 "basins",

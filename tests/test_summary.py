@@ -6,6 +6,7 @@ import molecules as m
 import numpy as np
 import pytest
 import torch
+import zoo
 from openmm import app
 
 from openmm_fab import view
@@ -14,6 +15,7 @@ from openmm_fab.energy import CompiledEnergy
 from openmm_fab.rings import neighbours_of
 from openmm_fab.summary import stereocentres
 from openmm_fab.system import MolecularSystem
+from openmm_fab.target import BoltzmannTarget, ManyWell
 from openmm_fab.zmatrix import build_zmatrix
 
 
@@ -150,3 +152,24 @@ def test_bonds_that_do_not_turn_are_listed_and_may_be_made_to() -> None:
         _coordinates(s, turning=[[names.index("N6"), names.index("N1")]])
     with pytest.raises(ValueError, match="Expected turning to be pairs of atoms"):
         CoordinateSettings(turning=[4, 7])
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [("omeprazole", 1), ("methionine sulfoxide", 2), ("cocaine", 4), ("dimethyl phosphate", 0), ("acetylcholine", 0)],
+)
+def test_sulfoxides_have_a_hand(name, n):
+    pytest.importorskip("rdkit")
+    molecule = zoo.load(name)
+    near = neighbours_of(molecule.bonds, len(molecule.elements))
+    found = stereocentres(near, molecule.elements)
+    assert len(found) == n and ("S" in {molecule.elements[i] for i in found}) == ("S" in molecule.elements)
+
+
+def test_coordinates_have_names(proline):
+    """A lost basin is told by its bond."""
+    named = [proline.named(k) for k in range(proline.n_stiff, proline.dim)]
+    assert "the torsion about PRO2:CA-PRO2:C" in named or "the torsion about PRO2:C-PRO2:CA" in named
+    assert len(set(named)) == proline.n_periodic and proline.named(0) == "stiff coordinate 0"
+    target = BoltzmannTarget(None, proline)
+    assert target.named(proline.n_stiff) == named[0] and ManyWell(4).named(2) == "coordinate 2"
