@@ -103,7 +103,7 @@ def table(results: Sequence[dict], columns: Sequence[tuple[str, str, float, int 
     """A row a method, mean ± standard error over the seeds."""
     rows = ["| method | " + " | ".join(name for name, *_ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for method, group in by_method(results).items():
-        cells = [_cell([r.get(key) for r in group], factor, digits) for _, key, factor, digits in columns]
+        cells = [_cell([r[key] for r in group if key in r], factor, digits) for _, key, factor, digits in columns]
         ended = ", until it diverged" if any(r.get("diverged") for r in group) else ""
         rows.append(f"| {NAMES[method]}{ended} ({len(group)}) | " + " | ".join(cells) + " |")
     return "\n".join(rows)
