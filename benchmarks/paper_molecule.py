@@ -240,8 +240,10 @@ def write(results: list[dict], folder: Path, scale: str) -> None:
         f"Means ± standard error over seeds (their number behind the name), {first['samples']:,} samples each. KLD and "
         f"TV of the Ramachandran histogram, {BINS} x {BINS} bins, from the reference's; ΔF of 0 < φ < 2.5 in the "
         f"reference: {first['basin_df_reference']:.2f} ± {first['basin_df_reference_error']:.2f} kT. All methods that "
-        "use the energy have as many target evaluations; one that diverged is shown as it was last good. Maximum "
-        "likelihood learns from dynamics of as many steps, a frame a ps, from the energy minimum on; and from as many "
+        "use the energy have as many target evaluations; one that diverged is shown as it was last good. The "
+        "project's defaults lift rare basins while they train, so that their flow, not reweighted, is farther from the "
+        "reference. Maximum likelihood learns from dynamics of as many steps, a frame a ps, from the energy minimum "
+        "on; and from as many "
         f"frames as {MORE} times as many steps would leave, but drawn independently from the equilibrium, which such "
         "dynamics would not reach."
     )
