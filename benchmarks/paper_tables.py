@@ -149,7 +149,7 @@ def _mean(values: Sequence[float | None]) -> tuple[float | None, float | None]:
 def _cell(values: Sequence[float | None], factor: float, digits: int | None) -> str:
     mean, error = _mean(values)
     if mean is None:
-        return ""
+        return "infinite" if values else ""
     if digits is None:
         return f"{mean:.2g}"
     shown = f"{factor * mean:,.{digits}f}"

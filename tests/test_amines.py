@@ -21,6 +21,7 @@ from openmm_fab.train import Budget, TrainSettings
 from openmm_fab.zmatrix import build_zmatrix
 
 KT = 0.596  # kcal/mol at 300 K
+zoo.SMILES["indolizidine"] = "C1CCN2CCCC2C1"
 
 
 # --- which ---
@@ -34,6 +35,7 @@ KT = 0.596  # kcal/mol at 300 K
         ("morphine", 1, 1),
         ("terbinafine", 1, 1),  # three different arms
         ("strychnine", 1, 0),  # all arms in rings
+        ("indolizidine", 1, 0),
         ("erythromycin", 0, 0),  # N(CH3)2
         ("methionine sulfoxide", 0, 0),  # NH2
         ("caffeine", 0, 0),  # flat
@@ -42,7 +44,7 @@ KT = 0.596  # kcal/mol at 300 K
 )
 def test_which_invert(name, sided, inverts):
     pytest.importorskip("rdkit")
-    molecule = zoo.load(name)
+    molecule = zoo.load(name) if name in zoo.ZOO else zoo.from_smiles(name)
     found = pyramidal_nitrogens(molecule.bonds, molecule.elements, molecule.positions)
     assert len(found) == sided and all(molecule.elements[i] == "N" for i in found)
     z = build_zmatrix(molecule.bonds, molecule.masses, molecule.positions)

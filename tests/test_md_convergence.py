@@ -165,4 +165,20 @@ def test_nothing_known_of_correlation_is_said(structures, monkeypatch) -> None:
     report = convergence(ensemble)
     assert np.isnan(report.effective) and "an unknown number independent" in str(report)
     assert any("not known" in w for w in report.warnings)
-    assert any("no torsion was looked at" in w for w in Convergence(500, 1, 1.0, {}, 500.0).warnings)
+    assert any("no torsion is looked at" in w for w in Convergence(500, 1, 1.0, {}, np.nan).warnings)
+
+
+def test_halves_that_are_blocks_have_no_error(structures) -> None:
+    """Two blocks of one run, each a half of it: one number against one number; and two walkers, a block each."""
+    ensemble, inside = structures
+    for block, walkers in ((np.arange(4000) // 2000, 1), (np.arange(4000) // 2000, 2)):
+        one = replace(ensemble, block=block)
+        report = convergence(one, walkers)
+        assert np.isnan(report.drift_z if walkers == 1 else report.halves_z)
+    odd = replace(ensemble[:3999], block=np.arange(3999) // 2000)
+    assert np.isnan(convergence(odd).drift_z) or abs(convergence(odd).drift_z) < 10
+    # Four walkers of one block each: two numbers against two, by hand.
+    four = convergence(replace(ensemble, block=np.arange(4000) // 1000), 4)
+    share = inside.reshape(4, 1000).mean(1)
+    error = np.sqrt(np.var(share[::2], ddof=1) / 2 + np.var(share[1::2], ddof=1) / 2)
+    assert four.halves_z == pytest.approx((share[::2].mean() - share[1::2].mean()) / error, rel=0.3)

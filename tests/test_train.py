@@ -603,3 +603,23 @@ def test_running_statistics_of_other_flows_reach_the_averaged_one() -> None:
     list(trainer)
     assert trainer.learner is not flow and float(flow.seen.min()) > 1.0
     assert torch.equal(flow.seen, trainer.learner.seen)
+
+
+def test_a_resampled_base_is_resumed_uninterrupted(tmp_path) -> None:
+    """Its points are drawn anew as it learns, and are in no checkpoint."""
+
+    def made(seed: int) -> Trainer:
+        random, settings = torch.Generator().manual_seed(seed), FlowSettings(layers=2, hidden=8, resampled=True)
+        target = ManyWell(2)
+        return Trainer(CouplingFlow(target.periodic, settings, random), target, Budget(iterations=6), SMALL, random)
+
+    whole, first, second = made(0), made(0), made(5)
+    infos = list(whole)
+    for info in first:
+        if info["iteration"] == 3:
+            break
+    first.save(tmp_path / "checkpoint.pt")
+    second.load(tmp_path / "checkpoint.pt")
+    for a, b in zip(infos[3:], list(second), strict=True):
+        assert _comparable(a) == _comparable(b)
+    _check_equal(*({k: v for k, v in t.state_dict().items() if k != "counts"} for t in (whole, second)))

@@ -324,23 +324,26 @@ def _basin(sides: tuple[Side, Side, Side], name: str) -> BasinComparison:
     missing = [*_missing("basin", both), *_missing("rest", tuple((side, ~mask) for side, mask in both))]
     if missing:
         words = qualified(missing[0], khat)
-    elif min(a.effective, b.effective) < FEW or not np.isfinite(z):
+    elif (few := min(_effective(side, m) for side, mask in both for m in (mask, ~mask))) < FEW or not np.isfinite(z):
         # Enough to contradict, perhaps, but not to agree.
-        few = max(min(a.effective, b.effective) - 1.0, 1.0)
-        words = verdict(z, khat, few)
+        words = verdict(z, khat, few - 1.0)
         words = words if words.startswith(DISAGREE) else qualified(TOO_FEW, khat)
     else:
         words = verdict(z, khat, min(sides[0].blocks, sides[2].blocks) - 1)
     return BasinComparison(name, a, flow, b, z, float(z_score(flow, b)), words)
 
 
+def _effective(side: Side, mask: np.ndarray) -> float:
+    w = side.weights * mask
+    return kish(w) if w.any() else 0.0
+
+
 def _missing(what: str, both: tuple[tuple[Side, np.ndarray], ...]) -> list[str]:
     """Verdicts on frames in masks (n,) that one side hardly has, though by the other's share many are due."""
     found = []
     for (side, mask), (other, theirs), where in zip(both, both[::-1], ("", " in the reference"), strict=True):
-        w = side.weights * mask
-        due = float(other.weights[theirs].sum()) * side.ensemble.ess
-        if (kish(w) if w.any() else 0.0) < FEW and due >= DUE:
+        due = float(other.weights[theirs].sum()) * min(side.ensemble.ess, side.blocks)
+        if _effective(side, mask) < FEW and due >= DUE:
             found.append(f"{what} missing{where}")
     return found
 

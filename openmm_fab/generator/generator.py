@@ -367,7 +367,7 @@ class BoltzmannGenerator:
         about = {
             "molecule, force field and temperature": self.system.fingerprint,
             "coordinates": json.dumps(asdict(self.settings.coordinates), sort_keys=True),
-            "energy cut": repr(self.settings.energy_cut),
+            "energy cut": f"{self.settings.energy_cut!r} over dim / 2",
         }
         # Random numbers go on as they were, and have other states on other devices.
         return about if self.device.type == "cpu" else about | {"device": self.device.type}

@@ -12,8 +12,9 @@ import numpy as np
 from openmm_fab.ensemble import Ensemble, inefficiency
 from openmm_fab.free_energy import BasinDifference, basin_difference
 from openmm_fab.topology import slow_torsions
-from openmm_fab.weights import block_sums
+from openmm_fab.weights import Estimate, block_sums, z_score
 
+ZERO = Estimate(0.0, 0.0)
 Basin = Callable[[mdtraj.Trajectory], np.ndarray]
 
 
@@ -83,10 +84,9 @@ class Convergence:
     def warnings(self) -> list[str]:
         """What speaks against it."""
         found = []
-        if not self.inefficiency:
-            found.append("no torsion was looked at: whether frames are independent is not known")
         if np.isnan(self.effective):
-            found.append("how many samples are independent is not known: no torsion moves, or pymbar is not installed")
+            why = "no torsion moves, or pymbar is not installed" if self.inefficiency else "no torsion is looked at"
+            found.append(f"how many samples are independent is not known: {why}")
         elif self.effective < 100:
             found.append(f"{self.effective:.0f} independent samples: sample longer, or use an enhanced method")
         if abs(self.halves_z) > 3:
@@ -181,9 +181,9 @@ def convergence(
         inside, what = (angles[:, 0] > 0.0) & (angles[:, 0] < 2.5), f"0 < {next(iter(torsions))} < 2.5 rad"
     if basin is not None and inside is not None:
         slow[what] = _slowest([inside], shape)
-    # Nothing known of the correlation, without pymbar, is not the same as none.
+    # Nothing known of the correlation is not the same as none.
     known = [g for g in slow.values() if np.isfinite(g)]
-    effective = ensemble.ess / max([1.0, *known]) if known or not slow else np.nan
+    effective = ensemble.ess / max([1.0, *known]) if known else np.nan
     if inside is None:
         return Convergence(ensemble.n, walkers, frame_ps, slow, effective, **about)
     time = np.tile(np.arange(shape[1]), walkers)
@@ -193,17 +193,20 @@ def convergence(
         return basin_difference(ensemble[mask], inside[mask])
 
     def population_z(half: np.ndarray) -> float:
-        """One half against the other; a walker that is a block of both is one."""
-        off = np.zeros(ensemble.n)
-        populations = []
+        """One half against the other, in standard errors; walkers that are blocks of both are paired."""
+        block = ensemble.block
+        if block is None or set(block[half]) != set(block[~half]):
+            parts = [ensemble[mask].expectation(inside[mask].astype(float)) for mask in (half, ~half)]
+            return float(z_score(*parts))
+        gap, off = 0.0, np.zeros(ensemble.n)
         for mask, sign in ((half, 1.0), (~half, -1.0)):
             w = ensemble.weights[mask] / ensemble.weights[mask].sum()
-            populations.append(float(w @ inside[mask]))
-            off[mask] = sign * w * (inside[mask] - populations[-1])
-        sums = block_sums(off, ensemble.block)
-        error = float(np.sqrt(np.square(sums).sum() * len(sums) / (len(sums) - 1))) if len(sums) > 1 else np.nan
-        gap = populations[0] - populations[1]
-        return gap / error if error > 0.0 else 0.0 if gap == 0.0 else np.nan
+            population = float(w @ inside[mask])
+            gap += sign * population
+            off[mask] = sign * w * (inside[mask] - population)
+        sums = block_sums(off, block)
+        n = len(sums)
+        return float(z_score(Estimate(gap, np.sqrt(np.square(sums).sum() * n / (n - 1)) if n > 1 else np.nan), ZERO))
 
     ends = [max(1, round(shape[1] * k / 5)) for k in range(1, 6)]
     return Convergence(

@@ -145,6 +145,8 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """One iteration: the objective's samples, and the gradient steps on them."""
         self._last = None
+        if isinstance(self.learner, CouplingFlow):  # from the random numbers of a checkpoint, which has no points
+            self.learner.renew_points(self.generator)
         losses, norms = self.learn(self.objective(self))
         self.iteration += 1
         counts = [self.own_evaluations, self.counted.evaluations, self.buffer.size]
