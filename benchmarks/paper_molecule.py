@@ -56,6 +56,7 @@ COLUMNS = (
     ("Ram TV, flow", "tv_flow", 1, 4),
     ("Ram TV, reweighted", "tv", 1, 4),
     ("ΔF(φ > 0) / kT", "basin_df", 1, 2),
+    ("its error, of one run", "basin_df_error", 1, 2),
     ("target evaluations", "evaluations", 1, None),
     ("seconds", "seconds", 1, 0),
 )

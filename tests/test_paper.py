@@ -1,0 +1,72 @@
+"""The benchmark of the paper: it runs, refuses results of other settings, and its tables are what was found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+RESULTS = BENCHMARKS / "paper_results"
+
+
+@pytest.fixture(scope="module")
+def tables():
+    sys.path.insert(0, str(BENCHMARKS))
+    import paper_tables
+
+    yield paper_tables
+    sys.path.remove(str(BENCHMARKS))
+
+
+def _paper(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(BENCHMARKS / "paper.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(("target", "method"), [("gmm40", "snf"), ("alanine_dipeptide", "fab")])
+def test_a_few_steps_end_in_one_line_of_figures(target, method):
+    done = _paper(target, method, "--quick")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["target"], found["method"], found["seeds"]) == (target, method, [0])
+    wanted = {"ess", "ess_clipped", "mean_log_q", "evaluations", "flow_evaluations", "seconds"}
+    wanted |= (
+        {"kld", "kld_flow", "tv", "tv_flow", "log_z"} if target == "alanine_dipeptide" else {"modes", "log_z_error"}
+    )
+    assert wanted <= found.keys() and all(found[key] is not None for key in wanted)
+    assert found["evaluations"] > 0 and 0.0 <= found["ess"] <= 1.0
+
+
+def test_a_result_of_other_settings_is_not_taken(tmp_path):
+    path = tmp_path / "gmm40_fab_cpu_0.json"
+    path.write_text(json.dumps({"minutes": 5.0, "device": "cpu", "target": "gmm40", "method": "fab", "scale": "cpu"}))
+    done = _paper("gmm40", "fab", "--seeds", "0", "--minutes", "3", "--results", str(tmp_path), "--out", str(tmp_path))
+    assert done.returncode != 0 and "Expected a result of" in done.stderr and "'minutes': 5.0" in done.stderr
+
+
+def test_means_have_standard_errors_and_name_what_diverged(tables):
+    made = [{"method": "fab", "ess": ess} for ess in (0.5, 0.7)] + [
+        {"method": "snf", "ess": ess} for ess in (0.1, None)
+    ]
+    text = tables.table(made, (("ESS %", "ess", 100, 1),))
+    assert "| FAB with buffer (2) | 60.0 ± 10.0 |" in text
+    assert "| stochastic normalizing flow (2) | 10.0, infinite in 1 |" in text
+
+
+def test_the_tables_of_results_are_of_the_files_beside_them(tables):
+    """RESULTS.md against the JSON files: nothing is typed in, nothing is stale."""
+    import paper_molecule
+
+    written = (BENCHMARKS / "RESULTS.md").read_text()
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    assert results
+    for target, scale in {(r["target"], r["scale"]) for r in results}:
+        name = f"paper_{target}_{scale}"
+        section = written.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+        columns = paper_molecule.COLUMNS if target == paper_molecule.TARGET else tables.COLUMNS
+        mine = [r for r in results if (r["target"], r["scale"]) == (target, scale)]
+        assert tables.table(mine, columns) in section, name
