@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 BUDGET ?=
 PAPER_ARGS ?=
 PAPER_METHODS := fab fab_defaults fab_no_buffer ml alpha2 reverse_kl
-PAPER_RUNS := $(foreach t,gmm40 manywell32,$(foreach m,$(PAPER_METHODS) snf,$(t).$(m))) $(addprefix alanine_dipeptide.,$(PAPER_METHODS) ml_md)
+PAPER_RUNS := $(foreach t,gmm40 manywell32,$(foreach m,$(PAPER_METHODS) snf,$(t).$(m))) $(addprefix alanine_dipeptide.,$(PAPER_METHODS) snf ml_md)
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -17,10 +17,12 @@ import torch
 from record import current_commit, machine, record
 
 import openmm_fab as fab
+from openmm_fab.devices import stream
 from openmm_fab.flow import FlowSettings
 from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
 from openmm_fab.metrics import LOST
 from openmm_fab.progress import History
+from openmm_fab.snf import PathSampler, StochasticFlow
 from openmm_fab.train import Budget, TrainSettings
 from openmm_fab.watch import TrainingError
 
@@ -33,6 +35,7 @@ OBJECTIVES = {
     "ml": "maximum_likelihood",
     "ml_md": "maximum_likelihood",
     "alpha2": "alpha_divergence",
+    "snf": StochasticFlow(every=4, kernel="hmc", steps=3, step_size=0.1),
 }
 MAY_DIVERGE = ("alpha2", "reverse_kl", "snf")  # trained without annealing: as good as they were before
 EVALUATIONS = {"cpu": 2_000_000, "full": 100_000_000}  # of the target, the same for all methods
@@ -97,6 +100,7 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[
         learned_from, made_with = reference, 0
     elif likelihood:
         learned_from, made_with = _dynamics(system, options.method, EVALUATIONS[options.scale], path.parent, seed)
+    layers = OBJECTIVES[options.method] if options.method == "snf" else None
     budget = Budget(evaluations=EVALUATIONS[options.scale])
     if options.quick:
         budget = Budget(iterations=2)
@@ -113,7 +117,7 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[
             compile=not (options.quick or options.no_compile),
             objective=OBJECTIVES[options.method],
             samples=learned_from if likelihood else None,
-            measure=lambda ensemble: _against(ensemble, reference, generator, few),
+            measure=lambda ensemble: _look(ensemble, reference, generator, few, layers),
         )
     except TrainingError as error:  # the generator has the flow that was good last
         if options.method not in MAY_DIVERGE or folder is None:
@@ -121,7 +125,7 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[
         print(f"{path.stem}: {error}", file=sys.stderr)
         diverged = True
     n = 500 if options.quick else SAMPLES[options.scale]
-    ensemble = generator.sample(n, seed=seed + 1000)
+    ensemble = generator.sample(n, seed=seed + 1000) if layers is None else _paths(generator, layers, n, seed + 1000)
     generator.save(path.with_suffix(".safetensors"))
     curve = _curve(folder / "metrics.jsonl") if folder is not None else history
     figures = {
@@ -130,7 +134,7 @@ def run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict[
         "khat": ensemble.khat if np.isfinite(ensemble.khat) else None,
         "log_z": float(ensemble.log_z.value),
         "log_z_error": float(ensemble.log_z.error),
-        **_against(ensemble, reference, generator, reference),
+        **_against(ensemble, reference, generator, reference if layers is None else few, layers),
         **_basin(ensemble, reference),
         **{key: curve[-1][key] for key in ("evaluations", "flow_evaluations", "seconds")},
     }
@@ -181,11 +185,47 @@ def _curve(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@torch.no_grad()
+def _paths(generator: BoltzmannGenerator, layers: StochasticFlow, n: int, seed: int) -> fab.Ensemble:
+    """Samples of a stochastic flow, whose weights are those of their paths."""
+    paths = PathSampler(layers, generator.flow, generator.target, stream(generator.device, 1))
+    random, parts, evaluations = stream(generator.device, seed), [], generator.target.evaluations
+    for k in range(0, n, generator.batch):
+        z, log_q = paths.sample(min(generator.batch, n - k), random)
+        x, log_det = generator.coordinates.to_cartesian(z.double())
+        u = generator.energy(x)
+        log_w = log_det - u - log_q.double()
+        parts.append((generator.relabelled(x, random), u, torch.where(torch.isfinite(log_w), log_w, -torch.inf)))
+    generator.target.evaluations = evaluations  # a look costs training nothing
+    x, u, log_w = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    system, invalid = generator.system, int(np.isneginf(log_w).sum())
+    return fab.Ensemble(x, u, log_w, system.md_topology, system.temperature, name="paths", invalid=invalid)
+
+
+def _look(
+    ensemble: fab.Ensemble,
+    reference: fab.Ensemble,
+    generator: BoltzmannGenerator,
+    frames: fab.Ensemble,
+    layers: StochasticFlow | None,
+) -> dict[str, float]:
+    """On the way; of a stochastic flow the paths are looked at, not the samples of its layers alone."""
+    if layers is None:
+        return _against(ensemble, reference, generator, frames)
+    paths = _paths(generator, layers, LOOK_FRAMES, generator.seed + 7)
+    found = {"ess": paths.ess_fraction, "ess_clipped": paths.ess_clipped / paths.n, "khat": paths.khat}
+    return found | _against(paths, reference, generator, frames, layers)
+
+
 def _against(
-    ensemble: fab.Ensemble, reference: fab.Ensemble, generator: BoltzmannGenerator, frames: fab.Ensemble
+    ensemble: fab.Ensemble,
+    reference: fab.Ensemble,
+    generator: BoltzmannGenerator,
+    frames: fab.Ensemble,
+    layers: StochasticFlow | None = None,
 ) -> dict[str, float]:
     """Divergences of the Ramachandran histograms from the reference's, before and after reweighting; and log q of
-    frames of it."""
+    frames of it, of a stochastic flow a bound from below."""
     weights = reference.weights
     p = _ramachandran(reference, weights)
     figures = {}
@@ -195,9 +235,22 @@ def _against(
         # Bins that no sample fell into would be infinite: half a sample stands there.
         floor = np.maximum(q, 0.5 / ensemble.n)
         figures[f"kld{suffix}"] = float((p[p > 0] * np.log(p[p > 0] / floor[p > 0])).sum())
-    log_q = generator.log_prob(torch.from_numpy(np.asarray(frames.x, dtype=np.float64)))
+    log_q = _log_q(generator, torch.from_numpy(np.asarray(frames.x, dtype=np.float64)), layers)
     figures["mean_log_q"] = float(frames.weights @ log_q.nan_to_num(LOST, LOST, LOST).numpy())
     return figures
+
+
+@torch.no_grad()
+def _log_q(generator: BoltzmannGenerator, x: torch.Tensor, layers: StochasticFlow | None) -> torch.Tensor:
+    if layers is None:
+        return generator.log_prob(x)
+    evaluations = generator.target.evaluations
+    z, log_det = generator.to_internal(x)
+    paths = PathSampler(layers, generator.flow, generator.target, stream(generator.device, 2))
+    parts = z.to(next(generator.flow.parameters())).split(generator.batch)
+    log_q = torch.cat([paths.log_prob(part) for part in parts]).double() + log_det
+    generator.target.evaluations = evaluations
+    return log_q.cpu()
 
 
 def _basin(ensemble: fab.Ensemble, reference: fab.Ensemble) -> dict[str, float | None]:
@@ -241,7 +294,8 @@ def write(results: list[dict], folder: Path, scale: str) -> None:
         f"Means ± standard error over seeds (their number behind the name), {first['samples']:,} samples each. KLD and "
         f"TV of the Ramachandran histogram, {BINS} x {BINS} bins, from the reference's; ΔF of 0 < φ < 2.5 in the "
         f"reference: {first['basin_df_reference']:.2f} ± {first['basin_df_reference_error']:.2f} kT. All methods that "
-        "use the energy have as many target evaluations; one that diverged is shown as it was last good. The "
+        "use the energy have as many target evaluations; one that diverged is shown as it was last good. A stochastic "
+        "flow's ESS is that of paths, its E_p[log q] a bound from below, on 2,000 frames. The "
         "project's defaults lift rare basins while they train, so that their flow, not reweighted, is farther from the "
         "reference. Maximum likelihood learns from dynamics of as many steps, a frame a ps, from the energy minimum "
         "on; and from as many "
