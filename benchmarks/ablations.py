@@ -30,6 +30,7 @@ OUT = Path(__file__).resolve().parent.parent / "runs"
 SAMPLES = 50_000
 ROWS: dict[str, dict[str, Any]] = {
     "defaults": {},
+    "defaults, again": {},  # what the state of the machine does
     "defaults, seed 1": {"seed": 1},
     "defaults, seed 2": {"seed": 2},
     "every pass annealed": {"train": {"anneal_below": 1.0}},
