@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -334,7 +335,7 @@ def _maps(results: list[dict], folder: Path, path: Path) -> Path:
             with np.errstate(divide="ignore"):
                 energy = -np.log(counts / counts.max())
             picture = ax.pcolormesh(edges, edges, np.ma.masked_invalid(energy).T, vmin=0, vmax=10, cmap="viridis")
-        column[0 if name != "reference" else 1].set_title(name.replace(", ", ",\n"), fontsize=7)
+        column[0 if name != "reference" else 1].set_title(textwrap.fill(name, 22), fontsize=7)
     axes[0, 1].set_ylabel("as sampled")
     axes[1, 0].set_ylabel("reweighted")
     figure.colorbar(picture, ax=axes, label="F / kT", shrink=0.6)
