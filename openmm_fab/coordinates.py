@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 MEASURES = ("rigid", "flexible")
+CHOICES = {"symmetry": SYMMETRIES, "omega": OMEGAS, "nitrogens": NITROGENS, "measure": MEASURES}
 ZMATRIX = ("rows", "leader", "periodic", "closes")
 ROTOR = ("rows", "atoms", "frame", "exchange")
 FUSED_ATOMS, FUSED_BATCH = 50, 256
@@ -80,10 +81,7 @@ class CoordinateSettings:
             raise ValueError(f"Expected turning to be pairs of atoms, [[4, 7]]; got {self.turning!r}.") from error
         if not (self.inflate > 0 and self.softest > 0):
             raise ValueError(f"Expected inflate > 0 and softest > 0; got {self}.")
-        for name, known in (
-            *(("symmetry", SYMMETRIES), ("omega", OMEGAS)),
-            *(("nitrogens", NITROGENS), ("measure", MEASURES)),
-        ):
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"Expected {name} to be one of {known}; got {getattr(self, name)!r}.")
 

@@ -14,6 +14,7 @@ from scipy.stats import t as student
 
 from .. import weights as _weights
 from ..free_energy import BasinDifference
+from ..free_energy.estimators import FEW_BLOCKS
 from ..weights import Estimate
 from .divergences import BINS, F_MAX, KL_FLOOR, count_blocks
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 AGREE, EDGE, DISAGREE = "agree within errors", "differ, at the edge of the errors", "disagree"
 NO_ERROR = "no error bar, no verdict"
 TOO_FEW = "too few samples, no verdict"
-FEW_BLOCKS = 10
 DISTRUST = "the weights are not to be trusted (k-hat)"
 
 
