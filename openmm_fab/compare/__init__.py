@@ -322,14 +322,12 @@ def _basin(sides: tuple[Side, Side, Side], name: str) -> BasinComparison:
     masks = [side.columns[_key(name)][0] == 1 for side in (sides[0], sides[2])]
     both = tuple(zip((sides[0], sides[2]), masks, strict=True))
     missing = [*_missing("basin", both), *_missing("rest", tuple((side, ~mask) for side, mask in both))]
+    few = min(_effective(side, m) for side, mask in both for m in (mask, ~mask))
+    words = verdict(z, khat, min(few, sides[0].blocks, sides[2].blocks) - 1)
     if missing:
         words = qualified(missing[0], khat)
-    elif (few := min(_effective(side, m) for side, mask in both for m in (mask, ~mask))) < FEW or not np.isfinite(z):
-        # Enough to contradict, perhaps, but not to agree.
-        words = verdict(z, khat, few - 1.0)
-        words = words if words.startswith(DISAGREE) else qualified(TOO_FEW, khat)
-    else:
-        words = verdict(z, khat, min(sides[0].blocks, sides[2].blocks) - 1)
+    elif (few < FEW or not np.isfinite(z)) and not words.startswith(DISAGREE):
+        words = qualified(TOO_FEW, khat)  # enough to contradict, perhaps, but not to agree
     return BasinComparison(name, a, flow, b, z, float(z_score(flow, b)), words)
 
 
