@@ -22,9 +22,10 @@ from typing import Any
 from record import current_commit, record
 
 import openmm_fab as fab
-from openmm_fab.files import write_atomically
-from openmm_fab.generator import GeneratorSettings
-from openmm_fab.train import Budget, Trainer
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.tools.files import write_atomically
+from openmm_fab.train.settings import Budget
+from openmm_fab.train.trainer import Trainer
 
 OUT = Path(__file__).resolve().parent.parent / "runs"
 SAMPLES = 50_000

@@ -17,11 +17,11 @@ import torch
 from record import record
 
 import openmm_fab as fab
-from openmm_fab.ais import AISSettings, adapted, run_ais
-from openmm_fab.hmc import widths
-from openmm_fab.memory import keep_freed_memory
-from openmm_fab.path import Counted
-from openmm_fab.train import Budget
+from openmm_fab.ais.annealing import AISSettings, adapted, run_ais
+from openmm_fab.ais.kernels import widths
+from openmm_fab.flow.base import Counted
+from openmm_fab.tools.memory import keep_freed_memory
+from openmm_fab.train.settings import Budget
 from openmm_fab.weights import effective_sample_size
 
 BATCH, PILOTS = 256, 60

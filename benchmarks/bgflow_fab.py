@@ -19,7 +19,7 @@ from record import record
 
 import openmm_fab as fab
 from openmm_fab.interop import bgflow as interop
-from openmm_fab.train import Budget
+from openmm_fab.train.settings import Budget
 
 EVALUATED = 4096  # samples of each point of a learning curve
 ROUNDS = 4  # each moves every coordinate

@@ -18,8 +18,8 @@ import openmm
 import torch
 from record import record
 
-from openmm_fab.energy import OpenMMEnergy
-from openmm_fab.system import MolecularSystem
+from openmm_fab.energy.bridge import OpenMMEnergy
+from openmm_fab.molecule.system import MolecularSystem
 
 _context: openmm.Context
 

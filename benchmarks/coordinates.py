@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from record import record
 
-from openmm_fab.coordinates import InternalCoordinates
-from openmm_fab.energy import CompiledEnergy
-from openmm_fab.generator import BoltzmannGenerator
-from openmm_fab.interop.bgflow import import_bgflow, z_matrix
-from openmm_fab.memory import keep_freed_memory
-from openmm_fab.system import MolecularSystem, available_systems
-from openmm_fab.train import Budget
+from openmm_fab.coordinates.internal import InternalCoordinates
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.interop.bgflow.installed import import_bgflow
+from openmm_fab.interop.bgflow.outward import z_matrix
+from openmm_fab.molecule.system import MolecularSystem, available_systems
+from openmm_fab.tools.memory import keep_freed_memory
+from openmm_fab.train.settings import Budget
 
 PEPTIDES = Path(__file__).parents[1] / "tests" / "data"
 FORCEFIELD = ("amber14-all.xml", "implicit/obc2.xml")  # of those peptides

@@ -25,8 +25,9 @@ import openmm
 import torch
 from record import record
 
-from openmm_fab.energy import CompiledEnergy, OpenMMEnergy
-from openmm_fab.system import MolecularSystem, available_systems
+from openmm_fab.energy.bridge import OpenMMEnergy
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.molecule.system import MolecularSystem, available_systems
 
 PEPTIDES = Path(__file__).parents[1] / "tests" / "data"
 FORCEFIELD = ("amber14-all.xml", "implicit/obc2.xml")  # of those peptides

@@ -20,9 +20,9 @@ import torch
 from record import record
 from torch import nn
 
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.interop.bgflow import import_bgflow
-from openmm_fab.memory import keep_freed_memory
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.interop.bgflow.installed import import_bgflow
+from openmm_fab.tools.memory import keep_freed_memory
 
 DIM, ANGLES, LAYERS, HIDDEN, BINS = 60, 7, 12, 256, 8
 PARTS = ("sample", "log_prob", "gradient to z", "gradient to parameters")

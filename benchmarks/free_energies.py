@@ -18,7 +18,7 @@ from record import record
 
 import openmm_fab as fab
 from openmm_fab import free_energy as fe
-from openmm_fab.topology import named_torsions
+from openmm_fab.molecule.torsions import named_torsions
 
 INPUT = Path(__file__).resolve().parents[1] / "systems" / "alanine_dipeptide" / "input.pdb"
 SOLVENT = "implicit/obc1.xml"

@@ -24,10 +24,12 @@ from typing import Any
 import torch
 from record import current_commit, machine, record
 
-from openmm_fab.flow import FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.system import MolecularSystem
-from openmm_fab.train import RECENT, Budget, Trainer, TrainSettings
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import RECENT, Trainer
 
 HOW = {"graphs": ("bfloat16", True), "fused": ("bfloat16", False), "graphs, float32": ("float32", True)}
 PARTS = (

@@ -24,9 +24,10 @@ from record import record
 
 import openmm_fab as fab
 from openmm_fab.free_energy.estimators import import_pymbar
-from openmm_fab.md import HybridSettings, HybridWalkers, WalkersSettings
+from openmm_fab.md.hybrid import HybridWalkers
+from openmm_fab.md.settings import HybridSettings, WalkersSettings
 from openmm_fab.md.walkers import Walkers
-from openmm_fab.topology import named_torsions
+from openmm_fab.molecule.torsions import named_torsions
 
 LEFT, RIGHT = (-2.6, -0.9), (0.5, 1.8)  # cores, rad: a flicker at the edge of one is no transition
 PROPOSALS, STEPS = 20, 50  # of a round
@@ -132,7 +133,7 @@ def _openmmtools(generator: fab.BoltzmannGenerator, jumps: bool, seed: int) -> R
     from openmmtools.mcmc import LangevinDynamicsMove, MCMCSampler, SequenceMove
     from openmmtools.states import SamplerState, ThermodynamicState
 
-    from openmm_fab.moves import FlowProposalMove
+    from openmm_fab.md.moves import FlowProposalMove
 
     system = generator.system
     steps = LangevinDynamicsMove(

@@ -24,15 +24,15 @@ import numpy as np
 import torch
 
 import openmm_fab as fab
+import openmm_fab.ensemble.stream
 import openmm_fab.generator.training
 import openmm_fab.md.langevin
 import openmm_fab.md.walkers
-import openmm_fab.stream
-from openmm_fab.ais import AISSettings
-from openmm_fab.flow import FlowSettings
+from openmm_fab.ais.annealing import AISSettings
+from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.free_energy.estimators import import_pymbar
-from openmm_fab.generator import GeneratorSettings
-from openmm_fab.train import Budget, TrainSettings
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.train.settings import Budget, TrainSettings
 
 SETTINGS = GeneratorSettings(
     flow=FlowSettings(layers=2, hidden=16),
@@ -150,7 +150,7 @@ def main() -> None:
         (openmm_fab.generator.training, "CHECKPOINT_EVERY"),
         (openmm_fab.md.walkers, "SAVE_EVERY"),
         (openmm_fab.md.langevin, "SAVE_EVERY"),
-        (openmm_fab.stream, "COMMIT_EVERY"),
+        (openmm_fab.ensemble.stream, "COMMIT_EVERY"),
     ):
         setattr(module, name, 0.0)
     figures: dict[str, dict[str, float]] = {}

@@ -29,12 +29,14 @@ from typing import Any
 import torch
 from record import record
 
-from openmm_fab.ais import AISSettings
-from openmm_fab.flow import FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.memory import keep_freed_memory
-from openmm_fab.system import MolecularSystem
-from openmm_fab.train import Budget, Trainer, TrainSettings
+from openmm_fab.ais.annealing import AISSettings
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.memory import keep_freed_memory
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import Trainer
 
 SIZES = ("alanine_dipeptide", "alanine_tetrapeptide", "alanine_hexapeptide")
 SELDOM = "{}, flow once a trajectory"

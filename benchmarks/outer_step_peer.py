@@ -31,8 +31,8 @@ import torch
 from outer_step import LITTLE, PAPER, PARTS, SIZES, Stopwatch, measure, seldom
 from record import record
 
-from openmm_fab.devices import rounds_quickly
-from openmm_fab.memory import keep_freed_memory
+from openmm_fab.tools.devices import rounds_quickly
+from openmm_fab.tools.memory import keep_freed_memory
 
 CLIP = 10.0  # of the weights' adjustment, as in its settings
 

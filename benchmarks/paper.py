@@ -24,15 +24,17 @@ import paper_tables
 import torch
 from record import current_commit, machine
 
-from openmm_fab.ais import AISSettings
-from openmm_fab.devices import stream
-from openmm_fab.files import write_atomically
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.metrics import evaluate, evaluate_ais
-from openmm_fab.objectives import MaximumLikelihood, Objective, alpha_divergence, fab, fab_no_buffer, reverse_kl
-from openmm_fab.snf import PathSampler, StochasticFlow
+from openmm_fab.ais.annealing import AISSettings
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import GaussianMixture, ManyWell, Multimodal
-from openmm_fab.train import Budget, Trainer, TrainingError, TrainSettings
+from openmm_fab.tools.devices import stream
+from openmm_fab.tools.files import write_atomically
+from openmm_fab.train.health import TrainingError
+from openmm_fab.train.multimodal import evaluate, evaluate_ais
+from openmm_fab.train.objectives import MaximumLikelihood, Objective, alpha_divergence, fab, fab_no_buffer, reverse_kl
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.snf import PathSampler, StochasticFlow
+from openmm_fab.train.trainer import Trainer
 
 OUT = Path(__file__).resolve().parent.parent / "runs" / "paper"
 RESULTS = Path(__file__).resolve().parent / "paper_results"

@@ -18,14 +18,15 @@ import torch
 from record import current_commit, machine, record
 
 import openmm_fab as fab
-from openmm_fab.devices import stream
-from openmm_fab.flow import FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.metrics import LOST
-from openmm_fab.progress import History
-from openmm_fab.snf import PathSampler, StochasticFlow
-from openmm_fab.train import Budget, TrainSettings
-from openmm_fab.watch import TrainingError
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.tools.devices import stream
+from openmm_fab.tools.progress import History
+from openmm_fab.train.health import TrainingError
+from openmm_fab.train.multimodal import LOST
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.snf import PathSampler, StochasticFlow
 
 TARGET = "alanine_dipeptide"
 OBJECTIVES = {

@@ -43,7 +43,7 @@ def machine(device: str = "cpu") -> str:
     """GPU if the device is one, processor and its instructions, cores, Python and PyTorch, in words."""
     import torch
 
-    from openmm_fab.devices import rounds_quickly
+    from openmm_fab.tools.devices import rounds_quickly
 
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():

@@ -27,12 +27,14 @@ import torch
 import torch.distributed as dist
 from record import record
 
-from openmm_fab.distributed import joined
-from openmm_fab.flow import FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.memory import keep_freed_memory
-from openmm_fab.system import MolecularSystem
-from openmm_fab.train import BASINS_EVERY, Budget, Trainer, TrainSettings
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.memory import keep_freed_memory
+from openmm_fab.train.distributed import joined
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import BASINS_EVERY, Trainer
 
 BANDWIDTH, LATENCY = 25e9, 20e-6  # assumed, of the projection: bytes/s out of each process (200 Gbit/s), seconds a hop
 PROJECTED, FASTER = (2, 8, 64), (1, 100)

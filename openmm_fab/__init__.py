@@ -13,41 +13,34 @@ One sample's way through the package::
 
 from __future__ import annotations
 
-from .ais import AISSettings
-from .checks import UnsupportedSystemError
-from .compare import Comparison, compare
-from .coordinates import CoordinateSettings, InternalCoordinates
-from .energy import reduced_energy
+from .ais.annealing import AISSettings
+from .compare.comparing import compare
+from .compare.comparison import Comparison
+from .coordinates.internal import CoordinateSettings, InternalCoordinates
+from .coordinates.zmatrix import ZMatrix, build_zmatrix
 from .energy.bridge import OpenMMEnergy
-from .ensemble import Ensemble
-from .flow import FlowSettings
-from .free_energy import (
-    Basins,
-    FreeEnergy,
-    Profile,
-    at_temperature,
-    basin_difference,
-    basins,
-    difference,
-    difference_bar,
-    log_z,
-    log_z_ais,
-    log_z_bar,
-    mbar,
-    profile,
-    surface,
-    temperature_difference,
-)
-from .generator import BoltzmannGenerator, GeneratorSettings
-from .md import Convergence, ReferenceEnsemble, load_reference, reference
-from .preparation import find_problems
-from .presets import PRESETS
-from .pretrained import load_pretrained
-from .stream import StreamedEnsemble
-from .system import MolecularSystem, available_systems
-from .train import Budget, Trainer, TrainingError, TrainSettings
+from .energy.reduced import reduced_energy
+from .ensemble.ensemble import Ensemble
+from .ensemble.shipped import load_reference
+from .ensemble.stream import StreamedEnsemble
+from .flow.coupling import FlowSettings
+from .free_energy.differences import at_temperature, difference, difference_bar, log_z, mbar, temperature_difference
+from .free_energy.estimators import FreeEnergy
+from .free_energy.populations import Basins, basins
+from .free_energy.profiles import Profile, basin_difference, profile, surface
+from .generator.generator import BoltzmannGenerator
+from .generator.log_z import log_z_ais, log_z_bar
+from .generator.presets import PRESETS, load_pretrained
+from .generator.settings import GeneratorSettings
+from .md.convergence import Convergence, ReferenceEnsemble
+from .md.reference import reference
+from .molecule.checks import UnsupportedSystemError
+from .molecule.system import MolecularSystem, available_systems
+from .preparation.findings import find_problems
+from .train.health import TrainingError
+from .train.settings import Budget, TrainSettings
+from .train.trainer import Trainer
 from .weights import Estimate
-from .zmatrix import ZMatrix, build_zmatrix
 
 __version__ = "0.1.0"
 

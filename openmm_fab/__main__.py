@@ -1,3 +1,5 @@
-from .cli import app
+from __future__ import annotations
+
+from .cli.app import app
 
 app()

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .graphs import Graphs
+from .tools.graphs import Graphs
 
 MARKS = 4  # points
 SAME = 0.1  # of log p, and 0.1 %: rounding makes less of a difference

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
+
+if TYPE_CHECKING:
+    from .ensemble.ensemble import Ensemble
+
 
 CLIP_FRACTION = 1e-4
 KHAT_LIMIT = 0.7  # Vehtari et al.: beyond it, convergence is too slow to be of use
@@ -270,3 +275,13 @@ def diagnosed(ess: float, khat: float) -> str:
     else:
         tail = f"k-hat {khat:.2f}: do not trust these weights"
     return tail + (f"; effective sample size {ess:.0f}: too few, draw more samples" if ess < FEW else "")
+
+
+def count_blocks(ensemble: Ensemble) -> int:
+    """Independent blocks, or frames where each is independent."""
+    return ensemble.n if ensemble.block is None else len(np.unique(ensemble.block))
+
+
+def kish(w: np.ndarray) -> float:
+    """Effective number of weights that need not be normalised: (sum w)^2 / sum w^2."""
+    return float(w.sum() ** 2 / np.square(w).sum())

@@ -12,8 +12,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 
-from openmm_fab.memory import keep_freed_memory
-from openmm_fab.system import MolecularSystem
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.memory import keep_freed_memory
 
 # As early as it can be: batches of the same size come and go in every test.
 keep_freed_memory()

@@ -21,7 +21,7 @@ import openmm
 from molecules import BUTANE
 from openmm import app, unit
 
-from openmm_fab.energy.potential import global_parameters
+from openmm_fab.energy.reader import global_parameters
 
 DATA = Path(__file__).with_name("data")
 DIPEPTIDE = Path(__file__).parents[1] / "systems" / "alanine_dipeptide" / "input.pdb"

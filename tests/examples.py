@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openmm_fab.system import MolecularSystem
+from openmm_fab.molecule.system import MolecularSystem
 
 
 class GaussianFlow:

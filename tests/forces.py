@@ -15,7 +15,8 @@ import openmm
 import torch
 
 from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.energy.potential import Potential, global_parameters
+from openmm_fab.energy.potential import Potential
+from openmm_fab.energy.reader import global_parameters
 
 N = 12
 THERMAL, STRAINED = 0.003, 0.03  # nm

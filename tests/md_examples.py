@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from examples import ANGLES, BONDS, TORSIONS
 
-from openmm_fab.ensemble import Ensemble
+from openmm_fab.ensemble.ensemble import Ensemble
 
 GRID = 20_001
 CHEAP = dict(compile=False, progress=False)  # torch.compile takes longer than these runs

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from openmm_fab.buffer import ReplayBuffer
-from openmm_fab.distributed import RankLostError, Ranks, joined
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.objectives import pooled_loss, replay
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import ManyWell
-from openmm_fab.train import Budget, Trainer, TrainSettings
+from openmm_fab.train.buffer import ReplayBuffer
+from openmm_fab.train.distributed import RankLostError, Ranks, joined
+from openmm_fab.train.objectives import pooled_loss, replay
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import Trainer
 
 SMALL = TrainSettings(
     batch=16, updates=2, buffer_min=4, buffer_max=8, warmup=4, basin_share=0.05, path_gradient=0.3, path_above=0.0

@@ -11,8 +11,8 @@ import torch
 from examples import GaussianFlow
 from torch import Tensor
 
-from openmm_fab.ais import AISSettings, adapted, anneal_to_target, joined, run_ais
-from openmm_fab.kernels import KERNELS
+from openmm_fab.ais.annealing import AISSettings, adapted, anneal_to_target, joined, run_ais
+from openmm_fab.ais.kernels import KERNELS
 from openmm_fab.target import Gaussian
 from openmm_fab.weights import Estimate, effective_sample_size, log_z, z_score
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_fab.amides import amide_bonds, is_trans, with_trans_amides
-from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates
-from openmm_fab.system import MolecularSystem
+from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.isomers import amide_bonds, is_trans, with_trans_amides
+from openmm_fab.molecule.system import MolecularSystem
 
 
 def _named(s: MolecularSystem) -> list[list[str]]:

@@ -11,14 +11,15 @@ import torch
 import zoo
 from openmm import app, unit
 
-from openmm_fab.ais import AISSettings
-from openmm_fab.amines import inverting_rows, pyramidal_nitrogens
-from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates
-from openmm_fab.flow import FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.system import MolecularSystem
-from openmm_fab.train import Budget, TrainSettings
-from openmm_fab.zmatrix import build_zmatrix
+from openmm_fab.ais.annealing import AISSettings
+from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.isomers import inverting_rows, pyramidal_nitrogens
+from openmm_fab.coordinates.zmatrix import build_zmatrix
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.train.settings import Budget, TrainSettings
 
 KT = 0.596  # kcal/mol at 300 K
 zoo.SMILES["indolizidine"] = "C1CCN2CCCC2C1"

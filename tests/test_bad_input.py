@@ -21,12 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openmm_fab.cli.settings import run_settings
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.files import load_torch, save_torch
-from openmm_fab.inputs import read_settings
-from openmm_fab.md import load_reference
-from openmm_fab.preparation import find_problems
-from openmm_fab.system import MolecularSystem
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.ensemble.shipped import load_reference
+from openmm_fab.molecule.inputs import read_settings
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.preparation.findings import find_problems
+from openmm_fab.tools.files import load_torch, save_torch
 
 ALLOWED = (ValueError, OSError)  # FileNotFoundError and all our named errors among them
 

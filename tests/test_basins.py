@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab.basins import BINS, MAX_LIFT, ORDER, ROWS, LiftedTarget, basins, bin_of
 from openmm_fab.target import Target, VonMises
+from openmm_fab.tools.circle import BINS, basins, bin_of
+from openmm_fab.train.lifting import MAX_LIFT, ORDER, ROWS, LiftedTarget
 
 GRID = torch.from_numpy(-math.pi + 2 * math.pi * (np.arange(720) + 0.5) / 720)
 

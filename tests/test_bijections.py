@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from openmm_fab.coordinates import InternalCoordinates, wrap
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.splines import spline
-from openmm_fab.system import MolecularSystem
-from openmm_fab.zmatrix import build_zmatrix
+from openmm_fab.coordinates.internal import InternalCoordinates
+from openmm_fab.coordinates.zmatrix import build_zmatrix
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.splines import spline
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.circle import wrap
 
 Map = Callable[[Tensor], tuple[Tensor, Tensor]]
 TOLERANCE = 1e-9

@@ -10,8 +10,9 @@ import openmm
 import pytest
 import torch
 
-from openmm_fab.energy import OpenMMEnergy, reduced_energy, regularize
-from openmm_fab.system import MolecularSystem
+from openmm_fab.energy.bridge import OpenMMEnergy, regularize
+from openmm_fab.energy.reduced import reduced_energy
+from openmm_fab.molecule.system import MolecularSystem
 
 SIGMA = 0.003  # nm
 

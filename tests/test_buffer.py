@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from openmm_fab.buffer import ReplayBuffer
+from openmm_fab.train.buffer import ReplayBuffer
 
 
 def _filled(weights, capacity: int | None = None) -> ReplayBuffer:

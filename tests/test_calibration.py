@@ -15,18 +15,12 @@ import pytest
 from test_compare import flow, two_basins
 from test_ensemble import backbone, flat
 
-from openmm_fab.compare import compare
-from openmm_fab.ensemble import Ensemble, time_blocks
-from openmm_fab.free_energy import (
-    basin_difference,
-    difference,
-    difference_bar,
-    mbar,
-    profile,
-    surface,
-    temperature_difference,
-)
-from openmm_fab.md import convergence
+from openmm_fab.compare.comparing import compare
+from openmm_fab.ensemble.blocks import time_blocks
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.free_energy.differences import difference, difference_bar, mbar, temperature_difference
+from openmm_fab.free_energy.profiles import basin_difference, profile, surface
+from openmm_fab.md.convergence import convergence
 from openmm_fab.weights import log_z
 
 P = 0.3  # share of phi > 0

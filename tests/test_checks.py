@@ -9,9 +9,10 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from openmm_fab.checks import UnsupportedSystemError, bonds_of
-from openmm_fab.generator import BoltzmannGenerator
-from openmm_fab.system import MolecularSystem
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.molecule.checks import UnsupportedSystemError
+from openmm_fab.molecule.graph import bonds_of
+from openmm_fab.molecule.system import MolecularSystem
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ import pytest
 from examples import chain, write_chain
 from typer.testing import CliRunner
 
-from openmm_fab.cli import app
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.generator import BoltzmannGenerator
-from openmm_fab.train import Trainer, TrainingError
+from openmm_fab.cli.app import app
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.train.health import TrainingError
+from openmm_fab.train.trainer import Trainer
 
 OUTPUTS = {
     "settings.json",
@@ -57,7 +58,7 @@ def quick_page(monkeypatch) -> list[bool]:
         compared.append(comparison is not None)
         return "a page"
 
-    monkeypatch.setattr("openmm_fab.report.report_html", page)
+    monkeypatch.setattr("openmm_fab.report.html.report_html", page)
     return compared
 
 
@@ -302,7 +303,7 @@ def test_a_file_that_is_no_structure_is_told(tmp_path):
 
 
 def test_reference_refuses(folders, tmp_path, monkeypatch):
-    from openmm_fab.md import UnstableDynamicsError
+    from openmm_fab.md.dynamics import UnstableDynamicsError
 
     def refused(*options: str) -> str:
         result = _call("reference", folders[0], "--folder", tmp_path / "md", *options)
@@ -319,7 +320,7 @@ def test_reference_refuses(folders, tmp_path, monkeypatch):
     def unstable(*_: object, **__: object):
         raise UnstableDynamicsError("Expected finite energies; got nan.")
 
-    monkeypatch.setattr("openmm_fab.md.reference", unstable)
+    monkeypatch.setattr("openmm_fab.md.reference.reference", unstable)
     assert "openmm-fab: Expected finite energies; got nan." in refused()
 
 
@@ -357,7 +358,7 @@ def test_train_then_sample(folders, tmp_path):
 def test_sample_of_a_shipped_model(folders, tmp_path, monkeypatch):
     system, runs = folders
     trained = BoltzmannGenerator.load(runs / "chain-smoke" / "model.safetensors", chain(system))
-    monkeypatch.setattr("openmm_fab.pretrained.load_pretrained", lambda molecule, device: trained)
+    monkeypatch.setattr("openmm_fab.generator.presets.load_pretrained", lambda molecule, device: trained)
     monkeypatch.chdir(tmp_path)
     result = _call("sample", system, "--n", 50)
     assert result.exit_code == 0 and Ensemble.load("chain-samples.npz").n == 50, result.output

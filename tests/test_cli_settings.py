@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from openmm_fab.cli.settings import WHOLE_RUN, checked, parse_assignments, run_settings
-from openmm_fab.generator import GeneratorSettings
-from openmm_fab.md import METHODS
-from openmm_fab.presets import PRESETS
+from openmm_fab.generator.presets import PRESETS
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.md.settings import METHODS
 
 
 def _file(folder: Path, text: str) -> Path:

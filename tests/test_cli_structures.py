@@ -12,7 +12,7 @@ import pytest
 from examples import write_chain
 from test_cli import _call
 
-from openmm_fab.ensemble import Ensemble
+from openmm_fab.ensemble.ensemble import Ensemble
 
 AMBER = ("--forcefield", "amber14-all.xml", "--forcefield", "implicit/gbn2.xml")
 # Glycine between caps without hydrogens, an atom in two places, and a water.

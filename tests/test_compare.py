@@ -10,10 +10,11 @@ import pytest
 from scipy.special import erf
 from test_ensemble import backbone, backbone_topology
 
-from openmm_fab.compare import compare, divergence
-from openmm_fab.compare.report import verdict
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.free_energy import in_phi_positive
+from openmm_fab.compare.comparing import compare
+from openmm_fab.compare.divergences import divergence
+from openmm_fab.compare.verdicts import verdict
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.free_energy.profiles import in_phi_positive
 
 
 def two_basins(n: int, p: float, seed: int, shift: float = 0.0, **fields) -> Ensemble:

@@ -9,12 +9,13 @@ import pytest
 from scipy.special import erf, i0, i1
 from test_ensemble import backbone, flat
 
-from openmm_fab.compare import compare, divergence
-from openmm_fab.compare.divergences import circular_bins, edges_of, floor, halves, noise, open_bins
-from openmm_fab.compare.report import verdict
+from openmm_fab.compare.comparing import compare
+from openmm_fab.compare.divergences import divergence, edges_of, floor, halves, noise, open_bins
 from openmm_fab.compare.sides import Side
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.free_energy import basin_difference, profile
+from openmm_fab.compare.verdicts import verdict
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.free_energy.profiles import basin_difference, profile
+from openmm_fab.tools.circle import circular_bins
 
 
 def gaussian(n: int, seed: int, **fields) -> Ensemble:

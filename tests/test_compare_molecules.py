@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from test_ensemble import backbone, backbone_topology, place
 
-from openmm_fab.compare import compare
+from openmm_fab.compare.comparing import compare
 from openmm_fab.compare.projections import circle_features, principal_components, slow_components
 from openmm_fab.compare.regions import ramachandran_regions, wells
 from openmm_fab.compare.torsions import end_to_end, rotatable_torsions, torsion_values
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.system import MolecularSystem
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.molecule.system import MolecularSystem
 
 
 def one(name: str) -> Ensemble:

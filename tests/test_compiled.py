@@ -12,11 +12,15 @@ import torch
 from examples import chain
 from forces import FORCES, POSITIONS, STRAINED, N, agrees, custom_bonds, nonbonded, structures, system_of
 
-from openmm_fab.energy import DisagreementError, check, compiled, reduced_energy
+from openmm_fab.energy import compiled
+from openmm_fab.energy.agreement import DisagreementError
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.energy.potential import Potential, UncoveredSystemError, global_parameters
-from openmm_fab.system import MolecularSystem
+from openmm_fab.energy.potential import Potential, UncoveredSystemError
+from openmm_fab.energy.reader import global_parameters
+from openmm_fab.energy.reduced import reduced_energy
+from openmm_fab.energy.verify import check
+from openmm_fab.molecule.system import MolecularSystem
 
 
 @pytest.fixture(scope="module")

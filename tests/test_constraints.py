@@ -12,10 +12,11 @@ import torch
 from openmm import app
 from torch import Tensor
 
-from openmm_fab.constraints import MassMetric, fixed_lengths
-from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates, wrap
-from openmm_fab.system import MolecularSystem
-from openmm_fab.zmatrix import build_zmatrix
+from openmm_fab.coordinates.constraints import MassMetric, fixed_lengths
+from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.zmatrix import build_zmatrix
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.circle import wrap
 
 MASSES = np.array([40.0, 3.0, 3.0, 40.0])  # of a chain of four beads; light ones feel the measure most
 LENGTHS = np.array([0.15, 0.14, 0.16])

@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates, wrap
-from openmm_fab.system import MolecularSystem
-from openmm_fab.zmatrix import build_zmatrix
+from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.zmatrix import build_zmatrix
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.circle import wrap
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +228,7 @@ def test_fused_is_the_same(alanine_dipeptide, n):
 
 def test_large_molecules_mix_sparsely():
     """The same numbers as a dense product, and the way back is its inverse."""
-    from openmm_fab.scales import mixing_of
+    from openmm_fab.coordinates.scales import mixing_of
 
     system = MolecularSystem.from_pdb(Path(__file__).with_name("data") / "peptide_ala9.pdb", ["amber14-all.xml"])
     plain = InternalCoordinates(build_zmatrix(system.bonds, system.masses, system.positions))

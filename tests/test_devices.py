@@ -17,14 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import openmm_fab as fab
-from openmm_fab import devices, pathwise
-from openmm_fab.basins import LiftedTarget
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.hmc import hmc, widths
-from openmm_fab.objectives import fab_buffer_loss
-from openmm_fab.path import Path, Points
-from openmm_fab.train import Budget, Trainer, TrainSettings
+from openmm_fab.ais.kernels import hmc, widths
+from openmm_fab.ais.path import Path, Points
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.tools import devices
+from openmm_fab.train import pathwise
+from openmm_fab.train.lifting import LiftedTarget
+from openmm_fab.train.objectives import fab_buffer_loss
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import Trainer
 
 SMALL = GeneratorSettings(
     flow=FlowSettings(layers=2, hidden=16), train=TrainSettings(batch=16, updates=1, buffer_min=2, buffer_max=4)

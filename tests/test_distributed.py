@@ -16,8 +16,8 @@ import pytest
 import ranks as work
 import torch
 
-from openmm_fab.distributed import Ranks, _newest
-from openmm_fab.objectives import weighted_loss
+from openmm_fab.train.distributed import Ranks, _newest
+from openmm_fab.train.objectives import weighted_loss
 from openmm_fab.weights import Estimate, z_score
 
 

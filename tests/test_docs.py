@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from openmm_fab.cli import app
+from openmm_fab.cli.app import app
 from openmm_fab.cli.settings import run_settings
-from openmm_fab.inputs import tomllib
+from openmm_fab.molecule.inputs import tomllib
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

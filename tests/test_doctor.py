@@ -8,10 +8,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from openmm_fab import fusing, memory
-from openmm_fab.cli import app, checkup
-from openmm_fab.energy import CompiledEnergy
-from openmm_fab.energy.verify import DisagreementError
+from openmm_fab.cli import checkup
+from openmm_fab.cli.app import app
+from openmm_fab.energy.agreement import DisagreementError
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.tools import fusing, memory
 
 
 def _doctor(*options: str):

@@ -26,7 +26,8 @@ from forces import (
 )
 from openmm import unit
 
-from openmm_fab.energy.potential import Potential, UncoveredSystemError, global_parameters
+from openmm_fab.energy.potential import Potential, UncoveredSystemError
+from openmm_fab.energy.reader import global_parameters
 
 
 def _context(system: openmm.System, given: dict[str, float] | None = None) -> openmm.Context:

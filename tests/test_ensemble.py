@@ -10,9 +10,10 @@ import mdtraj
 import numpy as np
 import pytest
 
-from openmm_fab.ensemble import Ensemble, time_blocks
-from openmm_fab.system import MolecularSystem
-from openmm_fab.topology import backbone_pairs, map_axes, named_torsions, slow_torsions
+from openmm_fab.ensemble.blocks import time_blocks
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.torsions import backbone_pairs, map_axes, named_torsions, slow_torsions
 
 
 def backbone_topology(alanine: Sequence[str] = ("N", "CA", "C")) -> mdtraj.Topology:

@@ -12,9 +12,9 @@ from matplotlib.backend_bases import MouseEvent
 from test_compare import two_basins
 
 from openmm_fab import InternalCoordinates, MolecularSystem
-from openmm_fab.coordinates import CoordinateSettings
-from openmm_fab.energy import CompiledEnergy
-from openmm_fab.explore import Explorer
+from openmm_fab.coordinates.internal import CoordinateSettings
+from openmm_fab.drawing.explore import Explorer
+from openmm_fab.energy.compiled import CompiledEnergy
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -12,8 +12,8 @@ import pytest
 from test_compare import flow
 from test_ensemble import backbone, flat
 
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.export import GAS_CONSTANT, write_ensemble
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.ensemble.export import GAS_CONSTANT, write_ensemble
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from openmm_fab.energy.expressions import NONE, Expression, tabulated
+from openmm_fab.energy.expressions import NONE, Expression
+from openmm_fab.energy.tables import tabulated
 
 # Zeros, ones, integers, halves, and points a little off them.
 AWKWARD = [-3.0, -2.5, -1.0, -0.999, -0.5, -1e-7, 0.0, 1e-9, 0.3, 0.5, 1.0, 1.0000001, 1.5, 2.0, math.pi, 7.25]

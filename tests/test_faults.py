@@ -15,17 +15,21 @@ import pytest
 import torch
 from examples import chain
 
-from openmm_fab import files, generator
-from openmm_fab.ais import AISSettings
+from openmm_fab import generator
+from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.cli.analysis import _metrics
-from openmm_fab.coordinates import CoordinateSettings
-from openmm_fab.files import DamagedFileError, FormatError, NotWrittenError, load_torch, previous, save_torch
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.md import reference
+from openmm_fab.coordinates.internal import CoordinateSettings
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.md.reference import reference
 from openmm_fab.md.store import Store
 from openmm_fab.target import Gaussian, ManyWell
-from openmm_fab.train import CHECKPOINT_FORMAT, Budget, Trainer, TrainSettings
+from openmm_fab.tools import files
+from openmm_fab.tools.files import DamagedFileError, FormatError, NotWrittenError, load_torch, previous, save_torch
+from openmm_fab.train.checkpoints import CHECKPOINT_FORMAT
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import Trainer
 
 ROOT, DATA = Path(__file__).parents[1], Path(__file__).parent / "data"
 TINY = TrainSettings(batch=16, updates=1, buffer_min=1, buffer_max=4, warmup=2, ais=AISSettings(intermediate=1, leapfrogs=1))  # noqa: E501 # fmt: skip

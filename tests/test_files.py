@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_fab import files
-from openmm_fab.files import (
+from openmm_fab.tools import files
+from openmm_fab.tools.files import (
     DamagedFileError,
     NotWrittenError,
     latest,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab.flow import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 
 SMALL = FlowSettings(layers=4, hidden=16, bins=5, bound=4.0)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import vonmises
 from test_ensemble import backbone, flat
 
-from openmm_fab.free_energy import basin_difference, in_phi_positive, phi_positive, profile, surface
+from openmm_fab.free_energy.profiles import basin_difference, in_phi_positive, phi_positive, profile, surface
 
 KAPPA = 1.5
 

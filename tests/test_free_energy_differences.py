@@ -16,33 +16,29 @@ from scipy.special import i0
 from test_ensemble import backbone
 from torch import Tensor
 
-from openmm_fab.ais import AISSettings
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.flow import FlowSettings
-from openmm_fab.free_energy import (
-    ais_log_weights,
+from openmm_fab.ais.annealing import AISSettings
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.free_energy.differences import (
     at_temperature,
-    basins,
-    coordinate,
     difference,
     difference_bar,
-    exponential_average,
-    flow_energy,
     flow_samples,
     log_z,
-    log_z_ais,
-    log_z_bar,
     mbar,
-    profile,
     reweighted,
-    surface,
     temperature_difference,
     temperature_energy,
 )
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.system import MolecularSystem
+from openmm_fab.free_energy.estimators import exponential_average
+from openmm_fab.free_energy.populations import basins
+from openmm_fab.free_energy.profiles import coordinate, profile, surface
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.log_z import ais_log_weights, flow_energy, log_z_ais, log_z_bar
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.target import Gaussian, VonMises
-from openmm_fab.train import Budget, TrainSettings
+from openmm_fab.train.settings import Budget, TrainSettings
 
 SETTINGS = GeneratorSettings(
     flow=FlowSettings(layers=4, hidden=32, bins=8), train=TrainSettings(batch=256, buffer_min=2, buffer_max=8)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import i0
 
-from openmm_fab.free_energy import FreeEnergy, bar_estimate, exponential_average, mbar_estimate
+from openmm_fab.free_energy.estimators import FreeEnergy, bar_estimate, exponential_average, mbar_estimate
 from openmm_fab.weights import effective_sample_size, log_ratio, pareto_khat
 
 SEEDS = 200

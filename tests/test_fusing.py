@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from openmm_fab.fusing import FusedMap
+from openmm_fab.tools.fusing import FusedMap
 
 
 def function(z: Tensor) -> list[Tensor]:

@@ -16,16 +16,18 @@ from openmm import app
 from safetensors.torch import save_file
 from scipy.integrate import trapezoid
 
-from openmm_fab import coordinates
-from openmm_fab.ais import AISSettings
-from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates
+from openmm_fab.ais.annealing import AISSettings
+from openmm_fab.coordinates import internal as coordinates
+from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
 from openmm_fab.energy.bridge import OpenMMEnergy
-from openmm_fab.flow import FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings, parse_budget
-from openmm_fab.presets import PRESETS
-from openmm_fab.progress import RunLog
-from openmm_fab.system import MolecularSystem
-from openmm_fab.train import Budget, Trainer, TrainSettings
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.presets import PRESETS
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.progress import RunLog
+from openmm_fab.train.settings import Budget, TrainSettings, parse_budget
+from openmm_fab.train.trainer import Trainer
 
 SMALL = GeneratorSettings(
     flow=FlowSettings(layers=2, hidden=16, bins=4),

@@ -9,12 +9,13 @@ import pytest
 import torch
 from examples import chain
 
-from openmm_fab.ais import AISSettings
+from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.energy.bridge import OpenMMEnergy
-from openmm_fab.flow import FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.system import MolecularSystem
-from openmm_fab.train import Budget, TrainSettings
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.weights import weighted_mean, z_score
 
 SMALL = GeneratorSettings(

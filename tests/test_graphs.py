@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab import graphs, pathwise
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.graphs import Graphs
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.target import BoltzmannTarget
-from openmm_fab.train import TrainSettings
+from openmm_fab.tools import graphs
+from openmm_fab.tools.graphs import Graphs
+from openmm_fab.train import pathwise
+from openmm_fab.train.settings import TrainSettings
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 BATCH = 64

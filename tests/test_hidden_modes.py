@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_compare_molecules import butane
 
-from openmm_fab.compare import compare
+from openmm_fab.compare.comparing import compare
 from openmm_fab.report.words import BAD, GOOD, findings, usable
 
 ROWS = [{"iteration": 100, "lost_basins": 1.0}, {"iteration": 200, "lost_basins": 0.0}]

@@ -9,9 +9,11 @@ import torch
 from examples import GaussianFlow
 from torch import Tensor
 
-from openmm_fab.hmc import adapt, hmc, widths, wrapped
-from openmm_fab.path import Counted, Path, Points
+from openmm_fab.ais.kernels import adapt, hmc, widths
+from openmm_fab.ais.path import Path, Points
+from openmm_fab.flow.base import Counted
 from openmm_fab.target import Gaussian, Target, VonMises
+from openmm_fab.tools.circle import wrapped
 
 CHAINS, TRAJECTORIES = 20_000, 25
 

@@ -14,17 +14,21 @@ import pytest
 import torch
 from examples import chain
 
-from openmm_fab.ais import AISSettings, anneal_to_target
-from openmm_fab.energy import CompiledEnergy, DisagreementError, OpenMMEnergy, WorkerError
-from openmm_fab.energy.bridge import _Worker
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.memory import Halving
-from openmm_fab.metrics import evaluate
-from openmm_fab.objectives import replay
-from openmm_fab.system import MolecularSystem
+from openmm_fab.ais.annealing import AISSettings, anneal_to_target
+from openmm_fab.energy.agreement import DisagreementError
+from openmm_fab.energy.bridge import OpenMMEnergy, WorkerError, _Worker
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.target import Gaussian, ManyWell, Target
-from openmm_fab.train import Budget, Trainer, TrainingError, TrainSettings
+from openmm_fab.tools.memory import Halving
+from openmm_fab.train.health import TrainingError
+from openmm_fab.train.multimodal import evaluate
+from openmm_fab.train.objectives import replay
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import Trainer
 from openmm_fab.weights import log_z
 
 LOST = "Error invoking kernel: CUDA_ERROR_LAUNCH_FAILED (719)"
@@ -99,7 +103,7 @@ def test_a_program_ends_while_a_worker_hangs():
     code = (
         "import threading, torch\n"
         "from openmm_fab.energy import WorkerError, bridge\n"
-        "from openmm_fab.system import MolecularSystem\n"
+        "from openmm_fab.molecule.system import MolecularSystem\n"
         "system = MolecularSystem.load('alanine_dipeptide')\n"
         "energy = bridge.OpenMMEnergy(system, platform='Reference', workers=2, time_limit=0.5)\n"
         "bridge._Worker.evaluate = lambda worker, row: threading.Event().wait()\n"

@@ -12,8 +12,8 @@ import scipy.constants
 from molecules import ETHANE
 from openmm import app, unit
 
-from openmm_fab.checks import UnsupportedSystemError
-from openmm_fab.system import MolecularSystem
+from openmm_fab.molecule.checks import UnsupportedSystemError
+from openmm_fab.molecule.system import MolecularSystem
 
 KCAL = 4.184
 COULOMB = scipy.constants.e**2 * scipy.constants.N_A / (4 * np.pi * scipy.constants.epsilon_0) * 1e6  # kJ/mol nm

@@ -11,11 +11,9 @@ from examples import GaussianFlow
 from scipy.stats import chi2
 from torch import Tensor
 
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.hmc import hmc
-from openmm_fab.kernels import KERNELS, mala, metropolis
-from openmm_fab.latent import _pulled, latent_hmc
-from openmm_fab.path import Path, Points
+from openmm_fab.ais.kernels import KERNELS, _pulled, hmc, latent_hmc, mala, metropolis
+from openmm_fab.ais.path import Path, Points
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
 
 CHAINS = 20_000

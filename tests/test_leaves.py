@@ -12,9 +12,9 @@ import torch
 from forces import FORCES, POSITIONS, STRAINED, structures, system_of
 from openmm import app
 
-from openmm_fab.energy import CompiledEnergy
+from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.energy.potential import Potential
-from openmm_fab.system import MolecularSystem
+from openmm_fab.molecule.system import MolecularSystem
 
 # Of a force: its rows ("get" and "set" {rows}Parameters), and where in a row a parameter stands.
 PLACES: dict[str, tuple[str, dict[str, int]]] = {

@@ -10,9 +10,8 @@ import pytest
 from examples import chain
 from md_examples import coordinates, exact_structures
 
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.md import Convergence, convergence
-from openmm_fab.md.convergence import _inefficiency, count_round_trips, walker_blocks
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.md.convergence import Convergence, _inefficiency, convergence, count_round_trips, walker_blocks
 
 
 @pytest.fixture(scope="module")

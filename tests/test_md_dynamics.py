@@ -9,8 +9,8 @@ import torch
 from examples import chain
 from md_examples import coordinates, exact_energy, exact_mean, exact_structures, z_scores
 
-from openmm_fab.energy import CompiledEnergy
-from openmm_fab.ensemble import Ensemble
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.md.dynamics import LangevinMiddle, Motion, UnstableDynamicsError, repartitioned
 
 

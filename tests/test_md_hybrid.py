@@ -11,10 +11,10 @@ from examples import GaussianFlow, chain
 from md_examples import z_scores
 
 import openmm_fab as fab
-from openmm_fab.flow import FlowSettings
+from openmm_fab.ais.path import Points
+from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.md.hybrid import HybridWalkers, independence
 from openmm_fab.md.settings import HybridSettings
-from openmm_fab.path import Points
 from openmm_fab.target import VonMises
 
 SHORT = dict(walkers=64, sweeps=40, burn_in=4, frame_every=4, progress=False)

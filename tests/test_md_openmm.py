@@ -11,8 +11,8 @@ from md_examples import exact_energy, z_scores
 from openmm import app
 
 from openmm_fab.md import langevin as langevin_module
-from openmm_fab.md import reference
-from openmm_fab.system import MolecularSystem
+from openmm_fab.md.reference import reference
+from openmm_fab.molecule.system import MolecularSystem
 
 HERE: dict = dict(platform="Reference", progress=False)
 FEW = "ignore:The slowest torsion stays correlated:UserWarning"

@@ -11,13 +11,13 @@ from examples import TORSIONS, chain
 from md_examples import CHEAP, coordinates, exact_energy, exact_structures, z_scores
 from openmm import app
 
-from openmm_fab.md import TorsionBias, reference
-from openmm_fab.md.bias import chosen_torsions
+from openmm_fab.md.bias import TorsionBias, chosen_torsions
 from openmm_fab.md.convergence import Convergence
 from openmm_fab.md.ladder import by_temperature, ladder_log_weights
+from openmm_fab.md.reference import reference
 from openmm_fab.md.settings import WalkersExchangeSettings
 from openmm_fab.md.walkers import ExchangingWalkers, Walkers, exchange
-from openmm_fab.system import MolecularSystem
+from openmm_fab.molecule.system import MolecularSystem
 
 FIRST = (0, 1, 2, 3)
 SHORT: dict = CHEAP | dict(time_ps=0.2, equilibration_ps=0.04, frame_ps=0.04, step_fs=4.0)

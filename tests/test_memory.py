@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from openmm_fab import memory
+from openmm_fab.tools import memory
 
 SCRIPT = """
 import os, runpy, sys

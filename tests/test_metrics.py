@@ -9,9 +9,9 @@ import torch
 from examples import GaussianFlow
 from torch import Tensor
 
-from openmm_fab.ais import AISSettings
-from openmm_fab.metrics import BLOCK, evaluate, evaluate_ais, of_weights
+from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.target import Multimodal
+from openmm_fab.train.multimodal import BLOCK, evaluate, evaluate_ais, of_weights
 
 STD = 0.8
 

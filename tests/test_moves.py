@@ -13,18 +13,18 @@ import pytest
 from openmm import unit
 from test_free_energy_differences import SETTINGS, chain_marginals
 
-from openmm_fab import moves
-from openmm_fab.generator import BoltzmannGenerator
-from openmm_fab.moves import accept
-from openmm_fab.system import MolecularSystem
-from openmm_fab.train import Budget
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.md import moves
+from openmm_fab.md.moves import accept
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.train.settings import Budget
 
 pytest.importorskip("openmmtools")
 from examples import chain
 from openmmtools.mcmc import LangevinDynamicsMove, MCMCSampler, SequenceMove
 from openmmtools.states import SamplerState, ThermodynamicState
 
-from openmm_fab.moves import FlowProposalMove
+from openmm_fab.md.moves import FlowProposalMove
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def test_same_seed_same_chain(system, generator) -> None:
 
 def test_openmmtools_is_loaded_only_when_asked_for() -> None:
     code = (
-        "import sys, openmm_fab.moves as m; assert 'openmmtools' not in sys.modules; "
+        "import sys, openmm_fab.md.moves as m; assert 'openmmtools' not in sys.modules; "
         "m.FlowProposalMove; assert 'openmmtools' in sys.modules"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from openmm_fab.ais import AISSettings
-from openmm_fab.objectives import (
+from openmm_fab.ais.annealing import AISSettings
+from openmm_fab.target import Gaussian, Target
+from openmm_fab.train.objectives import (
     OBJECTIVES,
     MaximumLikelihood,
     alpha_divergence,
@@ -22,8 +23,8 @@ from openmm_fab.objectives import (
     reverse_loss,
     weighted_loss,
 )
-from openmm_fab.target import Gaussian, Target
-from openmm_fab.train import Budget, Trainer, TrainSettings
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import Trainer
 
 X = torch.linspace(-14, 14, 400_001, dtype=torch.float64)
 

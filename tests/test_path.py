@@ -8,8 +8,8 @@ import pytest
 import torch
 from examples import GaussianFlow
 
-from openmm_fab.hmc import hmc
-from openmm_fab.path import Path, Points
+from openmm_fab.ais.kernels import hmc
+from openmm_fab.ais.path import Path, Points
 from openmm_fab.target import Gaussian, ManyWell
 
 FLOW = GaussianFlow(torch.tensor([0.3, -0.2], dtype=torch.float64), torch.tensor([1.1, 0.9], dtype=torch.float64))

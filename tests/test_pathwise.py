@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab import pathwise
-from openmm_fab.flow import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.train import pathwise
 
 PERIODIC = torch.tensor([False, True])
 GRID = 300

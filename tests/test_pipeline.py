@@ -14,12 +14,13 @@ import pytest
 import torch
 from examples import ANGLES, BONDS, TORSIONS, chain
 
-from openmm_fab.ais import AISSettings
+from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.energy.bridge import OpenMMEnergy, regularize
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.flow import FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings
-from openmm_fab.train import Budget, TrainSettings
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.weights import Estimate, log_z, weighted_mean, z_score
 
 SAMPLES = 30_000

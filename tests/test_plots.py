@@ -12,11 +12,14 @@ from test_compare_molecules import butane
 from test_ensemble import flat
 
 from openmm_fab import plots
-from openmm_fab.compare import Divergence, compare
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.free_energy import surface
-from openmm_fab.system import MolecularSystem
-from openmm_fab.topology import named_torsions
+from openmm_fab.compare import figure
+from openmm_fab.compare.comparing import compare
+from openmm_fab.compare.divergences import Divergence
+from openmm_fab.drawing import style
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.free_energy.profiles import surface
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.torsions import named_torsions
 
 pytest.importorskip("matplotlib")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -51,7 +54,7 @@ def test_comparison_with_a_missing_basin_and_equal_weights(tmp_path) -> None:
     result.plot(tmp_path / "missing.png")
     assert (tmp_path / "missing.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="below 1"):
-        plots.comparison(result, residue=1)
+        figure.comparison(result, residue=1)
 
 
 def test_comparison_of_a_molecule_without_phi(tmp_path) -> None:
@@ -62,12 +65,12 @@ def test_comparison_of_a_molecule_without_phi(tmp_path) -> None:
     for word in ("C1-C2-C3-C4 (1,2)", "| 180° |", "end to end C1-C4", "3-fold"):
         assert word in words
     with pytest.raises(ValueError, match="two torsions"):
-        plots.projections(result)
+        figure.projections(result)
 
 
 def test_many_distributions_show_those_that_differ_most() -> None:
     result = compare(flow(500, seed=5), two_basins(500, 0.1, seed=6), n_bootstrap=10)
-    ax = plots.new_figure(4, 4).add_subplot()
+    ax = style.new_figure(4, 4).add_subplot()
     items = [replace(result.torsions[0], name=f"t{i}", divergence=Divergence(0.0, i / 100, 0.0)) for i in range(30)]
     plots.comparing._distances(ax, items)
     assert [t.get_text() for t in ax.get_yticklabels()] == [f"t{i}" for i in range(29, 13, -1)]
@@ -78,18 +81,18 @@ def test_projections_show_three_planes(tmp_path) -> None:
     ensemble, reference = flow(1500, seed=7), two_basins(1500, 0.1, seed=8, name="md")
     result = compare(ensemble, reference, n_bootstrap=10, lag=2)
     for which, name in enumerate(("PC1", "TIC1")):
-        figure = plots.projections(result, which)
-        figure.savefig(tmp_path / f"{name}.png")
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG) and name in texts(figure)
-    meshes = [c for ax in figure.axes[:3] for c in ax.collections if c.__class__.__name__ == "QuadMesh"]
+        shown = figure.projections(result, which)
+        shown.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG) and name in texts(shown)
+    meshes = [c for ax in shown.axes[:3] for c in ax.collections if c.__class__.__name__ == "QuadMesh"]
     flow_, weighted, other = (m.get_array() for m in meshes)
     assert not np.ma.allequal(flow_, weighted) and np.ma.min(other) == 0.0
     with pytest.raises(ValueError, match="got 2 of 2"):
-        plots.projections(result, 2)
+        figure.projections(result, 2)
 
 
 def test_ramachandran_shows_the_weighted_surface() -> None:
-    figure = plots.new_figure(4, 4)
+    figure = style.new_figure(4, 4)
     ensemble = flow(2000, seed=4)
     weighted = plots.ramachandran(figure.add_subplot(), ensemble).get_array()
     plain = plots.ramachandran(figure.add_subplot(), ensemble, weighted=False).get_array()
@@ -135,7 +138,7 @@ def test_ramachandran_of_an_uncapped_chain_pairs_angles_of_one_residue() -> None
     rng = np.random.default_rng(0)
     x = np.asarray(system.positions)[None] + rng.normal(scale=0.02, size=(200, system.n_atoms, 3))
     ensemble = Ensemble(x, np.zeros(200), np.zeros(200), system.md_topology, 300.0, name="elil")
-    figure = plots.new_figure(4, 4)
+    figure = style.new_figure(4, 4)
     image = plots.ramachandran(figure.add_subplot(), ensemble)
     named = named_torsions(system.md_topology)
     phi, psi = ensemble.torsions([named["phi LEU2"], named["psi LEU2"]]).T
@@ -148,5 +151,5 @@ def test_ramachandran_of_an_uncapped_chain_pairs_angles_of_one_residue() -> None
 
 
 def test_axes_of_folded_torsions_say_so() -> None:
-    assert plots.torsion_label("C1-C2 (0,1), 3-fold") == "3 × C1-C2 (0,1) / rad"
-    assert plots.torsion_label("phi ALA2") == r"$\phi$ ALA2 / rad"
+    assert style.torsion_label("C1-C2 (0,1), 3-fold") == "3 × C1-C2 (0,1) / rad"
+    assert style.torsion_label("phi ALA2") == r"$\phi$ ALA2 / rad"

@@ -14,9 +14,10 @@ import pytest
 import zoo
 from openmm import app, unit
 
-from openmm_fab.checks import UnsupportedSystemError
-from openmm_fab.preparation import FIXES, Findings, Prepared, find_problems
-from openmm_fab.system import MolecularSystem
+from openmm_fab.molecule.checks import UnsupportedSystemError
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.preparation.findings import Findings, Prepared, find_problems
+from openmm_fab.preparation.problems import FIXES
 
 ROOT = Path(__file__).parents[1]
 FF14SB = ("amber14/protein.ff14SB.xml", "implicit/obc2.xml")

@@ -13,8 +13,8 @@ import pytest
 from test_compare import flow
 from test_compare_molecules import butane
 
-from openmm_fab import progress
-from openmm_fab.progress import History, LivePlot, RunLog, TrainingBar
+from openmm_fab.tools import progress
+from openmm_fab.tools.progress import History, LivePlot, RunLog, TrainingBar
 
 INFO = {
     **{"iteration": 1, "loss": 1.5, "ess_flow": 0.25, "ess_ais": 0.5, "acceptance": 0.65, "evaluations": 1000},

@@ -17,10 +17,11 @@ from test_compare import flow, two_basins
 from test_compare_molecules import butane
 from test_ensemble import flat
 
-from openmm_fab.compare import compare
-from openmm_fab.drawing import draw_structures
-from openmm_fab.report import findings, report_html, usable, write_report
+from openmm_fab.compare.comparing import compare
+from openmm_fab.ensemble.ensemble import draw_structures
+from openmm_fab.report.html import report_html, write_report
 from openmm_fab.report.viewer import ngl_library
+from openmm_fab.report.words import findings, usable
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 METRICS = [
@@ -201,10 +202,10 @@ def test_the_figures_take_their_colours_from_the_page(page) -> None:
 
 def test_names_of_atoms_are_escaped() -> None:
     """Nucleosides have atoms such as O5" and O5'."""
-    from openmm_fab import plots
+    from openmm_fab.drawing import style
     from openmm_fab.report.figures import svg
 
-    text = svg("name", 'F along O5"-<C>', lambda: plots.new_figure(1.0, 1.0))
+    text = svg("name", 'F along O5"-<C>', lambda: style.new_figure(1.0, 1.0))
     assert 'aria-label="F along O5&quot;-&lt;C&gt;"' in text and text.count("<svg ") == 1
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from scipy.stats import chi2, norm
 
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.objectives import MaximumLikelihood
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import GaussianMixture
-from openmm_fab.train import Budget, Trainer, TrainSettings
+from openmm_fab.train.objectives import MaximumLikelihood
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import Trainer
 
 SETTINGS = FlowSettings(layers=2, hidden=16, bins=4, scale=1.5, resampled=True)
 PERIODIC = torch.tensor([False, True])

@@ -19,13 +19,15 @@ import torch
 from openmm import app, unit
 
 from openmm_fab.cli.common import run_folder
-from openmm_fab.energy import CompiledEnergy, check, reduced_energy
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.files import DamagedFileError, load_npz, load_torch, save_torch
-from openmm_fab.generator import BoltzmannGenerator
-from openmm_fab.inputs import read_forcefield, tomllib
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.energy.reduced import reduced_energy
+from openmm_fab.energy.verify import check
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.md.store import Store
-from openmm_fab.system import MolecularSystem
+from openmm_fab.molecule.inputs import read_forcefield, tomllib
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.files import DamagedFileError, load_npz, load_torch, save_torch
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "openmm_fab").rglob("*.py"))
@@ -274,7 +276,7 @@ def test_butane_is_opls() -> None:
 def test_butane_is_the_same_molecule_in_every_process() -> None:
     """OpenMM numbers the kinds of atoms in its tables by the order of a set of text."""
     code = (
-        "import hashlib, openmm; from openmm_fab.system import MolecularSystem; s = MolecularSystem.load('butane'); "
+        "import hashlib, openmm; from openmm_fab import MolecularSystem; s = MolecularSystem.load('butane'); "
         "print(hashlib.sha256(openmm.XmlSerializer.serialize(s.system).encode()).hexdigest()); print(s.fingerprint)"
     )
     found = [

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates, wrap
-from openmm_fab.energy import CompiledEnergy
-from openmm_fab.flow import FlowSettings
-from openmm_fab.rings import is_planar, smallest_ring
-from openmm_fab.system import MolecularSystem
-from openmm_fab.zmatrix import build_zmatrix, puckering
+from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.zmatrix import build_zmatrix, puckering
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.molecule.graph import is_planar, smallest_ring
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.circle import wrap
 
 
 def _names(system: MolecularSystem) -> list[str]:

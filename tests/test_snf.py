@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.snf import PathSampler, StochasticFlow
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import Gaussian, GaussianMixture, ManyWell, VonMises
-from openmm_fab.train import Budget, Trainer, TrainSettings
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.snf import PathSampler, StochasticFlow
+from openmm_fab.train.trainer import Trainer
 
 LAYERS = {
     "hmc": StochasticFlow(every=1, kernel="hmc", steps=3, step_size=0.4),

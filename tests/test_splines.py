@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_fab import splines
-from openmm_fab.splines import MIN_SHARE, MIN_SLOPE
+from openmm_fab.flow import splines
+from openmm_fab.flow.splines import MIN_SHARE, MIN_SLOPE
 
 BINS, BOUND = 5, 3.0
 

@@ -19,12 +19,14 @@ from examples import chain, write_chain
 
 from openmm_fab import weights
 from openmm_fab.energy.bridge import OpenMMEnergy
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.flow import FlowSettings
-from openmm_fab.generator import BoltzmannGenerator, GeneratorSettings, sampling
-from openmm_fab.netcdf import WeightedTrajectory
-from openmm_fab.stream import RunningWeights, StreamedEnsemble, sample_to_file
-from openmm_fab.train import TrainSettings
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.ensemble.netcdf import WeightedTrajectory
+from openmm_fab.ensemble.stream import RunningWeights, StreamedEnsemble, sample_to_file
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.generator import sampling
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.train.settings import TrainSettings
 
 SMALL = GeneratorSettings(flow=FlowSettings(layers=2, hidden=16, bins=4), train=TrainSettings(batch=32))
 
@@ -71,7 +73,7 @@ def test_mdtraj_reads_the_trajectory(generator, tmp_path) -> None:
 def test_the_command_streams_and_resumes(generator, tmp_path) -> None:
     from typer.testing import CliRunner
 
-    from openmm_fab.cli import app
+    from openmm_fab.cli.app import app
 
     molecule = write_chain(tmp_path / "chain")
     generator.save(tmp_path / "model.safetensors")

@@ -9,14 +9,14 @@ import torch
 import zoo
 from openmm import app
 
-from openmm_fab import view
-from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates
-from openmm_fab.energy import CompiledEnergy
-from openmm_fab.rings import neighbours_of
-from openmm_fab.summary import stereocentres
-from openmm_fab.system import MolecularSystem
+from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.zmatrix import build_zmatrix
+from openmm_fab.drawing import view
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.molecule.graph import neighbours_of
+from openmm_fab.molecule.stereo import stereocentres
+from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.target import BoltzmannTarget, ManyWell
-from openmm_fab.zmatrix import build_zmatrix
 
 
 def _coordinates(system: MolecularSystem, **settings) -> InternalCoordinates:

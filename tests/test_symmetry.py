@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab.coordinates import CoordinateSettings, InternalCoordinates, wrap
-from openmm_fab.symmetry import find_rotors, same_energy
-from openmm_fab.system import MolecularSystem
-from openmm_fab.zmatrix import build_zmatrix
+from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.symmetry import find_rotors, same_energy
+from openmm_fab.coordinates.zmatrix import build_zmatrix
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.circle import wrap
 
 
 def _random(seed: int) -> torch.Generator:

@@ -10,7 +10,7 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from openmm_fab.system import MolecularSystem, available_systems
+from openmm_fab.molecule.system import MolecularSystem, available_systems
 
 NAME = "alanine_dipeptide"
 

@@ -11,9 +11,9 @@ from scipy.integrate import quad
 from scipy.stats import chi2, kstest, multivariate_normal, norm
 from torch import Tensor
 
-from openmm_fab.coordinates import InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.energy.bridge import OpenMMEnergy
-from openmm_fab.system import MolecularSystem
+from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.target import BoltzmannTarget, Gaussian, GaussianMixture, ManyWell, Target, VonMises
 
 

@@ -13,12 +13,14 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 
 from openmm_fab import train
-from openmm_fab.ais import AISSettings
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.objectives import OBJECTIVES, MaximumLikelihood, replay
-from openmm_fab.snf import StochasticFlow
+from openmm_fab.ais.annealing import AISSettings
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
-from openmm_fab.train import BASINS_EVERY, Budget, Trainer, TrainingError, TrainSettings
+from openmm_fab.train.health import TrainingError
+from openmm_fab.train.objectives import OBJECTIVES, MaximumLikelihood, replay
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.snf import StochasticFlow
+from openmm_fab.train.trainer import BASINS_EVERY, Trainer
 from openmm_fab.weights import Estimate, effective_sample_size, log_z, normalized_weights, z_score
 
 SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=4, path_gradient=0.3, path_above=0.0)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab import watch
-from openmm_fab.ais import AISSettings
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.objectives import OBJECTIVES, MaximumLikelihood
+from openmm_fab.ais.annealing import AISSettings
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import ManyWell, VonMises
-from openmm_fab.train import Budget, Trainer, TrainingError, TrainSettings
-from openmm_fab.watch import missing_basins
+from openmm_fab.train import health as watch
+from openmm_fab.train.health import TrainingError, missing_basins
+from openmm_fab.train.objectives import OBJECTIVES, MaximumLikelihood
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import Trainer
 
 SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=1, ais=AISSettings(intermediate=1, leapfrogs=1))  # noqa: E501 # fmt: skip
 

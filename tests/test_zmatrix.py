@@ -6,8 +6,8 @@ import molecules as m
 import numpy as np
 import pytest
 
-from openmm_fab.system import MolecularSystem
-from openmm_fab.zmatrix import ZMatrix, build_zmatrix
+from openmm_fab.coordinates.zmatrix import ZMatrix, build_zmatrix
+from openmm_fab.molecule.system import MolecularSystem
 
 # Molecule and its rotatable bonds.
 KNOWN = {

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from zoo import AMINO_ACIDS, PEPTIDES, SMILES, ZOO, load, rdkit_molecule
 
-from openmm_fab.coordinates import InternalCoordinates
-from openmm_fab.zmatrix import build_zmatrix
+from openmm_fab.coordinates.internal import InternalCoordinates
+from openmm_fab.coordinates.zmatrix import build_zmatrix
 
 LENGTH, ANGLE, TORSION = 0.02, 0.05, 0.08  # widths of ln r, and of angles and narrow torsions in rad
 

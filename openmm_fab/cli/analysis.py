@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openmm_fab.cli.common import (
+from .common import (
     DeviceOption,
     ForcefieldOption,
     ReferenceOption,
@@ -24,10 +24,11 @@ from openmm_fab.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from openmm_fab.compare import Comparison
-    from openmm_fab.ensemble import Ensemble
-    from openmm_fab.generator import BoltzmannGenerator
-    from openmm_fab.system import MolecularSystem
+    from ..compare.comparison import Comparison
+    from ..ensemble.ensemble import Ensemble
+    from ..generator.generator import BoltzmannGenerator
+    from ..molecule.system import MolecularSystem
+
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 
@@ -63,10 +64,10 @@ def sample(
       openmm-fab sample my.pdb --run runs/my-laptop --n 10000000 --out samples.nc --resume
     """
     with told_in_words():
-        from openmm_fab.export import write_ensemble
-        from openmm_fab.netcdf import SUFFIX
-        from openmm_fab.pretrained import load_pretrained
-        from openmm_fab.weights import diagnosis
+        from ..ensemble.export import write_ensemble
+        from ..ensemble.netcdf import SUFFIX
+        from ..generator.presets import load_pretrained
+        from ..weights import diagnosis
 
         source = Source(system, forcefield, temperature)
         generator = load_pretrained(source.load(), device) if run is None else _of_run(source, run, device)
@@ -143,7 +144,7 @@ def systems() -> None:
     Examples:
       openmm-fab systems
     """
-    from openmm_fab.system import available_systems
+    from ..molecule.system import available_systems
 
     typer.echo("\n".join(available_systems()))
 
@@ -155,11 +156,11 @@ def finish(
 
     Leaves learning.png, comparison.json, comparison.png and report.html.
     """
-    from openmm_fab.compare import compare as compare_ensembles
-    from openmm_fab.ensemble import Ensemble
-    from openmm_fab.md import load_reference
-    from openmm_fab.plots import learning_curve
-    from openmm_fab.report import write_report
+    from ..compare.comparing import compare as compare_ensembles
+    from ..ensemble.ensemble import Ensemble
+    from ..ensemble.shipped import load_reference
+    from ..plots import learning_curve
+    from ..report.html import write_report
 
     metrics = _metrics(folder)
     if metrics:
@@ -188,7 +189,7 @@ def finish(
 
 
 def _ensemble(run: Path) -> Ensemble:
-    from openmm_fab.ensemble import Ensemble
+    from ..ensemble.ensemble import Ensemble
 
     path = run / "ensemble.npz"
     if not run.is_dir():
@@ -202,14 +203,14 @@ def _ensemble(run: Path) -> Ensemble:
 
 
 def _metrics(folder: Path) -> list[dict[str, float]]:
-    from openmm_fab.progress import read_metrics
+    from ..tools.progress import read_metrics
 
     path = folder / "metrics.jsonl"
     return read_metrics(path) if path.exists() else []
 
 
 def _of_run(source: Source, run: Path, device: str) -> BoltzmannGenerator:
-    from openmm_fab.generator import BoltzmannGenerator
+    from ..generator.generator import BoltzmannGenerator
 
     path = run / "model.safetensors" if run.is_dir() else run
     if not path.exists():

@@ -138,7 +138,7 @@ def _threads() -> Iterator[Finding]:
 
 
 def _memory() -> Iterator[Finding]:
-    from openmm_fab.memory import keep_freed_memory
+    from ..tools.memory import keep_freed_memory
 
     if keep_freed_memory():
         yield Finding(GOOD, "memory", "glibc keeps freed memory while training")
@@ -164,8 +164,10 @@ def _energy() -> Iterator[Finding]:
     import numpy as np
     import torch
 
-    from openmm_fab.energy import CompiledEnergy, DisagreementError, check
-    from openmm_fab.system import MolecularSystem, available_systems
+    from ..energy.agreement import DisagreementError
+    from ..energy.compiled import CompiledEnergy
+    from ..energy.verify import check
+    from ..molecule.system import MolecularSystem, available_systems
 
     if "alanine_dipeptide" not in available_systems():
         yield Finding(BAD, "shipped molecules", "alanine_dipeptide is missing", "Install openmm_fab again.")
@@ -195,7 +197,7 @@ def _energy() -> Iterator[Finding]:
 def _compiler() -> Iterator[Finding]:
     import torch
 
-    from openmm_fab.fusing import fuse
+    from ..tools.fusing import fuse
 
     if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
         yield Finding(NOTE, "torch.compile", "switched off by TORCHDYNAMO_DISABLE=1", "Unset it: fused code is faster.")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from openmm_fab.system import MolecularSystem
+    from ..molecule.system import MolecularSystem
+
 
 SystemArgument = Annotated[
     str, typer.Argument(help="Name of a shipped molecule, folder with a system.toml, or PDB or PDBx/mmCIF file.")
@@ -40,10 +41,11 @@ def told_in_words() -> Iterator[None]:
     """What a user can mend is told in a line, with exit code 1; Ctrl-C ends with 130. The rest keeps its traceback."""
     import openmm
 
-    from openmm_fab.distributed import RankLostError
-    from openmm_fab.energy import DisagreementError, UncoveredSystemError
-    from openmm_fab.md import UnstableDynamicsError
-    from openmm_fab.train import TrainingError
+    from ..energy.agreement import DisagreementError
+    from ..energy.potential import UncoveredSystemError
+    from ..md.dynamics import UnstableDynamicsError
+    from ..train.distributed import RankLostError
+    from ..train.health import TrainingError
 
     expected = (
         *(ValueError, OSError, ImportError, FloatingPointError, openmm.OpenMMException),
@@ -76,8 +78,8 @@ class Source:
     temperature: float | None = None
 
     def load(self) -> MolecularSystem:
-        from openmm_fab.inputs import STRUCTURES
-        from openmm_fab.system import FORCEFIELD, MolecularSystem
+        from ..molecule.inputs import STRUCTURES
+        from ..molecule.system import FORCEFIELD, MolecularSystem
 
         if Path(self.system).suffix.lower() in STRUCTURES:
             kelvin = 300.0 if self.temperature is None else self.temperature
@@ -99,7 +101,7 @@ class Source:
 
     def as_in(self, run: Path) -> Source:
         """With the force field and temperature of a run of the same structure file, where neither is given."""
-        from openmm_fab.inputs import STRUCTURES
+        from ..molecule.inputs import STRUCTURES
 
         source = run_settings_of(run).get("source") or {}
         given = self.forcefield or self.temperature is not None
@@ -119,7 +121,7 @@ class Source:
 
 def run_settings_of(run: Path) -> dict[str, Any]:
     """A run's settings.json, of its folder or of a file in it; empty without one."""
-    from openmm_fab.files import load_json
+    from ..tools.files import load_json
 
     path = (run if run.is_dir() else run.parent) / "settings.json"
     return load_json(path, "the settings of a run") if path.exists() else {}
@@ -145,7 +147,7 @@ def write_run_settings(path: Path, settings: dict[str, Any], resume: bool) -> No
     """Only how long a run trains and how much it draws may change when it is resumed."""
     text = json.dumps(settings, indent=2)
     if resume:
-        from openmm_fab.files import load_json
+        from ..tools.files import load_json
 
         old, new = load_json(path, "the settings of a run"), json.loads(text)
         changed = [k for k in new if k not in MAY_CHANGE and old.get(k) != new[k]]
@@ -158,6 +160,6 @@ def write_run_settings(path: Path, settings: dict[str, Any], resume: bool) -> No
 
 
 def write(path: Path, text: str) -> None:
-    from openmm_fab.files import write_atomically
+    from ..tools.files import write_atomically
 
     write_atomically(path, lambda file: file.write(text), "w")

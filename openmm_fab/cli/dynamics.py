@@ -7,14 +7,7 @@ from typing import Annotated
 
 import typer
 
-from openmm_fab.cli.common import (
-    ForcefieldOption,
-    SeedOption,
-    Source,
-    SystemArgument,
-    TemperatureOption,
-    told_in_words,
-)
+from .common import ForcefieldOption, SeedOption, Source, SystemArgument, TemperatureOption, told_in_words
 
 
 def reference(
@@ -43,9 +36,9 @@ def reference(
       openmm-fab compare butane runs/butane-laptop --reference md/ensemble.npz
     """
     with told_in_words():
-        from openmm_fab.cli.settings import checked, parse_assignments
-        from openmm_fab.md import METHODS
-        from openmm_fab.md import reference as sample_by_md
+        from ..md.reference import reference as sample_by_md
+        from ..md.settings import METHODS
+        from .settings import checked, parse_assignments
 
         if method not in set(METHODS) - {"hybrid"}:
             expected = f"Expected a method out of {sorted(set(METHODS) - {'hybrid'})}; got {method!r}."

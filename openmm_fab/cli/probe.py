@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from openmm_fab.generator import BoltzmannGenerator
+    from ..generator.generator import BoltzmannGenerator
+
 
 MIB = 2**20
 
@@ -64,7 +65,8 @@ class Cost:
 
 def probe(generator: BoltzmannGenerator, seconds: float) -> Cost:
     """Train for about so long, then sample one batch; the generator is not to be used afterwards."""
-    from openmm_fab.train import Budget, Trainer
+    from ..train.settings import Budget
+    from ..train.trainer import Trainer
 
     train = generator.settings.train
     # The buffer is filled no further than the first gradient steps need.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
-    from openmm_fab.generator import GeneratorSettings
+    from ..generator.settings import GeneratorSettings
+
 
 T = TypeVar("T")
 WHOLE_RUN = {"preset": str, "minutes": float, "samples": int, "seed": int}
@@ -41,7 +42,7 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str
     ValueError
         A file that is no TOML; keys that do not exist; values of another type or that a part refuses.
     """
-    from openmm_fab.presets import PRESETS
+    from ..generator.presets import PRESETS
 
     given = {} if file is None else read_toml(file)
     where = " and ".join([*([str(file)] if file else []), *(["--set"] if assignments else [])]) or "the settings"
@@ -74,7 +75,7 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    from openmm_fab.inputs import tomllib
+    from ..molecule.inputs import tomllib
 
     if not path.is_file():
         raise ValueError(f"Expected a TOML file of settings at {path}; there is none.")
@@ -86,7 +87,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def parse_assignments(assignments: Sequence[str], example: str) -> dict[str, Any]:
     """`key=value`, the value as in TOML; text may stand without its quotes."""
-    from openmm_fab.inputs import tomllib
+    from ..molecule.inputs import tomllib
 
     found: dict[str, Any] = {}
     for text in assignments:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from openmm_fab.cli.common import ForcefieldOption, told_in_words
+from .common import ForcefieldOption, told_in_words
 
 FileArgument = Annotated[Path, typer.Argument(help="PDB or PDBx/mmCIF file.")]
 OutOption = Annotated[Path | None, typer.Option(help="Mend, and write here; ends in .pdb or .cif.")]
@@ -34,8 +34,8 @@ def prepare(
       openmm-fab prepare my.pdb --out fixed.pdb --fix "missing hydrogens" --ph 4.5
     """
     with told_in_words():
-        from openmm_fab.preparation import find_problems
-        from openmm_fab.system import FORCEFIELD
+        from ..molecule.system import FORCEFIELD
+        from ..preparation.findings import find_problems
 
         if fix and out is None:
             raise ValueError("Expected --out with --fix: name the file to write.")

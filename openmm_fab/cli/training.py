@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openmm_fab.cli.common import (
+from .common import (
     STOPPED,
     DeviceOption,
     ForcefieldOption,
@@ -21,12 +21,13 @@ from openmm_fab.cli.common import (
     write,
     write_run_settings,
 )
-from openmm_fab.cli.settings import RunSettings, run_settings
+from .settings import RunSettings, run_settings
 
 if TYPE_CHECKING:
-    from openmm_fab.distributed import Ranks
-    from openmm_fab.generator import BoltzmannGenerator
-    from openmm_fab.system import MolecularSystem
+    from ..generator.generator import BoltzmannGenerator
+    from ..molecule.system import MolecularSystem
+    from ..train.distributed import Ranks
+
 
 PROBE_SECONDS = 10.0
 
@@ -85,9 +86,9 @@ def run(
         molecule = source.load()
         if dry_run:
             return _show_cost(molecule, chosen, device)
-        from openmm_fab.cli.analysis import finish
-        from openmm_fab.distributed import Ranks, many
-        from openmm_fab.weights import diagnosis
+        from ..train.distributed import Ranks, many
+        from ..weights import diagnosis
+        from .analysis import finish
 
         if many():
             raise ValueError("Expected openmm-fab run as one process; under torchrun use openmm-fab train.")
@@ -132,7 +133,7 @@ def train(
       openmm-fab sample alanine_dipeptide --run runs/long --n 100000 --out long.npz
       torchrun --nproc-per-node 4 -m openmm_fab train alanine_dipeptide --minutes 60      # four processes, one flow
     """
-    from openmm_fab.distributed import joined
+    from ..train.distributed import joined
 
     with told_in_words(), joined() as ranks:
         chosen = run_settings(settings, change or (), device, preset=preset, seed=seed, minutes=minutes)
@@ -157,8 +158,8 @@ def _trained(
     ranks: Ranks,
 ) -> tuple[BoltzmannGenerator, Path]:
     """A trained generator and the folder with its settings, metrics, checkpoint and model; the first rank writes."""
-    from openmm_fab.generator import BoltzmannGenerator
-    from openmm_fab.train import Budget
+    from ..generator.generator import BoltzmannGenerator
+    from ..train.settings import Budget
 
     budget = Budget(minutes=chosen.minutes)
     folder = ranks.from_first(lambda: run_folder(runs, name or f"{molecule.name}-{chosen.preset}", resume))
@@ -195,10 +196,10 @@ def _trained(
 
 
 def _show_cost(molecule: MolecularSystem, chosen: RunSettings, device: str) -> None:
-    from openmm_fab.cli.probe import probe
-    from openmm_fab.coordinates import InternalCoordinates
-    from openmm_fab.generator import BoltzmannGenerator
-    from openmm_fab.train import Budget
+    from ..coordinates.internal import InternalCoordinates
+    from ..generator.generator import BoltzmannGenerator
+    from ..train.settings import Budget
+    from .probe import probe
 
     Budget(minutes=chosen.minutes)  # refuses what is no budget
     generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)

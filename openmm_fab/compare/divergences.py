@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from ..weights import Estimate
 
 if TYPE_CHECKING:
-    from ..ensemble import Ensemble
+    from ..ensemble.ensemble import Ensemble
+
 
 BINS = 60
 F_MAX = 5.0  # kT
@@ -53,12 +54,6 @@ def divergence(reference: ArrayLike, ensemble: ArrayLike) -> Divergence:
 def _kl(p: np.ndarray, q: np.ndarray) -> float:
     occupied = p > 0.0
     return float((p[occupied] * np.log(p[occupied] / np.maximum(q[occupied], KL_FLOOR))).sum())
-
-
-def circular_bins(angles: np.ndarray, bins: int) -> np.ndarray:
-    """Bin (n,) of each angle on the circle, the first one from -pi on."""
-    scaled = np.mod((angles + np.pi) / (2.0 * np.pi), 1.0)
-    return np.minimum(bins * scaled, bins - 1).astype(np.int64)
 
 
 def open_bins(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -120,11 +115,6 @@ def noise(
     if len(tv) < 2:
         return Estimate(np.nan, np.nan)
     return Estimate(float(tv.mean()), float(tv.std(ddof=1)))
-
-
-def count_blocks(ensemble: Ensemble) -> int:
-    """Independent blocks, or frames where each is independent."""
-    return ensemble.n if ensemble.block is None else len(np.unique(ensemble.block))
 
 
 def halves(ensemble: Ensemble, seed: int, splits: int = SPLITS) -> list[np.ndarray]:

@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from ..basins import BINS, SMOOTHING
-from ..basins import basins as wells_of
-from ..free_energy import in_phi_positive
+from ..free_energy.profiles import in_phi_positive
+from ..tools.circle import BINS, SMOOTHING
+from ..tools.circle import basins as wells_of
 
 HELICAL_PSI = (math.radians(-120.0), math.radians(50.0))  # on the two barriers of F(psi) at phi < 0
 LEAST = 1e-3  # share of a well, of the mean of both ensembles, to be compared

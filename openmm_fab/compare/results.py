@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..free_energy import BasinDifference, Profile
+from ..free_energy.profiles import BasinDifference, Profile
 from ..weights import Estimate
-from . import report
 from .divergences import Divergence
-from .projections import Projection, circle_features
-from .torsions import Torsion, torsion_values
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from matplotlib.figure import Figure
-
-    from ..ensemble import Ensemble
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,60 +95,3 @@ class WeightHistogram:
     edges: np.ndarray
     samples: np.ndarray
     weight: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """What `compare` found. `print` it for a table, `.plot()` it for the figure, `.to_dict()` it for a
-    file.
-
-    Parameters
-    ----------
-    projections : tuple of Projection
-        PCA of the torsions, and TICA where a lag was given, as fitted to the reference.
-    features : tuple of Torsion
-        Those whose cosines, then sines, they project.
-    """
-
-    ensemble: Ensemble
-    reference: Ensemble
-    torsions: tuple[ProfileComparison, ...]
-    pairs: tuple[PairComparison, ...]
-    basins: tuple[BasinComparison, ...]
-    coordinates: tuple[CoordinateComparison, ...] = ()
-    projections: tuple[Projection, ...] = ()
-    features: tuple[Torsion, ...] = ()
-    weights: WeightHistogram | None = None
-
-    def projected(self, ensemble: Ensemble, which: int = 0) -> np.ndarray:
-        """Coordinates (n, k) of an ensemble of this molecule in a projection."""
-        values = torsion_values(ensemble, self.features)
-        return self.projections[which].of(circle_features(np.stack(list(values.values()), axis=1)))
-
-    def words(self) -> str:
-        """Do they agree within errors? In sentences."""
-        return report.words(self)
-
-    def table(self) -> str:
-        """Plain-text tables; raw ESS, clipped ESS and k-hat always stand above the basins they qualify."""
-        return report.table(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the structures, as plain numbers, strings and lists; None where a number is not
-        finite."""
-        return report.to_dict(self)
-
-    def plot(self, path: str | Path | None = None) -> Figure:
-        """The figure of `plots.comparison`, saved where a path is given."""
-        from ..plots import comparison
-
-        figure = comparison(self)
-        if path is not None:
-            figure.savefig(path)
-        return figure
-
-    def __str__(self) -> str:
-        return self.table()
-
-    def _repr_html_(self) -> str:
-        return report.to_html(self)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..free_energy import BasinDifference, Profile
-from ..weights import Estimate, block_sums
-from .divergences import count_blocks, noise, replicas
+from ..free_energy.profiles import BasinDifference, Profile
+from ..weights import Estimate, block_sums, count_blocks
+from .divergences import noise, replicas
 
 if TYPE_CHECKING:
-    from ..ensemble import Ensemble
+    from ..ensemble.ensemble import Ensemble
+
 
 Column = tuple[np.ndarray, int]  # a bin (n,) for every frame; how many bins
 

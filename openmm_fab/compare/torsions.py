@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import mdtraj
 import numpy as np
 
-from ..rings import distances, kinds_of, neighbours_of, smallest_ring
-from ..topology import named_torsions
+from ..molecule.graph import distances, kinds_of, neighbours_of, smallest_ring
+from ..molecule.torsions import named_torsions
 
 if TYPE_CHECKING:
-    from ..ensemble import Ensemble
+    from ..ensemble.ensemble import Ensemble
+
 
 Four = tuple[int, int, int, int]
 NAMED = ("omega", "chi1", "chi2", "chi3", "chi4", "chi5")

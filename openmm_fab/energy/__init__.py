@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from openmm_fab.energy.agreement import DisagreementError
-from openmm_fab.energy.bridge import OpenMMEnergy, WorkerError, regularize
-from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.energy.potential import UncoveredSystemError
-from openmm_fab.energy.verify import VerifiedEnergy, check, refuse_fixed_in_space
-from openmm_fab.system import MolecularSystem
+from .agreement import DisagreementError
+from .bridge import OpenMMEnergy, WorkerError, regularize
+from .compiled import CompiledEnergy
+from .potential import UncoveredSystemError
+from .reduced import reduced_energy
+from .verify import VerifiedEnergy, check, refuse_fixed_in_space
 
 __all__ = [
     "CompiledEnergy",
@@ -23,47 +21,3 @@ __all__ = [
     "refuse_fixed_in_space",
     "regularize",
 ]
-
-BACKENDS = ("auto", "compiled", "openmm", "verify")
-
-
-def reduced_energy(system: MolecularSystem, backend: str = "auto", **options: Any) -> OpenMMEnergy | CompiledEnergy:
-    """The reduced energy of `system` as a function of x.
-
-    Parameters
-    ----------
-    system : MolecularSystem
-    backend : "auto", "compiled", "openmm" or "verify"
-        "openmm": OpenMM itself, through a pool of Contexts. "compiled": its forces translated to torch; call
-        `.compile()` on it to fuse them. "verify": the same, checked against OpenMM on the first batch. "auto":
-        "compiled" if every force has a translation, else "openmm".
-    **options
-        Handed to the backend named, e.g. `platform` and `workers` of `OpenMMEnergy`, `dtype` of `CompiledEnergy`.
-
-    Returns
-    -------
-    OpenMMEnergy or CompiledEnergy
-        Its `reason` says in words which it is, and why.
-
-    Raises
-    ------
-    ValueError
-        Unknown backend; options without a named one.
-    UncoveredSystemError
-        "compiled" or "verify", and a force has no translation.
-    DisagreementError
-        A platform of OpenMM's differs from its Reference platform.
-    """
-    if backend not in BACKENDS:
-        raise ValueError(f"Expected a backend out of {BACKENDS}; got {backend!r}.")
-    if backend == "auto" and options:
-        raise ValueError(f'Expected a named backend for the options {sorted(options)}; got "auto". Name one.')
-    reason = f"{backend}, as asked for"
-    if backend == "auto":
-        uncovered = CompiledEnergy.uncovered(system.system)
-        backend = "openmm" if uncovered else "compiled"
-        reason = f"{backend}, " + ("no translation of " + "; ".join(uncovered) if uncovered else "all is translated")
-    backends = {"openmm": OpenMMEnergy, "compiled": CompiledEnergy, "verify": VerifiedEnergy}
-    energy: OpenMMEnergy | CompiledEnergy = backends[backend](system, **options)
-    energy.reason = reason
-    return energy

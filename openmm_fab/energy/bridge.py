@@ -28,8 +28,8 @@ import openmm
 import torch
 from torch import Tensor
 
-from openmm_fab.energy.agreement import compare
-from openmm_fab.system import MolecularSystem
+from ..molecule.system import MolecularSystem
+from .agreement import compare
 
 TIMING_SECONDS = 0.06  # per candidate; up to about eight candidates
 ABOUT_AS_FAST = 1.3

@@ -15,11 +15,12 @@ import openmm
 import torch
 from torch import Tensor, nn
 
-from openmm_fab.energy.geometry import Value
-from openmm_fab.energy.potential import FreedPotential, Potential, global_parameters, translate
-from openmm_fab.fusing import fuse
-from openmm_fab.memory import keep_freed_memory
-from openmm_fab.system import MolecularSystem
+from ..molecule.system import MolecularSystem
+from ..tools.fusing import fuse
+from ..tools.memory import keep_freed_memory
+from .geometry import Value
+from .potential import FreedPotential, Potential
+from .reader import global_parameters, translate
 
 FUSED_BYTES = 2**19  # of one value a pair in a chunk: intermediate results stay in the processor's caches
 EAGER_BYTES = {"cpu": 2**24, "cuda": 2**26}  # of one value a pair; some sixty such values are held at once

@@ -21,8 +21,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from openmm_fab.energy.geometry import root
-from openmm_fab.energy.tables import tabulated
+from .geometry import root
+from .tables import tabulated
 
 __all__ = ["Expression", "tabulated"]
 
@@ -209,7 +209,6 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., Tensor]]] = {
 _AUXILIARY = {"less", "not less", "detach", "gate then", "gate else"}  # ours, not in the language
 _CONDITIONS = {"min": "less", "max": "not less"}  # min(a, b) = select(a < b, a, b)
 _ARGUMENTS = {name: count for name, (count, _) in _FUNCTIONS.items() if name not in _AUXILIARY} | {"min": 2, "max": 2}
-
 
 # --- the graph ---
 

@@ -205,3 +205,15 @@ def filled(value: Value, like: Tensor) -> Tensor:
 def picked(x: Tensor, gather: Gather) -> Sequence[Tensor]:
     """Atoms of terms, by an index (k, m): k tensors (3, m, batch)."""
     return gather(x).unbind(1)
+
+
+def all_pairs(n_atoms: int) -> np.ndarray:
+    """(n_atoms (n_atoms - 1) / 2, 2) int, i < j, sorted."""
+    return np.stack(np.triu_indices(n_atoms, 1), axis=1)
+
+
+def find_pairs(wanted: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The rows of `pairs` (sorted) that hold the pairs `wanted` (m, 2) in either order."""
+    n = int(pairs.max(initial=0)) + 1
+    keys = pairs[:, 0] * n + pairs[:, 1]
+    return np.searchsorted(keys, wanted.min(1) * n + wanted.max(1))

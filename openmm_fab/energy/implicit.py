@@ -7,10 +7,10 @@ import openmm
 import torch
 from torch import Tensor, nn
 
-from openmm_fab.energy.custom import CustomExpression, functions_of, global_names, per_particle
-from openmm_fab.energy.forces import Term, cutoff_of, plain
-from openmm_fab.energy.geometry import Frame, Gather, Parameters, Value, filled
-from openmm_fab.energy.nonbonded import COULOMB, all_pairs, find_pairs
+from .custom import CustomExpression, functions_of, global_names, per_particle
+from .geometry import Frame, Gather, Parameters, Value, all_pairs, filled, find_pairs
+from .nonbonded import COULOMB
+from .terms import Term, cutoff_of, plain
 
 
 class Neighbours(nn.Module):

@@ -11,23 +11,11 @@ import openmm
 import torch
 from torch import Tensor
 
-from openmm_fab.energy.forces import Constants, Term, UncoveredError, cutoff_of, plain
-from openmm_fab.energy.geometry import Frame, Parameters
+from .geometry import Frame, Parameters, all_pairs, find_pairs
+from .terms import Constants, Term, UncoveredError, cutoff_of, plain
 
 # CODATA 2018, as in OpenMM: e^2 N_A / (4 pi epsilon_0), kJ nm / mol / e^2.
 COULOMB = 1.602176634e-19**2 * 6.02214076e23 / (4 * math.pi * 8.8541878128e-12) * 1e6
-
-
-def all_pairs(n_atoms: int) -> np.ndarray:
-    """(n_atoms (n_atoms - 1) / 2, 2) int, i < j, sorted."""
-    return np.stack(np.triu_indices(n_atoms, 1), axis=1)
-
-
-def find_pairs(wanted: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The rows of `pairs` (sorted) that hold the pairs `wanted` (m, 2) in either order."""
-    n = int(pairs.max(initial=0)) + 1
-    keys = pairs[:, 0] * n + pairs[:, 1]
-    return np.searchsorted(keys, wanted.min(1) * n + wanted.max(1))
 
 
 def switch(r: Tensor, start: float, cutoff: float) -> Tensor:

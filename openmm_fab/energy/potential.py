@@ -9,8 +9,9 @@ import openmm
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from openmm_fab.energy.forces import Constants, Term, UncoveredError, read
-from openmm_fab.energy.geometry import Frame, Pairs, Parameters
+from .geometry import Frame, Pairs, Parameters
+from .reader import translate
+from .terms import Constants, Term
 
 
 class UncoveredSystemError(NotImplementedError):
@@ -89,30 +90,3 @@ class FreedPotential:
     def of_rows(self, x: Tensor, parameters: Parameters) -> Tensor:
         values = {self._fields[name]: leaf.to(x)[:, None] for name, leaf in self._leaves.items()}
         return functional_call(self._potential, values, (x.permute(2, 1, 0), parameters))
-
-
-def global_parameters(system: openmm.System) -> dict[str, float]:
-    """Default values of all global parameters of a System's forces."""
-    found: dict[str, float] = {}
-    forces = list(system.getForces())
-    for force in forces:  # grows while it is walked
-        for n in range(getattr(force, "getNumGlobalParameters", int)()):
-            found[force.getGlobalParameterName(n)] = force.getGlobalParameterDefaultValue(n)
-        forces += [force.getCollectiveVariable(n) for n in range(getattr(force, "getNumCollectiveVariables", int)())]
-    return found
-
-
-def translate(system: openmm.System) -> tuple[list[tuple[str, Term]], list[str]]:
-    """The forces that add energy, by the name of their class, and what could not be translated."""
-    terms, problems = [], []
-    virtual = sum(system.isVirtualSite(i) for i in range(system.getNumParticles()))
-    if virtual:
-        problems.append(f"{virtual} virtual sites: their forces are not handed on to other particles")
-    for force in system.getForces():
-        try:
-            term = read(force, system)
-        except UncoveredError as error:
-            problems.append(f"{type(force).__name__}: {error}")
-        else:
-            terms += [] if term is None else [(type(force).__name__, term)]
-    return terms, problems

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from openmm_fab.energy.agreement import DisagreementError, compare
-from openmm_fab.energy.bridge import OpenMMEnergy
-from openmm_fab.energy.compiled import CompiledEnergy
+from .agreement import DisagreementError, compare
+from .bridge import OpenMMEnergy
+from .compiled import CompiledEnergy
 
 MOVED = 0.05  # kT, for OpenMM's platforms in single precision
 

@@ -6,17 +6,13 @@ temperatures, lambdas. `estimators`: the same on bare arrays. Formulas and sourc
 
 from __future__ import annotations
 
-from ..weights import Estimate, z_score
+from ..weights import Estimate
 from .differences import (
-    ais_log_weights,
     at_temperature,
     difference,
     difference_bar,
-    flow_energy,
     flow_samples,
     log_z,
-    log_z_ais,
-    log_z_bar,
     mbar,
     reweighted,
     temperature_difference,
@@ -48,7 +44,6 @@ __all__ = [
     "Profile",
     "StateFreeEnergies",
     "Surface",
-    "ais_log_weights",
     "at_temperature",
     "bar_estimate",
     "basin_difference",
@@ -57,12 +52,9 @@ __all__ = [
     "difference",
     "difference_bar",
     "exponential_average",
-    "flow_energy",
     "flow_samples",
     "in_phi_positive",
     "log_z",
-    "log_z_ais",
-    "log_z_bar",
     "mbar",
     "mbar_estimate",
     "phi_positive",

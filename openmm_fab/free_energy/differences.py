@@ -13,23 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ais import PILOTS, AISSettings, anneal_to_target
-from ..devices import stream
-from ..energy import reduced_energy
-from ..path import Flow
-from ..system import MolecularSystem
-from ..target import BoltzmannTarget, Target
+from ..energy.reduced import reduced_energy
+from ..molecule.system import MolecularSystem
 from .estimators import FreeEnergy, StateFreeEnergies, bar_estimate, exponential_average, mbar_estimate
 
 if TYPE_CHECKING:
-    from ..ensemble import Ensemble
-    from ..generator import BoltzmannGenerator
+    from ..ensemble.ensemble import Ensemble
+
 
 # A molecule, a function x (n, atoms, 3) in nm -> u (n,), or the numbers u (n,) themselves.
 Energy: TypeAlias = "MolecularSystem | Callable[[Tensor], Tensor] | np.ndarray"
 
 BATCH = 1000
-ANNEALING = AISSettings(alpha=1.0, intermediate=8)
 
 
 def log_z(ensemble: Ensemble) -> FreeEnergy:
@@ -49,72 +44,6 @@ def log_z(ensemble: Ensemble) -> FreeEnergy:
         )
     _refuse_other_weights(ensemble)
     return exponential_average(ensemble.log_w, block=ensemble.block, method="importance sampling")
-
-
-def log_z_ais(
-    generator: BoltzmannGenerator, n: int = 2000, settings: AISSettings = ANNEALING, seed: int = 0
-) -> FreeEnergy:
-    """log Z by annealed importance sampling from the flow to the true energy (Neal 2001): `log_z` with better weights.
-
-    Parameters
-    ----------
-    n : int
-        Samples that count; pilot passes that adapt HMC's steps come before them.
-    settings : AISSettings
-        With alpha = 1, so that the path ends at the Boltzmann density; without resampling.
-    """
-    settings.refuse_dependence()
-    target = BoltzmannTarget(generator.energy, generator.coordinates)
-    random = stream(generator.device, seed)
-    log_w = ais_log_weights(generator.flow, target, n, settings, random, generator.batch)
-    return exponential_average(log_w, method=f"AIS over {settings.intermediate} intermediate densities")
-
-
-def ais_log_weights(
-    flow: Flow,
-    target: Target,
-    n: int,
-    settings: AISSettings = ANNEALING,
-    generator: torch.Generator | None = None,
-    batch: int = 256,
-    pilots: int = PILOTS,
-) -> np.ndarray:
-    """Log weights (n,) of annealed importance sampling towards the target itself; their mean estimates Z.
-
-    Parameters
-    ----------
-    batch : int
-        Chains run at once.
-    pilots : int
-        Passes before the first that counts, in which step sizes are adapted; then they are held.
-    """
-    return anneal_to_target(flow, target, n, settings, generator, batch, pilots)[1].cpu().numpy()
-
-
-def log_z_bar(
-    generator: BoltzmannGenerator, reference: Ensemble, samples: Ensemble | int = 10_000, seed: int = 1
-) -> FreeEnergy:
-    """log Z by targeted BAR between the flow's samples and MD frames (Wirnsberger et al. 2020).
-
-    The flow is a normalised state, so that BAR's difference to it is absolute.
-
-    Parameters
-    ----------
-    reference : Ensemble
-        Of the generator's own system; of frames with unequal weights as many as their effective number are drawn.
-    samples : Ensemble or int
-        What `generator.sample` gave, or how many to draw.
-    """
-    flow = generator.sample(samples, seed=seed) if isinstance(samples, int) else samples
-    _same_temperature(flow, reference)
-    if flow.log_q is None:
-        raise ValueError("Expected samples of the generator; got an ensemble without log_q. Use generator.sample(n).")
-    _refuse_other_weights(flow)
-    frames = _unweighted(reference, seed)
-    log_w = -_energies(generator.energy if np.isnan(frames.u).any() else frames.u, frames)
-    log_w = log_w - np.asarray(generator.log_prob(frames.x))
-    works = -np.where(np.isfinite(flow.log_w), flow.log_w, -np.inf)
-    return -bar_estimate(works, log_w, flow.block, frames.block, "targeted BAR", ("the flow", "the MD frames"))
 
 
 def difference(ensemble: Ensemble, energy: Energy) -> FreeEnergy:
@@ -200,11 +129,6 @@ def temperature_energy(system: MolecularSystem, temperature: float) -> Callable[
     """U / kT' of a system at another temperature (K), its force field unchanged: a state for `mbar`."""
     u, ratio = reduced_energy(system), system.temperature / float(temperature)
     return lambda x: u(x) * ratio
-
-
-def flow_energy(generator: BoltzmannGenerator) -> Callable[[Tensor], Tensor]:
-    """-log q(x), the flow as a state of known free energy 0; its ensemble is `flow_samples`."""
-    return lambda x: -generator.log_prob(x)
 
 
 def flow_samples(ensemble: Ensemble) -> Ensemble:

@@ -15,7 +15,7 @@ from .profiles import few_inside
 if TYPE_CHECKING:
     import mdtraj
 
-    from ..ensemble import Ensemble
+    from ..ensemble.ensemble import Ensemble
 
 
 @dataclass(frozen=True, eq=False)

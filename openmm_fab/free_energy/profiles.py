@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..topology import named_torsions
-from ..weights import Estimate, block_sums
+from ..molecule.torsions import named_torsions
+from ..weights import Estimate, block_sums, kish
 
 if TYPE_CHECKING:
     import mdtraj
 
-    from ..ensemble import Ensemble
+    from ..ensemble.ensemble import Ensemble
+
 
 # An array (n,), a function of a trajectory, "phi", "psi", "rg", a torsion's name, or a tuple of 2, 3 or 4 atoms.
 Coordinate: TypeAlias = "ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray] | str | tuple[int, ...]"
@@ -228,11 +229,6 @@ def basin_difference(
         return float(ensemble.standard_error(ensemble.bootstrap(lambda w: w[mask].sum(), n_bootstrap, seed)))
 
     return BasinDifference.of(ensemble, mask, error)
-
-
-def kish(w: np.ndarray) -> float:
-    """Effective number of weights that need not be normalised: (sum w)^2 / sum w^2."""
-    return float(w.sum() ** 2 / np.square(w).sum())
 
 
 def few_inside(w: np.ndarray, ensemble: Ensemble) -> str:

@@ -16,25 +16,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openmm_fab.ais import AISSettings
-from openmm_fab.coordinates import InternalCoordinates
-from openmm_fab.devices import checked, stream
-from openmm_fab.distributed import Ranks
-from openmm_fab.energy import CompiledEnergy, OpenMMEnergy, check, reduced_energy, refuse_fixed_in_space, regularize
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.flow import CouplingFlow
-from openmm_fab.free_energy import basin_difference
-from openmm_fab.generator import models, sampling, training
-from openmm_fab.generator.settings import GeneratorSettings
-from openmm_fab.graphs import Graphs
-from openmm_fab.memory import Halving, keep_freed_memory
-from openmm_fab.objectives import Objective, named
-from openmm_fab.path import TrainableFlow, beyond
-from openmm_fab.progress import History
-from openmm_fab.stream import StreamedEnsemble, sample_to_file
-from openmm_fab.system import MolecularSystem
-from openmm_fab.target import BoltzmannTarget, Coordinates
-from openmm_fab.train import Budget, Trainer, parse_budget
+from ..ais.annealing import AISSettings
+from ..coordinates.internal import InternalCoordinates
+from ..energy.bridge import OpenMMEnergy, regularize
+from ..energy.compiled import CompiledEnergy
+from ..energy.reduced import reduced_energy
+from ..energy.verify import check, refuse_fixed_in_space
+from ..ensemble.ensemble import Ensemble
+from ..ensemble.stream import StreamedEnsemble, sample_to_file
+from ..flow.base import TrainableFlow, beyond
+from ..flow.coupling import CouplingFlow
+from ..free_energy.profiles import basin_difference
+from ..molecule.system import MolecularSystem
+from ..target import BoltzmannTarget, Coordinates
+from ..tools.devices import checked, stream
+from ..tools.graphs import Graphs
+from ..tools.memory import Halving, keep_freed_memory
+from ..tools.progress import History
+from ..train.distributed import Ranks
+from ..train.objectives import Objective, named
+from ..train.settings import Budget, parse_budget
+from ..train.trainer import Trainer
+from . import models, sampling, training
+from .settings import GeneratorSettings
 
 CHECK_JIGGLE = 0.01  # nm
 LOOKED_AT = 256  # samples of a flow that is given
@@ -259,7 +263,7 @@ class BoltzmannGenerator:
         resume : bool
             Go on with the file until it holds n.
         """
-        from openmm_fab.progress import bar
+        from ..tools.progress import bar
 
         if n < 1:
             raise ValueError(f"Expected n >= 1 samples; got {n}.")

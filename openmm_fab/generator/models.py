@@ -13,18 +13,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from openmm_fab.coordinates import InternalCoordinates
-from openmm_fab.files import write_atomically
-from openmm_fab.flow import CouplingFlow
-from openmm_fab.generator.settings import GeneratorSettings
-from openmm_fab.path import TrainableFlow
-from openmm_fab.summary import centres_of
-from openmm_fab.system import MolecularSystem
-from openmm_fab.target import Coordinates
-from openmm_fab.topology import inverted_hands
+from ..coordinates.internal import InternalCoordinates
+from ..flow.base import TrainableFlow
+from ..flow.coupling import CouplingFlow
+from ..molecule.stereo import centres_of, inverted_hands
+from ..molecule.system import MolecularSystem
+from ..target import Coordinates
+from ..tools.files import write_atomically
+from .settings import GeneratorSettings
 
 if TYPE_CHECKING:
-    from openmm_fab.generator.generator import BoltzmannGenerator
+    from .generator import BoltzmannGenerator
+
 
 MODEL_FORMAT = "openmm_fab model 2"
 

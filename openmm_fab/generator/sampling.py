@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from openmm_fab.ais import AISSettings, anneal_to_target
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.free_energy.differences import ANNEALING
-from openmm_fab.target import BoltzmannTarget
+from ..ais.annealing import AISSettings, anneal_to_target
+from ..ensemble.ensemble import Ensemble
+from ..target import BoltzmannTarget
+from .log_z import ANNEALING
 
 if TYPE_CHECKING:
-    from openmm_fab.generator.generator import BoltzmannGenerator
+    from .generator import BoltzmannGenerator
 
 
 @torch.no_grad()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from openmm_fab.ais import AISSettings
-from openmm_fab.coordinates import CoordinateSettings
-from openmm_fab.flow import FlowSettings
-from openmm_fab.train import TrainSettings
+from ..ais.annealing import AISSettings
+from ..coordinates.internal import CoordinateSettings
+from ..flow.coupling import FlowSettings
+from ..train.settings import TrainSettings
 
 
 @dataclass(frozen=True)

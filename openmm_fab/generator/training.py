@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from openmm_fab.coordinates import InternalCoordinates
-from openmm_fab.files import latest, previous, set_aside
-from openmm_fab.progress import History, RunLog, TrainingBar
-from openmm_fab.train import Trainer
+from ..coordinates.internal import InternalCoordinates
+from ..tools.files import latest, previous, set_aside
+from ..tools.progress import History, RunLog, TrainingBar
+from ..train.trainer import Trainer
 
 if TYPE_CHECKING:
-    from openmm_fab.ensemble import Ensemble
-    from openmm_fab.generator.generator import BoltzmannGenerator
+    from ..ensemble.ensemble import Ensemble
+    from .generator import BoltzmannGenerator
+
 
 CHECKPOINT_EVERY = 120.0  # s
 OUTSIDE = 0.01  # share of annealed weight beyond the splines' range that is worth a warning

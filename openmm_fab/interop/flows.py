@@ -16,8 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from openmm_fab.hmc import wrapped
-from openmm_fab.path import Flow, beyond
+from ..flow.base import Flow, beyond
+from ..tools.circle import wrapped
 
 TEAR = 0.1  # nats at +-pi that are worth a warning
 SAMPLES = 1000  # looked at

@@ -9,8 +9,8 @@ import torch
 from scipy.special import ive
 from torch import Tensor
 
-from openmm_fab.energy.geometry import torsion
-from openmm_fab.topology import named_torsions
+from ..energy.geometry import torsion
+from ..molecule.torsions import named_torsions
 
 
 class TorsionBias:

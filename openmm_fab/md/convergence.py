@@ -9,10 +9,11 @@ from typing import Any
 import mdtraj
 import numpy as np
 
-from openmm_fab.ensemble import Ensemble, inefficiency
-from openmm_fab.free_energy import BasinDifference, basin_difference
-from openmm_fab.topology import slow_torsions
-from openmm_fab.weights import Estimate, block_sums, z_score
+from ..ensemble.blocks import inefficiency
+from ..ensemble.ensemble import Ensemble
+from ..free_energy.profiles import BasinDifference, basin_difference
+from ..molecule.torsions import slow_torsions
+from ..weights import Estimate, block_sums, z_score
 
 ZERO = Estimate(0.0, 0.0)
 Basin = Callable[[mdtraj.Trajectory], np.ndarray]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openmm_fab.system import MolecularSystem
+from ..molecule.system import MolecularSystem
 
 # x (walkers, atoms, 3) -> u (walkers,) in kT of the system and its gradient in kT/nm
 Potential = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from openmm_fab.devices import stream
-from openmm_fab.generator import BoltzmannGenerator
-from openmm_fab.hmc import adapt, hmc
-from openmm_fab.md.settings import HybridSettings
-from openmm_fab.md.store import Frame, State
-from openmm_fab.path import Path, Points
-from openmm_fab.target import BoltzmannTarget
+from ..ais.kernels import adapt, hmc
+from ..ais.path import Path, Points
+from ..generator.generator import BoltzmannGenerator
+from ..target import BoltzmannTarget
+from ..tools.devices import stream
+from .settings import HybridSettings
+from .store import Frame, State
 
 BOLTZMANN = Path(alpha=1.0)  # its end, lam = 1, is the Boltzmann density itself
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from openmm_fab.free_energy.estimators import import_pymbar
+from ..free_energy.estimators import import_pymbar
 
 
 def temperature_ladder(lowest: float, highest: float, count: int) -> np.ndarray:

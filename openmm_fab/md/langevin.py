@@ -18,14 +18,14 @@ import openmm
 from numpy.typing import ArrayLike
 from openmm import app, unit
 
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.files import DamagedFileError, latest, load_npz, previous, write_atomically
-from openmm_fab.md.convergence import ReferenceEnsemble, convergence, reported
-from openmm_fab.md.dynamics import UnstableDynamicsError
-from openmm_fab.md.settings import LangevinSettings
-from openmm_fab.md.walkers import SAVE_EVERY, stopped_message
-from openmm_fab.progress import bar
-from openmm_fab.system import MolecularSystem
+from ..ensemble.ensemble import Ensemble
+from ..molecule.system import MolecularSystem
+from ..tools.files import DamagedFileError, latest, load_npz, previous, write_atomically
+from ..tools.progress import bar
+from .convergence import ReferenceEnsemble, convergence, reported
+from .dynamics import UnstableDynamicsError
+from .settings import LangevinSettings
+from .walkers import SAVE_EVERY, stopped_message
 
 
 def langevin(

@@ -16,13 +16,13 @@ import openmm
 from numpy.typing import ArrayLike
 from openmm import unit
 
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.md.convergence import ReferenceEnsemble, convergence, count_round_trips, reported
-from openmm_fab.md.ladder import mbar_log_weights, temperature_ladder
-from openmm_fab.md.settings import ReplicaExchangeSettings
-from openmm_fab.md.walkers import stopped_message
-from openmm_fab.progress import bar
-from openmm_fab.system import MolecularSystem
+from ..ensemble.ensemble import Ensemble
+from ..molecule.system import MolecularSystem
+from ..tools.progress import bar
+from .convergence import ReferenceEnsemble, convergence, count_round_trips, reported
+from .ladder import mbar_log_weights, temperature_ladder
+from .settings import ReplicaExchangeSettings
+from .walkers import stopped_message
 
 
 def replica_exchange(

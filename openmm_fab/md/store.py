@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from openmm_fab.files import (
+from ..molecule.system import MolecularSystem
+from ..tools.files import (
     DamagedFileError,
     FormatError,
     latest,
@@ -20,8 +21,7 @@ from openmm_fab.files import (
     save_torch,
     write_atomically,
 )
-from openmm_fab.md.settings import MethodSettings
-from openmm_fab.system import MolecularSystem
+from .settings import MethodSettings
 
 State = dict[str, Any]  # tensors and numbers, all that the next interval depends on
 Frame = dict[str, np.ndarray]

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from openmm_fab.energy import CompiledEnergy
-from openmm_fab.md.bias import TorsionBias, chosen_torsions
-from openmm_fab.md.dynamics import LangevinMiddle, Motion, UnstableDynamicsError, repartitioned
-from openmm_fab.md.ladder import temperature_ladder
-from openmm_fab.md.settings import MetadynamicsSettings, MethodSettings, WalkersExchangeSettings, WalkersSettings
-from openmm_fab.md.store import Frame, State, Store
-from openmm_fab.progress import bar
-from openmm_fab.system import MolecularSystem
+from ..energy.compiled import CompiledEnergy
+from ..molecule.system import MolecularSystem
+from ..tools.progress import bar
+from .bias import TorsionBias, chosen_torsions
+from .dynamics import LangevinMiddle, Motion, UnstableDynamicsError, repartitioned
+from .ladder import temperature_ladder
+from .settings import MetadynamicsSettings, MethodSettings, WalkersExchangeSettings, WalkersSettings
+from .store import Frame, State, Store
 
 SAVE_EVERY = 120.0  # s
 

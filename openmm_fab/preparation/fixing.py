@@ -11,7 +11,8 @@ import numpy as np
 import openmm
 from openmm import app
 
-from ..checks import some, topology_bonds
+from ..molecule.checks import some
+from ..molecule.graph import topology_bonds
 from .problems import BUILT
 from .records import residue_key
 from .structure import Lacking, hydrogenated, in_nanometers, is_hydrogen, lacking, residue_label, solute_of

@@ -14,7 +14,7 @@ from typing import Any
 
 from openmm import app
 
-from ..inputs import MMCIF, check_pdb, naming
+from ..molecule.inputs import MMCIF, check_pdb, naming
 from .problems import AMINO, MODIFIED, PROTONATED, VARIANTS, Problem, mended, told
 
 # Where the line of an atom has what: columns of PDB, names in PDBx/mmCIF (of several the first that is there).

@@ -12,7 +12,7 @@ import numpy as np
 from openmm import app, unit
 from scipy.spatial import cKDTree
 
-from ..checks import molecules_of, topology_bonds
+from ..molecule.graph import molecules_of, topology_bonds
 from .problems import AMINO, BUILT, NUCLEIC, PROTONATED, Problem, mended, told
 from .records import standard_atoms
 

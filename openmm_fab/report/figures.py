@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import plots
-from ..free_energy import profile
-from ..topology import backbone_pairs, named_torsions
+from ..drawing import sticks, style
+from ..free_energy.profiles import profile
+from ..molecule.torsions import backbone_pairs, named_torsions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..compare import Comparison
-    from ..ensemble import Ensemble
+    from ..compare.comparison import Comparison
+    from ..ensemble.ensemble import Ensemble
+
 
 # Colours that no palette has, and the page's variable each becomes.
 INK, PLOT, EMPTY = "#010203", "#fdfcfb", "#fdfcfa"
@@ -26,8 +28,8 @@ THEMED = {
     INK: "var(--ink)",
     PLOT: "var(--plot)",
     EMPTY: "var(--empty)",  # bins that were never visited: a grey that the colour map does not have
-    plots.REFERENCE: "var(--reference)",
-    plots.REWEIGHTED: "var(--reweighted)",
+    style.REFERENCE: "var(--reference)",
+    style.REWEIGHTED: "var(--reweighted)",
 }
 STYLE: dict[str, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
@@ -67,7 +69,7 @@ def ramachandrans(ensemble: Ensemble, reference: Ensemble | None, residue: int =
 
     def panel(title: str, side: Ensemble, weighted: bool) -> Callable[[], Figure]:
         def draw() -> Figure:
-            figure = plots.new_figure(4.4, 3.9)
+            figure = style.new_figure(4.4, 3.9)
             ax = figure.subplots()
             ax.set_facecolor(EMPTY)
             image = plots.ramachandran(ax, side, residue, weighted, title=f"{title}{where}, {side.n:,} samples")
@@ -88,24 +90,24 @@ def profile_figures(ensemble: Ensemble, comparison: Comparison | None, most: int
     if comparison is not None:
         for torsion in comparison.torsions:
             curves[torsion.name] = [
-                ("flow", plots.FLOW, torsion.flow),
-                ("reweighted", plots.REWEIGHTED, torsion.ensemble),
-                (comparison.reference.name, plots.REFERENCE, torsion.reference),
+                ("flow", style.FLOW, torsion.flow),
+                ("reweighted", style.REWEIGHTED, torsion.ensemble),
+                (comparison.reference.name, style.REFERENCE, torsion.reference),
             ]
     else:
         for name in named_torsions(ensemble.topology):
             curves[name] = [
-                ("flow", plots.FLOW, profile(plots.unweighted(ensemble), name)),
-                ("reweighted", plots.REWEIGHTED, profile(ensemble, name)),
+                ("flow", style.FLOW, profile(plots.unweighted(ensemble), name)),
+                ("reweighted", style.REWEIGHTED, profile(ensemble, name)),
             ]
     first = sorted(curves, key=lambda name: not name.startswith(("phi", "psi")))[:most]
 
     def panel(name: str) -> Callable[[], Figure]:
         def draw() -> Figure:
-            figure = plots.new_figure(4.8, 3.6)
+            figure = style.new_figure(4.8, 3.6)
             ax = figure.subplots()
-            plots.profiles(ax, curves[name], plots.torsion_label(name))
-            ax.set_title(f"F({plots.torsion_label(name, unit=False)}), bands ±2 SE")
+            plots.profiles(ax, curves[name], style.torsion_label(name))
+            ax.set_title(f"F({style.torsion_label(name, unit=False)}), bands ±2 SE")
             ax.legend(frameon=False, fontsize=9)
             return figure
 
@@ -129,7 +131,7 @@ def learning_figures(metrics: Sequence[Mapping[str, float]]) -> list[str]:
 
 def weight_figure(ensemble: Ensemble) -> str:
     def draw() -> Figure:
-        figure = plots.new_figure(4.8, 3.6)
+        figure = style.new_figure(4.8, 3.6)
         plots.weight_histogram(figure.subplots(), ensemble)
         return figure
 
@@ -141,5 +143,5 @@ def structure_picture(x: np.ndarray, elements: Sequence[str], bonds: np.ndarray)
     return svg(
         "structures",
         "Superposed structures of the molecule, drawn by weight",
-        lambda: plots.structure_picture(x, elements, bonds, edge=INK),
+        lambda: sticks.structure_picture(x, elements, bonds, edge=INK),
     )

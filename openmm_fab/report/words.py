@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..compare.report import DISAGREE, NO_ERROR, TOO_FEW
+from ..compare.verdicts import DISAGREE, NO_ERROR, TOO_FEW
 from ..weights import CLIP_FRACTION, FEW, KHAT_LIMIT
 
 if TYPE_CHECKING:
-    from ..compare import Comparison
-    from ..ensemble import Ensemble
+    from ..compare.comparison import Comparison
+    from ..ensemble.ensemble import Ensemble
+
 
 GOOD, CARE, BAD = "good", "care", "bad"
 POOR_SHARE = 0.01  # of the samples, effective: below it the flow has hardly learned the molecule

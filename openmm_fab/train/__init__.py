@@ -1,9 +1,11 @@
-"""Training: `settings`, the loop itself (`trainer`), and its `checkpoints`."""
+"""Training: `settings`, the loop itself (`trainer`), what it minimises (`objectives`), and its `checkpoints`."""
 
-from openmm_fab.train.checkpoints import CHECKPOINT_FORMAT
-from openmm_fab.train.settings import Budget, TrainSettings, parse_budget
-from openmm_fab.train.trainer import BASINS_EVERY, PLAIN, RECENT, Trainer
-from openmm_fab.watch import TrainingError
+from __future__ import annotations
+
+from .checkpoints import CHECKPOINT_FORMAT
+from .health import TrainingError
+from .settings import Budget, TrainSettings, parse_budget
+from .trainer import BASINS_EVERY, PLAIN, RECENT, Trainer
 
 __all__ = [
     "BASINS_EVERY",

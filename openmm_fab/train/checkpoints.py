@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from openmm_fab.distributed import RankLostError
-from openmm_fab.files import DamagedFileError, FormatError, load_torch, save_torch
+from ..tools.files import DamagedFileError, FormatError, load_torch, save_torch
+from .distributed import RankLostError
 
 if TYPE_CHECKING:
-    from openmm_fab.train.trainer import Trainer
+    from .trainer import Trainer
+
 
 CHECKPOINT_FORMAT = 10
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from openmm_fab.ais import AISSettings
+from ..ais.annealing import AISSettings
 
 
 @dataclass(frozen=True)

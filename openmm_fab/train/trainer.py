@@ -26,22 +26,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from openmm_fab import pathwise
-from openmm_fab.ais import AISResult, AISSettings, adapted, in_passes, joined, run_ais
-from openmm_fab.basins import LiftedTarget
-from openmm_fab.buffer import ReplayBuffer
-from openmm_fab.devices import rounds_quickly, stream
-from openmm_fab.distributed import Ranks
-from openmm_fab.flow import CouplingFlow
-from openmm_fab.hmc import widths
-from openmm_fab.latent import Invertible
-from openmm_fab.memory import Halving, keep_freed_memory
-from openmm_fab.objectives import MaximumLikelihood, Objective, fab
-from openmm_fab.path import Counted, TrainableFlow
-from openmm_fab.target import Target
-from openmm_fab.train import checkpoints
-from openmm_fab.train.settings import Budget, TrainSettings
-from openmm_fab.watch import Health, TrainingError
+from ..ais.annealing import AISResult, AISSettings, adapted, in_passes, joined, run_ais
+from ..ais.kernels import widths
+from ..flow.base import Counted, Invertible, TrainableFlow
+from ..flow.coupling import CouplingFlow
+from ..target import Target
+from ..tools.devices import rounds_quickly, stream
+from ..tools.memory import Halving, keep_freed_memory
+from . import checkpoints, pathwise
+from .buffer import ReplayBuffer
+from .distributed import Ranks
+from .health import Health, TrainingError
+from .lifting import LiftedTarget
+from .objectives import MaximumLikelihood, Objective, fab
+from .settings import Budget, TrainSettings
 
 BASINS_EVERY = 25  # iterations
 RECENT = 16  # passes that the flow's ESS is that of, and of which one is annealed where annealing does not pay

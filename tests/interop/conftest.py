@@ -10,8 +10,9 @@ import torch
 from examples import chain
 
 from openmm_fab.energy.bridge import OpenMMEnergy
-from openmm_fab.interop.bgflow import import_bgflow, z_matrix
-from openmm_fab.system import MolecularSystem
+from openmm_fab.interop.bgflow.installed import import_bgflow
+from openmm_fab.interop.bgflow.outward import z_matrix
+from openmm_fab.molecule.system import MolecularSystem
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +42,7 @@ def own(system, energy):
     """A generator of ours, not trained; do not change it."""
     from test_generator import SMALL
 
-    from openmm_fab.generator import BoltzmannGenerator
+    from openmm_fab.generator.generator import BoltzmannGenerator
 
     return BoltzmannGenerator(system, SMALL, 0, energy)
 

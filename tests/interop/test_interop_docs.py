@@ -21,7 +21,8 @@ def test_snippets_run(bg):
 def test_names_on_the_page_exist():
     """Those of openmm_fab in the table of names."""
     import openmm_fab as fab
-    from openmm_fab import coordinates, flow
+    from openmm_fab.coordinates import internal as coordinates
+    from openmm_fab.flow import coupling as flow
     from openmm_fab.interop import bgflow as interop
 
     text = PAGE.read_text(encoding="utf-8")

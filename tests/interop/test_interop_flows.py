@@ -13,11 +13,12 @@ from torch import nn
 from torch.distributions import Independent, Normal, TransformedDistribution, VonMises
 from torch.distributions.transforms import AffineTransform, TanhTransform
 
-from openmm_fab.flow import CouplingFlow
-from openmm_fab.generator import BoltzmannGenerator
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.interop.flows import from_distribution, from_normflows, from_zuko, tear
 from openmm_fab.target import Gaussian
-from openmm_fab.train import Budget, Trainer, TrainSettings
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import Trainer
 from openmm_fab.weights import effective_sample_size
 
 QUICK = TrainSettings(batch=64, updates=4, buffer_min=4, buffer_max=16, learning_rate=2e-2, warmup=5, averaging=0.8)

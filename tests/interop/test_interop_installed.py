@@ -12,7 +12,8 @@ import openmm
 import pytest
 import torch
 
-from openmm_fab.interop.bgflow import from_energy, identity_splines, import_bgflow
+from openmm_fab.interop.bgflow.installed import identity_splines, import_bgflow
+from openmm_fab.interop.bgflow.inward import from_energy
 
 
 def test_without_bgflow_the_message_has_the_pip_line(monkeypatch):

@@ -11,19 +11,20 @@ import torch
 from test_generator import QUIET, SMALL
 
 from openmm_fab.energy.bridge import OpenMMEnergy
-from openmm_fab.flow import CouplingFlow
-from openmm_fab.generator import BoltzmannGenerator
-from openmm_fab.interop.bgflow import (
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.interop.bgflow.chart import Range
+from openmm_fab.interop.bgflow.inward import (
     EnergyTarget,
-    Range,
     from_coordinates,
     from_energy,
     from_flow,
     from_generator,
-    z_matrix,
+    log_density,
 )
-from openmm_fab.interop.bgflow.inward import log_density
-from openmm_fab.train import Budget, Trainer, TrainSettings
+from openmm_fab.interop.bgflow.outward import z_matrix
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.trainer import Trainer
 from openmm_fab.weights import effective_sample_size
 
 

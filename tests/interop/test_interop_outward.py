@@ -11,10 +11,10 @@ import pytest
 import torch
 from test_generator import SMALL
 
-from openmm_fab.flow import CouplingFlow, FlowSettings
-from openmm_fab.generator import BoltzmannGenerator
-from openmm_fab.interop.bgflow import (
-    from_generator,
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.interop.bgflow.inward import from_generator
+from openmm_fab.interop.bgflow.outward import (
     to_coordinates,
     to_energy,
     to_flow,

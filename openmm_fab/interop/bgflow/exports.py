@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.flow import CouplingFlow
-from openmm_fab.interop.bgflow.installed import import_bgflow
-from openmm_fab.interop.flows import seeded
+from ...ensemble.ensemble import Ensemble
+from ...flow.coupling import CouplingFlow
+from ..flows import seeded
+from .installed import import_bgflow
 
 bgflow: Any = import_bgflow()
 

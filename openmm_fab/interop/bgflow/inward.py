@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openmm_fab.interop.bgflow.chart import Chart, Range
-from openmm_fab.interop.bgflow.installed import import_bgflow
-from openmm_fab.interop.flows import ReparametrisedFlow, seeded
-from openmm_fab.target import Target
+from ...target import Target
+from ..flows import ReparametrisedFlow, seeded
+from .chart import Chart, Range
+from .installed import import_bgflow
 
 SAMPLES = 4096  # of a flow, for centres and widths
 EULER = 2 * math.log(2 * math.pi)  # bgflow's global transform has two Euler angles in turns

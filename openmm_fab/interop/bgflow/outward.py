@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openmm_fab.coordinates import InternalCoordinates
-from openmm_fab.ensemble import Ensemble
-from openmm_fab.flow import CouplingFlow
-from openmm_fab.interop.bgflow.installed import import_bgflow
+from ...coordinates.internal import InternalCoordinates
+from ...ensemble.ensemble import Ensemble
+from ...flow.coupling import CouplingFlow
+from .installed import import_bgflow
 
 if TYPE_CHECKING:
-    from openmm_fab.generator import BoltzmannGenerator
+    from ...generator.generator import BoltzmannGenerator
 
 
 def to_energy(energy: Callable[[Tensor], Tensor], n_atoms: int) -> Any:
@@ -24,7 +24,7 @@ def to_energy(energy: Callable[[Tensor], Tensor], n_atoms: int) -> Any:
     `temperature` is relative to the one within u, as ever in bgflow. Nothing is remembered from call to call.
     """
     import_bgflow()
-    from openmm_fab.interop.bgflow.exports import ReducedEnergy
+    from .exports import ReducedEnergy
 
     return ReducedEnergy(energy, n_atoms)
 
@@ -32,7 +32,7 @@ def to_energy(energy: Callable[[Tensor], Tensor], n_atoms: int) -> Any:
 def to_coordinates(coordinates: Any) -> Any:
     """Coordinates as a bgflow.Flow, in the direction of bgflow's own: flat nm -> z, one tensor; works in float64."""
     import_bgflow()
-    from openmm_fab.interop.bgflow.exports import InternalCoordinatesFlow
+    from .exports import InternalCoordinatesFlow
 
     return InternalCoordinatesFlow(coordinates)
 
@@ -40,7 +40,7 @@ def to_coordinates(coordinates: Any) -> Any:
 def to_flow(flow: CouplingFlow) -> Any:
     """The layers of our flow as a bgflow.Flow: base -> z. Shares the parameters, and has their dtype."""
     import_bgflow()
-    from openmm_fab.interop.bgflow.exports import Layers
+    from .exports import Layers
 
     return Layers(_coupling(flow), next(flow.parameters()).dtype)
 
@@ -48,7 +48,7 @@ def to_flow(flow: CouplingFlow) -> Any:
 def to_prior(flow: CouplingFlow) -> Any:
     """The base density of our flow as a prior of bgflow: normal on lines, uniform on circles, one tensor."""
     import_bgflow()
-    from openmm_fab.interop.bgflow.exports import Base
+    from .exports import Base
 
     return Base(_coupling(flow))
 
@@ -60,7 +60,7 @@ def to_generator(generator: BoltzmannGenerator) -> Any:
     all of them. Structures, energies and weights are float64.
     """
     bgflow = import_bgflow()
-    from openmm_fab.interop.bgflow.exports import Layers
+    from .exports import Layers
 
     flow = _coupling(generator.flow)
     # bgflow adds up dlogp in the first layer's dtype.
@@ -75,7 +75,7 @@ def to_sampler(ensemble: Ensemble, seed: int | None = None, dtype: torch.dtype =
     Without a seed it draws by PyTorch's global random numbers, as bgflow does.
     """
     import_bgflow()
-    from openmm_fab.interop.bgflow.exports import EnsembleSampler
+    from .exports import EnsembleSampler
 
     return EnsembleSampler(ensemble, None if seed is None else torch.Generator().manual_seed(seed), dtype)
 

@@ -22,9 +22,10 @@ import torch
 from tqdm import tqdm
 
 import openmm_fab as fab
-from openmm_fab.files import write_atomically
-from openmm_fab.md import HybridSettings, HybridWalkers
-from openmm_fab.topology import named_torsions
+from openmm_fab.md.hybrid import HybridWalkers
+from openmm_fab.md.settings import HybridSettings
+from openmm_fab.molecule.torsions import named_torsions
+from openmm_fab.tools.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
 RAW = HERE / "raw"

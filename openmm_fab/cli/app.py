@@ -1,0 +1,47 @@
+"""Command line: ``openmm-fab run alanine_dipeptide``. Each command is a function in one of the modules beside this."""
+
+from __future__ import annotations
+
+import logging
+
+import typer
+
+from . import analysis, checkup, dynamics, structure, training
+
+EXIT_CODES = (
+    "Exit codes: 0, all went well. 1, it could not be done; the last line says why and what to do. 2, the command line "
+    "is wrong. 130, stopped by Ctrl-C; what was done until then is kept."
+)
+
+app = typer.Typer(
+    help="Boltzmann ensembles and free energies from an OpenMM energy alone.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it would eat [train], and break examples
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def main() -> None:
+    """Boltzmann ensembles and free energies from an OpenMM energy alone.
+
+    A SYSTEM is the name of a shipped molecule (openmm-fab systems), a folder with a system.toml, or a PDB or PDBx/mmCIF
+    file.
+    """
+    logging.getLogger("pymbar").setLevel(logging.ERROR)  # it greets with the lack of JAX
+
+
+for command in (
+    training.run,
+    training.train,
+    structure.prepare,
+    analysis.sample,
+    dynamics.reference,
+    analysis.compare,
+    analysis.report,
+    analysis.systems,
+    checkup.doctor,
+):
+    app.command(epilog=EXIT_CODES)(command)

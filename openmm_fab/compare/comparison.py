@@ -1,0 +1,263 @@
+"""What a comparison found, as frozen dataclasses."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import weights as _weights
+from ..free_energy.estimators import FEW_BLOCKS
+from ..free_energy.profiles import BasinDifference
+from ..weights import Estimate, count_blocks
+from .divergences import BINS, F_MAX, KL_FLOOR
+from .projections import Projection, circle_features
+from .results import BasinComparison, CoordinateComparison, PairComparison, ProfileComparison, WeightHistogram
+from .torsions import Torsion, torsion_values
+from .verdicts import AGREE, DISTRUST
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from ..ensemble.ensemble import Ensemble
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What `compare` found. `print` it for a table, `.plot()` it for the figure, `.to_dict()` it for a
+    file.
+
+    Parameters
+    ----------
+    projections : tuple of Projection
+        PCA of the torsions, and TICA where a lag was given, as fitted to the reference.
+    features : tuple of Torsion
+        Those whose cosines, then sines, they project.
+    """
+
+    ensemble: Ensemble
+    reference: Ensemble
+    torsions: tuple[ProfileComparison, ...]
+    pairs: tuple[PairComparison, ...]
+    basins: tuple[BasinComparison, ...]
+    coordinates: tuple[CoordinateComparison, ...] = ()
+    projections: tuple[Projection, ...] = ()
+    features: tuple[Torsion, ...] = ()
+    weights: WeightHistogram | None = None
+
+    def projected(self, ensemble: Ensemble, which: int = 0) -> np.ndarray:
+        """Coordinates (n, k) of an ensemble of this molecule in a projection."""
+        values = torsion_values(ensemble, self.features)
+        return self.projections[which].of(circle_features(np.stack(list(values.values()), axis=1)))
+
+    def words(self) -> str:
+        """Do they agree within errors? In sentences."""
+        return words(self)
+
+    def table(self) -> str:
+        """Plain-text tables; raw ESS, clipped ESS and k-hat always stand above the basins they qualify."""
+        return table(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the structures, as plain numbers, strings and lists; None where a number is not
+        finite."""
+        return to_dict(self)
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """The figure of `plots.comparison`, saved where a path is given."""
+        from .figure import comparison
+
+        figure = comparison(self)
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
+
+
+def words(result: Comparison) -> str:
+    """Sentences: basins, distributions, what the weights changed, and what limits all this."""
+    lines = []
+    distributions = [*result.torsions, *result.coordinates]
+    for kind, items in (("basin", result.basins), ("distribution", distributions)):
+        if items:
+            lines.append(_count(kind, items))
+    if distributions:
+        flow, weighted, floor = (
+            float(np.mean([getattr(d, key).tv for d in distributions]))
+            for key in ("divergence_flow", "divergence", "floor")
+        )
+        lines.append(
+            f"Mean total variation of the distributions: {flow:.3f} unweighted, {weighted:.3f} reweighted; "
+            f"the reference's halves, one from the other: {_g(floor, 3)}."
+        )
+    for whose, side in (("the weights", result.ensemble), ("the reference's weights", result.reference)):
+        if not side.khat <= _weights.KHAT_LIMIT:
+            lines.append(f"k-hat: {whose}, and with them every error bar here, are not to be trusted.")
+        if (blocks := count_blocks(side)) < FEW_BLOCKS:
+            lines.append(f"{side.name}: only {blocks} independent blocks; verdicts allow for it, error bars do not.")
+    return "\n".join(lines)
+
+
+def _count(kind: str, items: Sequence[Any]) -> str:
+    plain = [item.verdict.removesuffix(f"; {DISTRUST}") for item in items]
+    agree = [p == AGREE for p in plain]
+    text = f"{sum(agree)} of {len(items)} {kind}s agree within errors"
+    others: dict[str, list[str]] = {}
+    for item, p in zip(items, plain, strict=True):
+        if p != AGREE:
+            z = f" (z = {item.z:+.1f})" if math.isfinite(item.z) else ""
+            others.setdefault(p, []).append(item.name + z)
+    return "; ".join([text, *(f"{key}: {', '.join(names)}" for key, names in others.items())]) + "."
+
+
+def table(result: Comparison) -> str:
+    blocks = [
+        _columns(
+            ["", "frames", "invalid", "ESS", "ESS clipped", "k-hat", ""],
+            [_ensemble_row(e) for e in (result.ensemble, result.reference)],
+        )
+        + f"\nESS clipped: the largest {_weights.CLIP_FRACTION:g} of the weights clipped; it flatters."
+        + " ESS counts weights, not correlation in time."
+    ]
+    if result.basins:
+        rows = [
+            [
+                *(b.name, _f(b.flow), _f(b.ensemble), _f(b.reference), _g(b.z_flow, 1), _g(b.z, 1)),
+                *(f"{b.ensemble.effective:.0f}", b.verdict),
+            ]
+            for b in result.basins
+        ]
+        head = ["basin, ΔF (kT)", "unweighted", "reweighted", "reference", "z unw.", "z", "eff. inside", "verdict"]
+        blocks.append(_columns(head, rows))
+    for kind, profiles in (("torsion", result.torsions), ("coordinate", result.coordinates)):
+        if profiles:
+            blocks.append(_distributions(kind, profiles))
+    if result.coordinates:
+        rows = [
+            [
+                c.name + (f" ({c.unit})" if c.unit else ""),
+                _f(c.mean_flow),
+                _f(c.mean_ensemble),
+                _f(c.mean_reference),
+                _g(c.mean_z, 1),
+                "",
+            ]
+            for c in result.coordinates
+        ]
+        blocks.append(_columns(["average", "unweighted", "reweighted", "reference", "z", ""], rows))
+    if result.torsions:
+        rows = [[t.name, str(t.largest), f"{t.rms:.3f}", str(t.unvisited), ""] for t in result.torsions]
+        head = ["torsion", f"max |ΔF| (kT), F < {F_MAX:g} kT", "rms", "bins unvisited", ""]
+        blocks.append(_columns(head, rows))
+    if result.pairs:
+        rows = [
+            [f"{p.name}, {bins}x{bins}", *_divergences(p.divergence_flow[bins], d, p.floor[bins]), ""]
+            for p in result.pairs
+            for bins, d in p.divergence.items()
+        ]
+        blocks.append(_columns(["Ramachandran", *DIVERGENCES, ""], rows))
+    if result.torsions or result.coordinates:
+        blocks[-1] += (
+            f"\nKL(reference || ensemble) in nats, probabilities floored at {KL_FLOOR:g} a bin; "
+            f"{BINS} bins in one dimension. unw.: without the weights.\n"
+            "floor: one half of the reference from the other. z: total variation beyond what noise on both sides makes."
+        )
+        for projection in result.projections:
+            what = "share of the variance" if projection.kind == "PC" else "autocorrelation over the lag"
+            values = ", ".join(f"{n} {v:.2f}" for n, v in zip(projection.names, projection.values, strict=True))
+            blocks[-1] += f"\n{values}: {what} of (cos, sin) of the reference's torsions."
+    if text := words(result):
+        blocks.append(text)
+    return "\n\n".join(blocks)
+
+
+DIVERGENCES = [*("KL unw.", "KL", "floor"), *("TV unw.", "TV", "floor"), *("JS unw.", "JS", "floor")]
+
+
+def _distributions(kind: str, items: Iterable[ProfileComparison]) -> str:
+    rows = [
+        [t.name, *_divergences(t.divergence_flow, t.divergence, t.floor), _g(t.z_flow, 1), _g(t.z, 1), t.verdict]
+        for t in items
+    ]
+    return _columns([kind, *DIVERGENCES, "z unw.", "z", "verdict"], rows)
+
+
+def _divergences(*sides: Any) -> list[str]:
+    return [_g(getattr(side, key), 4) for key in ("kl", "tv", "js") for side in sides]
+
+
+def to_dict(result: Comparison) -> dict[str, Any]:
+    found = {"ensemble": _summary(result.ensemble), "reference": _summary(result.reference)}
+    keys = ("torsions", "pairs", "basins", "coordinates", "projections", "features", "weights")
+    return found | {key: _plain(getattr(result, key)) for key in keys} | {"words": words(result)}
+
+
+def to_html(result: Comparison) -> str:
+    return f"<pre>{html.escape(table(result))}</pre>"
+
+
+def _ensemble_row(e: Ensemble) -> list[str]:
+    ess = f"{e.ess:.0f} ({100 * e.ess_fraction:.1f} %)"
+    khat, diagnosis = _g(e.khat, 2), _weights.diagnosis(e.log_w)
+    return [e.name, str(e.n), str(e.invalid), ess, f"{e.ess_clipped:.0f}", khat, diagnosis]
+
+
+def _summary(e: Ensemble) -> dict[str, Any]:
+    return {
+        "name": e.name,
+        "n": e.n,
+        "temperature": e.temperature,
+        "invalid": e.invalid,
+        "blocks": None if e.block is None else len(np.unique(e.block)),
+        "ess": _plain(e.ess),
+        "ess_clipped": _plain(e.ess_clipped),
+        "clip_fraction": _weights.CLIP_FRACTION,
+        "khat": _plain(e.khat),
+        "diagnosis": _weights.diagnosis(e.log_w),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, arrays and numbers as what json can write."""
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _g(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+
+
+def _f(estimate: Estimate | BasinDifference) -> str:
+    return Estimate.__str__(estimate)
+
+
+def _columns(head: list[str], rows: list[list[str]]) -> str:
+    """Left-aligned first and last column, right-aligned others."""
+    lines = [head, *rows]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(head))]
+    text = []
+    for row in lines:
+        cells = [
+            cell.ljust(w) if i in (0, len(row) - 1) else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        text.append("  ".join(cells).rstrip())
+    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])

@@ -1,0 +1,47 @@
+"""A comparison in words, as tables, and as plain numbers for a file."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from .. import weights as _weights
+
+if TYPE_CHECKING:
+    from ..ensemble.ensemble import Ensemble
+
+
+AGREE, EDGE, DISAGREE = "agree within errors", "differ, at the edge of the errors", "disagree"
+NO_ERROR = "no error bar, no verdict"
+TOO_FEW = "too few samples, no verdict"
+DISTRUST = "the weights are not to be trusted (k-hat)"
+
+
+def verdict(z: float, khat: float, freedom: float = math.inf) -> str:
+    """|z| below 2, below 3, or beyond, in words; and whether the weights allow to say so.
+
+    Parameters
+    ----------
+    freedom : float
+        Degrees of freedom of the standard error in z: of few blocks it is itself uncertain, and z is as unlikely as the
+        normal deviate with Student's t tail probability.
+    """
+    if math.isnan(z):
+        return qualified(NO_ERROR, khat)
+    if math.isfinite(freedom) and math.isfinite(z):
+        z = float(norm.isf(student.sf(abs(z), max(freedom, 1.0))))
+    return qualified(DISAGREE if abs(z) >= 3 else AGREE if abs(z) < 2 else EDGE, khat)
+
+
+def worst_khat(*ensembles: Ensemble) -> float:
+    """The largest k-hat; nan, which is no better, where one has none."""
+    return float(np.max([ensemble.khat for ensemble in ensembles]))
+
+
+def qualified(words: str, khat: float) -> str:
+    # Written so that a nan k-hat is as bad as a large one.
+    return words if khat <= _weights.KHAT_LIMIT else f"{words}; {DISTRUST}"

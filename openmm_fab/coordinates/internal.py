@@ -1,0 +1,461 @@
+"""Internal coordinates: z, the numbers a flow works with, <-> x, a molecule in Cartesian space.
+
+A Z-matrix gives n - 1 bond lengths, n - 2 angles and n - 3 torsions.  Torsions of rotatable bonds are periodic and
+stay in radians.  The rest, (ln r, theta, narrow torsions), is stiff: it is centred on the energy minimum and
+whitened by the covariance that the Hessian of the energy there predicts, so that every stiff z has about unit width
+without any MD.  Constrained lengths are no coordinates.  The measure is that of Cartesian space without overall
+translation and rotation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..molecule.system import MolecularSystem
+from ..tools.circle import wrap
+from ..tools.fusing import FusedMap
+from .constraints import MassMetric, fixed_lengths
+from .isomers import NITROGENS, OMEGAS, amide_bonds, inverting_rows, with_trans_amides
+from .placement import Placement
+from .sparse import SparseProduct, sparse_pair
+from .symmetry import SYMMETRIES, Rotor, find_rotors, same_energy
+from .zmatrix import ZMatrix, build_zmatrix
+
+if TYPE_CHECKING:
+    import mdtraj
+
+
+ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+MEASURES = ("rigid", "flexible")
+CHOICES = {"symmetry": SYMMETRIES, "omega": OMEGAS, "nitrogens": NITROGENS, "measure": MEASURES}
+ZMATRIX = ("rows", "leader", "periodic", "closes")
+ROTOR = ("rows", "atoms", "frame", "exchange")
+FUSED_ATOMS, FUSED_BATCH = 50, 256
+
+
+@dataclass(frozen=True)
+class CoordinateSettings:
+    """Which coordinates a molecule gets, and how the stiff ones are scaled.
+
+    Attributes
+    ----------
+    inflate : float
+        One unit of z is this many predicted standard deviations: room for what the harmonic picture underrates.
+    softest : float, rad (lengths: relative)
+        No coordinate is taken to be wider than this where the Hessian says nothing (a free or unstable direction);
+        the periodic torsions count with this width while the stiff coordinates follow them.
+    whiten : bool
+        Also remove the correlations that the Hessian predicts, not only the widths.
+    symmetry : "methyl", "all" or "none"
+        Groups of equal atoms of which one labelled sector is sampled: see `symmetry`.
+    omega : "as_given", "trans" or "sample"
+        Peptide bonds keep the isomer of the given structure, are turned trans first, or turn freely.
+    turning : pairs of atoms
+        Bonds that turn freely though they have the length of a double or partial double bond, by numbers of atoms.
+    nitrogens : "sample" or "as_given"
+        Pyramidal nitrogens whose sides differ invert, or keep the side of the given structure: see `amines`.
+    measure : "rigid" or "flexible"
+        Of molecules with constraints: what rigid dynamics samples, as OpenMM does, or the limit of stiff springs.
+    """
+
+    inflate: float = 1.2
+    softest: float = 0.3
+    whiten: bool = True
+    symmetry: str = "methyl"
+    omega: str = "as_given"
+    turning: tuple[tuple[int, int], ...] = ()
+    nitrogens: str = "sample"
+    measure: str = "rigid"
+
+    def __post_init__(self) -> None:
+        try:  # lists, where they come from a file
+            object.__setattr__(self, "turning", tuple((int(i), int(j)) for i, j in self.turning))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Expected turning to be pairs of atoms, [[4, 7]]; got {self.turning!r}.") from error
+        if not (self.inflate > 0 and self.softest > 0):
+            raise ValueError(f"Expected inflate > 0 and softest > 0; got {self}.")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"Expected {name} to be one of {known}; got {getattr(self, name)!r}.")
+
+
+class InternalCoordinates(torch.nn.Module):
+    """Bijection between internal z (batch, dim) and Cartesian x (batch, n_atoms, 3) of one molecule.
+
+    The first `n_stiff` entries of z are stiff (unit width, any real number); the last `n_periodic` are torsions on
+    the circle [-pi, pi).
+
+    Parameters
+    ----------
+    zmatrix : ZMatrix
+    mean : Tensor, shape (n_stiff,), float64
+        Centre of the stiff coordinates (ln of nm, rad).
+    mixing : Tensor, shape (n_stiff, n_stiff), float64
+        Stiff coordinates are mean + mixing @ z.
+    lengths : ndarray, shape (n_atoms - 1 + n_atoms - 2,), nm, optional
+        Fixed lengths of Z-matrix rows 1, 2, ..., then second ones of rows 2, 3, ... that close rings; nan for what is
+        a coordinate.
+    rotors : sequence of Rotor
+        Their periodic z is fold times the mean phase of the group, from `phases` on.
+    phases : sequence of float, rad
+        One a rotor.
+    metric : MassMetric, optional
+        Of the constraints: makes the measure that of rigid dynamics.
+
+    Notes
+    -----
+    dx = prod r^2 sin(theta) dr dtheta dphi over the atoms, b1^2 b2^2 sin(theta) for the first three, r s / d dr ds dphi
+    for one that closes a ring; the volume and the 8 pi^2 of overall motion are left out, and so is dr of a fixed
+    length.  Where theta leaves (0, pi), a ring cannot be closed, or a narrow torsion is more than half a turn off its
+    centre, another z would mean the same x, or none: there log_det is -inf, that is, the density is zero.  A rotor's
+    sector is 1/fold of its circle, and log_det counts all of them: log Z is that of the whole molecule, log(fold) for
+    each rotor included.
+    """
+
+    mean: Tensor
+    mixing: Tensor
+    unmixing: Tensor
+    _slope: Tensor
+    _start: Tensor
+    _row_of_r: Tensor
+    _row_of_bend: Tensor
+    _row_of_phi: Tensor
+    _leader: Tensor
+    _follows: Tensor
+    _free: Tensor
+    _narrow: Tensor
+    _turning: Tensor
+    _fold: Tensor
+    _phase: Tensor
+    _lag: Tensor
+
+    def __init__(
+        self,
+        zmatrix: ZMatrix,
+        mean: Tensor | None = None,
+        mixing: Tensor | None = None,
+        lengths: np.ndarray | None = None,
+        rotors: Sequence[Rotor] = (),
+        phases: Sequence[float] = (),
+        metric: MassMetric | None = None,
+    ) -> None:
+        super().__init__()
+        self.zmatrix = zmatrix
+        n = self.n_atoms = zmatrix.n_atoms
+        if n < 2:
+            raise ValueError("Expected a molecule of two atoms or more; got a single atom, which has no shape.")
+        self.n_bonds, self.n_angles = n - 1, n - 2
+        free = np.full(self.n_bonds + self.n_angles, np.nan)
+        self.lengths = free if lengths is None else np.asarray(lengths, dtype=np.float64)
+        self.rotors, self.phases, self.metric = tuple(rotors), tuple(map(float, phases)), metric
+        self.n_periodic = int(zmatrix.periodic.sum())
+        self.n_stiff = int(np.isnan(self.lengths).sum()) + max(n - 3, 0) - self.n_periodic
+        self.dim = self.n_stiff + self.n_periodic
+        self.placement = Placement(zmatrix)
+        self._set_scale(
+            torch.zeros(self.n_stiff, dtype=torch.float64) if mean is None else mean,
+            torch.eye(self.n_stiff, dtype=torch.float64) if mixing is None else mixing,
+        )
+        self.system: MolecularSystem | None = None
+        self._fused: FusedMap | None = None
+
+    # --- made from a molecule ---
+
+    @classmethod
+    def from_system(
+        cls,
+        system: MolecularSystem,
+        settings: CoordinateSettings | None = None,
+        energy: Any = None,
+        trajectory: mdtraj.Trajectory | None = None,
+    ) -> InternalCoordinates:
+        """Z-matrix from the bond graph, scales from the Hessian at the system's minimum or from a trajectory.
+
+        Parameters
+        ----------
+        system : MolecularSystem
+        settings : CoordinateSettings, optional
+        energy : optional
+            As `energy.reduced_energy` gives it; by default OpenMM's Reference platform.
+        trajectory : mdtraj.Trajectory, optional
+            Of the system's atoms, if there is one: centres and widths then come from it.
+
+        Raises
+        ------
+        ValueError
+            The molecule lies on one line; a constraint that no row of the Z-matrix holds.
+        """
+        from ..energy.bridge import OpenMMEnergy
+
+        if energy is None:
+            with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
+                return cls.from_system(system, settings, energy, trajectory)
+        settings = settings or CoordinateSettings()
+        amides = amide_bonds(system.bonds, system.elements)
+        minimum = system.minimum
+        if settings.omega == "trans" and amides:
+            minimum = system.minimise(with_trans_amides(minimum, system.bonds, amides))
+        turning = [amide[1:3] for amide in amides] if settings.omega == "sample" else []
+        bonded = set(map(frozenset, system.bonds.tolist()))
+        if wrong := [pair for pair in settings.turning if frozenset(pair) not in bonded]:
+            raise ValueError(f"Expected turning to name bonds by two atoms each; atoms {wrong} are not bonded.")
+        turning += settings.turning
+        zmatrix = build_zmatrix(system.bonds, system.element_masses, minimum, turning)
+        pairs, lengths = system.constraints
+        fixed = fixed_lengths(zmatrix, pairs, lengths, [str(a) for a in system.md_topology.atoms])
+        metric = MassMetric(pairs, system.masses) if settings.measure == "rigid" and len(pairs) else None
+        rotors = find_rotors(zmatrix, system.bonds, system.elements, minimum, settings.symmetry)
+        rotors = [r for r in rotors if same_energy(r, minimum, energy, metric)]
+        x = None if trajectory is None else np.asarray(trajectory.xyz, dtype=np.float64)
+        inverting: list[int] = []
+        if settings.nitrogens == "sample":
+            inverting = inverting_rows(zmatrix, system.bonds, system.elements, minimum)
+        coordinates = cls.fit(
+            zmatrix, minimum, energy.value_and_gradient, settings, fixed, rotors, metric, x, inverting
+        )
+        coordinates.system = system
+        return coordinates
+
+    @classmethod
+    def fit(
+        cls,
+        zmatrix: ZMatrix,
+        minimum: np.ndarray,
+        value_and_gradient: ValueAndGradient,
+        settings: CoordinateSettings | None = None,
+        lengths: np.ndarray | None = None,
+        rotors: Sequence[Rotor] = (),
+        metric: MassMetric | None = None,
+        structures: np.ndarray | None = None,
+        inverting: Sequence[int] = (),
+    ) -> InternalCoordinates:
+        """Centre and scale the stiff coordinates by the energy around its minimum.
+
+        Parameters
+        ----------
+        minimum : ndarray, shape (n_atoms, 3), nm
+        value_and_gradient : callable
+            x (batch, n_atoms, 3) -> reduced energy (batch,) and its gradient in 1/nm, both float64.
+        lengths, rotors, metric
+            As for `InternalCoordinates`.
+        structures : ndarray, shape (frames, n_atoms, 3), nm, optional
+            Centre and scale the stiff coordinates by these instead.
+        inverting : rows of the Z-matrix, optional
+            Whose torsion is centred between this side and its mirror image, and as wide as they are apart.
+        """
+        from .scales import both_sides, covariance_at_minimum, mixing_of, moments, soften
+
+        settings = settings or CoordinateSettings()
+        x = torch.as_tensor(np.asarray(minimum), dtype=torch.float64)[None]
+        phases = [float(rotor.phase(x)) for rotor in rotors]
+        plain = cls(zmatrix, lengths=lengths, rotors=rotors, phases=phases, metric=metric)
+        z, _ = plain.to_internal(x)
+        plain._set_scale(z[0, : plain.n_stiff].clone(), plain.mixing)
+        z[0, : plain.n_stiff] = 0.0
+        if structures is None:
+            covariance = covariance_at_minimum(plain, z[0], value_and_gradient, settings.softest)
+            covariance = soften(plain, covariance, np.asarray(minimum), settings.softest)
+        else:
+            shift, covariance = moments(plain, structures)
+            plain._set_scale(plain.mean + shift, plain.mixing)
+        mean, covariance = both_sides(plain, plain.mean, covariance, inverting, settings.inflate)
+        plain._set_scale(mean, mixing_of(covariance * settings.inflate**2, settings.whiten))
+        return plain
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All that `from_tensors` needs to make the same coordinates again."""
+        z = self.zmatrix
+        tensors = {name: getattr(z, name) for name in ZMATRIX} | {"lengths": self.lengths}
+        for k, (rotor, phase) in enumerate(zip(self.rotors, self.phases, strict=True)):
+            tensors |= {f"rotor{k}.{name}": np.array(getattr(rotor, name)) for name in ROTOR}
+            tensors[f"rotor{k}.phase"] = np.array([phase])
+        if self.metric is not None:
+            tensors |= {"metric.pairs": self.metric.pairs, "metric.masses": self.metric.masses}
+        found = {"mean": self.mean, "mixing": self.mixing} | {k: torch.as_tensor(v) for k, v in tensors.items()}
+        return {k: v.cpu() for k, v in found.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> InternalCoordinates:
+        """The inverse of `to_tensors`."""
+        arrays = {k: v.numpy() for k, v in tensors.items()}
+        rotors: list[Rotor] = []
+        phases: list[float] = []
+        while f"rotor{len(rotors)}.rows" in arrays:
+            rows, atoms, frame, exchange = (arrays[f"rotor{len(rotors)}.{name}"] for name in ROTOR)
+            phases.append(float(arrays[f"rotor{len(rotors)}.phase"][0]))
+            a, b, c = map(int, frame)
+            rotors.append(Rotor(tuple(map(int, rows)), tuple(map(int, atoms)), (a, b, c), exchange))
+        metric = MassMetric(arrays["metric.pairs"], arrays["metric.masses"]) if "metric.pairs" in arrays else None
+        zmatrix = ZMatrix.from_rows(*(arrays[name] for name in ZMATRIX))
+        return cls(zmatrix, tensors["mean"], tensors["mixing"], arrays["lengths"], rotors, phases, metric)
+
+    # --- the two directions ---
+
+    @property
+    def periodic(self) -> Tensor:
+        """Tensor of bool, shape (dim,): which entries of z are torsions on a circle."""
+        return torch.arange(self.dim) >= self.n_stiff
+
+    def to_cartesian(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z (batch, dim) -> x (batch, n_atoms, 3) in nm and log |dx/dz| (batch,).
+
+        Atoms stand in the topology's order; the first one placed lies at the origin, the second on the x axis.
+        """
+        if z.ndim != 2 or z.shape[1] != self.dim:
+            raise ValueError(f"Expected z with shape (batch, {self.dim}); got {tuple(z.shape)}.")
+        place = self._fused if self._fused is not None and z.dtype == torch.float64 else self._place
+        rows, log_det = place(z.T)
+        x = rows.permute(2, 1, 0)
+        return x, log_det if self.metric is None else log_det + self.metric(x)
+
+    def to_internal(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (batch, n_atoms, 3) in nm -> z (batch, dim) and log |dz/dx| (batch,).
+
+        Atoms of rotors are relabelled first, see `sector`; fixed lengths are not looked at.
+        """
+        if x.ndim != 3 or x.shape[1:] != (self.n_atoms, 3):
+            raise ValueError(f"Expected x with shape (batch, {self.n_atoms}, 3); got {tuple(x.shape)}.")
+        x = self.sector(x)
+        log_r, bend, phi, volume = self.placement.measure(x.permute(2, 1, 0))
+        phi = phi[self._row_of_phi]
+        phi = phi - torch.where(self._follows[:, None], phi[self._leader], 0.0)
+        lengths = torch.cat([log_r[self._row_of_r], bend[self._row_of_bend]])[self._free]
+        centre = self.mean.to(x)[:, None].split([len(self._free), len(self._narrow)])
+        narrow = wrap(phi[self._narrow] - centre[1])
+        stiff = self.unmixing.to(x) @ torch.cat([lengths - centre[0], narrow])
+        turns = phi[self._turning] * self._fold[:, None].to(x) + self._lag.to(x) @ narrow
+        z = torch.cat([stiff, wrap(turns - self._phase[:, None].to(x))]).T
+        log_det = volume + self._log_det_scale
+        return z, -(log_det if self.metric is None else log_det + self.metric(x))
+
+    def sector(self, x: Tensor) -> Tensor:
+        """x with the atoms of every rotor under the labels that put its mean phase into the sampled sector."""
+        for rotor, phase in zip(self.rotors, self.phases, strict=True):
+            x = rotor.turned(x, -torch.round((rotor.phase(x) - phase) * (rotor.fold / (2 * math.pi))).long())
+        return x
+
+    def relabelled(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """x with the atoms of every rotor under labels drawn at random: all sectors, each as often as the others."""
+        for rotor in self.rotors:
+            steps = torch.randint(rotor.fold, (len(x),), generator=generator, device=generator.device)
+            x = rotor.turned(x, steps.to(x.device))
+        return x
+
+    def summary(self) -> str:
+        """What was decided, as a table of rows and in words."""
+        from .summary import summary
+
+        return summary(self)
+
+    def named(self, column: int) -> str:
+        """Entry `column` of z in words: a torsion by the bond that it turns about."""
+        if column < self.n_stiff:
+            return f"stiff coordinate {column}"
+        from .summary import names_of
+
+        _, bond, angle, _ = self.zmatrix.rows[int(self._turning[column - self.n_stiff]) + 3].tolist()
+        names = names_of(self)
+        return f"the torsion about {names[angle]}-{names[bond]}"
+
+    def view(self) -> Any:
+        """nglview widget of the molecule with its rotatable bonds, rotors, closed rings and stereocentres marked."""
+        from ..drawing.view import view_coordinates
+
+        return view_coordinates(self)
+
+    def compile(self, chunk: int | None = None) -> InternalCoordinates:  # type: ignore[override]
+        """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on.
+
+        A batch is taken in pieces of `chunk` structures; by default what a processor's caches hold. Only of small
+        molecules: beyond, fusing takes minutes and gains nothing.
+        """
+        if self.n_atoms > FUSED_ATOMS:
+            return self
+        self._fused = FusedMap(self._place, self.dim, chunk or FUSED_BATCH, "The placement of atoms")
+        return self
+
+    @property
+    def fused(self) -> bool:
+        """Whether `compile` was called, and the molecule is small enough."""
+        return self._fused is not None
+
+    # --- inside: the batch is the last dimension ---
+
+    def _set_scale(self, mean: Tensor, mixing: Tensor) -> None:
+        """All that `_place` does before atoms are placed is one affine map of z; here it is made."""
+        self.register_buffer("mean", mean)
+        self.register_buffer("mixing", mixing)
+        self.register_buffer("unmixing", torch.linalg.inv(mixing), persistent=False)
+        fixed = float(np.log(self.lengths[~np.isnan(self.lengths)]).sum())
+        self._log_det_scale = float(torch.linalg.slogdet(mixing).logabsdet) - fixed
+        n, z = self.n_atoms, self.zmatrix
+        rank = torch.as_tensor(np.argsort(self.placement.order))  # of rows
+        turns, leader = z.periodic[3:], z.leader[3:]
+        places = {"_leader": torch.as_tensor(np.maximum(leader - 3, 0)), "_follows": torch.as_tensor(leader >= 0)}
+        places |= {f"_row_of_{name}": rank[k:] - k for k, name in enumerate(("r", "bend", "phi"), start=1)}
+        chosen = {"_free": np.isnan(self.lengths), "_narrow": ~turns, "_turning": turns}
+        places |= {name: torch.as_tensor(np.flatnonzero(kind)) for name, kind in chosen.items()}
+        for name, index in places.items():
+            self.register_buffer(name, index, persistent=False)
+
+        # Lengths, angles and relative torsions, in the order of rows: at z = 0, and by z.
+        stiff = torch.cat([mixing, torch.zeros(self.n_stiff, self.n_periodic, dtype=torch.float64)], dim=1)
+        lengths = torch.zeros(self.n_bonds + self.n_angles, self.dim, dtype=torch.float64)
+        lengths[self._free] = stiff[: len(self._free)]
+        start = torch.as_tensor(self.lengths).log()
+        start[self._free] = mean[: len(self._free)]
+        torsions = torch.zeros(max(n - 3, 0), self.dim, dtype=torch.float64)
+        torsions[self._narrow] = stiff[len(self._free) :]
+        zero = torch.zeros(max(n - 3, 0), dtype=torch.float64)
+        zero[self._narrow] = mean[len(self._free) :]
+        self._turn_rotors(torsions, zero)
+        torsions = torsions + torch.where(self._follows[:, None], torsions[self._leader], 0.0)
+        zero = zero + torch.where(self._follows, zero[self._leader], 0.0)
+        by_rank = [torch.argsort(index) for index in (self._row_of_r, self._row_of_bend, self._row_of_phi)]
+        by_rank[1] = by_rank[1] + self.n_bonds
+        slope = torch.cat([lengths[by_rank[0]], lengths[by_rank[1]], torsions[by_rank[2]], stiff[len(self._free) :]])
+        start = torch.cat([start[by_rank[0]], start[by_rank[1]], zero[by_rank[2]], 0 * mean[len(self._free) :]])
+        self.register_buffer("_slope", slope, persistent=False)
+        self.register_buffer("_start", start, persistent=False)
+        self._sparse = sparse_pair(slope) if self.n_atoms > FUSED_ATOMS else None
+
+    def _turn_rotors(self, torsions: Tensor, zero: Tensor) -> None:
+        """Periodic torsions by z: themselves, or the mean phase of a rotor."""
+        n = self.n_periodic
+        column_of = {int(row): k for k, row in enumerate(self._turning + 3)}
+        narrow_of = {int(row): k for k, row in enumerate(self._narrow + 3)}
+        self.register_buffer("_fold", torch.ones(n, dtype=torch.float64), persistent=False)
+        self.register_buffer("_phase", torch.zeros(n, dtype=torch.float64), persistent=False)
+        self.register_buffer("_lag", torch.zeros(n, len(self._narrow), dtype=torch.float64), persistent=False)
+        for rotor, phase in zip(self.rotors, self.phases, strict=True):
+            column = column_of[rotor.rows[0]]
+            self._fold[column] = rotor.fold
+            late = 0.0  # how far the atoms lie, together, beyond even spacing after the first
+            for k, row in enumerate(rotor.rows[1:], start=1):
+                self._lag[column, narrow_of[row]] = 1.0
+                late += float(wrap(zero[row - 3] - 2 * math.pi * k / rotor.fold))
+            self._phase[column] = rotor.fold * phase - late
+        turning = torch.zeros(n, self.dim, dtype=torch.float64)
+        turning[:, self.n_stiff :] = torch.eye(n, dtype=torch.float64)
+        torsions[self._turning] = (turning - self._lag @ torsions[self._narrow]) / self._fold[:, None]
+        zero[self._turning] = self._phase / self._fold
+
+    def _place(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z (dim, batch) -> x (3, n_atoms, batch) and log |dx/dz| (batch,), without the metric."""
+        if self._sparse is not None and z.dtype == torch.float64 and z.device.type == "cpu":
+            q = self._start[:, None] + SparseProduct.apply(z, *self._sparse)
+        else:
+            q = self._start.to(z)[:, None] + self._slope.to(z) @ z
+        sizes = [self.n_bonds, self.n_angles, max(self.n_atoms - 3, 0), len(self._narrow)]
+        log_r, bend, phi, deviation = q.split(sizes)
+        x, volume = self.placement.place(log_r, bend, phi)
+        inside = (deviation.abs() < math.pi).all(0)
+        return x, torch.where(inside, volume + self._log_det_scale, -torch.inf)

@@ -1,0 +1,178 @@
+"""Groups of equal atoms at the end of a rotatable bond: methyls, ammonium, and others on request.
+
+Turning such a group by a full turn over its fold only exchanges atoms that cannot be told apart, so one sector of its
+torsion holds all there is to know.  In terms of the mean phase of its atoms,
+psi = phi_1 + sum_k (phi_k - phi_1 - 2 pi (k - 1) / fold) / fold, an exchange is a shift by exactly 2 pi / fold, however
+distorted the group is; a sector of psi is therefore an exact domain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..molecule.graph import neighbours_of
+from .zmatrix import ZMatrix
+
+SYMMETRIES = ("methyl", "all", "none")
+ALIKE = 1.0  # rad; an exchange that changes a narrow torsion by more is no turn of the group
+TRIES = 200  # exchanges looked at
+
+
+@dataclass(frozen=True, eq=False)
+class Rotor:
+    """Equal atoms on one rotatable bond.
+
+    Attributes
+    ----------
+    rows : tuple of int
+        Rows of the Z-matrix of the group's atoms, the leader first, the others in the order in which they follow.
+    atoms : tuple of int
+        The atoms of these rows.
+    frame : tuple of int
+        The atom they are bonded to, and those that the angle and the torsion are counted from.
+    exchange : ndarray of int, shape (n_atoms,)
+        x[exchange] is x with each atom of the group under the label of the one before it: psi grows by 2 pi / fold.
+    """
+
+    rows: tuple[int, ...]
+    atoms: tuple[int, ...]
+    frame: tuple[int, int, int]
+    exchange: np.ndarray
+
+    @property
+    def fold(self) -> int:
+        return len(self.rows)
+
+    def phase(self, x: Tensor) -> Tensor:
+        """psi (batch,) of x (batch, n_atoms, 3), rad, not wrapped."""
+        centre, axis, reference = (x[:, [i]] for i in self.frame)
+        phi = _torsion(x[:, list(self.atoms)], centre, axis, reference)
+        spacing = torch.arange(self.fold, device=x.device) * (2 * math.pi / self.fold)
+        late = torch.remainder(phi - phi[:, :1] - spacing + math.pi, 2 * math.pi) - math.pi
+        return phi[:, 0] + late.sum(1) / self.fold
+
+    def turned(self, x: Tensor, steps: Tensor) -> Tensor:
+        """x (batch, n_atoms, 3) under labels exchanged `steps` (batch,) times, each adding 2 pi / fold to psi."""
+        powers = [np.arange(len(self.exchange))]
+        for _ in range(self.fold - 1):
+            powers.append(powers[-1][self.exchange])
+        labels = torch.as_tensor(np.array(powers), device=x.device)[torch.remainder(steps, self.fold)]
+        return torch.take_along_dim(x, labels[:, :, None], dim=1)
+
+
+def find_rotors(
+    zmatrix: ZMatrix, bonds: np.ndarray, kinds: Sequence[str], positions: np.ndarray, symmetry: str
+) -> list[Rotor]:
+    """Rotors of a molecule, those nearer to the root first.
+
+    Parameters
+    ----------
+    zmatrix : ZMatrix
+    bonds : ndarray of int, shape (n_bonds, 2)
+    kinds : sequence of str
+        Of each atom; equal strings for atoms that may be exchanged, such as elements.
+    positions : ndarray, shape (n_atoms, 3)
+        Tell the order of the atoms about the bond, and which exchanges are turns.
+    symmetry : "none", "methyl" or "all"
+        "methyl": three single atoms (CH3, NH3+, CF3). "all": also rings (phenyl), carboxylates, tert-butyl, ...
+    """
+    found = []
+    neighbours = neighbours_of(bonds, len(kinds))
+    x = torch.as_tensor(np.asarray(positions), dtype=torch.float64)
+    for row in np.flatnonzero(zmatrix.periodic) if symmetry != "none" else []:
+        followers = np.flatnonzero(zmatrix.leader == row)
+        rows = np.array([row, *followers])
+        kids, (centre, axis, reference) = zmatrix.rows[rows, 0], zmatrix.rows[row, 1:].tolist()
+        phi = _torsion(x[kids], x[[centre]], x[[axis]], x[[reference]]).numpy()
+        order = np.argsort((phi - phi[0]) % (2 * np.pi))
+        kids = [int(k) for k in kids[order]]
+        if len(kids) < 2 or len(neighbours[centre]) != len(kids) + 1:
+            continue
+        if symmetry == "methyl" and (len(kids) != 3 or any(len(neighbours[kid]) > 1 for kid in kids)):
+            continue
+        for exchange in islice(_exchanges(kids, centre, axis, neighbours, kinds), TRIES):
+            rotor = Rotor(tuple(int(r) for r in rows[order]), tuple(kids), (centre, axis, reference), exchange)
+            if _is_turn(rotor, zmatrix, x):
+                found.append(rotor)
+                break
+    return found
+
+
+def same_energy(
+    rotor: Rotor, positions: np.ndarray, energy: Callable[[Tensor], Tensor], metric: Callable | None = None
+) -> bool:
+    """Whether the exchange leaves the energy as it is, also of distorted structures."""
+    noise = np.random.default_rng(0).normal(scale=0.003, size=(4, *positions.shape))
+    x = torch.as_tensor(positions + noise)
+    both = [u(x) - u(rotor.turned(x, torch.ones(4, dtype=torch.long))) for u in (energy, metric) if u is not None]
+    return all(bool((difference.abs() < 1e-3).all()) for difference in both)
+
+
+def _is_turn(rotor: Rotor, zmatrix: ZMatrix, x: Tensor) -> bool:
+    """The exchange keeps every narrow torsion, so that no hydrogens of a CH2 change sides."""
+    rows = zmatrix.rows[3:]
+
+    def torsions(x: Tensor) -> Tensor:
+        phi = _torsion(*(x[rows[:, k]] for k in range(4)))
+        leader = torch.as_tensor(np.maximum(zmatrix.leader[3:] - 3, 0))
+        phi = phi - torch.where(torch.as_tensor(zmatrix.leader[3:] >= 0), phi[leader], 0.0)
+        return phi[torch.as_tensor(~zmatrix.periodic[3:])]
+
+    change = torsions(x[torch.as_tensor(rotor.exchange)]) - torsions(x)
+    return bool((torch.remainder(change + math.pi, 2 * math.pi) - math.pi).abs().max() < ALIKE)
+
+
+def _exchanges(
+    kids: Sequence[int], centre: int, axis: int, neighbours: list[list[int]], kinds: Sequence[str]
+) -> Iterator[np.ndarray]:
+    """Relabellings that take each kid to the next, with what hangs on it."""
+    exchange = np.arange(len(kinds))
+    following = dict(zip(kids, [*kids[1:], kids[0]], strict=True))
+    if all(len(neighbours[kid]) == 1 for kid in kids):
+        if len({kinds[kid] for kid in kids}) == 1:
+            exchange[list(following)] = list(following.values())
+            yield exchange
+        return
+    import networkx  # takes a while to load
+
+    branch, queue = {centre}, [centre]
+    for atom in queue:
+        new = [b for b in neighbours[atom] if b not in branch and not (atom == centre and b == axis)]
+        branch.update(new)
+        queue += new
+    if axis in branch:  # a ring through the axis
+        return
+    here, there = networkx.Graph(), networkx.Graph()
+    for atom in branch:
+        here.add_node(atom, kind=(kinds[atom], following.get(atom), atom == centre))
+        there.add_node(atom, kind=(kinds[atom], atom if atom in following else None, atom == centre))
+    edges = [(a, b) for a in branch for b in neighbours[a] if b in branch]
+    here.add_edges_from(edges)
+    there.add_edges_from(edges)
+    matcher = networkx.isomorphism.GraphMatcher(here, there, lambda a, b: a["kind"] == b["kind"])
+    for mapping in matcher.isomorphisms_iter():
+        found = exchange.copy()
+        found[list(mapping)] = list(mapping.values())
+        if (_power(found, len(kids)) == exchange).all():
+            yield found
+
+
+def _power(exchange: np.ndarray, n: int) -> np.ndarray:
+    found = np.arange(len(exchange))
+    for _ in range(n):
+        found = found[exchange]
+    return found
+
+
+def _torsion(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """Torsion a-b-c-d in rad, IUPAC sign; each (..., 3)."""
+    u, v, w = (p.expand_as(a) for p in (b - a, c - b, d - c))
+    p, q = torch.linalg.cross(u, v), torch.linalg.cross(v, w)
+    return torch.atan2((torch.linalg.cross(p, q) * v).sum(-1) / v.norm(dim=-1), (p * q).sum(-1))

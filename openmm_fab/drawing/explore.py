@@ -1,0 +1,147 @@
+"""Structures beside a map of two torsions, in a notebook: a click on the map shows the structure that lies there."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..ensemble.ensemble import draw_structures
+from ..free_energy.profiles import surface
+from ..molecule.torsions import named_torsions
+from .sticks import sticks
+from .structures import elements_and_bonds
+from .style import REWEIGHTED, angle_axis, draw_surface, new_figure, torsion_label
+from .view import png, structure_widget, with_picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ..ensemble.ensemble import Ensemble
+
+
+class Explorer:
+    """Structures drawn by weight, with a slider, beside F on their two torsions; the last line of a notebook's cell.
+
+    The size of a dot is its structure's share of the draws, the colour its energy. The slider moves a ring on the map.
+    Clicks on the map need ipympl, of which nothing else is asked; in a script, the figure may be put on any of
+    matplotlib's interactive backends. A page without widgets shows map and structures as a picture.
+
+    Attributes
+    ----------
+    structures : Structures
+    chosen : int
+        Number of the structure shown.
+    figure : matplotlib Figure
+        The map.
+    """
+
+    def __init__(self, ensemble: Ensemble, n: int = 100, seed: int = 0) -> None:
+        self.structures = draw_structures(ensemble, seed, n)
+        if not self.structures.axes:
+            raise ValueError("Expected a molecule with two torsions to make a map of; ensemble.view() shows any.")
+        self.chosen = 0
+        self._ensemble = ensemble
+        u = ensemble.u[self.structures.frame]
+        self._u = u - u.min()
+        self.figure = new_figure(4.8, 4.0)
+        self.figure.set_dpi(100)
+        self._ring = self._map(self.figure.subplots())
+        self.connect()
+        self.show(0)
+
+    def show(self, number: int) -> None:
+        """Show a structure by its number, 0 is the one drawn most often."""
+        if not 0 <= number < len(self.structures.frame):
+            raise ValueError(f"Expected a number from 0 to {len(self.structures.frame) - 1}; got {number}.")
+        self.chosen = int(number)
+        self._ring.set_data(*self.structures.angles[[self.chosen]].T)
+        self.figure.canvas.draw_idle()
+        if "box" in self.__dict__:
+            self._update_box()
+
+    def words(self) -> str:
+        """What is known of the structure shown."""
+        s, k = self.structures, self.chosen
+        places = ", ".join(f"{name} {np.degrees(a):.0f}°" for name, a in zip(s.axes, s.angles[k], strict=True))
+        energy = f"; u {self._u[k]:.1f} above the lowest of these" if np.isfinite(self._u[k]) else ""
+        return f"Structure {k + 1} of {len(s.frame)}: {places}; {100 * s.share[k]:.2g} % of the draws{energy}"
+
+    def connect(self) -> None:
+        """Listen to clicks on the figure's canvas; call it again after the figure was put on another one."""
+        self.figure.canvas.mpl_connect("button_press_event", self._clicked)
+
+    def _clicked(self, event: Any) -> None:
+        """The structure nearest to the click, in periods of the circle."""
+        if event.inaxes is not self._ring.axes:
+            return
+        off = self.structures.angles - np.array([event.xdata, event.ydata])
+        self.show(int(np.linalg.norm(np.angle(np.exp(1j * off)), axis=1).argmin()))
+
+    def _map(self, ax: Axes) -> Any:
+        ensemble, axes = self._ensemble, self.structures.axes
+        torsions = named_torsions(ensemble.topology)
+        a, b = ensemble.torsions([torsions[name] for name in axes]).T
+        draw_surface(ax, surface(ensemble, a, b), alpha=0.35)
+        size = 20 + 600 * self.structures.share
+        # Those drawn less often lie on top, so that each can be hit.
+        x, y = self.structures.angles.T
+        known = np.isfinite(self._u).all()
+        colour = {"c": self._u, "cmap": "plasma"} if known else {"color": REWEIGHTED}
+        dots = ax.scatter(x, y, s=size, edgecolors="white", linewidths=0.5, **colour)
+        if known:
+            ax.figure.colorbar(dots, ax=ax, label="u above the lowest of these", shrink=0.9)
+        angle_axis(ax, "x", torsion_label(axes[0]))
+        angle_axis(ax, "y", torsion_label(axes[1]))
+        ax.set_aspect("equal")
+        ax.set_title("structures drawn by weight", fontsize=10)
+        return ax.plot([], [], "o", ms=13, mfc="none", mec="black", mew=2)[0]
+
+    @cached_property
+    def box(self) -> Any:
+        """Viewer, map and words as one ipywidget; made when it is first looked at.
+
+        Raises
+        ------
+        ImportError
+            Without nglview; the message has the install command.
+        """
+        import mdtraj
+
+        self.viewer = structure_widget(mdtraj.Trajectory(self.structures.x, self._ensemble.topology))
+        import ipywidgets  # comes with nglview
+
+        self.viewer.observe(lambda change: self.show(change["new"]), "frame")
+        self._label = ipywidgets.HTML()
+        try:
+            from ipympl.backend_nbagg import Canvas, FigureManager
+        except ImportError:
+            self._picture = ipywidgets.Image(format="png", width=480)
+            side, hint = self._picture, "For clicks on the map: pip install openmm_fab[notebook]."
+        else:
+            side, hint = Canvas(self.figure), "Click a dot."
+            FigureManager(side, 0)
+            self._picture = None
+            self.connect()
+        self._update_box()
+        return ipywidgets.VBox([ipywidgets.HBox([self.viewer, side]), self._label, ipywidgets.Label(hint)])
+
+    def _update_box(self) -> None:
+        self.viewer.frame = self.chosen
+        self._label.value = self.words()
+        if self._picture is not None:
+            self._picture.value = png(self.figure)
+
+    def still(self) -> Figure:
+        """Map and structures as one picture."""
+        figure = new_figure(9.6, 4.0)
+        left, right = figure.subplots(1, 2)
+        self._map(left)
+        sticks(right, self.structures.x, *elements_and_bonds(self._ensemble.topology))
+        right.set_title("the one drawn most often, the others behind it", fontsize=10)
+        return figure
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return with_picture(self.box, self.still(), self.words())

@@ -1,0 +1,67 @@
+"""What all figures share: an empty figure, colours safe for the colour-blind, axes of angles in rad."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..free_energy.profiles import Surface
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+# Okabe and Ito's palette.
+FLOW, REWEIGHTED, REFERENCE = "#E69F00", "#0072B2", "#333333"
+CMAP = "viridis"
+F_SHOWN = 8.0  # kT
+
+
+def new_figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError as error:
+        raise ImportError("Plotting needs matplotlib: pip install openmm_fab, or pip install matplotlib.") from error
+
+    class NotebookFigure(Figure):
+        """A Figure that a notebook shows as a picture, with or without %matplotlib inline."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = NotebookFigure(figsize=(width, height), dpi=150, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def angle_axis(ax: Axes, which: str, label: str) -> None:
+    axis = getattr(ax, f"{which}axis")
+    axis.set_ticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
+    getattr(ax, f"set_{which}lim")(-np.pi, np.pi)
+    axis.set_label_text(label)
+
+
+def torsion_label(name: str, unit: bool = True) -> str:
+    kind, _, residue = name.partition(" ")
+    label = rf"$\{kind}$ {residue}" if kind in ("phi", "psi") else name
+    if folded := re.fullmatch(r"(.*), (\d)-fold", name):  # the value is fold times the torsion
+        label = f"{folded[2]} × {folded[1]}"
+    return label + " / rad" if unit else label
+
+
+def draw_surface(ax: Axes, found: Surface, alpha: float = 1.0) -> Any:
+    """Draw F on a plane, cut at 8 kT; returns the image, for a colour bar."""
+    # Empty bins stay white: never visited is not the same as high.
+    value = np.ma.masked_invalid(np.where(np.isinf(found.value), np.nan, found.value)).T
+    return ax.pcolormesh(
+        found.edges_a, found.edges_b, value, cmap=CMAP, vmin=0.0, vmax=F_SHOWN, alpha=alpha, rasterized=True
+    )

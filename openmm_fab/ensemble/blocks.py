@@ -1,0 +1,65 @@
+"""Ensemble: structures with importance weights. A flow's samples and an MD trajectory are the same class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .ensemble import Ensemble
+import warnings
+from collections.abc import Sequence
+
+from ..molecule.torsions import slow_torsions
+
+
+def time_blocks(ensemble: Ensemble, blocks: int = 50) -> np.ndarray:
+    """Labels (n,) of contiguous equal time blocks, each longer than twice the slowest torsion's statistical
+    inefficiency.
+
+    Without pymbar there is no estimate of it, and 20 blocks are made.
+    """
+    n, slowest = ensemble.n, slowest_inefficiency(ensemble)
+    if slowest is None:
+        return np.arange(n) * min(20, n) // n
+    count = min(blocks, int(n / (2.0 * slowest)))
+    if count < 10:
+        warnings.warn(
+            f"The slowest torsion stays correlated over {slowest:.0f} of {n} frames, which leaves "
+            f"{max(count, 0)} independent time blocks: error bars are rough. Sample longer, or use replica "
+            "exchange.",
+            stacklevel=3,
+        )
+    return np.arange(n) * min(max(count, 2), n) // n
+
+
+def slowest_inefficiency(ensemble: Ensemble) -> float | None:
+    """Frames for one independent one, of the slowest torsion of a run in time order; None without pymbar."""
+    quadruples = list(slow_torsions(ensemble.topology).values())
+    angles = ensemble.torsions(quadruples) if quadruples else np.zeros((ensemble.n, 0))
+    # The half circle catches rare jumps that motion within one basin hides in cos and sin.
+    series = np.hstack([np.cos(angles), np.sin(angles), (angles > 0) & (angles < 2.5)]).T
+    found = [1.0, *(inefficiency([one]) for one in series)]
+    return None if None in found else float(np.nanmax(np.array(found, dtype=np.float64)))
+
+
+def inefficiency(runs: Sequence[np.ndarray]) -> float | None:
+    """Statistical inefficiency (>= 1, in frames) of runs of equal length; nan for constants, None without pymbar."""
+    try:
+        from pymbar.timeseries import ParameterError, statistical_inefficiency_multiple
+    except ImportError:
+        return None
+    n, found = len(runs[0]), np.nan
+    if n <= 10 or np.std(runs) <= 1e-6:
+        return found
+    # A few thousand points tell a slow time, or the first few thousand a fast one; the estimator's cost grows faster
+    # than linearly.
+    stride = max(1, n // 5000)
+    try:
+        found = stride * statistical_inefficiency_multiple([run[::stride] for run in runs])
+        if stride > 1 and found < 3 * stride:
+            found = statistical_inefficiency_multiple([run[:5000] for run in runs])
+    except ParameterError:
+        return np.nan
+    return max(1.0, float(found))

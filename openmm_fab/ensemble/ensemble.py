@@ -1,0 +1,411 @@
+"""Ensemble: structures with importance weights. A flow's samples and an MD trajectory are the same class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mdtraj
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import weights as _weights
+from ..drawing.structures import MOST_ATOMS, STRUCTURES, Structures, _pdb, superposed
+from ..molecule.stereo import centres_of, check_hands
+from ..molecule.torsions import map_axes, named_torsions
+from ..tools.files import load_npz, write_atomically
+from ..weights import Estimate, systematic_resample
+from . import export as _export
+from .blocks import slowest_inefficiency, time_blocks
+from .netcdf import SUFFIX, WeightedTrajectory
+from .trajectories import check_same_atoms, topology_from_arrays, topology_to_arrays, whole_structures
+
+if TYPE_CHECKING:
+    from ..molecule.system import MolecularSystem
+
+
+_FORMAT = "openmm_fab ensemble 1"
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Weighted structures of one molecule at one temperature.
+
+    Parameters
+    ----------
+    x : (n, atoms, 3), nm
+    u : (n,)
+        True (never regularised) reduced energies U/kT; nan where they were not evaluated.
+    log_w : (n,), nats
+        Unnormalised log weights: zeros for MD, -inf for invalid structures, which stay counted.
+    topology : mdtraj.Topology
+    temperature : float, K
+    block : (n,) int, optional
+        Frames with the same label depend on each other, frames with different labels do not (time blocks or
+        walkers of MD). None: every frame is independent.
+    name : str
+    invalid : int
+        How many frames have no finite energy (and weight zero).
+    log_q : (n,), nats, optional
+        Log density of the flow that drew the frames.
+    """
+
+    x: np.ndarray
+    u: np.ndarray
+    log_w: np.ndarray
+    topology: mdtraj.Topology
+    temperature: float
+    block: np.ndarray | None = None
+    name: str = "ensemble"
+    invalid: int = 0
+    log_q: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        x = np.asarray(self.x)
+        if x.dtype not in (np.float32, np.float64):
+            x = x.astype(np.float64)
+        if x.ndim != 3 or x.shape[1:] != (self.topology.n_atoms, 3):
+            raise ValueError(f"Expected x with shape (n, {self.topology.n_atoms}, 3) in nm; got {x.shape}.")
+        if not float(self.temperature) > 0.0:
+            raise ValueError(f"Expected a temperature above 0 K; got {self.temperature}.")
+        object.__setattr__(self, "x", x)
+        object.__setattr__(self, "temperature", float(self.temperature))
+        for key, dtype in (
+            ("u", np.float64),
+            ("log_w", np.float64),
+            ("log_q", np.float64),
+            ("block", np.int64),
+        ):
+            value = getattr(self, key)
+            if value is None and key in ("log_q", "block"):
+                continue
+            value = np.asarray(value, dtype=dtype)
+            if value.shape != (len(x),):
+                raise ValueError(f"Expected {key} with shape ({len(x)},), one a frame; got {value.shape}.")
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def from_mdtraj(
+        cls,
+        trajectory: mdtraj.Trajectory,
+        system: MolecularSystem,
+        weights: ArrayLike | None = None,
+        log_weights: ArrayLike | None = None,
+        block: ArrayLike | None = None,
+        energies: bool = True,
+        u: ArrayLike | None = None,
+        name: str = "reference",
+        subsample: bool = False,
+    ) -> Ensemble:
+        """Make an ensemble of a trajectory, by default unbiased MD sampled at the system's temperature.
+
+        Parameters
+        ----------
+        weights, log_weights : (n,), optional
+            Weight of every frame, where it is not 1; give one of the two at most.
+        block : (n,) int, optional
+            Labels of independent blocks; by default `time_blocks`. For independent frames pass
+            ``np.arange(n)``.
+        energies : bool
+            Evaluate u with the system's energy; False leaves it nan.
+        u : (n,), optional
+            Reduced energies where they are known; then nothing is evaluated.
+        subsample : bool
+            Keep one frame a correlation time of the slowest torsion, and take those as independent. Loses precision:
+            all frames with blocks know at least as much.
+
+        Raises
+        ------
+        ValueError
+            Where the trajectory's atoms are not the system's, in the same order; coordinates are not in nm; molecules
+            are torn by a periodic box that is not given; stereocentres have the other hand than the system's. (In a few
+            frames only: a warning.)
+        """
+        check_same_atoms(trajectory.topology, system.md_topology)
+        if weights is not None and log_weights is not None:
+            raise ValueError("Expected weights or log_weights; got both.")
+        if subsample and block is not None:
+            raise ValueError("Expected subsample=True, for one run, or block, for several; got both.")
+        x = whole_structures(trajectory, system.bonds, system.positions)
+        check_hands(x, centres_of(system), system.positions, system.md_topology)
+        n = trajectory.n_frames
+        log_w = np.zeros(n) if log_weights is None else np.array(log_weights, dtype=np.float64)
+        if weights is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                log_w = np.log(np.asarray(weights, dtype=np.float64))
+        ensemble = cls(x, np.full(n, np.nan), log_w, system.md_topology, float(system.temperature), name=name)
+        if u is not None:
+            ensemble = replace(ensemble, u=np.asarray(u, dtype=np.float64))
+        if subsample:
+            if (slowest := slowest_inefficiency(ensemble)) is None:
+                raise ImportError("subsample=True needs pymbar: pip install openmm_fab[md].")
+            ensemble = ensemble[:: int(np.ceil(slowest))]
+            block = np.arange(ensemble.n)
+        block = time_blocks(ensemble) if block is None else np.asarray(block)
+        if u is None and not energies:
+            return replace(ensemble, block=block)
+        u = _energies(ensemble.x, system) if u is None else ensemble.u
+        log_w = np.where(np.isfinite(u), ensemble.log_w, -np.inf)
+        return replace(ensemble, u=u, log_w=log_w, block=block, invalid=int((~np.isfinite(u)).sum()))
+
+    # What the weights say
+
+    @property
+    def n(self) -> int:
+        """Number of frames, invalid ones included."""
+        return len(self.x)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weights that sum to one, (n,)."""
+        return _weights.normalized_weights(self.log_w)
+
+    @property
+    def ess(self) -> float:
+        """Kish's effective number of samples, of the raw weights. Of MD it is n: correlation in time is not
+        in it."""
+        return _weights.effective_sample_size(self.log_w)
+
+    @property
+    def ess_fraction(self) -> float:
+        return self.ess / self.n
+
+    @property
+    def ess_clipped(self) -> float:
+        """The same with the largest 1e-4 of the weights clipped; flatters, so never show it alone."""
+        return _weights.effective_sample_size(_weights.clipped(self.log_w))
+
+    @property
+    def khat(self) -> float:
+        """Pareto k-hat of the weights' tail: below 0.5 reliable, above 0.7 not to be trusted; -inf for equal
+        weights."""
+        return _weights.pareto_khat(self.log_w)
+
+    @property
+    def log_z(self) -> Estimate:
+        """ln of the mean weight, with its standard error."""
+        return _weights.log_z(self.log_w, self.block)
+
+    # Estimates
+
+    def expectation(
+        self,
+        values: ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray],
+        n_bootstrap: int = 200,
+        seed: int = 0,
+    ) -> Estimate:
+        """Weighted mean with a bootstrap standard error.
+
+        Parameters
+        ----------
+        values : (n, ...), or callable taking an mdtraj.Trajectory and returning it
+        """
+        values = values(self.to_mdtraj()) if callable(values) else values
+        w, values = _weights._aligned(self.weights, values)
+        mean = np.tensordot(w, values, axes=1)
+        error = self.standard_error(self.bootstrap(lambda w: np.tensordot(w, values, axes=1), n_bootstrap, seed))
+        return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
+
+    def bootstrap(
+        self, statistic: Callable[[np.ndarray], np.ndarray], n_bootstrap: int = 200, seed: int = 0
+    ) -> np.ndarray:
+        """Replicas of a statistic over resampled frames, or resampled blocks where the ensemble has blocks.
+
+        Parameters
+        ----------
+        statistic : callable
+            Takes normalised weights (n,), which carry the resampling, and returns an array or a number.
+
+        Returns
+        -------
+        (n_bootstrap, ...)
+            Replicas that drew no frame of positive weight are nan.
+        """
+        rng = np.random.default_rng(seed)
+        blocks, label = (self.n, None) if self.block is None else self._blocks()
+        w, replicas, empty = self.weights, [], []
+        for i in range(n_bootstrap):
+            counts = np.bincount(rng.integers(blocks, size=blocks), minlength=blocks)
+            drawn = w * (counts if label is None else counts[label])
+            if (total := drawn.sum()) == 0.0:
+                empty.append(i)
+                drawn, total = w, 1.0
+            replicas.append(statistic(drawn / total))
+        result = np.array(replicas, dtype=np.float64)
+        result[empty] = np.nan
+        return result
+
+    def standard_error(self, replicas: np.ndarray) -> np.ndarray:
+        """Standard deviation of bootstrap replicas, times sqrt(B / (B - 1)) for B blocks; nan for a single
+        block.
+
+        The factor undoes the bootstrap's bias, which matters for a handful of walkers.
+        """
+        blocks = self.n if self.block is None else self._blocks()[0]
+        if blocks < 2:
+            return np.full(replicas.shape[1:], np.nan)
+        return np.nanstd(replicas, axis=0, ddof=1) * np.sqrt(blocks / (blocks - 1))
+
+    def _blocks(self) -> tuple[int, np.ndarray]:
+        labels, label = np.unique(np.asarray(self.block), return_inverse=True)
+        return len(labels), label
+
+    # Structures
+
+    def torsions(self, which: str | ArrayLike) -> np.ndarray:
+        """Torsion angles (n, torsions), rad in (-pi, pi].
+
+        Parameters
+        ----------
+        which : "phi", "psi", or atom indices (i, j, k, l) or (torsions, 4)
+        """
+        if isinstance(which, str):
+            if which not in ("phi", "psi"):
+                raise ValueError(f'Expected "phi", "psi" or four atom indices; got {which!r}.')
+            compute = mdtraj.compute_phi if which == "phi" else mdtraj.compute_psi
+            return compute(self.to_mdtraj(), periodic=False)[1].astype(np.float64)
+        quadruples = np.atleast_2d(np.asarray(which, dtype=int))
+        return mdtraj.compute_dihedrals(self.to_mdtraj(), quadruples, periodic=False).astype(np.float64)
+
+    def phi(self) -> np.ndarray:
+        """Backbone phi angles (n, residues that have one), rad."""
+        return self.torsions("phi")
+
+    def psi(self) -> np.ndarray:
+        """Backbone psi angles (n, residues that have one), rad."""
+        return self.torsions("psi")
+
+    def resample(self, n: int, seed: int = 0) -> Ensemble:
+        """Equally weighted ensemble of n frames drawn by weight; copies of one frame share a block label.
+
+        They are no samples of a flow any more, and `log_q` is None.
+        """
+        index = _weights.systematic_resample(self.log_w, n, np.random.default_rng(seed))
+        block = index if self.block is None else self.block[index]
+        return replace(self[index], log_w=np.zeros(n), log_q=None, block=block, invalid=0)
+
+    def to_mdtraj(self) -> mdtraj.Trajectory:
+        """All frames as they are, weights ignored; ``ensemble.resample(n).to_mdtraj()`` for an unbiased
+        trajectory."""
+        return mdtraj.Trajectory(self.x, self.topology)
+
+    # For other tools
+
+    to_colvar = _export.to_colvar
+    to_pandas = _export.to_pandas
+    to_xarray = _export.to_xarray
+    to_arviz = _export.to_arviz
+
+    def view(self, n: int = 20) -> Any:
+        """nglview widget of n structures drawn by weight."""
+        from ..drawing.view import view
+
+        return view(self, n)
+
+    def explore(self, n: int = 100) -> Any:
+        """n structures drawn by weight beside a map of two torsions, in a notebook: see `explore.Explorer`."""
+        from ..drawing.explore import Explorer
+
+        return Explorer(self, n)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> Ensemble:
+        if isinstance(index, (int, np.integer)):
+            # Not slice(-1, 0) for the last frame, and IndexError rather than an empty ensemble.
+            index = np.arange(self.n)[[index]]
+        pick = {
+            key: value[index]
+            for key in ("x", "u", "log_w", "block", "log_q")
+            if (value := getattr(self, key)) is not None
+        }
+        return replace(self, **pick, invalid=int((pick["log_w"] == -np.inf).sum()) if self.invalid else 0)
+
+    def __repr__(self) -> str:
+        head = f"Ensemble({self.name!r}: {self.n} frames of {self.topology.n_atoms} atoms"
+        head += f", {self.temperature:g} K"
+        if not np.isfinite(self.log_w).any():
+            return f"{head}, no frame has any weight)"
+        if np.ptp(self.log_w) == 0.0:
+            return head + (
+                ", equal weights)" if self.block is None else f", equal weights, {self._blocks()[0]} blocks)"
+            )
+        return (
+            f"{head}, ESS {self.ess:.0f} ({100 * self.ess_fraction:.1f} %), {self.ess_clipped:.0f} with "
+            f"the top {_weights.CLIP_FRACTION:g} clipped, k-hat {self.khat:.2f}, {self.invalid} invalid)"
+        )
+
+    # Files
+
+    def save(self, path: str | Path) -> Path:
+        """Write one .npz with everything in it, topology included; returns its path. An interrupted save
+        leaves no half."""
+        path = _with_suffix(path)
+        arrays = {
+            key: value for key in ("x", "u", "log_w", "block", "log_q") if (value := getattr(self, key)) is not None
+        }
+        about = {"temperature": self.temperature, "name": self.name, "invalid": self.invalid}
+        arrays |= topology_to_arrays(self.topology) | {
+            "about": np.array(json.dumps(about)),
+            "format": np.array(_FORMAT),
+        }
+        write_atomically(path, lambda file: np.savez(file, **arrays))
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Ensemble:
+        """Read what `save` wrote, or all of what was drawn into a file (.nc); see `stream` for pieces of it.
+
+        ValueError for a file that is truncated or was written by something else.
+        """
+        if Path(path).suffix == SUFFIX:
+            with WeightedTrajectory.open(path) as frames:
+                return cls(**frames.read())
+        path = Path(path) if Path(path).exists() else _with_suffix(path)
+        if not path.exists():
+            raise FileNotFoundError(f"Expected an ensemble file; there is none at {path}.")
+        try:
+            arrays = load_npz(path, "an ensemble file")
+            if str(arrays["format"]) != _FORMAT:
+                raise KeyError(f"format {str(arrays['format'])!r} is not {_FORMAT!r}")
+            fields: dict[str, Any] = {key: arrays.get(key) for key in ("x", "u", "log_w", "block", "log_q")}
+            return cls(**fields, topology=topology_from_arrays(arrays), **json.loads(str(arrays["about"])))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"Expected a file written by Ensemble.save; {path} is truncated or something else ({error}). "
+                "Write it again, or read a trajectory with mdtraj.load and Ensemble.from_mdtraj."
+            ) from error
+
+
+def _energies(x: np.ndarray, system: MolecularSystem, batch: int = 1000) -> np.ndarray:
+    import torch
+
+    from ..energy.reduced import reduced_energy
+
+    u, parts = reduced_energy(system), []
+    with torch.no_grad():
+        for start in range(0, len(x), batch):
+            parts.append(u(torch.as_tensor(x[start : start + batch])).detach().cpu().double().numpy())
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _with_suffix(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+
+
+def draw_structures(ensemble: Ensemble, seed: int = 0, n: int | None = None) -> Structures:
+    """n draws by weight, or about 40; copies of a frame are shown once, with their share."""
+    n = n or int(np.clip(MOST_ATOMS // ensemble.topology.n_atoms, 4, STRUCTURES))
+    drawn, counts = np.unique(systematic_resample(ensemble.log_w, n, np.random.default_rng(seed)), return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    frame, share = drawn[order], counts[order] / n
+    chosen = ensemble[frame]
+    trajectory = superposed(chosen.to_mdtraj())
+    torsions, axes = named_torsions(ensemble.topology), map_axes(ensemble.topology)
+    angles = chosen.torsions([torsions[name] for name in axes]) if axes else np.zeros((len(frame), 0))
+    return Structures(trajectory.xyz, frame, share, axes, angles, _pdb(trajectory))

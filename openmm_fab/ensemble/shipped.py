@@ -1,0 +1,47 @@
+"""The reference ensemble that a shipped molecule brings along."""
+
+from __future__ import annotations
+
+import mdtraj
+import numpy as np
+
+from ..molecule.system import MolecularSystem
+from ..tools.files import load_npz
+from .ensemble import Ensemble
+
+
+def load_reference(system: MolecularSystem) -> Ensemble | None:
+    """The reference ensemble that lies beside a system's PDB file, as its system.toml says; None if there is none.
+
+    ``[reference]`` names a `trajectory` that mdtraj reads and, where it was biased or made of several walkers,
+    `weights`: an .npz file with log_w (natural log weights), block (labels of independent blocks), u (reduced
+    energies), each optional and of shape (n_frames,).
+
+    Raises
+    ------
+    ValueError
+        If the files do not fit the system or each other.
+    """
+    table = system.settings.get("reference")
+    if not table or system.folder is None:
+        return None
+    trajectory = mdtraj.load(str(system.folder / table["trajectory"]), top=system.md_topology)
+    arrays: dict[str, np.ndarray] = {}
+    if "weights" in table:
+        given = load_npz(system.folder / table["weights"], "the reference's weights")
+        arrays = {key: given[key] for key in ("log_w", "block", "u") if key in given}
+    for key, values in arrays.items():
+        if values.shape != (trajectory.n_frames,):
+            raise ValueError(
+                f"Expected {key} of {table['weights']} with shape ({trajectory.n_frames},), one a frame of "
+                f"{table['trajectory']}; got {values.shape}."
+            )
+    return Ensemble.from_mdtraj(
+        trajectory,
+        system,
+        log_weights=arrays.get("log_w"),
+        block=arrays.get("block"),
+        energies=True,
+        u=arrays.get("u"),
+        name="reference",
+    )

@@ -1,0 +1,139 @@
+"""What an Ensemble asks of an mdtraj.Topology: names of torsions, the same atoms or not, arrays to put in a
+file."""
+
+from __future__ import annotations
+
+import mdtraj
+import numpy as np
+
+
+def check_same_atoms(got: mdtraj.Topology, expected: mdtraj.Topology) -> None:
+    """Raise a ValueError that says which atom differs unless both have the same atoms in the same order."""
+    if got.n_atoms != expected.n_atoms:
+        raise ValueError(
+            f"Expected a trajectory of the system's {expected.n_atoms} atoms; got {got.n_atoms}. "
+            "Slice it to the molecule first: trajectory.atom_slice(indices of the molecule)."
+        )
+    ours, theirs = list(expected.atoms), list(got.atoms)
+    # Files may name atoms by another convention (HN for H); the same names shuffled are another order.
+    same_names = sorted(a.name for a in ours) == sorted(a.name for a in theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        if a.element != b.element or (same_names and a.name != b.name):
+            raise ValueError(
+                f"Expected the system's atoms in the system's order; atom {a.index} is {a} "
+                f"({a.element.symbol}) in the system and {b} ({b.element.symbol}) in the trajectory. "
+                "Reorder it: mdtraj.Trajectory(trajectory.xyz[:, order], system.md_topology)."
+            )
+
+
+def topology_to_arrays(topology: mdtraj.Topology) -> dict[str, np.ndarray]:
+    """Arrays of names, elements, residues, chains and bonds: all that `topology_from_arrays` needs, without
+    pickling."""
+    atoms, residues = list(topology.atoms), list(topology.residues)
+    return {
+        "atom_name": np.array([a.name for a in atoms], dtype=str),
+        "atom_element": np.array([a.element.symbol for a in atoms], dtype=str),
+        "atom_residue": np.array([a.residue.index for a in atoms], dtype=int),
+        "residue_name": np.array([r.name for r in residues], dtype=str),
+        "residue_number": np.array([r.resSeq for r in residues], dtype=int),
+        "residue_segment": np.array([r.segment_id for r in residues], dtype=str),
+        "residue_chain": np.array([r.chain.index for r in residues], dtype=int),
+        "bonds": np.array([(a.index, b.index) for a, b in topology.bonds], dtype=int).reshape(-1, 2),
+    }
+
+
+def topology_from_arrays(arrays: dict[str, np.ndarray]) -> mdtraj.Topology:
+    """The inverse of `topology_to_arrays`."""
+    topology = mdtraj.Topology()
+    chains = [topology.add_chain() for _ in range(int(arrays["residue_chain"].max(initial=-1)) + 1)]
+    keys = ("residue_name", "residue_chain", "residue_number", "residue_segment")
+    residues = [
+        topology.add_residue(str(name), chains[chain], resSeq=int(number), segment_id=str(segment))
+        for name, chain, number, segment in zip(*(arrays[key] for key in keys), strict=True)
+    ]
+    atom_keys = ("atom_name", "atom_element", "atom_residue")
+    for name, symbol, residue in zip(*(arrays[key] for key in atom_keys), strict=True):
+        topology.add_atom(str(name), mdtraj.element.get_by_symbol(str(symbol)), residues[residue])
+    atoms = list(topology.atoms)
+    for i, j in arrays["bonds"]:
+        topology.add_bond(atoms[i], atoms[j])
+    return topology
+
+
+def whole_structures(trajectory: mdtraj.Trajectory, bonds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Coordinates of a trajectory, (n, atoms, 3) nm, that are in nm and not torn by a periodic box.
+
+    Parameters
+    ----------
+    trajectory : mdtraj.Trajectory
+        Molecules that a box has torn are put together where it has unit cells.
+    bonds : (m, 2) int
+    positions : (atoms, 3), nm
+        A structure with lengths of bonds as they should be.
+
+    Raises
+    ------
+    ValueError
+        Bonds ten times too long or too short (Å for nm); bonds that are torn, without a unit cell.
+    """
+    x = trajectory.xyz
+    if not len(bonds) or not len(x):
+        return x
+    expected = _lengths(positions[None], bonds)[0]
+    ratio = float(np.nanmedian(_lengths(x[:: max(1, len(x) // 200)], bonds) / expected))
+    for factor, low, high in ((0.1, 5.0, 20.0), (10.0, 0.05, 0.2)):
+        if low < ratio < high:
+            raise ValueError(
+                f"Expected coordinates in nm; got bonds {ratio:.3g} times as long as the system's. mdtraj takes "
+                f"nm, most others Å: multiply by {factor:g}, mdtraj.Trajectory({factor:g} * trajectory.xyz, topology)."
+            )
+    torn = _torn(x, bonds, expected)
+    if torn.any() and trajectory.unitcell_vectors is not None:
+        x = _put_together(trajectory, bonds)
+        torn = _torn(x, bonds, expected)
+    if torn.any():
+        frame = int(np.flatnonzero(torn.any(1))[0])
+        i, j = bonds[int(np.flatnonzero(torn[frame])[0])]
+        atoms, length = list(trajectory.topology.atoms), float(_lengths(x[[frame]], bonds[torn[frame]])[0, 0])
+        raise ValueError(
+            f"Expected whole molecules; in {int(torn.any(1).sum())} of {len(x)} frames, first in frame {frame}, bonds "
+            f"are absurdly long: {atoms[i]} to {atoms[j]}, {length:.3g} nm. If a periodic box has cut it, keep "
+            "its unit cell (trajectory.unitcell_lengths), or make it whole first: trajectory.make_molecules_whole(), "
+            "gmx trjconv -pbc mol. If the run blew up, leave those frames out."
+        )
+    return x
+
+
+def _lengths(x: np.ndarray, bonds: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(x[:, bonds[:, 0]] - x[:, bonds[:, 1]], axis=-1)
+
+
+def _torn(x: np.ndarray, bonds: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """(n, bonds) bool; coordinates that are not finite are another matter."""
+    return _lengths(x, bonds) > 2.0 * expected + 0.05
+
+
+def _put_together(trajectory: mdtraj.Trajectory, bonds: np.ndarray) -> np.ndarray:
+    return trajectory.make_molecules_whole(sorted_bonds=_outwards(bonds)).xyz
+
+
+def _outwards(bonds: np.ndarray) -> np.ndarray:
+    """Bonds of a tree, each from an atom that is placed to one that is not, whatever their numbers."""
+    near: dict[int, list[int]] = {}
+    for i, j in bonds.tolist():
+        near.setdefault(i, []).append(j)
+        near.setdefault(j, []).append(i)
+    seen: set[int] = set()
+    order: list[tuple[int, int]] = []
+    for start in sorted(near):
+        if start in seen:
+            continue
+        seen.add(start)
+        todo = [start]
+        for i in todo:  # grows while it is walked
+            for j in near[i]:
+                if j not in seen:
+                    seen.add(j)
+                    todo.append(j)
+                    order.append((i, j))
+    return np.array(order, dtype=np.int32)

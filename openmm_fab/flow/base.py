@@ -1,0 +1,84 @@
+"""Points, and the annealed path between a flow q and FAB's goal p^alpha q^(1 - alpha).
+
+Every density on the path is a linear combination of log q and log p (FAB paper, section 3):
+``log f = (1 - lam) log q + lam (alpha log p + (1 - alpha) log q)``.
+Points keep log q, log p and their gradients, so another lam costs no evaluation.  The flow's gradient, by far the
+dearest of the four, is taken only where q has an exponent: for alpha = 2 the middle of the path is p itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Flow(Protocol):
+    """What annealed importance sampling asks of a flow."""
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]: ...
+
+    def log_prob(self, z: Tensor) -> Tensor: ...
+
+    def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class TrainableFlow(Flow, Protocol):
+    """What the trainer asks beyond that; any `torch.nn.Module` has it."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+def beyond(z: Tensor, periodic: Tensor) -> float:
+    """Share of z (n, dim) with an angle outside [-pi, pi], but for rounding."""
+    return float((z.abs() > math.pi + 1e-4)[:, periodic.to(z.device)].any(1).double().mean())
+
+
+class Counted:
+    """A flow that counts: `evaluations` is the number of points sampled from it or asked about, gradients included.
+
+    It shows its base if the flow does.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow, self.evaluations = flow, 0
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        self.evaluations += n
+        return self.flow.sample(n, generator)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        self.evaluations += len(z)
+        return self.flow.log_prob(z)
+
+    def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        self.evaluations += len(z)
+        return self.flow.log_prob_and_gradient(z)
+
+    def to_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        self.evaluations += len(z)
+        return self.flow.to_base(z)  # type: ignore[attr-defined]
+
+    def from_base(self, base: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        self.evaluations += len(base)
+        return self.flow.from_base(base, frozen)  # type: ignore[attr-defined]
+
+    def base_log_prob(self, base: Tensor) -> Tensor:
+        return self.flow.base_log_prob(base)  # type: ignore[attr-defined]
+
+
+class Invertible(Protocol):
+    """A flow that shows its base, whose coordinates are circles and lines as those of z are."""
+
+    def to_base(self, z: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def from_base(self, base: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]: ...
+
+    def base_log_prob(self, base: Tensor) -> Tensor: ...

@@ -1,0 +1,347 @@
+"""The normalizing flow: a base density and coupling layers of splines, on a mix of lines and circles.
+
+A flow is anything with ``sample(n, generator) -> (z, log_q)`` and ``log_prob(z) -> log_q``.  Here a layer moves half of
+the coordinates; how far, it decides from the other half, torsions entering as (cos, sin), so that nothing tears at
++-pi.  Straight coordinates go through a scale, a shift and a linear-tailed spline; circular ones through a rotation
+and a circular spline.  Base: standard normal on lines, uniform on circles.  A new flow is the identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from ..tools.graphs import Function, Graphs
+from . import splines
+from .resampled import POINTS, Resampling
+
+MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
+GRAPHS = 128  # that a process may compile of a layer
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """Shape of the flow.
+
+    Attributes
+    ----------
+    layers : int
+        Coupling layers; each pair moves every coordinate once.
+    hidden : int
+        Units in each of the two hidden layers of a conditioner.
+    bins : int
+        Bins of each spline.
+    bound : float
+        Splines of straight coordinates act on [-bound, bound] times scale.
+    scale : float
+        Unit of the straight coordinates: the base's standard deviation in them.
+    resampled : bool
+        The base learns where to keep its samples, see `resampled`.
+    """
+
+    layers: int = 16
+    hidden: int = 128
+    bins: int = 8
+    bound: float = 5.0
+    scale: float = 1.0
+    resampled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.layers < 2 or self.layers % 2 or self.hidden < 1 or self.bins < 2 or min(self.bound, self.scale) <= 0:
+            raise ValueError(
+                f"Expected an even number of layers, hidden >= 1, bins >= 2, bound > 0 and scale > 0; got {self}."
+            )
+
+
+class CouplingFlow(nn.Module):
+    """Coupling flow of circular and linear-tailed rational-quadratic splines.
+
+    Parameters
+    ----------
+    periodic : Tensor of bool, shape (dim,)
+        Which coordinates are angles in [-pi, pi).
+    settings : FlowSettings, optional
+    generator : torch.Generator, optional
+        Draws the partition of each layer and the initial conditioners.
+    """
+
+    periodic: Tensor
+
+    def __init__(
+        self, periodic: Tensor, settings: FlowSettings | None = None, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings or FlowSettings()
+        self.dim = len(periodic)
+        if self.dim < 1:
+            raise ValueError("Expected at least one coordinate; got none.")
+        self.register_buffer("periodic", periodic.clone())
+        self._log_unit = int((~periodic).sum()) * math.log(self.settings.scale)
+        lines, circles = torch.nonzero(~periodic)[:, 0], torch.nonzero(periodic)[:, 0]
+        self.layers = nn.ModuleList()
+        for _ in range(self.settings.layers // 2):
+            lines = lines[torch.randperm(len(lines), generator=generator)]
+            circles = circles[torch.randperm(len(circles), generator=generator)]
+            for half in _halves(lines, circles):
+                layer = _Coupling(half, periodic, self.settings)
+                layer.reset(generator)
+                self.layers.append(layer)
+        self.resampling: Resampling | None = None
+        if self.settings.resampled:
+            points = self._plain_base(POINTS, torch.zeros(()), torch.Generator().manual_seed(0))
+            self.resampling = Resampling(periodic, self.settings.hidden, points, generator)
+        self.rounded = False  # the conditioners' matrix products are in bfloat16; everything else keeps its precision
+        self._compiled: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {}
+        self._graphs: Graphs | None = None
+
+    def compile(self, batch: int) -> None:
+        """Fuse a layer with `torch.compile`, once for all layers; other batch sizes than `batch` run as they did.
+
+        On a GPU all layers together become CUDA graphs, too, see `graphs`.
+
+        Raises whatever the compiler raises: on CPU it needs a C++ compiler.
+        """
+        from torch._dynamo import config  # not above: it takes a second to import
+
+        # One graph each for both directions, with gradients and without, of every shape; after 8, the default, PyTorch
+        # would compile no more of this function in the process, and go on slowly.
+        config.cache_size_limit = max(config.cache_size_limit, GRAPHS)
+        self._compiled = {batch: torch.compile(_couple, dynamic=False)}
+        self._graphs = Graphs(batch) if self.periodic.is_cuda else None
+
+    def uncompile(self) -> None:
+        """Undo `compile`."""
+        self._compiled, self._graphs = {}, None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CouplingFlow:
+        self._graphs = None  # they know where the weights were
+        return super()._apply(fn, recurse)
+
+    def replayed(
+        self, name: Hashable, function: Function, z: Tensor, of: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
+        """function(z), by a CUDA graph where there are any; with derivatives by z and the parameters `of`, see
+        `graphs.Graphs`."""
+        return list(function(z) if self._graphs is None else self._graphs((name, self.rounded), function, z, of))
+
+    def couple(self, z: Tensor, layer: nn.Module, inverse: bool = False, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        """One of `layers` applied to z (batch, dim): data -> base, or back if `inverse`; z and log |det| (batch,)."""
+        couple = self._compiled.get(len(z), _couple)
+        z = z.T.contiguous().T  # layers work along the batch, and leave z so: only the first has to copy
+        arrays = cast(_Coupling, layer).arrays()
+        return couple(z, *([a.detach() for a in arrays] if frozen else arrays), inverse, self.rounded)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""
+        of = self.trained() if torch.is_grad_enabled() else None
+        return self.replayed("log_prob", lambda z: [self._log_prob(z)], self._checked(z), of)[0]
+
+    def trained(self) -> list[Tensor]:
+        """The parameters that are learned."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def _checked(self, z: Tensor) -> Tensor:
+        if z.ndim != 2 or z.shape[1] != self.dim:
+            raise ValueError(f"Expected z with shape (batch, {self.dim}); got {tuple(z.shape)}.")
+        return z
+
+    def _log_prob(self, z: Tensor, frozen: bool = False) -> Tensor:
+        base, log_det = self._to_base(z, frozen)
+        return self.base_log_prob(base) + log_det
+
+    def to_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z (batch, dim) -> where in the base density it comes from, and log |d base / dz| (batch,)."""
+        return self._to_base(self._checked(z))
+
+    def _to_base(self, z: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        z, log_det = self.unscaled(z), torch.full_like(z[:, 0], -self._log_unit)
+        for layer in reversed(self.layers):
+            z, change = self.couple(z, layer, frozen=frozen)
+            log_det = log_det + change
+        return z, log_det
+
+    def from_base(self, base: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        """A point of the base density (batch, dim) -> z, angles in [-pi, pi), and log |dz / d base| (batch,).
+
+        `frozen`: without a graph of the parameters.
+        """
+        z, log_det = base, torch.full_like(base[:, 0], self._log_unit)
+        for layer in self.layers:
+            z, change = self.couple(z, layer, inverse=True, frozen=frozen)
+            log_det = log_det + change
+        return self.scaled(z), log_det
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """z (batch, dim) out of the units of base and layers, where lines are in units of `scale`."""
+        return torch.where(self.periodic, z, z * self.settings.scale)
+
+    def unscaled(self, z: Tensor) -> Tensor:
+        """z (batch, dim) in the units of base and layers."""
+        return torch.where(self.periodic, z, z / self.settings.scale)
+
+    def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """log q(z) (batch,) and its gradient in z (batch, dim), without a graph of the parameters."""
+        log_q, gradient = self.replayed("log_prob_and_gradient", self._log_prob_and_gradient, self._checked(z))
+        return log_q, gradient
+
+    @torch.enable_grad()
+    def _log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.detach().requires_grad_()
+        log_q = self._log_prob(z, frozen=True)
+        (gradient,) = torch.autograd.grad(log_q.sum(), z)
+        return log_q.detach(), gradient
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """n samples z (n, dim), angles in [-pi, pi), and log q(z) (n,)."""
+        base = self.sample_base(n, generator)
+        z, log_det = self.replayed("from_base", self.from_base, base)
+        return z, self.base_log_prob(base) - log_det
+
+    def rsample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """`sample` with a graph of the parameters, for objectives that differentiate through their samples.
+
+        Raises
+        ------
+        ValueError
+            If the base is resampled: being kept or not has no derivative.
+        """
+        if self.resampling is not None:
+            raise ValueError(
+                "Expected a flow whose base does not depend on parameters; this one is resampled. Train it by FAB, the "
+                "alpha-divergence or maximum likelihood."
+            )
+        base = self.sample_base(n, generator)
+        z, log_det = self.from_base(base)
+        return z, self.base_log_prob(base) - log_det
+
+    def sample_base(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n samples (n, dim) of the base: what the first layer gets, lines in units of `scale`."""
+        like = next(self.parameters())
+        if self.resampling is None:
+            return self._plain_base(n, like, generator)
+        return self.resampling.sample(n, lambda k: self._plain_base(k, like, generator), generator)
+
+    def renew_points(self, generator: torch.Generator | None = None) -> None:
+        """Estimate a resampled base's normalisation from other points: training must not fit those it is judged by."""
+        if self.resampling is not None:
+            points = self.resampling.points
+            points.copy_(self._plain_base(len(points), points, generator))
+
+    def _plain_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        z = torch.randn(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
+        angles = torch.rand(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
+        return torch.where(self.periodic, (2 * angles - 1) * math.pi, z)
+
+    def base_log_prob(self, base: Tensor) -> Tensor:
+        """log density (batch,) of the base: standard normal on lines, uniform on circles; and resampled, if so."""
+        normal = -0.5 * base.square() - 0.5 * math.log(2 * math.pi)
+        log_prob = torch.where(self.periodic, -math.log(2 * math.pi), normal).sum(1)
+        return log_prob if self.resampling is None else log_prob + self.resampling.log_ratio(base)
+
+
+class _Coupling(nn.Module):
+    """Weights and index sets of one coupling layer; `_couple` is what it does with them."""
+
+    kept_lines: Tensor
+    kept_circles: Tensor
+    moved: Tensor
+    circular: Tensor
+    bound: Tensor
+    restore: Tensor
+    w1: nn.Parameter
+    w2: nn.Parameter
+
+    def __init__(self, moved: Tensor, periodic: Tensor, settings: FlowSettings) -> None:
+        super().__init__()
+        kept = torch.ones_like(periodic)
+        kept[moved] = False
+        kept_lines, kept_circles = torch.nonzero(kept & ~periodic)[:, 0], torch.nonzero(kept & periodic)[:, 0]
+        circular = periodic[moved]
+        self.register_buffer("kept_lines", kept_lines)
+        self.register_buffer("kept_circles", kept_circles)
+        self.register_buffer("moved", moved)
+        self.register_buffer("circular", circular)
+        self.register_buffer("bound", torch.full((len(moved),), settings.bound))
+        self.register_buffer("restore", torch.argsort(torch.cat([kept_lines, kept_circles, moved])))
+        features = len(kept_lines) + 2 * len(kept_circles)
+        sizes = [features, settings.hidden, settings.hidden, (3 * settings.bins + 2) * len(moved)]
+        for k, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
+            setattr(self, f"w{k}", nn.Parameter(torch.zeros(fan_out, fan_in)))
+            setattr(self, f"b{k}", nn.Parameter(torch.zeros(fan_out)))
+
+    def reset(self, generator: torch.Generator | None) -> None:
+        """Random hidden layers; an output of zero, so that the layer is the identity."""
+        with torch.no_grad():
+            for w in (self.w1, self.w2):
+                w.normal_(0.0, max(w.shape[1], 1) ** -0.5, generator=generator)
+
+    def arrays(self) -> list[Tensor]:
+        """The arguments of `_couple` that differ from layer to layer."""
+        names = "kept_lines kept_circles moved circular bound restore w1 b1 w2 b2 w3 b3"
+        return [getattr(self, name) for name in names.split()]
+
+
+def _couple(
+    z: Tensor,
+    kept_lines: Tensor,
+    kept_circles: Tensor,
+    moved: Tensor,
+    circular: Tensor,
+    bound: Tensor,
+    restore: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+    inverse: bool,
+    bfloat16: bool,
+) -> tuple[Tensor, Tensor]:
+    """One layer, data -> base (or back, if `inverse`): z (batch, dim) -> z and log |det| (batch,) of this direction.
+
+    With products in bfloat16 it is as exact a bijection: whatever the conditioner gives, it gives to both directions.
+    """
+    z = z.T
+    kept, angles, x = z[kept_lines], z[kept_circles], z[moved]
+    features = torch.cat([kept, angles.cos(), angles.sin()])
+    hidden = silu(_product(w2, silu(_product(w1, features, bfloat16) + b1[:, None]), bfloat16) + b2[:, None])
+    raw = (_product(w3, hidden, bfloat16) + b3[:, None]).view(len(w3) // len(x), *x.shape)
+    log_scale = torch.where(circular[:, None], 0.0, MAX_LOG_SCALE * torch.tanh(raw[0] / MAX_LOG_SCALE))
+    shift = raw[1]
+    if inverse:
+        x, log_det = splines.spline(x, raw[2:], bound, circular, inverse=True)
+        x, log_det = (x - shift) * (-log_scale).exp(), log_det - log_scale
+        x = torch.where(circular[:, None], _wrap(x), x)
+    else:
+        x = x * log_scale.exp() + shift
+        x, log_det = splines.spline(torch.where(circular[:, None], _wrap(x), x), raw[2:], bound, circular)
+        log_det = log_det + log_scale
+    return torch.cat([kept, angles, x])[restore].T, log_det.sum(0)
+
+
+def _product(w: Tensor, x: Tensor, bfloat16: bool) -> Tensor:
+    return (w.bfloat16() @ x.bfloat16()).to(x.dtype) if bfloat16 else w @ x
+
+
+def _halves(lines: Tensor, circles: Tensor) -> list[Tensor]:
+    """Two sets that together hold every coordinate; they share one where a number is odd: all layers have one shape.
+
+    A single coordinate is in both, and depends on nothing.
+    """
+    if len(lines) == len(circles) == 1:
+        return [lines, circles]
+    a, b = (len(lines) + 1) // 2, (len(circles) + 1) // 2
+    return [torch.cat([lines[:a], circles[:b]]), torch.cat([lines[len(lines) - a :], circles[len(circles) - b :]])]
+
+
+def _wrap(angle: Tensor) -> Tensor:
+    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi

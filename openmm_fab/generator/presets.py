@@ -1,0 +1,86 @@
+"""Named settings of a whole run, each for a kind of machine and of patience."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..flow.coupling import FlowSettings
+from ..molecule.system import MolecularSystem, available_systems
+from ..train.settings import TrainSettings
+from .generator import BoltzmannGenerator
+from .settings import GeneratorSettings
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of a run.
+
+    Attributes
+    ----------
+    minutes : float
+        Training time, compilation included.
+    samples : int
+        Flow samples in the final ensemble.
+    settings : GeneratorSettings
+    """
+
+    minutes: float
+    samples: int
+    settings: GeneratorSettings = field(default_factory=GeneratorSettings)
+
+
+PRESETS = {
+    "smoke": Preset(
+        minutes=1.2,
+        samples=4_000,
+        settings=GeneratorSettings(
+            flow=FlowSettings(layers=8, hidden=64),
+            # Path gradients: quicker at first, which is all there is here.
+            train=TrainSettings(batch=128, updates=2, buffer_min=8, path_gradient=0.7, path_above=0.0),
+        ),
+    ),
+    "laptop": Preset(minutes=18.0, samples=200_000),
+    # A small batch would leave a GPU idle; a large one is worth longer steps of a larger flow.
+    "gpu": Preset(
+        minutes=5.0,
+        samples=200_000,
+        settings=GeneratorSettings(
+            flow=FlowSettings(hidden=256),
+            train=TrainSettings(batch=16384, updates=4, buffer_min=4, buffer_max=32, learning_rate=1e-3),
+        ),
+    ),
+}
+
+
+def load_pretrained(system: MolecularSystem | str | Path, device: str | torch.device = "cpu") -> BoltzmannGenerator:
+    """The generator that lies beside a system's PDB file, ready to sample.
+
+    ``[pretrained]`` in its system.toml names a `model`, a file written by `BoltzmannGenerator.save`.
+
+    Parameters
+    ----------
+    system : MolecularSystem, or the folder or name that `MolecularSystem.load` takes
+    device : str or torch.device
+        Where it computes, see `BoltzmannGenerator`.
+
+    Raises
+    ------
+    ValueError
+        The system brings none, or one of another molecule, force field or temperature.
+    """
+    molecule = system if isinstance(system, MolecularSystem) else MolecularSystem.load(system)
+    table = molecule.settings.get("pretrained")
+    if not table or molecule.folder is None:
+        raise ValueError(
+            f"Expected a system with a pretrained generator; {molecule.name} has none. "
+            f"Train one with BoltzmannGenerator(system).train(), read one with BoltzmannGenerator.load (--run in a "
+            f"shell), or take one of {_with_model()}."
+        )
+    return BoltzmannGenerator.load(molecule.folder / table["model"], molecule, device=device)
+
+
+def _with_model() -> list[str]:
+    return [name for name in available_systems() if MolecularSystem.load(name).settings.get("pretrained")]

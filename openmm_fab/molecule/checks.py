@@ -1,0 +1,193 @@
+"""What this package cannot sample (several molecules, periodic boxes, ...) is refused here, all findings at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from .graph import bonds_of, constraints_of, molecules_of, topology_bonds
+
+HEAVIEST_HYDROGEN, LIGHTEST_OTHER = 5.0, 2.5  # dalton, where masses are repartitioned
+
+
+class UnsupportedSystemError(ValueError):
+    """A molecule or System that this package cannot sample; the message lists everything found, and in which one."""
+
+    def __init__(self, problems: Sequence[str], name: str = ""):
+        self.problems = list(problems)
+        title = f"This system is not supported{f' ({name})' if name else ''}:"
+        super().__init__("\n".join([title, *(f"  - {p}" for p in self.problems)]))
+
+
+def check_supported(topology: app.Topology, system: openmm.System, positions: np.ndarray, name: str = "") -> None:
+    """Refuse what cannot be sampled in one molecule's internal coordinates.
+
+    Raises
+    ------
+    UnsupportedSystemError
+        Every problem found, each with what was expected and what to do.
+    """
+    problems = _count_problems(topology, system, positions) + _system_problems(system)
+    if topology.getNumAtoms() == system.getNumParticles() == 1:
+        problems.append(
+            f"Expected a molecule; got a single atom ({next(topology.atoms()).name}), which has no shape to sample. "
+            "Give the molecule that it belongs to, or leave ions out."
+        )
+    elif topology.getNumAtoms() == system.getNumParticles() > 0:
+        nameless = [atom.name for atom in topology.atoms() if atom.element is None]
+        if nameless and not any(system.isVirtualSite(i) for i in range(system.getNumParticles())):
+            problems.append(
+                f"Expected a chemical element for every atom; {some(nameless)} have none. Set atom.element."
+            )
+        problems += _order_problems(topology, system)
+        bonds = bonds_of(topology, system)
+        problems += molecule_problems(topology, bonds) + _constraint_problems(topology, system, bonds)
+    if problems:
+        raise UnsupportedSystemError(problems, name)
+
+
+def _count_problems(topology: app.Topology, system: openmm.System, positions: np.ndarray) -> list[str]:
+    problems = []
+    n_topology, n_system = topology.getNumAtoms(), system.getNumParticles()
+    if n_topology != n_system or n_system == 0:
+        problems.append(
+            f"Expected the same number of atoms in topology and System; got {n_topology} in the topology and "
+            f"{n_system} in the System. Build the System from this topology."
+        )
+    if positions.shape != (n_topology, 3):
+        problems.append(f"Expected positions with shape ({n_topology}, 3) in nm; got {positions.shape}.")
+    elif not np.isfinite(positions).all():
+        bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+        problems.append(f"Expected finite positions; atoms {some(bad.tolist())} (from 0) have NaN or infinite ones.")
+    return problems
+
+
+def _order_problems(topology: app.Topology, system: openmm.System) -> list[str]:
+    """Masses tell hydrogens from other atoms, repartitioned ones as well."""
+    odd = []
+    for atom in topology.atoms():
+        mass = system.getParticleMass(atom.index).value_in_unit(unit.dalton)
+        hydrogen = atom.element == app.element.hydrogen
+        if atom.element is not None and mass > 0 and (mass > HEAVIEST_HYDROGEN if hydrogen else mass < LIGHTEST_OTHER):
+            odd.append(f"{atom.name} (atom {atom.index}, {mass:.4g} Da)")
+    if not odd:
+        return []
+    return [
+        f"Expected the atoms of topology and System in the same order; the masses of {some(odd)} are not those of "
+        "their elements. Take the structure that the System was made from, or sort its atoms as they are there."
+    ]
+
+
+def _system_problems(system: openmm.System) -> list[str]:
+    problems = []
+    forces = [force.getName() if type(force) is openmm.Force else type(force).__name__ for force in system.getForces()]
+    particles = range(system.getNumParticles())
+    if system.usesPeriodicBoundaryConditions():
+        problems.append(
+            "Expected a molecule without periodic boundary conditions; this System has a periodic box. "
+            "Keep the solute only and use nonbondedMethod=NoCutoff with an implicit-solvent force field."
+        )
+    virtual = [i for i in particles if system.isVirtualSite(i)]
+    if virtual:
+        problems.append(
+            f"Expected real atoms only; {len(virtual)} particles are virtual sites "
+            f"({some(virtual)}, from 0). Use a force field without them (no TIP4P, TIP5P or lone pairs)."
+        )
+    massless = [i for i in particles if system.getParticleMass(i)._value == 0 and not system.isVirtualSite(i)]
+    if massless:
+        problems.append(
+            f"Expected a mass for every atom; particles {some(massless)} (from 0) are massless, which "
+            "OpenMM takes as fixed in space. Give them their mass back."
+        )
+    if "DrudeForce" in forces:
+        problems.append(
+            "Expected a fixed-charge force field; this System has Drude particles (DrudeForce). Use another."
+        )
+    couplings = [name for name in forces if name.endswith(("Barostat", "Thermostat"))]
+    if couplings:
+        problems.append(
+            f"Expected forces only; this System has {some(couplings)}. Remove them: the temperature is "
+            "given to MolecularSystem, and there is no volume to couple to."
+        )
+    if "CustomExternalForce" in forces:
+        problems.append(
+            "Expected an energy that does not change when the molecule is moved; this System has a "
+            "CustomExternalForce, which depends on absolute positions. Remove it, or restrain distances "
+            "or torsions."
+        )
+    return problems
+
+
+def _constraint_problems(topology: app.Topology, system: openmm.System, bonds: np.ndarray) -> list[str]:
+    joined = set(map(tuple, bonds.tolist()))
+    atoms = list(topology.atoms())
+    angles = [
+        f"{atoms[i].residue.name} {atoms[i].residue.id} {atoms[i].name}-{atoms[j].name}"
+        for i, j, _ in constraints_of(system)
+        if (i, j) not in joined
+    ]
+    if not angles:
+        return []
+    return [
+        f"Expected constraints of bonds only; {len(angles)} constraints are between atoms that no bond joins, so they "
+        f"fix an angle: {some(angles)}. Use constraints=None, HBonds or AllBonds (not HAngles) and rigidWater=False."
+    ]
+
+
+def molecule_problems(topology: app.Topology, bonds: np.ndarray) -> list[str]:
+    """Atoms that no chain of bonds connects; empty for one molecule."""
+    molecules = molecules_of(topology.getNumAtoms(), bonds)
+    if len(molecules) <= 1:
+        return []
+    atoms = list(topology.atoms())
+    residues = [list(dict.fromkeys(atoms[i].residue for i in molecule)) for molecule in molecules]
+    kinds = Counter(_residue_names(names) for names in residues)
+    found = ", ".join(f"{count} x {names}" for names, count in kinds.most_common())
+    problem = (
+        f"Expected one molecule; got {len(molecules)} that no bond connects: {found}. Keep the solute only "
+        "and use an implicit-solvent force field."
+    )
+    pieces = Counter(residue for molecule in residues for residue in molecule)
+    torn = [f"{r.name} {r.id}" for r, count in pieces.items() if count > 1]
+    if torn:
+        problem += f" Atoms of residue {some(torn)} are not bonded to each other: add CONECT records to the PDB."
+    return [problem]
+
+
+def template_problems(
+    ff: app.ForceField, files: Sequence[str], topology: app.Topology, error: str, several: bool
+) -> list[str]:
+    """Residues that the force field has no template for; of several molecules only those of the largest."""
+    unmatched = ff.getUnmatchedResidues(topology)
+    if several:
+        # Solvent without parameters is explained by "several molecules" already.
+        molecules = molecules_of(topology.getNumAtoms(), topology_bonds(topology))
+        largest = set(sorted(molecules, key=lambda atoms: -len(atoms))[0])
+        solute = {atom.residue for atom in topology.atoms() if atom.index in largest}
+        unmatched = [residue for residue in unmatched if residue in solute]
+        if not unmatched:
+            return []
+    names = some([f"{residue.name} {residue.id}" for residue in unmatched])
+    return [
+        f"Expected residues that {', '.join(files)} knows; it has no template for {names}. "
+        f"OpenMM says: {error.split('  For more information')[0]} "
+        "openmm_fab.find_problems, or openmm-fab prepare in a shell, lists what a structure lacks and mends it: "
+        "missing hydrogens with OpenMM's Modeller.addHydrogens, missing heavy atoms with PDBFixer. Another molecule, "
+        "such as a ligand: name a force field file that has it, or make its System with openmmforcefields, OpenFF, "
+        "Amber, CHARMM or GROMACS and use MolecularSystem.from_openmm, from_xml, from_amber, ..."
+    ]
+
+
+def _residue_names(residues: Sequence[Any]) -> str:
+    names = [residue.name for residue in residues]
+    return "-".join(names) if len(names) <= 5 else f"{names[0]}-...-{names[-1]} ({len(names)} residues)"
+
+
+def some(items: Sequence[Any], limit: int = 5) -> str:
+    shown = ", ".join(str(item) for item in items[:limit])
+    return shown if len(items) <= limit else f"{shown}, ... ({len(items)} in all)"

@@ -1,0 +1,355 @@
+"""Files of OpenMM, Amber, CHARMM and GROMACS -> topology, System and positions: one reader for each. `system.toml`.
+
+`MolecularSystem.from_...` calls these; nothing is removed or added. No file can make them run what is written in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+import openmm
+from openmm import app, unit
+from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
+
+from .checks import UnsupportedSystemError, molecule_problems, some, template_problems
+from .graph import topology_bonds
+
+# Python 3.10 has it under its older name only.
+tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+KNOWN_KEYS = ("name", "pdb", "forcefield", "temperature", "constraints", "reference", "pretrained")
+KNOWN_REFERENCE_KEYS = ("trajectory", "weights")
+KNOWN_PRETRAINED_KEYS = ("model",)
+CONSTRAINTS = {"none": None, "HBonds": app.HBonds, "AllBonds": app.AllBonds}
+
+MMCIF = (".cif", ".mmcif", ".pdbx")  # suffixes; what has none of these is read as PDB
+STRUCTURES = (".pdb", *MMCIF)
+
+FilePath = str | Path
+Read = tuple[app.Topology, openmm.System, unit.Quantity]
+
+
+def read_pdb(path: FilePath, forcefield: str | Sequence[str], **options: Any) -> Read:
+    """See `MolecularSystem.from_pdb`."""
+    topology, positions = read_structure(path)
+    files = [forcefield] if isinstance(forcefield, str) else list(forcefield)
+    field = read_forcefield(files)
+    with naming(path, f"a structure that {', '.join(files)} describes"):
+        try:
+            system = field.createSystem(topology, **_defaults(options))
+        except ValueError as error:
+            if "No template found" not in str(error):
+                raise
+            problems = molecule_problems(topology, topology_bonds(topology))
+            problems += template_problems(field, files, topology, str(error), several=bool(problems))
+            raise UnsupportedSystemError(problems, str(path)) from error
+    return topology, system, positions
+
+
+def read_forcefield(files: Sequence[str]) -> app.ForceField:
+    """OpenMM's force-field files; those that are not OpenMM's own may hold numbers and expressions, but no scripts.
+
+    Raises
+    ------
+    ValueError
+        A file that does not exist, is no force field, or holds a script or a document type.
+    """
+    for file in files:
+        if Path(file).is_file():
+            _check_xml(Path(file))
+    with naming(", ".join(map(str, files)), "force-field files"):
+        try:
+            return app.ForceField(*map(str, files))
+        except ValueError as error:
+            if "Could not locate file" in str(error):
+                raise ValueError(f"{error} {_nearest(files)}") from error
+            raise
+
+
+def _nearest(files: Sequence[str]) -> str:
+    """Which of OpenMM's own files may be meant by those that are not there."""
+    folder = Path(app.__file__).parent / "data"
+    shipped = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.xml"))
+    unknown = [str(file) for file in files if not Path(file).is_file() and str(file) not in shipped]
+    near = [name for file in unknown for name in difflib.get_close_matches(file, shipped, 3, 0.6)]
+    common = [name for name in ("amber14-all.xml", "amber19-all.xml", "charmm36.xml") if name in shipped]
+    return f"Of OpenMM's own there {'is' if len(near or common) == 1 else 'are'} {', '.join(near or common)}"
+
+
+def _check_xml(path: Path, above: tuple[Path, ...] = ()) -> None:
+    """Refuse what OpenMM would run or expand, in a file and in those that it includes."""
+    if path.resolve() in above:
+        raise ValueError(f"Expected {path} to include other files only; it includes itself.")
+    included: list[str] = []
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        where = f"line {parser.CurrentLineNumber} of {path}"
+        if tag in ("Script", "InitializationScript"):
+            raise ValueError(
+                f"Expected a force field of numbers and expressions; {where} has a <{tag}>, which OpenMM would run. "
+                "Write what it does as forces, or make the System in a script of your own that you trust and use "
+                "MolecularSystem.from_openmm."
+            )
+        # OpenMM evaluates this one as Python.
+        if attributes.get("useDispersionCorrection", "True") not in ("True", "False"):
+            raise ValueError(f"Expected useDispersionCorrection to be True or False in {where}.")
+        if tag == "Include" and "file" in attributes:
+            included.append(attributes["file"])
+
+    def doctype(*_: object) -> None:
+        raise ValueError(
+            f"Expected XML without a document type; line {parser.CurrentLineNumber} of {path} has one, whose entities "
+            "may grow without bound or read other files. Leave it out."
+        )
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.StartDoctypeDeclHandler = start, doctype
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except expat.ExpatError as error:
+        raise ValueError(f"Expected XML in {path}; {error}.") from error
+    for name in included:
+        if (path.parent / name).is_file():
+            _check_xml(path.parent / name, (*above, path.resolve()))
+        elif Path(name).is_file():
+            _check_xml(Path(name), (*above, path.resolve()))
+
+
+def read_amber(prmtop: FilePath, coordinates: FilePath, **options: Any) -> Read:
+    """See `MolecularSystem.from_amber`."""
+    path = _existing(prmtop, "an Amber topology")
+    with naming(path, "an Amber topology"):
+        read = app.AmberPrmtopFile(str(path))
+    positions = _positions(coordinates, read.topology, prmtop, _amber_coordinates)
+    with naming(path, "an Amber topology"):
+        return read.topology, read.createSystem(**_defaults(options)), positions
+
+
+def read_charmm(
+    psf: FilePath, coordinates: FilePath, parameters: FilePath | Sequence[FilePath], **options: Any
+) -> Read:
+    """See `MolecularSystem.from_charmm`."""
+    path = _existing(psf, "a CHARMM structure file (psf)")
+    with naming(path, "a CHARMM structure file (psf)"):
+        read = app.CharmmPsfFile(str(path))
+    files = [parameters] if isinstance(parameters, str | Path) else list(parameters)
+    found = [str(_existing(file, "CHARMM parameters")) for file in files]
+    with naming(", ".join(found), "CHARMM parameters"):
+        field = app.CharmmParameterSet(*found)
+        system = read.createSystem(field, **_defaults(options))
+    return read.topology, system, _positions(coordinates, read.topology, psf, _charmm_coordinates)
+
+
+def read_gromacs(
+    top: FilePath, coordinates: FilePath, include_dir: FilePath | None, defines: dict[str, str] | None, **options: Any
+) -> Read:
+    """See `MolecularSystem.from_gromacs`."""
+    path = str(_existing(top, "a GROMACS topology"))
+    with naming(path, "a GROMACS topology"):
+        read = app.GromacsTopFile(path, includeDir=None if include_dir is None else str(include_dir), defines=defines)
+    positions = _positions(coordinates, read.topology, top, lambda path: app.GromacsGroFile(path).positions)
+    with naming(path, "a GROMACS topology"):
+        return read.topology, read.createSystem(**_defaults(options)), positions
+
+
+def read_xml(system_xml: FilePath, structure: FilePath) -> Read:
+    """See `MolecularSystem.from_xml`."""
+    path = _existing(system_xml, "a serialized openmm.System")
+    topology, positions = read_structure(structure)
+    try:
+        _check_xml(path)
+        system = openmm.XmlSerializer.deserialize(path.read_text(encoding="utf-8"))
+    except (openmm.OpenMMException, ValueError) as error:
+        system = error
+    if not isinstance(system, openmm.System):
+        raise ValueError(
+            f"Expected a System in {path}; got {system!r}. Write one with openmm.XmlSerializer.serialize(system)."
+        )
+    if system.getNumParticles() != topology.getNumAtoms():
+        raise ValueError(_miscount(structure, topology.getNumAtoms(), system_xml, system.getNumParticles()))
+    return topology, system, positions
+
+
+def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
+    """Topology and positions of a PDB or PDBx/mmCIF file: the first model, of each atom its first place.
+
+    Warns where there was something to choose from.
+    """
+    path = _existing(path, "a PDB or PDBx/mmCIF file")
+    mmcif = path.suffix.lower() in MMCIF
+    if not mmcif:
+        check_pdb(path)
+    with naming(path, "a PDBx/mmCIF file" if mmcif else "a PDB file"):
+        read = app.PDBxFile(str(path)) if mmcif else app.PDBFile(str(path))
+    if read.topology.getNumAtoms() == 0:
+        raise ValueError(f"Expected atoms in {path}; there are none. Is it a {'PDBx/mmCIF' if mmcif else 'PDB'} file?")
+    if read.getNumFrames() > 1:
+        warnings.warn(f"{path} holds {read.getNumFrames()} models; the first is used.", stacklevel=5)
+    places = alternate_locations(path)
+    if places:
+        warnings.warn(
+            f"{path} has alternate locations ({len(places)} lines); of each atom the first one is used.", stacklevel=5
+        )
+    return read.topology, read.positions
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A `system.toml`; unknown, missing and impossible entries are a ValueError."""
+    try:
+        settings: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8
+        raise ValueError(f"{path}: expected a TOML file; {error}.") from error
+    _refuse_unknown(path, settings, KNOWN_KEYS)
+    if "pdb" not in settings:
+        raise ValueError(f"{path}: expected the key pdb (the structure's file name); it is missing.")
+    for key, value in settings.items():
+        kind, fits = KINDS[key]
+        if not fits(value):
+            raise ValueError(f"{path}: expected {key} to be {kind}; got {value!r}.")
+    for key, known in (("reference", KNOWN_REFERENCE_KEYS), ("pretrained", KNOWN_PRETRAINED_KEYS)):
+        table = settings.get(key, {})
+        _refuse_unknown(path, table, known, f" in [{key}]")
+        for name, value in table.items():
+            if not isinstance(value, str):
+                raise ValueError(f"{path}: expected {name} in [{key}] to be a file name; got {value!r}.")
+    if settings.get("constraints", "none") not in CONSTRAINTS:
+        raise ValueError(
+            f"{path}: expected constraints to be one of {list(CONSTRAINTS)}; got {settings['constraints']!r}."
+        )
+    return settings
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and "\0" not in value
+
+
+def _is_temperature(value: object) -> bool:
+    return type(value) in (int, float) and 0.0 < value < math.inf  # type: ignore[operator]
+
+
+KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    **dict.fromkeys(("name", "pdb", "constraints"), ("text", _is_text)),
+    "forcefield": (
+        "a file name, or a list of them",
+        lambda value: _is_text(value) or (isinstance(value, list) and bool(value) and all(map(_is_text, value))),
+    ),
+    "temperature": ("a positive, finite number of K", _is_temperature),
+    **dict.fromkeys(("reference", "pretrained"), ("a table", lambda value: isinstance(value, dict))),
+}
+
+
+def _refuse_unknown(path: Path, table: Iterable[str], known: Sequence[str], where: str = "") -> None:
+    unknown = [key for key in table if key not in known]
+    if unknown:
+        raise ValueError(f"{path}: unknown {some(unknown)}{where}; the known keys are {', '.join(known)}.")
+
+
+def alternate_locations(path: Path) -> list[str]:
+    """Residues, such as "ALA 2", of the atoms that a file marks as one of several places: one for each line."""
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        if path.suffix.lower() not in MMCIF:
+            return [
+                f"{line[17:20].strip()} {line[22:27].strip()}"
+                for line in lines
+                if line.startswith(("ATOM", "HETATM")) and line[16:17].strip()
+            ]
+        blocks: list[Any] = []
+        PdbxReader(lines).read(blocks)
+    table = blocks[0].getObj("atom_site")
+    mark, name, number = (table.getAttributeIndex(key) for key in ("label_alt_id", "label_comp_id", "label_seq_id"))
+    return [f"{row[name]} {row[number]}" for row in table.getRowList() if mark >= 0 and row[mark] not in ".?"]
+
+
+def _defaults(options: dict[str, Any]) -> dict[str, Any]:
+    return {"nonbondedMethod": app.NoCutoff, "removeCMMotion": False, "rigidWater": False, **options}
+
+
+@contextlib.contextmanager
+def naming(path: FilePath, what: str) -> Iterator[None]:
+    """What a reader raises of a file that it cannot take says which file, whatever it was."""
+    try:
+        yield
+    except (UnsupportedSystemError, OSError, ImportError):
+        raise
+    except Exception as error:  # OpenMM's readers raise whatever they stumble over
+        said = str(error).strip() or "no details"
+        raise ValueError(f"Expected {what} in {path}; OpenMM says: {type(error).__name__}: {said}.") from error
+
+
+def check_pdb(path: Path, finite: bool = True) -> None:
+    """Atoms whose coordinates are no numbers, or no `finite` ones, with their line: OpenMM's own errors have none."""
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.startswith(("ATOM", "HETATM")):
+                continue
+            columns = [line[i : i + 8] for i in (30, 38, 46)]
+            try:
+                good = all(math.isfinite(float(column)) or not finite for column in columns)
+            except ValueError:
+                good = False
+            if not good:
+                raise ValueError(
+                    f"Expected coordinates in columns 31 to 54 of line {number} of {path}; got "
+                    f"{line[30:54].rstrip()!r}. Is it a PDB file, and the line whole?"
+                )
+
+
+def _existing(path: FilePath, what: str) -> Path:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected {what} at {path}; there is none (working directory {Path.cwd()}).")
+    return Path(path)
+
+
+def _positions(
+    path: FilePath, topology: app.Topology, belongs_to: FilePath, read: Callable[[str], unit.Quantity]
+) -> unit.Quantity:
+    """Positions for the atoms of `topology`, by `read` unless the file is a PDB or PDBx/mmCIF."""
+    path = _existing(path, "coordinates")
+    expected = [atom.element for atom in topology.atoms()]
+    if path.suffix.lower() not in STRUCTURES:
+        positions = read(str(path))
+        if len(positions) != len(expected):
+            raise ValueError(_miscount(path, len(positions), belongs_to, len(expected)))
+        return positions
+    other, positions = read_structure(path)
+    got = list(other.atoms())
+    if len(got) != len(expected):
+        raise ValueError(_miscount(path, len(got), belongs_to, len(expected)))
+    differing = [str(atom.index) for atom in got if atom.element != expected[atom.index]]
+    if differing:
+        raise ValueError(
+            f"Expected the elements of {belongs_to} in {path}; atoms {some(differing)} (from 0) differ. "
+            "Write both files from the same structure, with its atoms in the same order."
+        )
+    return positions
+
+
+def _miscount(path: FilePath, got: int, belongs_to: FilePath, expected: int) -> str:
+    return (
+        f"Expected the {expected} atoms of {belongs_to}; got {got} in {path}. "
+        "Use two files that were written for the same molecule."
+    )
+
+
+def _amber_coordinates(path: str) -> unit.Quantity:
+    try:
+        return app.AmberInpcrdFile(path).positions
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected Amber coordinates in {path} (inpcrd, rst7 or NetCDF restart); OpenMM says: {error}. "
+            "Of a trajectory write one frame as restart file or PDB."
+        ) from error
+
+
+def _charmm_coordinates(path: str) -> unit.Quantity:
+    reader = app.CharmmRstFile if path.lower().endswith(".rst") else app.CharmmCrdFile
+    return reader(path).positions

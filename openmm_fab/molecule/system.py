@@ -1,0 +1,387 @@
+"""The molecule: OpenMM's topology, System, positions and temperature in one checked object.
+
+Quantities with `openmm.unit` units are accepted here and nowhere further in: positions become nm, the
+temperature K.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from . import inputs
+from .checks import check_supported
+from .graph import bonds_of, constraints_of
+
+FORCEFIELD = ("amber96.xml", "implicit/obc1.xml")
+LARGE = 60  # atoms
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MolecularSystem:
+    """One molecule at one temperature, as OpenMM sees it. Checked at construction.
+
+    Parameters
+    ----------
+    topology : openmm.app.Topology
+    system : openmm.System
+        Without periodic box or virtual sites; constraints only of bonds.
+    positions : (n_atoms, 3) array, nm, or Quantity
+    temperature : float, K, or Quantity
+    name : str
+    folder : Path or None
+        The folder it was loaded from; reference data lives beside it.
+    settings : dict
+        The parsed `system.toml`; empty if there was none.
+
+    Raises
+    ------
+    UnsupportedSystemError
+        See `check_supported`.
+    """
+
+    topology: app.Topology
+    system: openmm.System
+    positions: np.ndarray
+    temperature: float
+    name: str = "molecule"
+    folder: Path | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # The edge of the package: after this, no Quantity.
+        object.__setattr__(self, "positions", _in_nanometers(self.positions))
+        object.__setattr__(self, "temperature", _in_kelvin(self.temperature))
+        check_supported(self.topology, self.system, self.positions, self.name)
+
+    def __repr__(self) -> str:
+        return f"MolecularSystem({self.name!r}, {self.n_atoms} atoms, {self.temperature:g} K)"
+
+    # --- ways in ---
+
+    @classmethod
+    def from_pdb(
+        cls,
+        path: str | Path,
+        forcefield: str | Sequence[str] = FORCEFIELD,
+        temperature: float | unit.Quantity = 300.0,
+        constraints: Any = None,
+        name: str | None = None,
+        **create_system_kwargs: Any,
+    ) -> MolecularSystem:
+        """Read a PDB or PDBx/mmCIF file and describe it with an OpenMM force field. Nothing is removed or added.
+
+        Parameters
+        ----------
+        path : path of the file, hydrogens included; PDBx/mmCIF if it ends in .cif, .mmcif or .pdbx
+        forcefield : names of OpenMM force-field files
+        temperature : float, K, or Quantity
+        constraints : None, app.HBonds or app.AllBonds
+            As in OpenMM's `createSystem`.
+        name : str or None
+            The file's name unless given.
+        **create_system_kwargs
+            Handed to `ForceField.createSystem`; `nonbondedMethod` is NoCutoff unless given.
+
+        Raises
+        ------
+        FileNotFoundError
+        UnsupportedSystemError
+            Including atoms that no template of the force field explains (missing atoms, missing hydrogens).
+        """
+        read = inputs.read_pdb(path, forcefield, constraints=constraints, **create_system_kwargs)
+        return cls(*read, temperature, _name(name, path))
+
+    @classmethod
+    def from_amber(
+        cls,
+        prmtop: str | Path,
+        coordinates: str | Path,
+        temperature: float | unit.Quantity = 300.0,
+        constraints: Any = None,
+        name: str | None = None,
+        **create_system_kwargs: Any,
+    ) -> MolecularSystem:
+        """Read an Amber topology with its coordinates; as `from_pdb` where nothing else is said.
+
+        Parameters
+        ----------
+        coordinates : path of an inpcrd, rst7 or NetCDF restart file, or of a PDB or PDBx/mmCIF file
+        **create_system_kwargs
+            Handed to `AmberPrmtopFile.createSystem`: `implicitSolvent=app.OBC2`, `implicitSolventSaltConc`, ...
+            Salt screens at `temperature`.
+
+        Raises
+        ------
+        FileNotFoundError, UnsupportedSystemError
+        ValueError
+            Coordinates of another number of atoms.
+        """
+        options = {"constraints": constraints, "temperature": _in_kelvin(temperature), **create_system_kwargs}
+        return cls(*inputs.read_amber(prmtop, coordinates, **options), temperature, _name(name, prmtop))
+
+    @classmethod
+    def from_charmm(
+        cls,
+        psf: str | Path,
+        coordinates: str | Path,
+        parameters: str | Path | Sequence[str | Path],
+        temperature: float | unit.Quantity = 300.0,
+        constraints: Any = None,
+        name: str | None = None,
+        **create_system_kwargs: Any,
+    ) -> MolecularSystem:
+        """Read a CHARMM structure file with coordinates and parameters; raises what `from_amber` raises.
+
+        Parameters
+        ----------
+        psf : path of the psf, in CHARMM's, XPLOR's or NAMD's format
+        coordinates : path of a crd or rst file, or of a PDB or PDBx/mmCIF file
+        parameters : paths of all rtf, prm, par, top, inp and str files that are needed
+        **create_system_kwargs
+            Handed to `CharmmPsfFile.createSystem`: `implicitSolvent=app.GBn2`, ... Salt screens at `temperature`.
+        """
+        options = {"constraints": constraints, "temperature": _in_kelvin(temperature), **create_system_kwargs}
+        return cls(*inputs.read_charmm(psf, coordinates, parameters, **options), temperature, _name(name, psf))
+
+    @classmethod
+    def from_gromacs(
+        cls,
+        top: str | Path,
+        coordinates: str | Path,
+        temperature: float | unit.Quantity = 300.0,
+        constraints: Any = None,
+        name: str | None = None,
+        include_dir: str | Path | None = None,
+        defines: dict[str, str] | None = None,
+        **create_system_kwargs: Any,
+    ) -> MolecularSystem:
+        """Read a GROMACS topology with its coordinates; raises what `from_amber` raises.
+
+        Parameters
+        ----------
+        coordinates : path of a gro file, or of a PDB or PDBx/mmCIF file
+        include_dir : folder of included force fields, GROMACS' share/gromacs/top
+            Looked for in the usual places unless given.
+        defines : preprocessor definitions, {"POSRES": ""}
+        **create_system_kwargs
+            Handed to `GromacsTopFile.createSystem`.
+        """
+        options = {"constraints": constraints, **create_system_kwargs}
+        read = inputs.read_gromacs(top, coordinates, include_dir, defines, **options)
+        return cls(*read, temperature, _name(name, top))
+
+    @classmethod
+    def from_xml(
+        cls,
+        system_xml: str | Path,
+        structure: str | Path,
+        temperature: float | unit.Quantity = 300.0,
+        name: str | None = None,
+    ) -> MolecularSystem:
+        """Read a System from `openmm.XmlSerializer`, constraints included; raises what `from_amber` raises.
+
+        Parameters
+        ----------
+        structure : path of a PDB or PDBx/mmCIF file with the System's atoms in the System's order
+        """
+        return cls(*inputs.read_xml(system_xml, structure), temperature, _name(name, system_xml))
+
+    @classmethod
+    def from_openmm(
+        cls,
+        topology: app.Topology,
+        system: openmm.System,
+        positions: np.ndarray | unit.Quantity,
+        temperature: float | unit.Quantity = 300.0,
+        name: str = "molecule",
+    ) -> MolecularSystem:
+        """Take objects made with OpenMM (openmmtools, openmmforcefields, your own script, ...) as they are."""
+        return cls(topology, system, positions, temperature, name)
+
+    @classmethod
+    def load(cls, folder_or_name: str | Path) -> MolecularSystem:
+        """Load a folder with a `system.toml`, or a shipped molecule by name (see `available_systems`).
+
+        Raises
+        ------
+        FileNotFoundError
+            No such folder or name; the message lists the shipped names.
+        ValueError
+            Unknown or missing keys in `system.toml`.
+        """
+        folder = _find_folder(folder_or_name)
+        settings = inputs.read_settings(folder / "system.toml")
+        files = settings.get("forcefield", FORCEFIELD)
+        files = [files] if isinstance(files, str) else files
+        loaded = cls.from_pdb(
+            folder / settings["pdb"],
+            # A force-field file beside system.toml goes before one of OpenMM's of the same name.
+            forcefield=[str(folder / f) if (folder / f).is_file() else f for f in files],
+            temperature=settings.get("temperature", 300.0),
+            constraints=inputs.CONSTRAINTS[settings.get("constraints", "none")],
+            name=settings.get("name", folder.name),
+        )
+        return dataclasses.replace(loaded, folder=folder, settings=settings)
+
+    # --- what the rest of the package asks ---
+
+    @property
+    def n_atoms(self) -> int:
+        return self.system.getNumParticles()
+
+    @property
+    def kT(self) -> float:
+        """float, kJ/mol, with OpenMM's own gas constant."""
+        return unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin) * self.temperature
+
+    @property
+    def elements(self) -> list[str]:
+        return [atom.element.symbol for atom in self.topology.atoms()]
+
+    @property
+    def masses(self) -> np.ndarray:
+        """(n_atoms,) float64, dalton: the System's, not the elements' (hydrogens may be repartitioned)."""
+        return np.array([self.system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(self.n_atoms)])
+
+    @property
+    def element_masses(self) -> np.ndarray:
+        """(n_atoms,) float64, dalton: the elements', by which molecules are told apart whatever their dynamics."""
+        return np.array([atom.element.mass.value_in_unit(unit.dalton) for atom in self.topology.atoms()])
+
+    @cached_property
+    def bonds(self) -> np.ndarray:
+        """(n_bonds, 2) int, i < j, sorted: the topology's bonds, or where it lists none, the System's."""
+        return bonds_of(self.topology, self.system)
+
+    @property
+    def constraints(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bonds of fixed length: pairs (m, 2) int, i < j, sorted, and lengths (m,) float64, nm."""
+        found = constraints_of(self.system)
+        pairs = np.array([(i, j) for i, j, _ in found], dtype=np.int64).reshape(-1, 2)
+        return pairs, np.array([length for _, _, length in found], dtype=np.float64)
+
+    @cached_property
+    def md_topology(self) -> mdtraj.Topology:
+        topology = mdtraj.Topology.from_openmm(self.topology)
+        if topology.n_bonds == 0:
+            for i, j in self.bonds:
+                topology.add_bond(topology.atom(i), topology.atom(j))
+        return topology
+
+    @cached_property
+    def minimum(self) -> np.ndarray:
+        """(n_atoms, 3) float64, nm: the local energy minimum below `positions` (deterministic).
+
+        Constrained bonds have their lengths.
+        """
+        return self.minimise(self.positions)
+
+    def minimise(self, positions: np.ndarray) -> np.ndarray:
+        """(n_atoms, 3) float64, nm: the local energy minimum below other positions, as `minimum` is."""
+        # Reference: double precision and one thread, so two calls give the same numbers. CPU, faster for large
+        # molecules and as repeatable with one thread, goes most of the way; their soft ends need not be followed.
+        large = self.n_atoms > LARGE
+        for platform in ("CPU", "Reference") if large else ("Reference",):
+            positions = _minimised(self.system, positions, platform, 1.0 if large else 0.01, 100 if large else 0)
+        return positions
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over elements, bonds, System and temperature: does a saved model belong to this molecule?"""
+        # The XML names the OpenMM version that wrote it, which does not change the molecule.
+        xml = re.sub(r' openmmVersion="[^"]*"', "", openmm.XmlSerializer.serialize(_kinds_in_order(self.system)))
+        parts = [",".join(self.elements), str(self.bonds.tolist()), xml, repr(self.temperature)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+# --- small helpers ---
+
+
+def _kinds_in_order(system: openmm.System) -> openmm.System:
+    """The same System, kinds of atoms in tables of pairs numbered as they first appear among the atoms.
+
+    OpenMM's ForceField numbers them by the order of a set of text, which differs from process to process.
+    """
+    system = openmm.XmlSerializer.clone(system)
+    for force in system.getForces():
+        if not isinstance(force, openmm.CustomNonbondedForce) or force.getNumPerParticleParameters() != 1:
+            continue
+        tables = [force.getTabulatedFunction(k) for k in range(force.getNumTabulatedFunctions())]
+        if not tables or not all(isinstance(table, openmm.Discrete2DFunction) for table in tables):
+            continue
+        kinds = [force.getParticleParameters(i)[0] for i in range(force.getNumParticles())]
+        order = list(dict.fromkeys(kinds))
+        shapes = {tuple(table.getFunctionParameters()[:2]) for table in tables}
+        if shapes != {(len(order), len(order))} or sorted(order) != list(range(len(order))):
+            continue
+        for i, kind in enumerate(kinds):
+            force.setParticleParameters(i, [order.index(kind)])
+        index = np.array(order, dtype=int)
+        for table in tables:
+            rows, columns, values = table.getFunctionParameters()
+            square = np.array(values).reshape(columns, rows)[np.ix_(index, index)]
+            table.setFunctionParameters(rows, columns, square.flatten().tolist())
+    return system
+
+
+def _minimised(
+    system: openmm.System, positions: np.ndarray, platform: str, tolerance: float, polish: int
+) -> np.ndarray:
+    """Tolerance in kJ/mol/nm, root mean square; `polish`: most iterations on Reference, 0 for as many as it takes."""
+    properties = {"Threads": "1", "DeterministicForces": "true"} if platform == "CPU" else {}
+    integrator = openmm.VerletIntegrator(0.001)
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(platform), properties)
+    context.setPositions(positions)
+    # The minimizer itself leaves constraints with a relative error of up to 1e-4.
+    context.applyConstraints(1e-10 if platform == "Reference" else 1e-6)
+    openmm.LocalEnergyMinimizer.minimize(context, tolerance, 0 if platform == "CPU" else polish)
+    context.applyConstraints(1e-10 if platform == "Reference" else 1e-6)
+    return context.getState(getPositions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+
+
+def available_systems() -> list[str]:
+    """Names of the shipped molecules, for `MolecularSystem.load`."""
+    return sorted({path.parent.name for root in _shipped_folders() for path in root.glob("*/system.toml")})
+
+
+def _shipped_folders() -> list[Path]:
+    # In a wheel they lie inside the package, in a checkout beside it.
+    package = Path(__file__).resolve().parents[1]
+    return [root for root in (package / "systems", package.parent / "systems") if root.is_dir()]
+
+
+def _find_folder(folder_or_name: str | Path) -> Path:
+    for folder in (Path(folder_or_name), *(root / folder_or_name for root in _shipped_folders())):
+        if (folder / "system.toml").is_file():
+            return folder.resolve()
+    raise FileNotFoundError(
+        f"Expected a folder with a system.toml, or one of {available_systems()}; got {str(folder_or_name)!r}."
+    )
+
+
+def _name(name: str | None, path: str | Path) -> str:
+    return Path(path).stem if name is None else name
+
+
+def _in_nanometers(positions: Any) -> np.ndarray:
+    value = positions.value_in_unit(unit.nanometer) if unit.is_quantity(positions) else positions
+    return np.array(value, dtype=np.float64)
+
+
+def _in_kelvin(temperature: Any) -> float:
+    value = float(temperature.value_in_unit(unit.kelvin) if unit.is_quantity(temperature) else temperature)
+    if not 0.0 < value < np.inf:
+        raise ValueError(f"Expected a positive, finite temperature in K; got {value}.")
+    return value

@@ -1,0 +1,184 @@
+"""Panels of one ensemble: Ramachandran plots, profiles, weights; and free energies on any plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import weights as _weights
+from .drawing.style import F_SHOWN, FLOW, REFERENCE, REWEIGHTED, angle_axis, draw_surface, new_figure
+from .free_energy.profiles import Profile, surface
+from .molecule.torsions import backbone_pairs, named_torsions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from .ensemble.ensemble import Ensemble
+
+
+def ramachandran(
+    ax: Axes,
+    ensemble: Ensemble,
+    residue: int = 0,
+    weighted: bool = True,
+    bins: int = 64,
+    title: str | None = None,
+) -> Any:
+    """Draw F(phi, psi) in kT, above its minimum, cut at 8 kT; returns the image, for a colour bar.
+
+    Parameters
+    ----------
+    residue : int
+        Which of the residues that have both phi and psi.
+    weighted : bool
+        False shows the frames as they were drawn.
+    """
+    pairs = backbone_pairs(ensemble.topology)
+    if not 0 <= residue < len(pairs):
+        raise ValueError(f"Expected a residue number below {len(pairs)}, the number with phi and psi; got {residue}.")
+    name = list(pairs)[residue]
+    torsions = named_torsions(ensemble.topology)
+    phi, psi = ensemble.torsions([torsions[torsion] for torsion in pairs[name]]).T
+    title = title or (f"{ensemble.name}, {name}" if len(pairs) > 1 else ensemble.name)
+    return draw_ramachandran(ax, ensemble, phi, psi, weighted, bins, title)
+
+
+def draw_ramachandran(
+    ax: Axes, ensemble: Ensemble, phi: np.ndarray, psi: np.ndarray, weighted: bool, bins: int, title: str
+) -> Any:
+    image = draw_surface(ax, surface(ensemble if weighted else unweighted(ensemble), phi, psi, bins=bins))
+    ax.set_aspect("equal")
+    angle_axis(ax, "x", r"$\phi$ / rad")
+    angle_axis(ax, "y", r"$\psi$ / rad")
+    ax.set_title(title)
+    return image
+
+
+def flow_ramachandran(ensemble: Ensemble) -> Figure | None:
+    """A flow's samples as they are, and with their weights; None for molecules without phi and psi."""
+    if not backbone_pairs(ensemble.topology):
+        return None
+    figure = new_figure(8.0, 3.6)
+    axes = list(figure.subplots(1, 2))
+    for ax, weighted, title in zip(axes, (False, True), ("flow", "reweighted"), strict=True):
+        image = ramachandran(ax, ensemble, weighted=weighted, title=title)
+    figure.colorbar(image, ax=axes, label="F / kT", extend="max", shrink=0.9, pad=0.01)
+    return figure
+
+
+def unweighted(ensemble: Ensemble) -> Ensemble:
+    return replace(ensemble, log_w=np.where(ensemble.log_w > -np.inf, 0.0, -np.inf))
+
+
+def profiles(ax: Axes, curves: Sequence[tuple[str, str, Profile]], label: str) -> None:
+    """Draw profiles with bands of two standard errors; `curves` holds (name, colour, profile)."""
+    for name, colour, curve in curves:
+        shown = np.where(np.isfinite(curve.value), curve.value, np.nan)
+        # The dashes let the curve beneath show where two agree.
+        ax.plot(curve.centers, shown, "--" if colour == REFERENCE else "-", color=colour, lw=1.5, label=name)
+        ax.fill_between(curve.centers, shown - 2 * curve.error, shown + 2 * curve.error, color=colour, alpha=0.25, lw=0)
+    ax.set_ylim(-0.5, F_SHOWN + 2.0)
+    ax.set_ylabel("F / kT")
+    ax.spines[["top", "right"]].set_visible(False)
+    angle_axis(ax, "x", label)
+
+
+def weight_histogram(ax: Axes, ensemble: Ensemble) -> None:
+    log_w = ensemble.log_w[ensemble.log_w > -np.inf]
+    centred = log_w - _weights.log_mean_exp(ensemble.log_w)
+    ax.set_title("importance weights")
+    ax.spines[["top", "right"]].set_visible(False)
+    if np.ptp(log_w) == 0.0:
+        ax.text(0.5, 0.5, f"{len(log_w)} equal weights", transform=ax.transAxes, ha="center", va="center")
+        ax.set(xticks=[], yticks=[])
+        return
+    # Far-off low weights would squeeze the part that matters, the right-hand tail, into a corner.
+    low = max(centred.min(), -15.0)
+    bins = np.linspace(low, max(centred.max(), low + 1e-3), 60)
+    ax.hist(np.clip(centred, low, None), bins=bins.tolist(), color=REWEIGHTED, alpha=0.85)
+    ax.set_yscale("log")
+    ax.set_ylim(bottom=0.7, top=ax.get_ylim()[1] * 40)
+    ax.set_xlabel("ln w − ln mean w")
+    ax.set_ylabel("samples")
+    text = (
+        f"ESS {ensemble.ess:.0f} of {ensemble.n} ({100 * ensemble.ess_fraction:.1f} %)\n"
+        f"top {_weights.CLIP_FRACTION:g} clipped: {ensemble.ess_clipped:.0f}\n"
+        f"k-hat {ensemble.khat:.2f}, {ensemble.invalid} invalid"
+    )
+    ax.text(0.03, 0.97, text, transform=ax.transAxes, ha="left", va="top", fontsize=8)
+
+
+def learning_curve(metrics: Sequence[Mapping[str, float]]) -> Figure:
+    """ESS of flow and of AIS, and basin ΔF, over the energy evaluations spent.
+
+    Parameters
+    ----------
+    metrics : list of dict
+        One a logged step, with any of the keys evaluations, seconds, ess, ess_ais (fractions of 1), basin_df
+        (kT), basin_df_error (kT). Missing keys are left out; without evaluations, seconds or the step number
+        is the axis.
+    """
+    if not metrics:
+        raise ValueError("Expected at least one row of metrics; got none.")
+    x_key = next((k for k in ("evaluations", "seconds") if any(_has(m, k) for m in metrics)), None)
+    label = {"evaluations": "energy evaluations", "seconds": "time / s", None: "logged step"}[x_key]
+    with_basin = any(_has(m, "basin_df") for m in metrics)
+    figure = new_figure(10.0 if with_basin else 5.5, 3.8)
+    axes = figure.subplots(1, 2 if with_basin else 1, squeeze=False)[0]
+    for key, name, colour in (("ess", "flow", FLOW), ("ess_ais", "AIS", REWEIGHTED)):
+        x, y = _series(metrics, x_key, key)
+        if len(x) > 100:  # one point an iteration: its spread, and the mean of its neighbours
+            axes[0].plot(x, 100 * y, ".", color=colour, ms=2, alpha=0.25)
+            span = len(y) // 40
+            x, y, name = x[span:-span], _running_mean(y, span), f"{name}, running mean"
+            axes[0].plot(x, 100 * y, color=colour, lw=1.5, label=name)
+        elif len(x):
+            axes[0].plot(x, 100 * y, color=colour, marker="o", ms=3, lw=1.5, label=name)
+    axes[0].set(xlabel=label, ylabel="ESS / %", title="effective sample size", ylim=(0, None))
+    if axes[0].lines:
+        axes[0].legend(frameon=False)
+    if with_basin:
+        x, y = _series(metrics, x_key, "basin_df")
+        axes[1].plot(x, y, color=REWEIGHTED, marker="o", ms=3, lw=1.5)
+        x, error = _series([m for m in metrics if _has(m, "basin_df")], x_key, "basin_df_error")
+        if len(error) == len(y):
+            axes[1].fill_between(x, y - 2 * error, y + 2 * error, color=REWEIGHTED, alpha=0.25, lw=0)
+        axes[1].set(xlabel=label, ylabel="ΔF / kT", title="basin ΔF")
+    for ax in axes:
+        if x_key == "evaluations":
+            ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
+        ax.grid(alpha=0.2)
+    seconds = [m["seconds"] for m in metrics if _has(m, "seconds")]
+    if seconds and x_key == "evaluations":
+        figure.suptitle(f"{_duration(seconds[-1])} of training", fontsize=10)
+    return figure
+
+
+def _has(row: Mapping[str, float], key: str) -> bool:
+    value = row.get(key)
+    return value is not None and np.isfinite(value)
+
+
+def _series(metrics: Sequence[Mapping[str, float]], x_key: str | None, key: str) -> tuple[np.ndarray, np.ndarray]:
+    rows = [
+        (i if x_key is None else m[x_key], m[key])
+        for i, m in enumerate(metrics)
+        if _has(m, key) and (x_key is None or _has(m, x_key))
+    ]
+    data = np.array(rows, dtype=np.float64).reshape(-1, 2)
+    return data[:, 0], data[:, 1]
+
+
+def _running_mean(y: np.ndarray, span: int) -> np.ndarray:
+    """Mean over each point and `span` neighbours on either side, where there are so many."""
+    return np.convolve(y, np.full(2 * span + 1, 1 / (2 * span + 1)), mode="valid")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

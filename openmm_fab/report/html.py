@@ -1,0 +1,216 @@
+"""A run as one HTML file that needs no network: verdicts, free energies, structures, curves, settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..compare.verdicts import AGREE
+from ..drawing.structures import Structures, elements_and_bonds
+from ..ensemble.ensemble import draw_structures
+from ..tools.files import write_atomically
+from ..weights import Estimate
+from . import figures, page
+from .viewer import ngl_library
+from .words import BAD, CARE, CONTRADICTION, GOOD, Finding, findings, usable
+
+if TYPE_CHECKING:
+    from ..compare.comparison import Comparison
+    from ..compare.results import BasinComparison
+    from ..ensemble.ensemble import Ensemble
+
+
+MARKS = {GOOD: "✓", CARE: "!", BAD: "✗"}
+
+
+def write_report(
+    path: str | Path,
+    ensemble: Ensemble,
+    comparison: Comparison | None = None,
+    metrics: Sequence[Mapping[str, float]] = (),
+    settings: Mapping[str, Any] | None = None,
+    title: str = "",
+) -> Path:
+    """Write `report_html` to a file; returns its path."""
+    text = report_html(ensemble, comparison, metrics, settings, title)
+    return write_atomically(path, lambda file: file.write(text), "w")
+
+
+def report_html(
+    ensemble: Ensemble,
+    comparison: Comparison | None = None,
+    metrics: Sequence[Mapping[str, float]] = (),
+    settings: Mapping[str, Any] | None = None,
+    title: str = "",
+) -> str:
+    """The report's HTML, scripts, figures and structures included.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+        Of a flow, with weights.
+    comparison : Comparison, optional
+        With reference MD; without one there are no verdicts on basins.
+    metrics : sequence of dict
+        Rows of metrics.jsonl, for the learning curves.
+    settings : dict, optional
+        Of the run, shown as they are.
+    """
+    found = findings(ensemble, comparison, metrics)
+    reference = None if comparison is None else comparison.reference
+    name = title or ensemble.name
+    sections = [
+        _section("Can these numbers be used?", _cards(found) + _figure([figures.weight_figure(ensemble)])),
+        _section("Basins", _basins(comparison)),
+        _section(
+            "Ramachandran plots",
+            _figure(figures.ramachandrans(ensemble, reference)),
+            "Free energy over φ and ψ, cut at 8 kT; where nothing was sampled the plot is empty. The flow as it is, "
+            "then with its weights, then the reference if there is one.",
+        ),
+        _section(
+            "Free energy along torsions",
+            _figure(figures.profile_figures(ensemble, comparison)),
+            "Bands are two standard errors on either side.",
+        ),
+        _structures(ensemble),
+        _section("Training", _training(metrics) + _figure(figures.learning_figures(metrics), "wide")),
+    ]
+    if comparison is not None:
+        sections.append(_section("Everything that was compared", _folded("Tables", comparison.table())))
+    if settings:
+        sections.append(_section("Settings", _folded("As the run was started", json.dumps(settings, indent=2))))
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(name)}: openmm_fab report</title>",
+            '<link rel="icon" href="data:,">',
+            f"<style>{page.CSS}</style></head><body>",
+            _head(name, ensemble, usable(found)),
+            *sections,
+            "</body></html>",
+        ]
+    )
+
+
+def _head(name: str, ensemble: Ensemble, verdict: Finding) -> str:
+    residues = {atom.residue.name for atom in ensemble.topology.atoms}
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    about = (
+        f"{ensemble.topology.n_atoms} atoms ({', '.join(sorted(residues))}), {ensemble.temperature:g} K, "
+        f"{ensemble.n:,} samples. Written {date}."
+    )
+    return f'<header><h1>{escape(name)}</h1><p class="soft">{escape(about)}</p>{_card(verdict)}</header>'
+
+
+def _section(title: str, body: str, words: str = "") -> str:
+    if not body:
+        return ""
+    return f"<section><h2>{escape(title)}</h2>{_soft(words) if words else ''}{body}</section>"
+
+
+def _soft(words: str) -> str:
+    return f'<p class="soft">{escape(words)}</p>'
+
+
+def _card(finding: Finding) -> str:
+    return (
+        f'<div class="card {finding.grade}"><b class="mark">{MARKS[finding.grade]} {escape(finding.head)}</b>'
+        f"{escape(finding.because)}</div>"
+    )
+
+
+def _cards(found: Iterable[Finding]) -> str:
+    return f'<div class="grid">{"".join(map(_card, found))}</div>'
+
+
+def _figure(drawings: Sequence[str], kind: str = "") -> str:
+    if not drawings:
+        return ""
+    return f'<div class="grid">{"".join(f"<figure class={kind!r}>{svg}</figure>" for svg in drawings)}</div>'
+
+
+def _folded(summary: str, text: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
+
+
+def _basins(comparison: Comparison | None) -> str:
+    if comparison is None or not comparison.basins:
+        return ""
+    head = ["basin", "unweighted", "reweighted", "reference", "z", "effective samples inside", "verdict"]
+    rows = "".join(_basin(basin) for basin in comparison.basins)
+    cells = "".join(f"<th>{escape(text)}</th>" for text in head)
+    words = "".join(f"<p>{escape(line)}</p>" for line in comparison.words().splitlines())
+    lead = _soft(
+        "Free energy of a basin against all the rest, in kT, ± one standard error. z: difference over its error."
+    )
+    return f'{lead}<div class="scroll"><table><tr>{cells}</tr>{rows}</table></div>{words}'
+
+
+def _basin(basin: BasinComparison) -> str:
+    numbers = [Estimate.__str__(side) for side in (basin.flow, basin.ensemble, basin.reference)]
+    z = f"{basin.z:+.1f}" if np.isfinite(basin.z) else "-"
+    cells = [basin.name, *numbers, z, f"{basin.ensemble.effective:,.0f}"]
+    verdict, _, doubt = basin.verdict.partition(";")  # doubt: k-hat, which the cards above tell
+    grade = BAD if verdict.startswith(CONTRADICTION) else CARE if doubt or verdict != AGREE else GOOD
+    row = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f'<tr>{row}<td class="{grade}">{MARKS[grade]} {escape(verdict)}</td></tr>'
+
+
+def _training(metrics: Sequence[Mapping[str, float]]) -> str:
+    if not metrics:
+        return ""
+    last = metrics[-1]
+    parts = [
+        (f"{last['iteration']:,.0f} iteration{'' if last['iteration'] == 1 else 's'}", "iteration"),
+        (f"{last.get('evaluations') or 0:,.0f} energy evaluations", "evaluations"),
+        (f"{(last.get('seconds') or 0) / 60:.1f} minutes", "seconds"),
+        (f"acceptance {100 * (last.get('acceptance') or 0):.0f} %", "acceptance"),
+        (f"step size {last.get('step_size') or 0:.3g}", "step_size"),
+    ]
+    shown = ", ".join(text for text, key in parts if last.get(key) is not None)
+    return f"<p>{escape(shown)}.</p>" if shown else ""
+
+
+def _structures(ensemble: Ensemble) -> str:
+    structures = draw_structures(ensemble)
+    library, about = ngl_library()
+    picture = figures.structure_picture(structures.x, *elements_and_bonds(ensemble.topology))
+    why = "The structure drawn most often, and the others behind it." if library else f"No 3-D viewer: {about}"
+    still = f'<div id="picture"><p class="soft" id="why">{escape(why)}</p><figure>{picture}</figure></div>'
+    lead = "Structures drawn by weight, superposed: what the molecule looks like at equilibrium."
+    body = still if not library else _live(structures, library, about, still)
+    return _section("Structures", body, lead)
+
+
+def _live(structures: Structures, library: str, licences: str, still: str) -> str:
+    where = "Click a point: its size is the structure's share of the draws." if structures.axes else ""
+    return f"""{still}<div id="viewer" hidden><div id="canvas"></div><div id="controls">
+<p class="soft">{where}</p><svg id="map" viewBox="-104 -94 204 204"></svg>
+<p id="chosen"></p><label>Structure <input id="slider" type="range" min="0" value="0"></label>
+<button id="next" type="button">Next</button>
+<label><input id="all" type="checkbox" checked> show all, faintly</label>
+<p class="soft">Drag to turn, wheel to zoom.</p></div></div>
+<script type="application/json" id="structures-data">{structures.to_json()}</script>
+<script>/*
+{_comment(licences)}
+*/
+{_script(library)}</script>
+<script>{page.VIEWER_JS}</script>"""
+
+
+def _comment(text: str) -> str:
+    return _script(text.replace("*/", "* /"))
+
+
+def _script(text: str) -> str:
+    """Safe inside <script>."""
+    return text.replace("</script", "<\\/script")

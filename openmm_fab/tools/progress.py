@@ -1,0 +1,289 @@
+"""What a user sees and keeps of a run: progress bars, a live plot, and metrics as JSON lines and TensorBoard files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import uuid
+import warnings
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from tqdm.auto import tqdm
+
+from .files import write_atomically
+
+if TYPE_CHECKING:
+    from ..ensemble.ensemble import Ensemble
+    from ..train.trainer import Trainer
+
+
+T = TypeVar("T")
+Shown = bool | Literal["plot"]
+PLOT_EVERY = 20.0  # s
+PLOT_SAMPLES = 2048
+BOARD_EVERY = 10  # iterations
+
+
+class History(Sequence[dict[str, float]]):
+    """Metrics of iterations, as a list of dicts would hold them, in a fifth of its memory: long trainings have many.
+
+    Numbers that every iteration has are kept in columns; what only some have, by the iteration.
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[str, array[float]] = {}
+        self._whole: dict[str, bool] = {}  # is a column of integers?
+        self._besides: dict[int, dict[str, float]] = {}
+        self._length = 0
+
+    def append(self, info: Mapping[str, float]) -> None:
+        if not self._length:
+            self._columns = {key: array("d") for key in info}
+            self._whole = {key: isinstance(value, int) for key, value in info.items()}
+        for key in self._columns.keys() - info.keys():  # the first iteration had more than this one
+            for k, value in enumerate(self._columns.pop(key)):
+                self._besides.setdefault(k, {})[key] = int(value) if self._whole[key] else value
+        values = [float(info[key]) for key in self._columns]  # before anything is kept: a row is whole or not there
+        for column, value in zip(self._columns.values(), values, strict=True):
+            column.append(value)
+        besides = {key: value for key, value in info.items() if key not in self._columns}
+        if besides:
+            self._besides[self._length] = besides
+        self._length += 1
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, float]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, float]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, float] | list[dict[str, float]]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(self._length)[index]]
+        k = range(self._length)[index]
+        row = {key: int(c[k]) if self._whole[key] else c[k] for key, c in self._columns.items()}
+        return row | self._besides.get(k, {})
+
+    def __repr__(self) -> str:
+        return f"History({self._length} iterations; the last one: {self[-1] if self._length else None})"
+
+
+def bar(items: Iterable[T], label: str, show: bool = True) -> Iterable[T]:
+    """Iterate with a progress bar."""
+    return tqdm(items, desc=label, disable=not show, leave=False)
+
+
+class TrainingBar:
+    """Share of the budget spent, with loss, effective sample sizes, speed and time left.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    show : bool or "plot"
+        "plot": besides, in a notebook, a `LivePlot`.
+    sample : callable, optional
+        n -> Ensemble of the flow as it is, for the plot.
+    """
+
+    def __init__(self, trainer: Trainer, show: Shown = True, sample: Callable[[int], Ensemble] | None = None) -> None:
+        self._trainer = trainer
+        self._plot = LivePlot(sample) if show == "plot" else None
+        self._bar = tqdm(
+            total=100.0,
+            desc="training",
+            disable=not show,
+            bar_format="{desc} {percentage:3.0f} %|{bar:20}| {elapsed}<{remaining}{postfix}",
+        )
+        self._evaluated: dict[str, float] = {}
+        self._start: tuple[float, float] | None = None
+
+    def __enter__(self) -> TrainingBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, info: dict[str, float]) -> None:
+        """Show the metrics of an iteration."""
+        self._evaluated |= {k: info[k] for k in ("ess", "basin_df", "basin_df_error") if k in info}
+        shown = [f"loss {info['loss']:.2f}", f"ESS flow {100 * info['ess_flow']:.1f} %"]
+        shown += [f"AIS {100 * info['ess_ais']:.1f} %"] if math.isfinite(info["ess_ais"]) else []
+        shown += [f"acceptance {100 * info['acceptance']:.0f} %"] if math.isfinite(info["acceptance"]) else []
+        shown.append(f"{info['evaluations']:.3g} evaluations{self._speed(info)}")
+        if "basin_df" in self._evaluated:
+            shown.append(f"ΔF(φ>0) {self._evaluated['basin_df']:.1f} kT")
+        self._bar.set_postfix_str(", ".join(shown), refresh=False)
+        self._bar.update(min(100.0, 100 * self._trainer.spent) - self._bar.n)
+        if self._plot is not None:
+            self._plot.add(info, last=self._trainer.spent >= 1)
+
+    def _speed(self, info: dict[str, float]) -> str:
+        """Of this sitting: what a resumed run did before, and the filling of the buffer, do not count."""
+        now = (time.perf_counter(), float(info["evaluations"]))
+        if self._start is None:
+            self._start = now
+            return ""
+        seconds, done = now[0] - self._start[0], now[1] - self._start[1]
+        return f", {done / seconds:,.0f}/s" if seconds > 0 else ""
+
+
+class LivePlot:
+    """Learning curves, and the Ramachandran plot of the flow as it is, redrawn in a notebook while training goes on.
+
+        live = LivePlot(generator.sample)
+        for info in trainer:
+            live.add(info)
+
+    Parameters
+    ----------
+    sample : callable, optional
+        n -> Ensemble; without it, and for molecules without phi and psi, only the curves are drawn.
+    every : float, s
+        Between drawings; each takes about a second.
+
+    Raises
+    ------
+    ImportError
+        Outside of a notebook.
+    """
+
+    def __init__(self, sample: Callable[[int], Ensemble] | None = None, every: float = PLOT_EVERY) -> None:
+        try:
+            from IPython import get_ipython
+        except ImportError:
+            get_ipython = None
+        if get_ipython is None or get_ipython() is None:
+            raise ImportError("A live plot needs a notebook: pip install openmm_fab[notebook]. Else use progress=True.")
+        self.sample, self.every = sample, every
+        self.history = History()
+        self._handles: list[Any] = []
+        self._drawn = -math.inf
+
+    def add(self, info: dict[str, float], last: bool = False) -> None:
+        """Take the metrics of an iteration, and draw if it is time to, or the last."""
+        self.history.append(info)
+        if self.every < math.inf and (last or time.perf_counter() - self._drawn >= self.every):
+            try:
+                self.draw()
+            except Exception as error:  # a picture is no reason to end a training
+                warnings.warn(f"The live plot stops: {type(error).__name__}: {error}", stacklevel=3)
+                self.every = math.inf
+            self._drawn = time.perf_counter()
+
+    def draw(self) -> None:
+        """Draw in place of what was drawn before."""
+        from IPython.display import display
+
+        from ..plots import flow_ramachandran, learning_curve
+
+        figures = [learning_curve(self.history)]
+        if self.sample is not None:
+            picture = flow_ramachandran(self.sample(PLOT_SAMPLES))
+            figures += [] if picture is None else [picture]
+        if not self._handles:
+            self._handles = [display(figure, display_id=True) for figure in figures]
+        else:
+            for handle, figure in zip(self._handles, figures, strict=True):
+                handle.update(figure)
+
+
+class RunLog:
+    """Metrics of a run in `folder`: metrics.jsonl, and where tensorboard is installed its event files, of every
+    `BOARD_EVERY`th iteration and of those that were evaluated.
+
+    Where the environment variable WANDB_PROJECT is set, Weights & Biases gets them too, in that project and under the
+    folder's name; a resumed run goes on in its own.
+
+    Parameters
+    ----------
+    after : int, optional
+        Go on in what is there, after this iteration: rows of later ones, which a run that was killed wrote after its
+        checkpoint, and half a row are taken out.
+    """
+
+    def __init__(self, folder: str | Path | None, after: int | None = None) -> None:
+        self._file, self._wandb = None, None
+        self._board: Any = None
+        if folder is None:
+            return
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._wandb = _weights_and_biases(folder)
+        path = folder / "metrics.jsonl"
+        rows = [] if after is None or not path.exists() else read_metrics(path)
+        kept = [json.dumps(row) + "\n" for row in rows if row["iteration"] <= (after or 0)]
+        write_atomically(path, lambda file: file.writelines(kept), "w")
+        self._file = open(path, "a", encoding="utf-8")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        # TensorBoard forgets what earlier writers left from this step on, too.
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=(after or 0) + 1)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def write(self, info: dict[str, float]) -> None:
+        """Append one iteration."""
+        if self._file is not None:
+            self._file.write(json.dumps({k: _plain(v) for k, v in info.items()}) + "\n")
+            self._file.flush()
+        if self._board is not None and (info["iteration"] % BOARD_EVERY == 0 or "ess" in info):
+            # One event of all values: protobuf, which makes them, now and then has the C library give back all the
+            # memory that the process keeps (malloc_trim), and after so many events.
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            values = [Summary.Value(tag=k, simple_value=v) for k, v in info.items() if math.isfinite(v)]
+            self._board.file_writer.add_summary(Summary(value=values), int(info["iteration"]))
+        if self._wandb is not None:
+            self._wandb.log({k: v for k, v in info.items() if math.isfinite(v)}, step=int(info["iteration"]))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl that are whole: of a run that was killed, the last one may not be."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "iteration" in row:
+            rows.append(row)
+    return rows
+
+
+def _weights_and_biases(folder: Path) -> Any:
+    """A run of Weights & Biases where the environment asks for one."""
+    project = os.environ.get("WANDB_PROJECT")
+    if not project:
+        return None
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError("WANDB_PROJECT is set, which needs wandb: pip install wandb. Or unset it.") from error
+    # The id stays beside the metrics; a new run in a folder of the same name elsewhere has its own.
+    place = folder / "wandb_id"
+    if not place.exists():
+        place.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    name = place.read_text(encoding="utf-8")
+    return wandb.init(project=project, name=folder.name, id=name, resume="allow", dir=str(folder))
+
+
+def _plain(value: Any) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,237 @@
+"""Training that goes wrong is seen: what is looked for, and what is done about it.
+
+| what | reaction |
+|---|---|
+| losses that are not finite, or explode | back to the last good state, half the learning rate; the third time stop |
+| HMC that accepts nothing, or everything, for long | steps four times shorter, or twice as long; warning |
+| the flow's ESS collapses | warning |
+| few points hold the buffer's weight | warning |
+| a torsional basin of the buffer that the flow does not sample | warning, and the metric `lost_basins` |
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import warnings
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..tools.circle import basins, bin_of, density
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+WINDOW = 20  # iterations that a running mean or median is over
+KEEP_EVERY = 25  # iterations between two states to go back to
+LOOK_EVERY = 100  # iterations between two looks at buffer and basins
+TRIES = 3
+DEAD = 50  # iterations
+REFUSED, TAKEN = 0.02, 0.995
+COLLAPSED, HIGH = 0.1, 0.05  # of the best median of the ESS, which was at least that high
+DOMINATED = 0.2  # share of the buffer's weight in one sample
+BASIN, FOUND, MANY = 0.02, 0.05, 20.0  # share in the buffer; the flow's share of that; effective samples
+SAMPLES = 1024
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says what was seen and what to change."""
+
+
+class Health:
+    """What a `Trainer` asks after every iteration; its state is part of the checkpoint.
+
+    Attributes
+    ----------
+    rate : float
+        Factor on the learning rate; halved whenever training goes back to a good state.
+    lost : list of str
+        Basins, in words, that the buffer held and the flow did not at the last look.
+    """
+
+    def __init__(self) -> None:
+        self.rate, self.restored, self.lost = 1.0, 0, []  # type: ignore[var-annotated]
+        self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._ess: deque[float] = deque(maxlen=WINDOW)
+        self._lowest, self._best = math.inf, 0.0
+        self._dead = [0, 0]  # iterations in a row that refused everything, that took everything
+        self._told: set[str] = set()
+        self._good: dict[str, Any] | None = None
+
+    def check(self, trainer: Trainer, info: dict[str, float]) -> dict[str, float]:
+        """The metrics of an iteration, with those found here; may change the trainer, as the table says."""
+        self._loss(trainer, info["loss"])
+        self._acceptance(trainer, info["acceptance"])
+        self._share(info["ess_flow"])
+        if trainer.iteration % LOOK_EVERY == 0 and trainer.buffer.size:
+            self._buffer(trainer)
+            return {**info, "lost_basins": self._basins(trainer)}
+        return info
+
+    def back_off(self, trainer: Trainer, seen: str) -> None:
+        """Back to the last good state with half the learning rate.
+
+        Raises
+        ------
+        TrainingError
+            The third time; the flow is that of the last good state.
+        """
+        self.restored += 1
+        if self._good is not None:
+            trainer.take_back(copy.deepcopy(self._good))
+        self._losses.clear()
+        self.rate *= 0.5
+        if self.restored >= TRIES:
+            raise TrainingError(
+                f"{seen} This is the {self.restored}. time, each with half the learning rate of the one before. Lower "
+                f"TrainSettings.learning_rate (now {trainer.settings.learning_rate:.1e}), or raise batch."
+            )
+        warnings.warn(
+            f"{seen} Training goes back to its last good state, with half the learning rate "
+            f"({self.restored} of at most {TRIES - 1} times).",
+            stacklevel=5,
+        )
+
+    def _loss(self, trainer: Trainer, loss: float) -> None:
+        if not math.isfinite(loss):
+            return  # its gradient steps were skipped, and counted
+        self._losses.append(loss)
+        recent = statistics.fmean(list(self._losses)[-5:])
+        allowed = max(20.0, 2.0 * trainer.target.dim)
+        if len(self._losses) >= 5 and recent > self._lowest + allowed:
+            lowest, self._lowest = self._lowest, math.inf
+            self.back_off(
+                trainer, f"Expected losses near {lowest:.4g} as before; they rose to {recent:.4g}: training explodes."
+            )
+            return
+        if len(self._losses) == WINDOW:
+            self._lowest = min(self._lowest, statistics.fmean(self._losses))
+        if self._good is None or trainer.iteration % KEEP_EVERY == 0:
+            self._good = copy.deepcopy(trainer.learned())
+
+    def _acceptance(self, trainer: Trainer, acceptance: float) -> None:
+        if math.isnan(acceptance):
+            return
+        out_of_range = (acceptance < REFUSED, acceptance > TAKEN)
+        self._dead = [n + 1 if out else 0 for n, out in zip(self._dead, out_of_range, strict=True)]
+        if max(self._dead) < DEAD:
+            return
+        refuses, takes = self._dead[0] >= DEAD, self._dead[1] >= DEAD
+        trainer.step_sizes = [size * (0.25 if refuses else 2.0) for size in trainer.step_sizes]
+        self._dead = [0, 0]
+        self._tell(
+            "acceptance",
+            f"HMC {'refuses' if refuses else 'accepts'} nearly every step ({100 * acceptance:.3g} % for {DEAD} "
+            f"iterations): annealing does not move the samples. Its steps are made "
+            f"{'four times shorter' if takes < refuses else 'twice as long'}. If this comes again, check the energy "
+            "(does its gradient belong to it?), or AISSettings.step_size.",
+        )
+
+    def _share(self, ess: float) -> None:
+        if math.isnan(ess):
+            return
+        self._ess.append(ess)
+        if len(self._ess) < WINDOW:
+            return
+        now = statistics.median(self._ess)
+        if self._best > HIGH and now < COLLAPSED * self._best:
+            self._tell(
+                "ess",
+                f"The flow's ESS collapsed from {100 * self._best:.1f} % to {100 * now:.2g} % (medians of {WINDOW} "
+                "iterations). Either a mode was found that the flow does not know yet, which passes; or training is "
+                "unstable: then lower the learning rate.",
+            )
+            return
+        if now > 0.5 * self._best:
+            self._told.discard("ess")
+        self._best = max(self._best, now)
+
+    def _buffer(self, trainer: Trainer) -> None:
+        weights = torch.softmax(trainer.buffer.log_w, 0)
+        largest, effective = float(weights.max()), float(1.0 / weights.square().sum())
+        if largest < DOMINATED:
+            self._told.discard("buffer")
+            return
+        self._tell(
+            "buffer",
+            f"One sample holds {100 * largest:.0f} % of the buffer's weight ({effective:.1f} effective samples of "
+            f"{trainer.buffer.size}): training learns from few points. Anneal in more steps "
+            "(AISSettings.intermediate), or with larger batches.",
+        )
+
+    @torch.no_grad()
+    def _basins(self, trainer: Trainer) -> float:
+        """Number of basins that the buffer holds and the learner does not sample."""
+        buffer, batch = trainer.buffer, trainer.settings.batch
+        # A generator of its own: looking changes nothing.
+        random = torch.Generator(trainer.generator.device).manual_seed(trainer.iteration)
+        drawn = torch.cat([trainer.learner.sample(batch, random)[0] for _ in range(math.ceil(SAMPLES / batch))])
+        weights = torch.softmax(buffer.log_w, 0)
+        self.lost = []
+        for column in torch.nonzero(trainer.target.periodic)[:, 0].tolist():
+            held, sampled = (z[:, column] for z in (buffer.z, drawn))
+            self.lost += [f"{trainer.target.named(column)} {words}" for words in missing_basins(held, weights, sampled)]
+        if self.lost:
+            self._tell(
+                "basins",
+                f"The flow has lost {len(self.lost)} basin(s) that annealing found: {'; '.join(self.lost[:3])}. Its "
+                "weights cannot show that. Train longer; if it stays, raise TrainSettings.basin_share or buffer_max.",
+            )
+        else:
+            self._told.discard("basins")
+        return float(len(self.lost))
+
+    def _tell(self, kind: str, message: str) -> None:
+        """Once, until it was well in between."""
+        if kind not in self._told:
+            warnings.warn(message, stacklevel=5)
+        self._told.add(kind)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "rate": self.rate,
+            "restored": self.restored,
+            "losses": list(self._losses),
+            "ess": list(self._ess),
+            "best": [self._lowest, self._best],
+            "dead": list(self._dead),
+            "told": sorted(self._told),
+            "lost": list(self.lost),
+            "good": self._good,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rate, self.restored, self.lost = state["rate"], state["restored"], list(state["lost"])
+        self._losses, self._ess = deque(state["losses"], WINDOW), deque(state["ess"], WINDOW)
+        (self._lowest, self._best), self._dead = state["best"], list(state["dead"])
+        self._told, self._good = set(state["told"]), state["good"]
+
+
+def missing_basins(held: Tensor, weights: Tensor, sampled: Tensor) -> list[str]:
+    """Basins of one torsion where weighted points are and samples are not, in words.
+
+    Parameters
+    ----------
+    held, sampled : (n,), (m,), rad
+    weights : (n,)
+        Of the held ones, normalised.
+    """
+    label = basins(density(held, weights))
+    place, other = (label[bin_of(angles).cpu().numpy()] for angles in (held, sampled))
+    angle, weight = held.cpu().numpy(), weights.cpu().numpy()
+    found = []
+    for basin in range(label.max() + 1):
+        w = weight[place == basin]
+        share, drawn = float(w.sum()), float((other == basin).mean())
+        if share > BASIN and drawn < FOUND * share and share**2 > MANY * float(np.square(w).sum()):
+            degrees = math.degrees(np.angle((w * np.exp(1j * angle[place == basin])).sum()))
+            found.append(
+                f"near {degrees:.0f} degrees ({100 * share:.1f} % of the buffer, {100 * drawn:.2g} % of samples)"
+            )
+    return found
