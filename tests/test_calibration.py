@@ -12,8 +12,7 @@ from collections.abc import Callable
 import mdtraj
 import numpy as np
 import pytest
-from test_compare import flow, two_basins
-from test_ensemble import backbone, flat
+from ensembles import backbone, flat, flow, two_basins
 
 from openmm_fab.compare.comparing import compare
 from openmm_fab.ensemble.blocks import time_blocks

@@ -7,7 +7,7 @@ from dataclasses import replace
 import mdtraj
 import numpy as np
 import pytest
-from test_compare_molecules import butane
+from ensembles import butane
 
 from openmm_fab.compare.comparing import compare
 from openmm_fab.report.words import BAD, GOOD, findings, usable

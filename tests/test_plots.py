@@ -7,9 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_compare import flow, two_basins
-from test_compare_molecules import butane
-from test_ensemble import flat
+from ensembles import butane, flat, flow, two_basins
 
 from openmm_fab import plots
 from openmm_fab.compare import figure

@@ -40,7 +40,7 @@ def energy(system):
 @pytest.fixture(scope="session")
 def own(system, energy):
     """A generator of ours, not trained; do not change it."""
-    from test_generator import SMALL
+    from generators import SMALL
 
     from openmm_fab.generator.generator import BoltzmannGenerator
 

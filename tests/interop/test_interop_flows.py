@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 from examples import chain
-from test_generator import QUIET, SMALL
+from generators import QUIET, SMALL
 from torch import nn
 from torch.distributions import Independent, Normal, TransformedDistribution, VonMises
 from torch.distributions.transforms import AffineTransform, TanhTransform

@@ -8,7 +8,7 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from test_generator import QUIET, SMALL
+from generators import QUIET, SMALL
 
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.flow.coupling import CouplingFlow

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from test_generator import SMALL
+from generators import SMALL
 
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator

@@ -14,7 +14,7 @@ from scipy import stats
 
 import openmm_fab as fab
 
-FOLDER = Path(__file__).parents[1] / "systems" / "alanine_dipeptide"
+FOLDER = Path(__file__).parents[2] / "systems" / "alanine_dipeptide"
 REFERENCE = FOLDER / "reference"
 
 

@@ -10,8 +10,8 @@ import mdtraj
 import numpy as np
 import openmm
 import pytest
+from generators import SETTINGS, chain_marginals
 from openmm import unit
-from test_free_energy_differences import SETTINGS, chain_marginals
 
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.md import moves

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import _call
 from examples import write_chain
-from test_cli import _call
 
 from openmm_fab.ensemble.ensemble import Ensemble
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ensembles import two_basins
 from matplotlib.backend_bases import MouseEvent
-from test_compare import two_basins
 
 from openmm_fab import InternalCoordinates, MolecularSystem
 from openmm_fab.coordinates.internal import CoordinateSettings
@@ -133,7 +133,7 @@ def test_without_nglview_the_error_has_the_command(ensemble, monkeypatch) -> Non
 
 
 def test_a_molecule_without_two_torsions_has_no_map() -> None:
-    from test_compare_molecules import butane
+    from ensembles import butane
 
     try:
         explorer = Explorer(butane(200, 0.2, seed=0), 10)

@@ -7,46 +7,13 @@ from dataclasses import replace
 import mdtraj
 import numpy as np
 import pytest
-from test_ensemble import backbone, backbone_topology, place
+from ensembles import BUTANE, backbone, backbone_topology, butane, one, place
 
 from openmm_fab.compare.comparing import compare
 from openmm_fab.compare.projections import circle_features, principal_components, slow_components
 from openmm_fab.compare.regions import ramachandran_regions, wells
 from openmm_fab.compare.torsions import end_to_end, rotatable_torsions, torsion_values
 from openmm_fab.ensemble.ensemble import Ensemble
-from openmm_fab.molecule.system import MolecularSystem
-
-
-def one(name: str) -> Ensemble:
-    system = MolecularSystem.load(name)
-    return Ensemble(system.positions[None], np.zeros(1), np.zeros(1), system.md_topology, 300.0)
-
-
-BUTANE = one("butane")
-
-
-def turned(x: np.ndarray, j: int, k: int, atoms: list[int], angle: np.ndarray) -> np.ndarray:
-    """Atoms turned about the bond from j to k, by Rodrigues' formula; angle (n,)."""
-    axis = x[:, k] - x[:, j]
-    axis /= np.linalg.norm(axis, axis=1, keepdims=True)
-    v = x[:, atoms] - x[:, [k]]
-    c, s = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    along = (v * axis[:, None]).sum(2, keepdims=True) * axis[:, None]
-    x = x.copy()
-    x[:, atoms] = x[:, [k]] + c * (v - along) + along + s * np.cross(axis[:, None], v)
-    return x
-
-
-def butane(n: int, gauche: float, seed: int, **fields) -> Ensemble:
-    """Trans with probability 1 - 2 gauche, each gauche with `gauche`; methyls in wells of three, at random."""
-    rng = np.random.default_rng(seed)
-    x = np.repeat(BUTANE.x, n, axis=0)
-    start = float(BUTANE.torsions((0, 1, 2, 3))[0, 0])
-    target = rng.choice([np.pi, 1.15, -1.15], p=[1 - 2 * gauche, gauche, gauche], size=n) + 0.15 * rng.normal(size=n)
-    x = turned(x, 1, 2, [3, 9, 10, 11, 12, 13], target - start)
-    x = turned(x, 2, 3, [11, 12, 13], 2 * np.pi / 3 * rng.integers(3, size=n) + 0.2 * rng.normal(size=n))
-    fields = dict(u=np.full(n, np.nan), log_w=np.zeros(n), topology=BUTANE.topology, temperature=300.0) | fields
-    return Ensemble(x, **fields)
 
 
 def test_butane() -> None:

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_compare import flow, two_basins
-from test_compare_molecules import butane
-from test_ensemble import flat
+from ensembles import butane, flat, flow, two_basins
 
 from openmm_fab.compare.comparing import compare
 from openmm_fab.ensemble.ensemble import draw_structures

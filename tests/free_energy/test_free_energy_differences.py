@@ -11,14 +11,14 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from examples import ANGLES, BONDS, TORSIONS, GaussianFlow, chain
+from ensembles import backbone
+from examples import GaussianFlow, chain
+from generators import SETTINGS, chain_marginals
 from scipy.special import i0
-from test_ensemble import backbone
 from torch import Tensor
 
 from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.ensemble.ensemble import Ensemble
-from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.free_energy.differences import (
     at_temperature,
     difference,
@@ -35,31 +35,11 @@ from openmm_fab.free_energy.populations import basins
 from openmm_fab.free_energy.profiles import coordinate, profile, surface
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.log_z import ais_log_weights, flow_energy, log_z_ais, log_z_bar
-from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.target import Gaussian, VonMises
-from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.settings import Budget
 
-SETTINGS = GeneratorSettings(
-    flow=FlowSettings(layers=4, hidden=32, bins=8), train=TrainSettings(batch=256, buffer_min=2, buffer_max=8)
-)
-GRID = {
-    "bond": np.linspace(0.1, 0.2, 4001),
-    "angle": np.linspace(0.6, 3.14, 8001),
-    "torsion": np.linspace(-np.pi, np.pi, 4001),
-}
 STIFFER = 1.8
-
-
-def chain_marginals(kT: float, torsions: float = 1.0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(grid, unnormalised density) of each bond, angle and torsion of the chain, volume elements included."""
-    r, a, t = GRID["bond"], GRID["angle"], GRID["torsion"]
-    found = [(r, r**2 * np.exp(-0.5 * k * (r - r0) ** 2 / kT)) for r0, k in BONDS]
-    found += [(a, np.sin(a) * np.exp(-0.5 * k * (a - a0) ** 2 / kT)) for a0, k in ANGLES]
-    for terms in TORSIONS:
-        u = sum(k * (1 + np.cos(m * t - phase)) for m, phase, k in terms)
-        found.append((t, np.exp(-torsions * u / kT)))
-    return found
 
 
 def chain_log_z(kT: float, torsions: float = 1.0) -> float:

@@ -10,8 +10,7 @@ import tracemalloc
 from types import SimpleNamespace
 
 import pytest
-from test_compare import flow
-from test_compare_molecules import butane
+from ensembles import butane, flow
 
 from openmm_fab.tools import progress
 from openmm_fab.tools.progress import History, LivePlot, RunLog, TrainingBar

@@ -30,7 +30,7 @@ print(len(found.positions), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss 
 def test_a_large_molecule_is_evaluated_in_chunks():
     """64 structures are two chunks, and any number of chunks takes as much but for the results."""
     command = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     n_atoms, mebibytes, invalid = map(int, done.stdout.split())
     assert n_atoms == 302 and invalid == 0
     assert mebibytes < 2048

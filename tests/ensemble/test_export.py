@@ -9,8 +9,7 @@ from dataclasses import replace
 import mdtraj
 import numpy as np
 import pytest
-from test_compare import flow
-from test_ensemble import backbone, flat
+from ensembles import backbone, flat, flow
 
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.export import GAS_CONSTANT, write_ensemble

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ensembles import backbone, flat
 from scipy.special import erf, i0, i1
-from test_ensemble import backbone, flat
 
 from openmm_fab.compare.comparing import compare
 from openmm_fab.compare.divergences import divergence, edges_of, floor, halves, noise, open_bins

@@ -7,32 +7,14 @@ import json
 import mdtraj
 import numpy as np
 import pytest
+from ensembles import backbone, backbone_topology, flow, two_basins
 from scipy.special import erf
-from test_ensemble import backbone, backbone_topology
 
 from openmm_fab.compare.comparing import compare
 from openmm_fab.compare.divergences import divergence
 from openmm_fab.compare.verdicts import verdict
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.free_energy.profiles import in_phi_positive
-
-
-def two_basins(n: int, p: float, seed: int, shift: float = 0.0, **fields) -> Ensemble:
-    """phi: share p around +1, the rest around -1.5; psi: around 1 + shift."""
-    rng = np.random.default_rng(seed)
-    positive = rng.random(n) < p
-    phi = np.where(positive, 1.0, -1.5) + 0.3 * rng.normal(size=n)
-    return backbone(phi, 1.0 + shift + 0.5 * rng.normal(size=n), **fields)
-
-
-def flow(n: int, seed: int, p_flow: float = 0.4, p: float = 0.1) -> Ensemble:
-    """Draws the basins with share p_flow and carries the weights that turn it into p."""
-    ensemble = two_basins(n, p_flow, seed, name="flow")
-    # The Gaussians hardly overlap at phi = -0.25: below it the weight is that of the negative basin.
-    inside = ensemble.phi()[:, 0] > -0.25
-    noise = 0.3 * np.random.default_rng(seed + 1000).normal(size=n)
-    log_w = np.where(inside, np.log(p / p_flow), np.log((1 - p) / (1 - p_flow))) + noise
-    return Ensemble(ensemble.x, ensemble.u, log_w, ensemble.topology, 300.0, name="flow")
 
 
 def test_divergences_in_closed_form() -> None:

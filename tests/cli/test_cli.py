@@ -10,6 +10,7 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import pytest
+from command import _call
 from examples import chain, write_chain
 from typer.testing import CliRunner
 
@@ -34,10 +35,6 @@ OUTPUTS = {
 def _run(system: Path | str, runs: Path, *options: str, minutes: float = 0.01):
     arguments = ["run", str(system), "--preset", "smoke", "--minutes", str(minutes), "--samples", "500", "--no-compile"]
     return CliRunner().invoke(app, [*arguments, "--runs", str(runs), *options])
-
-
-def _call(*arguments: object):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -2,58 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from types import SimpleNamespace
 
 import mdtraj
 import numpy as np
 import pytest
+from ensembles import backbone, backbone_topology, flat
 
 from openmm_fab.ensemble.blocks import time_blocks
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.molecule.torsions import backbone_pairs, map_axes, named_torsions, slow_torsions
-
-
-def backbone_topology(alanine: Sequence[str] = ("N", "CA", "C")) -> mdtraj.Topology:
-    """The five backbone atoms of ACE-ALA-NME that carry phi and psi."""
-    topology = mdtraj.Topology()
-    chain = topology.add_chain()
-    for number, (residue, names) in enumerate([("ACE", ["C"]), ("ALA", alanine), ("NME", ["N"])], start=1):
-        added = topology.add_residue(residue, chain, resSeq=number)
-        for name in names:
-            topology.add_atom(name, mdtraj.element.get_by_symbol(name[0]), added)
-    atoms = list(topology.atoms)
-    for a, b in pairwise(atoms):
-        topology.add_bond(a, b)
-    return topology
-
-
-def place(a: np.ndarray, b: np.ndarray, c: np.ndarray, torsion: np.ndarray) -> np.ndarray:
-    """Fourth atom, 0.15 nm from c, bond angle 110 degrees, IUPAC torsion; (n, 3)."""
-    u = (c - b) / np.linalg.norm(c - b, axis=-1, keepdims=True)
-    normal = np.cross(b - a, u)
-    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    angle, t = np.deg2rad(110.0), torsion[:, None]
-    side = np.cross(normal, u)
-    return c + 0.15 * (-np.cos(angle) * u + np.sin(angle) * (np.cos(t) * side + np.sin(t) * normal))
-
-
-def backbone(phi: np.ndarray, psi: np.ndarray, **fields) -> Ensemble:
-    """Ensemble of five-atom backbones with the given torsions."""
-    n = len(phi)
-    first = [np.tile(p, (n, 1)) for p in ([0.0, 0.14, 0.0], [0.0, 0.0, 0.0], [0.15, 0.0, 0.0])]
-    first.append(place(*first, phi))
-    first.append(place(*first[1:], psi))
-    x = np.stack(first, axis=1)
-    defaults = dict(u=np.full(n, np.nan), log_w=np.zeros(n), topology=backbone_topology(), temperature=300.0)
-    return Ensemble(x, **(defaults | fields))
-
-
-def flat(n: int, **fields) -> Ensemble:
-    """Ensemble whose structures do not matter."""
-    return backbone(np.zeros(n), np.zeros(n), **fields)
 
 
 def stub_system() -> SimpleNamespace:
@@ -337,10 +296,10 @@ def test_time_blocks_are_longer_than_the_slowest_torsion_remembers() -> None:
 def test_frames_without_a_finite_energy_get_weight_zero_and_are_counted(monkeypatch) -> None:
     import torch
 
-    import openmm_fab.energy
+    import openmm_fab.energy.reduced
 
     energies = torch.tensor([1.0, float("inf"), float("nan"), 2.0])
-    monkeypatch.setattr(openmm_fab.energy, "reduced_energy", lambda system: lambda x: energies[: len(x)])
+    monkeypatch.setattr(openmm_fab.energy.reduced, "reduced_energy", lambda system: lambda x: energies[: len(x)])
     ensemble = Ensemble.from_mdtraj(flat(4).to_mdtraj(), stub_system(), block=np.arange(4))
     np.testing.assert_array_equal(ensemble.weights, [0.5, 0.0, 0.0, 0.5])
     assert ensemble.invalid == 2 and ensemble.n == 4

@@ -89,7 +89,7 @@ def test_groups_of_peptides(name):
 
 def test_rings_and_branched_groups_turn_as_a_whole():
     """Seen from a chain, so that they are leaves of the tree."""
-    s = MolecularSystem.from_pdb(Path(__file__).with_name("data") / "peptide_akf.pdb", ["amber14-all.xml"])
+    s = MolecularSystem.from_pdb(Path(__file__).parents[1] / "data" / "peptide_akf.pdb", ["amber14-all.xml"])
     z = build_zmatrix(s.bonds, s.masses, s.positions)
     atoms = list(s.topology.atoms())
     rotors = find_rotors(z, s.bonds, s.elements, s.positions, "all")

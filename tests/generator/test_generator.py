@@ -12,11 +12,11 @@ import openmm
 import pytest
 import torch
 from examples import chain, write_chain
+from generators import QUIET, SMALL
 from openmm import app
 from safetensors.torch import save_file
 from scipy.integrate import trapezoid
 
-from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.coordinates import internal as coordinates
 from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
 from openmm_fab.energy.bridge import OpenMMEnergy
@@ -28,14 +28,6 @@ from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.progress import RunLog
 from openmm_fab.train.settings import Budget, TrainSettings, parse_budget
 from openmm_fab.train.trainer import Trainer
-
-SMALL = GeneratorSettings(
-    flow=FlowSettings(layers=2, hidden=16, bins=4),
-    train=TrainSettings(
-        batch=32, updates=2, buffer_min=2, buffer_max=8, warmup=5, learning_rate=1e-2, averaging=0.5, ais=AISSettings()
-    ),
-)
-QUIET = {"progress": False, "compile": False, "evaluate_samples": 64, "evaluate_every": 1e9}
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +170,7 @@ def test_files_that_are_no_models_are_refused(system, trained, tmp_path):
     save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="Expected a file of format"):
         BoltzmannGenerator.load(path, system)
-    old = Path(__file__).parent / "data" / "model_format_1.safetensors"
+    old = Path(__file__).parents[1] / "data" / "model_format_1.safetensors"
     with pytest.raises(ValueError, match=r"got 'openmm_fab model 1'\. Load it with the version that wrote it"):
         BoltzmannGenerator.load(old, system)
     trained.save(path)
@@ -397,7 +389,7 @@ def test_a_model_of_the_mirror_image_is_refused(alanine_dipeptide):
     """Bonds and force field are the same."""
     mirrored = replace(alanine_dipeptide, positions=alanine_dipeptide.positions * [-1, 1, 1])
     assert mirrored.fingerprint == alanine_dipeptide.fingerprint
-    model = Path(__file__).parents[1] / "systems" / "alanine_dipeptide" / "pretrained" / "model.safetensors"
+    model = Path(__file__).parents[2] / "systems" / "alanine_dipeptide" / "pretrained" / "model.safetensors"
     BoltzmannGenerator.load(model, alanine_dipeptide)
     with pytest.raises(ValueError, match="has the other hand at ALA2-CA"):
         BoltzmannGenerator.load(model, mirrored)

@@ -19,7 +19,7 @@ from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.preparation.findings import Findings, Prepared, find_problems
 from openmm_fab.preparation.problems import FIXES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FF14SB = ("amber14/protein.ff14SB.xml", "implicit/obc2.xml")
 BUTANE = str(ROOT / "systems" / "butane" / "butane.xml")
 

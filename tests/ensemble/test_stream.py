@@ -188,9 +188,9 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from examples import chain
-from openmm_fab.files import NotWrittenError
+from openmm_fab.tools.files import NotWrittenError
 from openmm_fab.generator import BoltzmannGenerator
-from test_stream import SMALL
+from ensemble.test_stream import SMALL
 
 generator = BoltzmannGenerator(chain(Path(sys.argv[1])), SMALL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
@@ -203,7 +203,7 @@ except NotWrittenError as error:
 
 def test_a_full_disk_is_told_and_does_not_end_the_process(tmp_path) -> None:
     """netCDF4 closes a file that it could not close once more, and crashes."""
-    path, here = tmp_path / "a.nc", Path(__file__).parent
+    path, here = tmp_path / "a.nc", Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     command = [sys.executable, "-c", FULL, str(tmp_path / "chain"), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -217,7 +217,7 @@ def test_a_full_disk_is_told_and_does_not_end_the_process(tmp_path) -> None:
 KILLED = """
 import os, signal, sys
 import mdtraj, torch
-from openmm_fab import stream
+from openmm_fab.ensemble import stream
 
 stream.COMMIT_EVERY = 0.0
 batches = 0

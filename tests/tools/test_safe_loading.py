@@ -29,7 +29,7 @@ from openmm_fab.molecule.inputs import read_forcefield, tomllib
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.files import DamagedFileError, load_npz, load_torch, save_torch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "openmm_fab").rglob("*.py"))
 
 # --- the sources ---

@@ -230,7 +230,7 @@ def test_large_molecules_mix_sparsely():
     """The same numbers as a dense product, and the way back is its inverse."""
     from openmm_fab.coordinates.scales import mixing_of
 
-    system = MolecularSystem.from_pdb(Path(__file__).with_name("data") / "peptide_ala9.pdb", ["amber14-all.xml"])
+    system = MolecularSystem.from_pdb(Path(__file__).parents[1] / "data" / "peptide_ala9.pdb", ["amber14-all.xml"])
     plain = InternalCoordinates(build_zmatrix(system.bonds, system.masses, system.positions))
     n = plain.n_stiff
     mean = plain.to_internal(torch.tensor(system.positions)[None])[0][0, :n].clone()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ensembles import backbone, flat
 from scipy.stats import vonmises
-from test_ensemble import backbone, flat
 
 from openmm_fab.free_energy.profiles import basin_difference, in_phi_positive, phi_positive, profile, surface
 
