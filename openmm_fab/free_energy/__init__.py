@@ -6,7 +6,7 @@ temperatures, lambdas. `estimators`: the same on bare arrays. Formulas and sourc
 
 from __future__ import annotations
 
-from ..weights import Estimate
+from ..weights import Estimate, z_score
 from .differences import (
     at_temperature,
     difference,

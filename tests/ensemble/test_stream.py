@@ -330,7 +330,7 @@ def test_a_plain_trajectory_is_named(generator, tmp_path) -> None:
 MEMORY = """
 import resource, sys
 import mdtraj, torch
-from openmm_fab.stream import sample_to_file
+from openmm_fab.ensemble.stream import sample_to_file
 
 def draw(random):
     x = torch.rand(1000, 20, 3, generator=random, dtype=torch.float64)
