@@ -1,4 +1,4 @@
-"""Internal coordinates: a bijection between positions x (batch, atoms, 3), nm, and scaled coordinates z (batch, dim)."""
+"""Internal coordinates: a bijection between positions x (batch, atoms, 3), nm, and scaled z (batch, dim)."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..molecule.names import atom_names
 from ..molecule.system import MolecularSystem
 from ..tools.circle import wrap
 from ..tools.fusing import FusedMap
@@ -355,14 +356,17 @@ class InternalCoordinates(torch.nn.Module):
 
         return summary(self)
 
+    @property
+    def atom_names(self) -> list[str]:
+        """Residue and name of each atom, "ALA2:CA"; its number where the system is not known."""
+        return [str(i) for i in range(self.n_atoms)] if self.system is None else atom_names(self.system.topology)
+
     def named(self, column: int) -> str:
         """Entry `column` of z in words: a torsion by the bond that it turns about."""
         if column < self.n_stiff:
             return f"stiff coordinate {column}"
-        from .summary import names_of
-
         _, bond, angle, _ = self.zmatrix.rows[int(self._turning[column - self.n_stiff]) + 3].tolist()
-        names = names_of(self)
+        names = self.atom_names
         return f"the torsion about {names[angle]}-{names[bond]}"
 
     def view(self) -> Any:

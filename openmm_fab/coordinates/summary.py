@@ -27,15 +27,8 @@ def summary(coordinates: InternalCoordinates) -> str:
     return "\n".join([*lines, "", *_words(coordinates)])
 
 
-def names_of(coordinates: InternalCoordinates) -> list[str]:
-    """Residue and atom of each atom, or its number where the system is not known."""
-    if coordinates.system is None:
-        return [str(i) for i in range(coordinates.n_atoms)]
-    return [f"{a.residue.name}{a.residue.id}:{a.name}" for a in coordinates.system.topology.atoms()]
-
-
 def _rows(c: InternalCoordinates) -> list[tuple[str, ...]]:
-    z, names = c.zmatrix, names_of(c)
+    z, names = c.zmatrix, c.atom_names
     centre, width = _scales(c)
     narrow = iter(range(len(c.lengths), len(centre)))
     rotors = {rotor.rows[0]: rotor for rotor in c.rotors}
@@ -81,7 +74,7 @@ def _angle(value: float, width: float) -> str:
 
 
 def _words(c: InternalCoordinates) -> list[str]:
-    z, names = c.zmatrix, names_of(c)
+    z, names = c.zmatrix, c.atom_names
     lines = [f"{c.dim} coordinates: {c.n_stiff} stiff, {c.n_periodic} periodic"]
     fixed = int((~np.isnan(c.lengths)).sum())
     if fixed:

@@ -108,9 +108,7 @@ def png(figure: Figure, dpi: int = 80) -> bytes:
 
 def marked_bonds(coordinates: InternalCoordinates) -> list[tuple[tuple[int, int], Colour, str]]:
     """Bonds that stand out, each with its colour and what it is."""
-    from ..coordinates.summary import names_of
-
-    z, names = coordinates.zmatrix, names_of(coordinates)
+    z, names = coordinates.zmatrix, coordinates.atom_names
     rotors = {rotor.rows[0] for rotor in coordinates.rotors}
     found = []
     for k, (atom, bond, angle, _) in enumerate(z.rows.tolist()):
@@ -128,11 +126,10 @@ def marked_bonds(coordinates: InternalCoordinates) -> list[tuple[tuple[int, int]
 
 def marked_atoms(coordinates: InternalCoordinates) -> list[tuple[int, str]]:
     """Stereocentres by name."""
-    from ..coordinates.summary import names_of
     from ..molecule.graph import neighbours_of
     from ..molecule.stereo import stereocentres
 
-    system, names = coordinates.system, names_of(coordinates)
+    system, names = coordinates.system, coordinates.atom_names
     assert system is not None
     near = neighbours_of(system.bonds, coordinates.n_atoms)
     return [(i, f"keeps its hand: {names[i]}") for i in stereocentres(near, system.elements)]

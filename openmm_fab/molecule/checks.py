@@ -11,6 +11,7 @@ import openmm
 from openmm import app, unit
 
 from .graph import bonds_of, constraints_of, molecules_of, topology_bonds
+from .names import residue_run
 
 HEAVIEST_HYDROGEN, LIGHTEST_OTHER = 5.0, 2.5  # dalton, where masses are repartitioned
 
@@ -146,7 +147,7 @@ def molecule_problems(topology: app.Topology, bonds: np.ndarray) -> list[str]:
         return []
     atoms = list(topology.atoms())
     residues = [list(dict.fromkeys(atoms[i].residue for i in molecule)) for molecule in molecules]
-    kinds = Counter(_residue_names(names) for names in residues)
+    kinds = Counter(residue_run(run) for run in residues)
     found = ", ".join(f"{count} x {names}" for names, count in kinds.most_common())
     problem = (
         f"Expected one molecule; got {len(molecules)} that no bond connects: {found}. Keep the solute only "
@@ -181,11 +182,6 @@ def template_problems(
         "such as a ligand: name a force field file that has it, or make its System with openmmforcefields, OpenFF, "
         "Amber, CHARMM or GROMACS and use MolecularSystem.from_openmm, from_xml, from_amber, ..."
     ]
-
-
-def _residue_names(residues: Sequence[Any]) -> str:
-    names = [residue.name for residue in residues]
-    return "-".join(names) if len(names) <= 5 else f"{names[0]}-...-{names[-1]} ({len(names)} residues)"
 
 
 def some(items: Sequence[Any], limit: int = 5) -> str:

@@ -13,6 +13,7 @@ from openmm import app, unit
 from scipy.spatial import cKDTree
 
 from ..molecule.graph import molecules_of, topology_bonds
+from ..molecule.names import residue_run
 from .problems import AMINO, BUILT, NUCLEIC, PROTONATED, Problem, mended, told
 from .records import standard_atoms
 
@@ -39,9 +40,9 @@ def molecule_problems(model: app.Modeller, field: app.ForceField) -> list[Proble
     problems += told("missing bonds", pieces, "CONECT records (PDB) or chem_comp_bond (PDBx/mmCIF) are needed")
     solute, *others = molecules(model.topology, bonds)
     for kind in ("solvent and ions", "other molecules"):
-        counts = Counter(_molecule(residues) for residues in others if kind_of(residues) == kind)
+        counts = Counter(residue_run(residues) for residues in others if kind_of(residues) == kind)
         places = [f"{n} x {name}" if n > 1 else name for name, n in counts.items()]
-        problems += mended(kind, places, f"; the solute is {_molecule(solute)}")
+        problems += mended(kind, places, f"; the solute is {residue_run(solute)}")
     return problems
 
 
@@ -326,8 +327,3 @@ def residue_label(residue: Any) -> str:
 
 def _atom(atom: Any) -> str:
     return f"{residue_label(atom.residue)} {atom.name}"
-
-
-def _molecule(residues: Sequence[Any]) -> str:
-    names = [residue.name for residue in residues]
-    return "-".join(names) if len(names) <= 5 else f"{names[0]}-...-{names[-1]} ({len(names)} residues)"
