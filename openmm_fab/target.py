@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .tools.graphs import Graphs
 
-MARKS = 4  # points
+FINGERPRINT_POINTS = 4
 SAME = 0.1  # of log p, and 0.1 %: rounding makes less of a difference
 
 
@@ -41,20 +41,20 @@ class Target(ABC):
 
     @property
     @torch.no_grad()
-    def marks(self) -> Tensor:
-        """log p (n,) at a few points, always the same: they tell one target from another."""
+    def fingerprint(self) -> Tensor:
+        """log p (4,), float64, at points that are always the same: it tells one target from another."""
         random = torch.Generator().manual_seed(0)
-        z = torch.rand(MARKS, self.dim, generator=random, dtype=torch.float64) - 0.5
+        z = torch.rand(FINGERPRINT_POINTS, self.dim, generator=random, dtype=torch.float64) - 0.5
         return self.log_prob(z.to(self.periodic.device)).double().cpu()
 
     def named(self, column: int) -> str:
         """A coordinate, for messages."""
         return f"coordinate {column}"
 
-    def has(self, marks: Tensor) -> bool:
-        """Whether these are its marks, but for rounding."""
-        own = self.marks
-        return own.shape == marks.shape and torch.allclose(own, marks.to(own), 1e-3, SAME, equal_nan=True)
+    def matches(self, fingerprint: Tensor) -> bool:
+        """Whether `fingerprint` (4,), as another target gave it, is that of this target but for rounding."""
+        own = self.fingerprint
+        return own.shape == fingerprint.shape and torch.allclose(own, fingerprint.to(own), 1e-3, SAME, equal_nan=True)
 
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log p(z) (batch,) and its gradient (batch, dim), zero where log p is not finite."""

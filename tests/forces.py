@@ -74,7 +74,7 @@ def deviation(system: openmm.System, x: torch.Tensor, given: dict[str, float] | 
 
 def agrees(system: openmm.System, x: torch.Tensor, given: dict[str, float] | None = None) -> None:
     """Energies to 1e-9 kJ/mol or relative, forces to 1e-9 of the largest: it is the same arithmetic."""
-    assert CompiledEnergy.uncovered(system) == []
+    assert CompiledEnergy.untranslated(system) == []
     found = deviation(system, x, given)
     assert found.relative < 1e-9 and found.force < 1e-9, found
 

@@ -126,7 +126,9 @@ def _devices() -> Iterator[Finding]:
 def _threads() -> Iterator[Finding]:
     import torch
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from ..tools.devices import core_count
+
+    allowed = core_count()
     threads, setting = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
     found = f"{threads} of torch, {allowed} cores for this process, OMP_NUM_THREADS={setting or 'not set'}"
     if threads > allowed:

@@ -41,16 +41,9 @@ def told_in_words() -> Iterator[None]:
     """What a user can mend is told in a line, with exit code 1; Ctrl-C ends with 130. The rest keeps its traceback."""
     import openmm
 
-    from ..energy.agreement import DisagreementError
-    from ..energy.potential import UncoveredSystemError
-    from ..md.dynamics import UnstableDynamicsError
-    from ..train.distributed import RankLostError
-    from ..train.health import TrainingError
+    from ..tools.errors import OpenMMFabError
 
-    expected = (
-        *(ValueError, OSError, ImportError, FloatingPointError, openmm.OpenMMException),
-        *(RankLostError, TrainingError, UnstableDynamicsError, DisagreementError, UncoveredSystemError),
-    )
+    expected = (OpenMMFabError, ValueError, OSError, ImportError, FloatingPointError, openmm.OpenMMException)
     plain, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         yield

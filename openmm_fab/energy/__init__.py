@@ -5,7 +5,7 @@ from __future__ import annotations
 from .agreement import DisagreementError
 from .bridge import OpenMMEnergy, WorkerError, regularize
 from .compiled import CompiledEnergy
-from .potential import UncoveredSystemError
+from .potential import UntranslatedSystemError
 from .reduced import reduced_energy
 from .verify import VerifiedEnergy, check, refuse_fixed_in_space
 
@@ -13,7 +13,7 @@ __all__ = [
     "CompiledEnergy",
     "DisagreementError",
     "OpenMMEnergy",
-    "UncoveredSystemError",
+    "UntranslatedSystemError",
     "VerifiedEnergy",
     "WorkerError",
     "check",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..tools.errors import OpenMMFabError
+
 # Of u, relative and in kT; of the gradient, relative to the largest component of a structure. In float32 the terms of
 # an energy, each far larger than their sum, lose digits.
 TOLERANCES = {torch.float64: (1e-6, 1e-6, 1e-5), torch.float32: (1e-4, 2e-2, 1e-2)}
 
 
-class DisagreementError(RuntimeError):
+class DisagreementError(OpenMMFabError, RuntimeError):
     """A translated energy, or one of OpenMM's platforms, differs from the Reference platform."""
 
 

@@ -29,6 +29,8 @@ import torch
 from torch import Tensor
 
 from ..molecule.system import MolecularSystem
+from ..tools.devices import core_count
+from ..tools.errors import OpenMMFabError
 from .agreement import compare
 
 TIMING_SECONDS = 0.06  # per candidate; up to about eight candidates
@@ -38,7 +40,7 @@ TIME_LIMIT = 600.0  # s for one structure; the first one on a GPU takes up to ab
 CLASH = 1e6  # 1/nm; single precision has nothing to say of steeper energies
 
 
-class WorkerError(RuntimeError):
+class WorkerError(OpenMMFabError, RuntimeError):
     """A worker of an `OpenMMEnergy` raised, or did not answer in time; the message says which, on what structure."""
 
 
@@ -323,7 +325,7 @@ class _Worker(threading.Thread):
 
 def _candidates(platform: str | None, workers: int | None, known: list[str]) -> list[tuple[str, int]]:
     """(platform, workers) to choose from. GPUs only if asked for: starting one outlasts the whole timing."""
-    cores = _cores()
+    cores = core_count()
     # More workers than cores hide the CPU platform's waits, on machines with few cores.
     counts = {"Reference": [1, cores], "CPU": [1, cores, *(n for n in (2 * cores, 4 * cores) if n <= 16)]}
     platforms = [platform] if platform is not None else [p for p in counts if p in known]
@@ -337,11 +339,6 @@ def _choose(timings: Mapping[tuple[str, int], float]) -> tuple[str, int]:
     """
     fast = [candidate for candidate, seconds in timings.items() if seconds < ABOUT_AS_FAST * min(timings.values())]
     return max(fast, key=lambda candidate: (candidate[1], -timings[candidate]))
-
-
-def _cores() -> int:
-    # Where a batch system pins us to a few cores, the others are not ours.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Energy(torch.autograd.Function):

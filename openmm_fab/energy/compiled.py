@@ -51,8 +51,8 @@ class CompiledEnergy(nn.Module):
 
     Raises
     ------
-    UncoveredSystemError
-        Forces without translation; see `uncovered`.
+    UntranslatedSystemError
+        Forces without translation; see `untranslated`.
     """
 
     def __init__(self, system: MolecularSystem, dtype: torch.dtype | None = None) -> None:
@@ -70,7 +70,7 @@ class CompiledEnergy(nn.Module):
         self._functions: dict[Any, Callable[..., Sequence[Tensor]]] = {}
 
     @staticmethod
-    def uncovered(system: openmm.System) -> list[str]:
+    def untranslated(system: openmm.System) -> list[str]:
         """What of the System has no translation, and why; empty if all is covered."""
         return translate(system)[1]
 

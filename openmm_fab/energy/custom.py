@@ -14,7 +14,7 @@ from .expressions import Expression
 from .geometry import Frame, Gather, Parameters, Value, all_pairs, angle, distance, filled, find_pairs, picked, torsion
 from .nonbonded import switch
 from .tables import tabulated
-from .terms import Term, UncoveredError, atoms_of, cutoff_of, plain, refuse_periodic
+from .terms import Term, UntranslatedForceError, atoms_of, cutoff_of, plain, refuse_periodic
 
 
 class CustomExpression(nn.Module):
@@ -32,7 +32,7 @@ class CustomExpression(nn.Module):
         try:
             self.expression = Expression.parse(text, functions=arguments)
         except ValueError as error:
-            raise UncoveredError(str(error)) from error
+            raise UntranslatedForceError(str(error)) from error
         self.tables = nn.ModuleDict({n: cast(nn.Module, tabulated(f)) for n, f in tables.items()})
         self.others = {n: f for n, (_, f) in others.items()}
         self.variables = self.expression.variables

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .geometry import Frame, Parameters, all_pairs, find_pairs
-from .terms import Constants, Term, UncoveredError, cutoff_of, plain
+from .terms import Constants, Term, UntranslatedForceError, cutoff_of, plain
 
 # CODATA 2018, as in OpenMM: e^2 N_A / (4 pi epsilon_0), kJ nm / mol / e^2.
 COULOMB = 1.602176634e-19**2 * 6.02214076e23 / (4 * math.pi * 8.8541878128e-12) * 1e6
@@ -70,7 +70,7 @@ class Nonbonded(Term):
         n_atoms = system.getNumParticles()
         self.cutoff = cutoff_of(force)
         if not force.getIncludeDirectSpace():
-            raise UncoveredError("includeDirectSpace=False")
+            raise UntranslatedForceError("includeDirectSpace=False")
         particles = np.array([plain(*force.getParticleParameters(i)) for i in range(n_atoms)])
         exceptions = [force.getExceptionParameters(n) for n in range(force.getNumExceptions())]
         found = np.array([plain(*e[2:]) for e in exceptions]).reshape(-1, 3)

@@ -9,12 +9,13 @@ import openmm
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..tools.errors import OpenMMFabError
 from .geometry import Frame, Pairs, Parameters
 from .reader import translate
 from .terms import Constants, Term
 
 
-class UncoveredSystemError(NotImplementedError):
+class UntranslatedSystemError(OpenMMFabError, NotImplementedError):
     """A System with forces that have no translation; the message lists all of them."""
 
 
@@ -27,14 +28,16 @@ class Potential(nn.Module):
 
     Raises
     ------
-    UncoveredSystemError
+    UntranslatedSystemError
     """
 
     def __init__(self, system: openmm.System) -> None:
         super().__init__()
         translated, problems = translate(system)
         if problems:
-            raise UncoveredSystemError("\n".join(["Not covered by CompiledEnergy:", *(f"  - {p}" for p in problems)]))
+            raise UntranslatedSystemError(
+                "\n".join(["Not covered by CompiledEnergy:", *(f"  - {p}" for p in problems)])
+            )
         self.forces, terms = [name for name, _ in translated], [term for _, term in translated]
         n_atoms = system.getNumParticles()
         pairs = np.unique(np.concatenate([np.empty((0, 2), dtype=np.int64), *(t.pairs() for t in terms)]), axis=0)

@@ -13,7 +13,7 @@ from . import custom, implicit, nonbonded
 from .bonded import CMAPTorsions, HarmonicAngles, HarmonicBonds, PeriodicTorsions, RBTorsions
 from .custom import CustomExpression, functions_of, global_names
 from .geometry import Frame, Parameters, Value, filled
-from .terms import Term, UncoveredError
+from .terms import Term, UntranslatedForceError
 
 
 def read(force: openmm.Force, system: openmm.System) -> Term | None:
@@ -21,7 +21,7 @@ def read(force: openmm.Force, system: openmm.System) -> Term | None:
 
     Raises
     ------
-    UncoveredError
+    UntranslatedForceError
         No translation of this force, or of one of its options.
     """
     readers: dict[str, tuple[type[Term], Callable[[Any], int]]] = {
@@ -46,7 +46,7 @@ def read(force: openmm.Force, system: openmm.System) -> Term | None:
     if name in ("AndersenThermostat", "CMMotionRemover"):
         return None
     if name not in readers:
-        raise UncoveredError("no translation of this force")
+        raise UntranslatedForceError("no translation of this force")
     term, count = readers[name]
     return term(force, system) if count(force) else None
 
@@ -99,7 +99,7 @@ def translate(system: openmm.System) -> tuple[list[tuple[str, Term]], list[str]]
     for force in system.getForces():
         try:
             term = read(force, system)
-        except UncoveredError as error:
+        except UntranslatedForceError as error:
             problems.append(f"{type(force).__name__}: {error}")
         else:
             terms += [] if term is None else [(type(force).__name__, term)]

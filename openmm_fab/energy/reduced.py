@@ -34,7 +34,7 @@ def reduced_energy(system: MolecularSystem, backend: str = "auto", **options: An
     ------
     ValueError
         Unknown backend; options without a named one.
-    UncoveredSystemError
+    UntranslatedSystemError
         "compiled" or "verify", and a force has no translation.
     DisagreementError
         A platform of OpenMM's differs from its Reference platform.
@@ -45,9 +45,10 @@ def reduced_energy(system: MolecularSystem, backend: str = "auto", **options: An
         raise ValueError(f'Expected a named backend for the options {sorted(options)}; got "auto". Name one.')
     reason = f"{backend}, as asked for"
     if backend == "auto":
-        uncovered = CompiledEnergy.uncovered(system.system)
-        backend = "openmm" if uncovered else "compiled"
-        reason = f"{backend}, " + ("no translation of " + "; ".join(uncovered) if uncovered else "all is translated")
+        untranslated = CompiledEnergy.untranslated(system.system)
+        backend = "openmm" if untranslated else "compiled"
+        why = "no translation of " + "; ".join(untranslated) if untranslated else "all is translated"
+        reason = f"{backend}, {why}"
     backends = {"openmm": OpenMMEnergy, "compiled": CompiledEnergy, "verify": VerifiedEnergy}
     energy: OpenMMEnergy | CompiledEnergy = backends[backend](system, **options)
     energy.reason = reason

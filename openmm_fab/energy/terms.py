@@ -13,10 +13,11 @@ import openmm
 import torch
 from torch import Tensor, nn
 
+from ..tools.errors import OpenMMFabError
 from .geometry import Frame, Gather, Parameters
 
 
-class UncoveredError(NotImplementedError):
+class UntranslatedForceError(OpenMMFabError, NotImplementedError):
     """A force, or an option of one, that has no translation; the message says which and why."""
 
 
@@ -84,14 +85,14 @@ def plain(*quantities: Any) -> list[float]:
 
 def refuse_periodic(force: openmm.Force) -> None:
     if force.usesPeriodicBoundaryConditions():
-        raise UncoveredError("uses periodic boundary conditions")
+        raise UntranslatedForceError("uses periodic boundary conditions")
 
 
 def cutoff_of(force: Any) -> float | None:
     """Of a force over pairs, in nm; None where it has none."""
     method = force.getNonbondedMethod()
     if method not in (force.NoCutoff, force.CutoffNonPeriodic):
-        raise UncoveredError("periodic: only NoCutoff and CutoffNonPeriodic are translated")
+        raise UntranslatedForceError("periodic: only NoCutoff and CutoffNonPeriodic are translated")
     return plain(force.getCutoffDistance())[0] if method == force.CutoffNonPeriodic else None
 
 

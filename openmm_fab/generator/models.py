@@ -47,7 +47,7 @@ def write(generator: BoltzmannGenerator, path: str | Path, half: bool) -> Path:
         "fingerprint": generator.system.fingerprint,
         "seed": str(generator.seed),
         "foreign": " ".join(foreign),
-        "marks": json.dumps(generator.target.marks.tolist()),
+        "marks": json.dumps(generator.target.fingerprint.tolist()),
     }
     data = to_safetensors({k: v.detach().clone().contiguous() for k, v in tensors.items()}, header)
     return write_atomically(path, lambda file: file.write(data))
@@ -95,11 +95,11 @@ def read(
         generator.flow.load_state_dict(_below("flow.", tensors))
     except RuntimeError as error:
         raise ValueError(f"Expected a flow of the shape that {path} was made with; {error}") from error
-    if "marks" in header and not generator.target.has(marks := torch.tensor(json.loads(header["marks"]))):
+    if "marks" in header and not generator.target.matches(marks := torch.tensor(json.loads(header["marks"]))):
         raise ValueError(
             f"Expected the energy and coordinates that {path} was made with, which at a few points give log p = "
-            f"{marks.tolist()}; got {generator.target.marks.tolist()}. Pass BoltzmannGenerator.load what it was made "
-            "with."
+            f"{marks.tolist()}; got {generator.target.fingerprint.tolist()}. Pass BoltzmannGenerator.load what "
+            "it was made with."
         )
     return generator
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..molecule.system import MolecularSystem
+from ..tools.errors import OpenMMFabError
 
 # x (walkers, atoms, 3) -> u (walkers,) in kT of the system and its gradient in kT/nm
 Potential = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-class UnstableDynamicsError(RuntimeError):
+class UnstableDynamicsError(OpenMMFabError, RuntimeError):
     """Walkers whose energy is not finite: the time step is too long, or the start was impossible."""
 
 

@@ -319,10 +319,10 @@ def _check(system: MolecularSystem) -> None:
             f"Expected a molecule without constraints; {system.name} has {system.system.getNumConstraints()}. "
             'Use method="langevin" or "replica-exchange", or make the System without constraints.'
         )
-    uncovered = CompiledEnergy.uncovered(system.system)
-    if uncovered:
+    untranslated = CompiledEnergy.untranslated(system.system)
+    if untranslated:
         raise ValueError(
-            f'Expected forces with a translation; got {"; ".join(uncovered)}. Use method="langevin" or '
+            f'Expected forces with a translation; got {"; ".join(untranslated)}. Use method="langevin" or '
             '"replica-exchange".'
         )
 

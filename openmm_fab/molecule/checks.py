@@ -10,13 +10,14 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+from ..tools.errors import OpenMMFabError
 from .graph import bonds_of, constraints_of, molecules_of, topology_bonds
 from .names import residue_run
 
 HEAVIEST_HYDROGEN, LIGHTEST_OTHER = 5.0, 2.5  # dalton, where masses are repartitioned
 
 
-class UnsupportedSystemError(ValueError):
+class UnsupportedSystemError(OpenMMFabError, ValueError):
     """A molecule or System that this package cannot sample; the message lists everything found, and in which one."""
 
     def __init__(self, problems: Sequence[str], name: str = ""):

@@ -1,6 +1,8 @@
-"""Where tensors live: the flow's device is everyone's, and random numbers are drawn there."""
+"""What the machine has (devices, cores, bfloat16), and streams of random numbers on a device."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -22,6 +24,11 @@ def checked(device: str | torch.device) -> torch.device:
             f"{str(error).strip().splitlines()[0]}. openmm-fab doctor says what this machine has."
         ) from error
     return device
+
+
+def core_count() -> int:
+    """Number of cores that this process may run on: fewer than the machine has where a batch system pins it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rounds_quickly(device: torch.device) -> bool:

@@ -26,6 +26,8 @@ from typing import IO, Any, TypeVar, cast
 import numpy as np
 import torch
 
+from .errors import OpenMMFabError
+
 T = TypeVar("T")
 MAX_RATIO = 200  # unpacked to packed; more, and above 64 MiB, is a zip bomb
 SMALL = 2**26  # bytes
@@ -33,15 +35,15 @@ SEAL = b"sha256 "
 LEFT_BEHIND = 3600.0  # s; a temporary file older than this belongs to a writer that was killed
 
 
-class NotWrittenError(OSError):
+class NotWrittenError(OpenMMFabError, OSError):
     """A file could not be written; what stood in its place is untouched."""
 
 
-class DamagedFileError(ValueError):
+class DamagedFileError(OpenMMFabError, ValueError):
     """A file that is truncated, altered, empty, of another kind, or unpacks to more than it may."""
 
 
-class FormatError(ValueError):
+class FormatError(OpenMMFabError, ValueError):
     """A whole file of our own, in an older or newer format than this version reads."""
 
 

@@ -60,7 +60,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "settings": asdict(trainer.settings),
         "objective": trainer.objective_name,
         "about": trainer.about,
-        "marks": trainer.target.marks,
+        "marks": trainer.target.fingerprint,
         **trainer.learned(),
         "buffer": trainer.buffer.state_dict(),
         "health": trainer.health.state_dict(),
@@ -90,11 +90,11 @@ def refuse_other(trainer: Trainer, state: dict[str, Any]) -> None:
             f"Expected a checkpoint of the same {', '.join(differing)}; it was made with another. Resume with what "
             "it was made with, or train anew in another folder."
         )
-    if not trainer.target.has(state["marks"]):
+    if not trainer.target.matches(state["marks"]):
         raise ValueError(
             f"Expected a checkpoint of the same target, whose log p at a few points is "
-            f"{trainer.target.marks.tolist()}; got one with {state['marks'].tolist()}. Resume with the structure, the "
-            "coordinates and the energy it was made with, or train anew in another folder."
+            f"{trainer.target.fingerprint.tolist()}; got one with {state['marks'].tolist()}. Resume with the "
+            "structure, the coordinates and the energy it was made with, or train anew in another folder."
         )
 
 

@@ -31,13 +31,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..tools.errors import OpenMMFabError
+
 T = TypeVar("T")
 STORED = ("z", "log_w", "log_q", "grad_log_p", "log_b")  # columns of the replay buffer
 PATIENCE = timedelta(minutes=15)  # that one rank waits for another, compilation included
 _stop_asked = False
 
 
-class RankLostError(RuntimeError):
+class RankLostError(OpenMMFabError, RuntimeError):
     """Another process of this run is gone, and the run ends."""
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..tools.circle import basins, bin_of, density
+from ..tools.errors import OpenMMFabError
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -40,7 +41,7 @@ BASIN, FOUND, MANY = 0.02, 0.05, 20.0  # share in the buffer; the flow's share o
 SAMPLES = 1024
 
 
-class TrainingError(RuntimeError):
+class TrainingError(OpenMMFabError, RuntimeError):
     """Training cannot go on; the message says what was seen and what to change."""
 
 

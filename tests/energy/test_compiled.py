@@ -16,7 +16,7 @@ from openmm_fab.energy import compiled
 from openmm_fab.energy.agreement import DisagreementError
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.energy.potential import Potential, UncoveredSystemError
+from openmm_fab.energy.potential import Potential, UntranslatedSystemError
 from openmm_fab.energy.reader import global_parameters
 from openmm_fab.energy.reduced import reduced_energy
 from openmm_fab.energy.verify import check
@@ -284,7 +284,7 @@ def test_uncovered_names_force_and_reason():
     reduced = FORCES["gbsa obc"]()
     reduced.setNonbondedMethod(reduced.CutoffPeriodic)
     system = system_of(periodic, boxed, external, openmm.RMSDForce(np.zeros((N, 3))), reduced, openmm.CMMotionRemover())
-    found = CompiledEnergy.uncovered(system)
+    found = CompiledEnergy.untranslated(system)
     assert [line.split(":")[0] for line in found] == [
         "NonbondedForce",
         "CustomBondForce",
@@ -294,8 +294,8 @@ def test_uncovered_names_force_and_reason():
     ]
     assert "periodic" in found[2]
     system.setVirtualSite(3, openmm.TwoParticleAverageSite(0, 1, 0.5, 0.5))
-    assert "1 virtual sites" in CompiledEnergy.uncovered(system)[0]
-    with pytest.raises(UncoveredSystemError, match="RMSDForce: no translation of this force"):
+    assert "1 virtual sites" in CompiledEnergy.untranslated(system)[0]
+    with pytest.raises(UntranslatedSystemError, match="RMSDForce: no translation of this force"):
         Potential(system)
 
 

@@ -26,7 +26,7 @@ from forces import (
 )
 from openmm import unit
 
-from openmm_fab.energy.potential import Potential, UncoveredSystemError
+from openmm_fab.energy.potential import Potential, UntranslatedSystemError
 from openmm_fab.energy.reader import global_parameters
 
 
@@ -265,7 +265,7 @@ REFUSED: dict[str, tuple[Callable[[], openmm.System], tuple[str, ...]]] = {
 def test_refusal_lists_every_reason(name):
     pytest.importorskip("openmmtools")
     make, reasons = REFUSED[name]
-    with pytest.raises(UncoveredSystemError) as error:
+    with pytest.raises(UntranslatedSystemError) as error:
         Potential(make())
     first, *lines = str(error.value).splitlines()
     assert first == "Not covered by CompiledEnergy:" and len(lines) == len(reasons)
