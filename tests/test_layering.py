@@ -1,6 +1,7 @@
 """Imports point one way, the atoms stop at target.py, and optional packages are loaded only when used.
 
-See docs/architecture.md. A new module is added to ORDER here, at the place where the story needs it.
+A wing is a folder or a file right below the package: a stage of the pipeline. See docs/architecture.md. Each check
+takes sources, path -> text, so that it can be tried on made-up ones.
 """
 
 from __future__ import annotations
@@ -10,211 +11,271 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 PACKAGE = "openmm_fab"
 ROOT = Path(__file__).parents[1] / PACKAGE
+SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))}
 
-# A room (a module, or a subpackage as a whole) may import those that stand before it.
+# A wing may import those before it.
 ORDER = (
-    # tools that know nothing of molecules or flows
-    *("memory", "devices", "files", "fusing", "graphs", "sparse", "weights"),
-    # the molecule
-    *("topology", "checks", "inputs", "system", "preparation", "energy"),
-    *(
-        "rings",
-        "zmatrix",
-        "amides",
-        "amines",
-        "symmetry",
-        "constraints",
-        "placement",
-        "scales",
-        "summary",
-        "coordinates",
-    ),
-    # the seam, and the sampler behind it
-    *("target", "splines", "resampled", "flow", "path", "hmc", "latent", "kernels", "ais", "buffer", "basins", "watch"),
-    *("pathwise", "distributed", "objectives", "train", "snf", "metrics", "progress"),
-    # what comes of it
-    *(
-        "free_energy",
-        "export",
-        "netcdf",
-        "ensemble",
-        "stream",
-        "generator",
-        "presets",
-        "pretrained",
-        "md",
-        "compare",
-        "moves",
-        "drawing",
-        "plots",
-        "view",
-        "explore",
-        "report",
-        "interop",
-    ),
-    # the doors
+    *("tools", "weights"),
+    *("molecule", "preparation", "drawing", "energy", "coordinates"),
+    "target",  # the seam
+    *("flow", "ais", "train"),
+    *("ensemble", "free_energy", "generator", "plots", "md", "compare", "report", "interop"),
     *("__init__", "cli", "__main__"),
 )
-# Methods such as ensemble.view() open these from an earlier room, inside the function.
-OPENED_ON_USE = {"plots", "view", "explore"}
-
 # Nothing here has seen an atom.
-BEHIND_SEAM = {
-    "graphs",
-    "splines",
-    "resampled",
-    "flow",
-    "weights",
-    "path",
-    "hmc",
-    "latent",
-    "kernels",
-    "ais",
-    "buffer",
-    "basins",
-}
-BEHIND_SEAM |= {"watch", "pathwise", "distributed", "objectives", "train", "snf", "metrics"}
-ATOMS = {"openmm", "mdtraj"}
-ATOM_ROOMS = {"topology", "system", "energy", "zmatrix", "coordinates"}
+WITHOUT_ATOMS = {"tools", "weights", "target", "flow", "ais", "train"}
+ATOMS = {"openmm", "mdtraj", "openmmtools", "pdbfixer", "nglview"}
+ATOM_WINGS = {"molecule", "preparation", "drawing", "energy", "coordinates"}
 
-OPTIONAL = {"matplotlib", "nglview", "openmmtools", "pdbfixer", "pymbar", "bgflow", "arviz_stats", "arviz"} | {
-    *("arviz_base", "ipympl", "ipywidgets", "pandas", "wandb", "xarray"),
+# Not loaded by `import openmm_fab`: extras, and dependencies that are slow to load.
+OPTIONAL = {
+    *("IPython", "arviz", "arviz_base", "arviz_stats", "bgflow", "ipympl", "ipywidgets", "matplotlib", "netCDF4"),
+    *("networkx", "nglview", "normflows", "openmmtools", "pandas", "pdbfixer", "pymbar", "tensorboard", "wandb"),
+    *("xarray", "zuko"),
 }
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name: its dotted path, where it stands, and whether importing the module runs it."""
+    """One imported name: its dotted path, where it stands, how it is written, and when it runs."""
 
     name: str
     where: str
-    at_module_level: bool
+    relative: bool
+    runs: str  # "on loading", "in a function", "for types"
 
-    @property
-    def room(self) -> str | None:
-        """Room of the package that is imported; None for other packages."""
-        parts = self.name.split(".")
-        if parts[0] != PACKAGE:
-            return None
-        return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "__init__"
+    def __str__(self) -> str:
+        return f"{self.where} imports {self.name} {self.runs}"
 
 
-def room_of(file: Path) -> str:
-    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+def module_of(path: str) -> str:
+    """Dotted name of the module in a file, its path relative to the package."""
+    parts = PurePosixPath(path).with_suffix("").parts
+    return ".".join((PACKAGE, *(parts[:-1] if parts[-1] == "__init__" else parts)))
 
 
-def imports_of(source: str, file: Path) -> Iterator[Import]:
-    """Every import that can run: those below `if TYPE_CHECKING:` are left out."""
-    package = [PACKAGE, *file.relative_to(ROOT).parent.parts]
+def wing_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
 
-    def walk(node: ast.AST, at_module_level: bool) -> Iterator[Import]:
-        where = f"{file.relative_to(ROOT.parent)}:{getattr(node, 'lineno', 0)}"
+
+def imports_of(path: str, source: str) -> Iterator[Import]:
+    """Every import of a file: on loading, in functions, below `if TYPE_CHECKING`, and by a constant string."""
+    package = [PACKAGE, *PurePosixPath(path).parent.parts]
+
+    def absolute(name: str | None, level: int) -> str:
+        return ".".join([*(package[: len(package) - level + 1] if level else []), *([name] if name else [])])
+
+    def walk(node: ast.AST, runs: str) -> Iterator[Import]:
+        where = f"{PACKAGE}/{path}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(alias.name, where, at_module_level)
+                yield Import(alias.name, where, False, runs)
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            prefix = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
-                yield Import(f"{prefix}.{alias.name}", where, at_module_level)
+                yield Import(f"{absolute(node.module, node.level)}.{alias.name}", where, node.level > 0, runs)
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.body:
+                yield from walk(child, "for types")
             for child in node.orelse:
-                yield from walk(child, at_module_level)
+                yield from walk(child, runs)
         else:
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in {"import_module", "__import__"}:
+                for constant in node.args[:1]:
+                    if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
+                        name = constant.value.lstrip(".")
+                        level = len(constant.value) - len(name)
+                        yield Import(absolute(name, level), where, level > 0, runs)
             inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             for child in ast.iter_child_nodes(node):
-                yield from walk(child, at_module_level and not inside)
+                yield from walk(child, "in a function" if inside and runs == "on loading" else runs)
 
-    yield from walk(ast.parse(source), True)
-
-
-FILES = sorted(ROOT.rglob("*.py"))
-ROOMS = {room_of(file) for file in FILES}
+    yield from walk(ast.parse(source), "on loading")
 
 
-def wrong_direction(imports: Iterator[Import], room: str) -> list[str]:
+def own_imports(sources: dict[str, str]) -> Iterator[tuple[str, Import]]:
+    """Every import of something in the package, with the path of its file."""
+    for path, source in sources.items():
+        for found in imports_of(path, source):
+            if found.name.split(".")[0] == PACKAGE:
+                yield path, found
+
+
+def home_of(name: str, modules: set[str]) -> str:
+    """The module that a dotted name is taken from: itself, or the one above it."""
+    while name not in modules and "." in name:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def wrong_direction(sources: dict[str, str]) -> list[str]:
+    modules = {module_of(path) for path in sources}
     wrong = []
-    for found in imports:
-        if found.room is None or found.room == room:
-            continue
-        if found.room in OPENED_ON_USE and not found.at_module_level:
-            continue
-        if found.room in ORDER and ORDER.index(found.room) > ORDER.index(room):
-            wrong.append(f"{found.where} imports {found.name}")
+    for path, found in own_imports(sources):
+        here, there = wing_of(module_of(path)), wing_of(home_of(found.name, modules))
+        if here in ORDER and there in ORDER and ORDER.index(there) > ORDER.index(here):
+            wrong.append(str(found))
     return wrong
 
 
-def atoms_behind_seam(imports: Iterator[Import]) -> list[str]:
+def circles(sources: dict[str, str]) -> list[str]:
+    """Groups of files of which each imports, by way of the others, itself: with the imports that tie them.
+
+    An `__init__` is looked through: what is imported from it comes from the file behind it.
+    """
+    modules = {module_of(path): path for path in sources}
+    faces: dict[str, dict[str, str]] = {
+        module_of(path): {
+            found.name.rpartition(".")[2]: found.name
+            for found in imports_of(path, source)
+            if found.name.split(".")[0] == PACKAGE
+        }
+        for path, source in sources.items()
+        if path.endswith("__init__.py")
+    }
+
+    def files_of(name: str) -> set[str]:
+        home = home_of(name, set(modules))
+        if home not in faces:
+            return {home}
+        if home == name:  # the whole face
+            return set().union(*(files_of(shown) for shown in faces[home].values()))
+        shown = faces[home].get(name.removeprefix(f"{home}.").split(".")[0])
+        return files_of(shown) if shown else set()
+
+    arrows: dict[str, dict[str, Import]] = {module: {} for module in modules if module not in faces}
+    for path, found in own_imports(sources):
+        if module_of(path) not in faces:
+            for there in files_of(found.name):
+                arrows[module_of(path)].setdefault(there, found)
+
+    def reached_from(module: str) -> set[str]:
+        reached: set[str] = set()
+        ahead = [module]
+        while ahead:
+            new = arrows[ahead.pop()].keys() - reached
+            reached |= new
+            ahead += new
+        return reached
+
+    reached = {module: reached_from(module) for module in arrows}
+    knots = {frozenset(n for n in reached[m] if m in reached[n]) for m in arrows if m in reached[m]}
     return [
-        f"{found.where} imports {found.name}"
-        for found in imports
-        if found.room in ATOM_ROOMS or found.name.split(".")[0] in ATOMS
+        "\n    ".join(
+            [f"{len(knot)} files: {', '.join(sorted(knot))}"]
+            + [f"{found}" for here in sorted(knot) for there, found in arrows[here].items() if there in knot]
+        )
+        for knot in sorted(knots, key=sorted)
     ]
 
 
-def eager_optionals(imports: Iterator[Import]) -> list[str]:
+def not_relative(sources: dict[str, str]) -> list[str]:
+    return [str(found) for _, found in own_imports(sources) if not found.relative]
+
+
+def through_a_face(sources: dict[str, str]) -> list[str]:
+    """Imports that do not name the file which holds what they want; an `__init__` may, to show it."""
+    faces = {module_of(path) for path in sources if path.endswith("__init__.py")}
+    modules = {module_of(path) for path in sources}
     return [
-        f"{found.where} imports {found.name}"
-        for found in imports
-        if found.at_module_level and found.name.split(".")[0] in OPTIONAL
+        str(found)
+        for path, found in own_imports(sources)
+        if not path.endswith("__init__.py")
+        and home_of(found.name, modules) in faces
+        and found.name != f"{PACKAGE}.__version__"
     ]
 
 
-def test_every_module_has_its_place() -> None:
-    assert ROOMS, f"no module below {ROOT}"
-    unknown = sorted(ROOMS - set(ORDER))
-    assert not unknown, f"add {unknown} to ORDER in this file, after all that they import, and to docs/architecture.md"
+def not_a_face(sources: dict[str, str]) -> list[str]:
+    """What an `__init__` holds besides its docstring, imports and `__all__`, the list of what is imported."""
+    wrong = []
+    for path, source in sources.items():
+        if not path.endswith("__init__.py"):
+            continue
+        tree = ast.parse(source)
+        shown: list[str] = []
+        if ast.get_docstring(tree) is None:
+            wrong.append(f"{path} has no docstring")
+        for node in tree.body[1:]:
+            names = [ast.unparse(target) for target in node.targets] if isinstance(node, ast.Assign) else []
+            if names == ["__all__"]:
+                shown = ast.literal_eval(ast.unparse(node.value))  # type: ignore[attr-defined]
+            elif not isinstance(node, ast.Import | ast.ImportFrom) and not (
+                names == ["__version__"] and path == "__init__.py"
+            ):
+                wrong.append(f"{path}:{node.lineno} is more than a face")
+        imported = [
+            alias.asname or alias.name
+            for node in tree.body
+            if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", None) != "__future__"
+            for alias in node.names
+        ]
+        for name in set(shown) ^ set(imported):
+            wrong.append(f"{path}: {name} is {'not imported' if name in shown else 'not in __all__'}")
+    return wrong
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_imports_point_one_way(file: Path) -> None:
-    room = room_of(file)
-    if room not in ORDER:
-        pytest.skip("reported by test_every_module_has_its_place")
-    source = file.read_text(encoding="utf-8")
-    assert not wrong_direction(imports_of(source, file), room)
-    if room in BEHIND_SEAM:
-        assert not atoms_behind_seam(imports_of(source, file))
-    if room not in {"plots", "view"}:
-        assert not eager_optionals(imports_of(source, file))
+def with_atoms(sources: dict[str, str]) -> list[str]:
+    """Imports of packages and wings that know molecules, from those that do not."""
+    return [
+        str(found)
+        for path, source in sources.items()
+        if wing_of(module_of(path)) in WITHOUT_ATOMS
+        for found in imports_of(path, source)
+        if found.name.split(".")[0] in ATOMS
+        or (found.name.split(".")[0] == PACKAGE and wing_of(found.name) in ATOM_WINGS)
+    ]
 
 
-def test_the_checks_see_what_they_should() -> None:
-    """The same checks on made-up sources, so that an empty result above means something."""
-    flow = ROOT / "flow.py"
-    bridge = ROOT / "energy" / "bridge.py"
+def eager(sources: dict[str, str]) -> list[str]:
+    """Optional packages that are loaded with the module."""
+    return [
+        str(found)
+        for path, source in sources.items()
+        for found in imports_of(path, source)
+        if found.runs == "on loading" and found.name.split(".")[0] in OPTIONAL
+    ]
 
-    def found(check: str, source: str, file: Path) -> int:
-        imports = imports_of(source, file)
-        if check == "direction":
-            return len(wrong_direction(imports, room_of(file)))
-        return len(atoms_behind_seam(imports) if check == "atoms" else eager_optionals(imports))
 
-    assert found("direction", "from .train import Trainer", flow) == 1
-    assert found("direction", "from . import train, splines", flow) == 1
-    assert found("direction", "import openmm_fab.train", flow) == 1
-    assert found("direction", "from openmm_fab import MolecularSystem", flow) == 1
-    assert found("direction", "def f():\n    from .train import Trainer", flow) == 1
-    assert found("direction", "from ..coordinates import InternalCoordinates", bridge) == 1
-    assert found("direction", "from ..system import MolecularSystem\nfrom . import bridge", bridge) == 0
-    assert found("direction", "from .plots import curve", flow) == 1
-    assert found("direction", "def f():\n    from .plots import curve", flow) == 0
-    assert found("direction", "if TYPE_CHECKING:\n    from .train import Trainer", flow) == 0
+def none(faults: list[str]) -> None:
+    if faults:
+        pytest.fail("\n".join(faults), pytrace=False)
 
-    assert found("atoms", "def f():\n    import mdtraj", flow) == 1
-    assert found("atoms", "from openmm import unit", flow) == 1
-    assert found("atoms", "from .coordinates import InternalCoordinates", flow) == 1
-    assert found("atoms", "from .target import Target\nimport torch", flow) == 0
 
-    assert found("optional", "import matplotlib.pyplot as plt", flow) == 1
-    assert found("optional", "try:\n    import pymbar\nexcept ImportError:\n    pass", flow) == 1
-    assert found("optional", "class A:\n    def f(self):\n        import pymbar", flow) == 0
+def test_every_wing_has_its_place() -> None:
+    assert len(SOURCES) > 100
+    wings = {wing_of(module_of(path)) if path != "__init__.py" else "__init__" for path in SOURCES}
+    assert wings == set(ORDER), "a wing is a stage of the pipeline: see docs/architecture.md"
+
+
+def test_imports_point_one_way() -> None:
+    none(wrong_direction(SOURCES))
+
+
+def test_no_circle_of_files() -> None:
+    none(circles(SOURCES))
+
+
+def test_imports_are_relative_and_name_the_file() -> None:
+    none(not_relative(SOURCES) + through_a_face(SOURCES))
+
+
+def test_an_init_is_a_face() -> None:
+    none(not_a_face(SOURCES))
+
+
+def test_the_atoms_stop_at_the_seam() -> None:
+    none(with_atoms(SOURCES))
+
+
+def test_optional_packages_are_imported_when_used() -> None:
+    none(eager(SOURCES))
 
 
 def test_import_loads_no_optional_package() -> None:
@@ -222,3 +283,102 @@ def test_import_loads_no_optional_package() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.strip() == "[]"
+
+
+# The same checks on made-up sources, so that an empty list above means something.
+
+HOUSE = {
+    "__init__.py": '"""."""\nfrom .flow.base import Flow\n__all__ = ["Flow"]\n__version__ = "1"',
+    "weights.py": "import math",
+    "energy/__init__.py": '"""."""\nfrom .bridge import Energy\n__all__ = ["Energy"]',
+    "energy/bridge.py": "import openmm\nfrom ..weights import ess",
+    "flow/__init__.py": '"""."""\nfrom .base import Flow\n__all__ = ["Flow"]',
+    "flow/base.py": "import torch",
+    "flow/coupling.py": "from . import base\nfrom .base import Flow\nfrom ..weights import ess",
+    "train/__init__.py": '"""."""\nfrom .trainer import Trainer\n__all__ = ["Trainer"]',
+    "train/trainer.py": "from ..flow.coupling import CouplingFlow",
+    "cli/app.py": "from .. import __version__\nfrom ..train.trainer import Trainer",
+}
+LAZY = "def f():\n    {}"
+TYPES = "if TYPE_CHECKING:\n    {}\nelse:\n    import math"
+STRING = "x = importlib.import_module({!r})"
+
+
+def with_line(path: str, line: str) -> dict[str, str]:
+    return {**HOUSE, path: f"{HOUSE.get(path, '')}\n{line}"}
+
+
+def test_a_sound_house_has_no_faults() -> None:
+    for check in (wrong_direction, circles, not_relative, through_a_face, not_a_face, with_atoms, eager):
+        assert check(HOUSE) == [], check.__name__
+
+
+def test_a_wrong_direction_is_seen() -> None:
+    up = "from ..train.trainer import Trainer"
+    for line in (up, LAZY.format(up), TYPES.format(up), "from .. import train", "from ..train import Trainer"):
+        assert len(wrong_direction(with_line("flow/base.py", line))) == 1, line
+    assert len(wrong_direction(with_line("flow/base.py", f"import {PACKAGE}.train.trainer"))) == 1
+    assert len(wrong_direction(with_line("flow/base.py", f"from {PACKAGE} import Flow"))) == 1
+    assert len(wrong_direction(with_line("flow/base.py", "from .. import Flow, train"))) == 2
+    for name in ("..train.trainer", f"{PACKAGE}.train.trainer"):
+        assert len(wrong_direction(with_line("flow/base.py", STRING.format(name)))) == 1, name
+        assert len(wrong_direction(with_line("flow/base.py", f"def f():\n    __import__({name!r})"))) == 1, name
+    assert wrong_direction(with_line("train/trainer.py", "from ..flow import Flow\nfrom . import trainer")) == []
+    assert (
+        len(wrong_direction(with_line("weights.py", "class A:\n    def f(self):\n        from .flow import Flow"))) == 1
+    )
+
+
+def test_a_circle_is_seen() -> None:
+    back = "from .coupling import CouplingFlow"
+    for line in (back, LAZY.format(back), TYPES.format(back), STRING.format(".coupling"), "from . import coupling"):
+        (knot,) = circles(with_line("flow/base.py", line))
+        assert f"2 files: {PACKAGE}.flow.base, {PACKAGE}.flow.coupling\n" in knot
+        assert "flow/base.py" in knot and "flow/coupling.py:1" in knot
+    # through a face, by name and as a whole, and over three files
+    for line in ("from ..train import Trainer", "from .. import train", f"import {PACKAGE}.train"):
+        (knot,) = circles(with_line("flow/base.py", TYPES.format(line)))
+        assert knot.startswith("3 files"), line
+    # what a face does not take from the other file, it does not tie to it
+    assert circles(with_line("flow/base.py", "from .. import __version__")) == []
+    two = {**HOUSE, "a.py": LAZY.format("from . import b"), "b.py": "from .a import f", "c.py": "from . import a"}
+    (knot,) = circles(two)
+    assert knot.startswith(f"2 files: {PACKAGE}.a, {PACKAGE}.b\n")
+    assert len(circles({**two, "d.py": "from .e import f", "e.py": TYPES.format("from .d import f")})) == 2
+
+
+def test_an_absolute_import_is_seen() -> None:
+    for line in (
+        f"import {PACKAGE}.flow.base",
+        f"from {PACKAGE}.flow.base import Flow",
+        f"from {PACKAGE}.flow import base",
+    ):
+        assert len(not_relative(with_line("train/trainer.py", LAZY.format(line)))) == 1, line
+    assert len(not_relative(with_line("train/trainer.py", STRING.format(f"{PACKAGE}.flow.base")))) == 1
+    assert len(not_relative(with_line("flow/__init__.py", f"from {PACKAGE}.flow.base import Flow"))) == 1
+    assert len(through_a_face(with_line("train/trainer.py", "from ..flow import Flow"))) == 1
+    assert len(through_a_face(with_line("train/trainer.py", "from .. import flow"))) == 1
+    assert through_a_face(with_line("train/trainer.py", "from ..flow import base\nfrom . import trainer")) == []
+
+
+def test_a_face_that_works_is_seen() -> None:
+    for line in ("def f(): pass", "X = 1", "if TYPE_CHECKING:\n    from .base import A", "__version__ = '1'"):
+        assert len(not_a_face(with_line("flow/__init__.py", line))) == 1, line
+    assert len(not_a_face(with_line("flow/__init__.py", "from .base import Other"))) == 1
+    assert len(not_a_face({**HOUSE, "flow/__init__.py": "from .base import Flow\n__all__ = ['Flow']"})) == 1
+    assert len(not_a_face({**HOUSE, "flow/__init__.py": '"""."""\n__all__ = ["Flow"]'})) == 1
+    assert not_a_face({**HOUSE, "flow/__init__.py": '"""."""\nfrom __future__ import annotations'}) == []
+
+
+def test_atoms_behind_the_seam_are_seen() -> None:
+    for line in ("from openmm import unit", LAZY.format("import mdtraj"), TYPES.format("from ..energy import Energy")):
+        assert len(with_atoms(with_line("flow/base.py", line))) == 1, line
+    assert with_atoms(with_line("flow/base.py", "from ..target import Target")) == []
+
+
+def test_an_eager_import_is_seen() -> None:
+    for line in ("import matplotlib.pyplot as plt", "try:\n    import pymbar\nexcept ImportError:\n    pass"):
+        assert len(eager(with_line("flow/base.py", line))) == 1, line
+    assert len(eager(with_line("flow/base.py", STRING.format("bgflow")))) == 1
+    assert eager(with_line("flow/base.py", "class A:\n    def f(self):\n        import pymbar")) == []
+    assert eager(with_line("flow/base.py", TYPES.format("from matplotlib.axes import Axes"))) == []

@@ -1,4 +1,4 @@
-"""Normalizing flows: what a flow offers (`base`), coupling layers of splines, a base distribution that learns what to keep."""
+"""Normalizing flows: what a flow offers, coupling layers of splines, a base distribution that learns what to keep."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ as the identity.  See docs/bgflow.md.
 
 from __future__ import annotations
 
-from openmm_fab.interop.bgflow.chart import Chart, Range
-from openmm_fab.interop.bgflow.installed import identity_splines, import_bgflow
-from openmm_fab.interop.bgflow.inward import (
+from .chart import Chart, Range
+from .installed import identity_splines, import_bgflow
+from .inward import (
     BgflowCoordinates,
     BgflowFlow,
     EnergyTarget,
@@ -19,7 +19,7 @@ from openmm_fab.interop.bgflow.inward import (
     from_flow,
     from_generator,
 )
-from openmm_fab.interop.bgflow.outward import (
+from .outward import (
     to_coordinates,
     to_energy,
     to_flow,
