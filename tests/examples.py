@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,3 +90,11 @@ def _name(i: int) -> str:
 
 def _classes(first: int, count: int) -> str:
     return " ".join(f'class{k + 1}="{first + k}"' for k in range(count))
+
+
+def losses_of(objective: Callable[[Any], None], trainer: Any) -> list[Tensor]:
+    """The losses (scalars) of one iteration of an objective, with their graphs; no gradient step is made."""
+    found: list[Tensor] = []
+    trainer.learn = found.append
+    objective(trainer)
+    return found

@@ -1,12 +1,11 @@
 """What training minimises.
 
-An objective is a function of the trainer that yields losses, one a gradient step; what stands after a `yield` runs when
-the step is made.  One call is one iteration of training, of `updates` gradient steps.
+An objective is a function of the trainer that makes the gradient steps of one iteration: `trainer.learn(loss)` each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,16 +17,16 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 
-Objective: TypeAlias = "Callable[[Trainer], Iterator[Tensor]]"
+Objective: TypeAlias = "Callable[[Trainer], None]"
 
 
-def fab(trainer: Trainer) -> Iterator[Tensor]:
+def fab(trainer: Trainer) -> None:
     """FAB with the prioritised buffer: one pass of annealing into the buffer, then gradient steps on what it draws."""
     trainer.fill()
-    yield from replay(trainer)
+    replay(trainer)
 
 
-def replay(trainer: Trainer) -> Iterator[Tensor]:
+def replay(trainer: Trainer) -> None:
     """Gradient steps on prioritised samples, whose weights then follow the flow; see `buffer` for the control
     variate."""
     s, buffer, ranks = trainer.settings, trainer.buffer, trainer.ranks
@@ -42,19 +41,19 @@ def replay(trainer: Trainer) -> Iterator[Tensor]:
         loss, log_adjustment = fab_buffer_loss(mixed, drawn.log_q, s.ais.alpha, s.max_adjustment, drawn.toward * scale)
         away = drawn.away * scale * (1 - trainer.path_share)  # path gradients have no such noise
         against = control_variate(log_q, drawn.log_q, s.max_adjustment, away)
-        yield loss + (against - against.detach())
+        trainer.learn(loss + (against - against.detach()))
         buffer.adjust(drawn.index, log_adjustment, log_q.detach())
 
 
-def fab_no_buffer(trainer: Trainer) -> Iterator[Tensor]:
+def fab_no_buffer(trainer: Trainer) -> None:
     """FAB on the annealed samples themselves, each pass used once (FAB paper, eq. 7)."""
     for _ in range(trainer.settings.updates):
         result = trainer.anneal()
         log_q = trainer.log_prob(result.points.z, result.points.grad_log_p)
-        yield pooled_loss(log_q, result.log_w, trainer.ranks)
+        trainer.learn(pooled_loss(log_q, result.log_w, trainer.ranks))
 
 
-def alpha_divergence(trainer: Trainer) -> Iterator[Tensor]:
+def alpha_divergence(trainer: Trainer) -> None:
     """The alpha-divergence on weighted samples of the flow, not annealed (Müller et al. 2019, arXiv 1808.03856)."""
     s = trainer.settings
     for _ in range(s.updates):
@@ -63,10 +62,10 @@ def alpha_divergence(trainer: Trainer) -> Iterator[Tensor]:
         log_w = log_p.double() - log_q.double()
         trainer.watch(log_w)
         log_w = s.ais.alpha * log_w
-        yield pooled_loss(trainer.log_prob(z, grad_log_p), log_w, trainer.ranks)
+        trainer.learn(pooled_loss(trainer.log_prob(z, grad_log_p), log_w, trainer.ranks))
 
 
-def reverse_kl(trainer: Trainer) -> Iterator[Tensor]:
+def reverse_kl(trainer: Trainer) -> None:
     """The Kullback-Leibler divergence from the flow to the target, up to log Z, on samples of the flow.
 
     Where some of them have no density it is that of the others, as a distribution of their own, and their share v adds
@@ -88,7 +87,7 @@ def reverse_kl(trainer: Trainer) -> Iterator[Tensor]:
             # grad log v = E[1 / v, or 0 outside, times grad log q]; minus E[grad log q] = 0, for less noise.
             pull = ((inside / share - 1).to(log_q) * trainer.log_prob(z)).mean()
             loss = loss - share.log().to(loss) - (pull - pull.detach())
-        yield loss
+        trainer.learn(loss)
 
 
 def reverse_loss(trainer: Trainer, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +119,7 @@ class MaximumLikelihood:
 
     samples: Tensor | Callable[[int, torch.Generator], Tensor]
 
-    def __call__(self, trainer: Trainer) -> Iterator[Tensor]:
+    def __call__(self, trainer: Trainer) -> None:
         s = trainer.settings
         for _ in range(s.updates):
             if callable(self.samples):
@@ -129,7 +128,7 @@ class MaximumLikelihood:
                 random = trainer.generator
                 drawn = torch.randint(len(self.samples), (s.batch,), generator=random, device=random.device)
                 z = self.samples[drawn.to(self.samples.device)]
-            yield -trainer.log_prob(z.to(next(trainer.learner.parameters()))).mean()
+            trainer.learn(-trainer.log_prob(z.to(next(trainer.learner.parameters()))).mean())
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -8,7 +8,6 @@ log p - log q is a proper log weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,14 +51,14 @@ class StochasticFlow:
                 f"Expected every >= 1, a kernel of {SNF_KERNELS}, steps >= 1 and step_size > 0; got {self}."
             )
 
-    def __call__(self, trainer: Trainer) -> Iterator[Tensor]:
+    def __call__(self, trainer: Trainer) -> None:
         s, learner = trainer.settings, trainer.learner
         if not isinstance(learner, CouplingFlow) or learner.resampling is not None:
             raise ValueError(f"Expected a CouplingFlow of plain base, whose layers are known; got {learner}.")
         for _ in range(s.updates):
             z, log_q = self.push(learner, trainer.lifted, s.batch, trainer.generator)
             trainer.counted.evaluations += s.batch
-            yield reverse_loss(trainer, z, log_q)[0]
+            trainer.learn(reverse_loss(trainer, z, log_q)[0])
 
     def push(
         self, flow: CouplingFlow, target: Target, n: int, generator: torch.Generator | None = None

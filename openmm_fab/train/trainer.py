@@ -112,6 +112,7 @@ class Trainer:
         self._ess: float | None = None
         self._last: AISResult | None = None
         self._before, self._evaluations = target.evaluations, 0
+        self._steps: list[tuple[float, float]] = []
 
     @property
     def evaluations(self) -> int:
@@ -145,7 +146,9 @@ class Trainer:
         self._last = None
         if isinstance(self.learner, CouplingFlow):  # from the random numbers of a checkpoint, which has no points
             self.learner.renew_points(self.generator)
-        losses, norms = self.learn(self.objective(self))
+        self._steps = []
+        self.objective(self)
+        losses, norms = zip(*self._steps, strict=True)
         self.iteration += 1
         counts = [self.own_evaluations, self.counted.evaluations, self.buffer.size]
         self._evaluations, flow_evaluations, buffered = self.ranks.totals(counts)
@@ -271,40 +274,37 @@ class Trainer:
 
         return torch.cat(self.differentiating(piece, len(z)))
 
-    def learn(self, losses: Iterator[Tensor]) -> tuple[list[float], list[float]]:
-        """One gradient step a loss; returns their values and the gradients' norms."""
-        s, values, norms = self.settings, [], []
-        for loss in losses:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._learning_rate()
-            self.optimizer.zero_grad()
-            try:
-                loss.backward()
-            except torch.cuda.OutOfMemoryError as error:
-                raise TrainingError(
-                    f"Expected memory for a gradient step on {s.batch} samples; the accelerator has too little. Train "
-                    "anew with a smaller TrainSettings.batch, or a smaller flow. The flow of the last step and the "
-                    "last checkpoint are whole."
-                ) from error
-            value = self.ranks.average(self.learner.parameters(), loss)
-            norm = float(nn.utils.clip_grad_norm_(self.learner.parameters(), s.max_gradient))
-            self.updates += 1
-            if math.isfinite(norm) and math.isfinite(value):
-                self.optimizer.step()
-                self._average()
+    def learn(self, loss: Tensor) -> None:
+        """One gradient step; its loss and the norm of its gradient are kept for the metrics of the iteration."""
+        s = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self.optimizer.zero_grad()
+        try:
+            loss.backward()
+        except torch.cuda.OutOfMemoryError as error:
+            raise TrainingError(
+                f"Expected memory for a gradient step on {s.batch} samples; the accelerator has too little. Train "
+                "anew with a smaller TrainSettings.batch, or a smaller flow. The flow of the last step and the "
+                "last checkpoint are whole."
+            ) from error
+        value = self.ranks.average(self.learner.parameters(), loss)
+        norm = float(nn.utils.clip_grad_norm_(self.learner.parameters(), s.max_gradient))
+        self.updates += 1
+        if math.isfinite(norm) and math.isfinite(value):
+            self.optimizer.step()
+            self._average()
+            self.skipped = 0
+        else:
+            self.skipped += 1
+            if self.skipped > 20:
+                self.health.back_off(
+                    self,
+                    f"Expected finite losses; got {value} with gradient norm {norm} for the last "
+                    f"{self.skipped} gradient steps.",
+                )
                 self.skipped = 0
-            else:
-                self.skipped += 1
-                if self.skipped > 20:
-                    self.health.back_off(
-                        self,
-                        f"Expected finite losses; got {value} with gradient norm {norm} for the last "
-                        f"{self.skipped} gradient steps.",
-                    )
-                    self.skipped = 0
-            values.append(value)
-            norms.append(norm)
-        return values, norms
+        self._steps.append((value, norm))
 
     @torch.no_grad()
     def _average(self) -> None:

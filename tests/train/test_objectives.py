@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from examples import losses_of
 from torch import Tensor, nn
 
 from openmm_fab.ais.annealing import AISSettings
@@ -193,7 +194,9 @@ def test_gradients_are_those_of_the_divergence(name):
     (exact,) = torch.autograd.grad(divergence(theta), theta)
     # A draw without replacement is one by weights only if it is small beside the buffer.
     trainer = _trainer(objective, batch=800, updates=12, filling=40) if name == "fab" else _trainer(objective)
-    gradients = torch.stack([torch.autograd.grad(loss, trainer.learner.theta)[0] for loss in objective(trainer)])
+    gradients = torch.stack(
+        [torch.autograd.grad(loss, trainer.learner.theta)[0] for loss in losses_of(objective, trainer)]
+    )
     assert len(gradients) == trainer.settings.updates
     error = gradients.std(0) / len(gradients) ** 0.5
     z = (gradients.mean(0) - exact) / error
@@ -204,7 +207,7 @@ def test_gradients_are_those_of_the_divergence(name):
 
 def test_reverse_kl_values_are_the_divergence():
     trainer = _trainer(reverse_kl)
-    values = torch.stack([loss.detach() for loss in reverse_kl(trainer)])
+    values = torch.stack([loss.detach() for loss in losses_of(reverse_kl, trainer)])
     exact = float(_kl_to_target(torch.tensor([0.1, 0.3], dtype=torch.float64)))
     assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / len(values) ** 0.5
 
@@ -221,7 +224,7 @@ def test_reverse_kl_hands_on_the_whole_gradient_of_the_target():
 
 def test_reverse_kl_leaves_out_samples_without_density():
     trainer = _trainer(reverse_kl, Half(), updates=1)
-    (loss,) = reverse_kl(trainer)
+    (loss,) = losses_of(reverse_kl, trainer)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(trainer.learner.theta.grad).all()
     assert 0.2 < (trainer._recent[-1] == -torch.inf).double().mean() < 0.5  # and counts them
@@ -234,7 +237,7 @@ def test_reverse_kl_adds_minus_the_logarithm_of_the_share_with_density():
     exact = -torch.trapezoid(torch.where(X > -0.5, _log_normal(X, *theta).exp(), 0.0), X).log()
     (slope,) = torch.autograd.grad(exact, theta)
     values, slopes = [], []
-    for loss in reverse_kl(with_share):
+    for loss in losses_of(reverse_kl, with_share):
         plain, _ = reverse_loss(without, *without.learner.rsample(without.settings.batch, without.generator))
         values.append(float(loss.detach() - plain.detach()))
         gradients = (
@@ -254,7 +257,7 @@ def test_reverse_kl_does_not_move_to_where_nothing_is_counted():
     optimizer = torch.optim.Adam(trainer.learner.parameters(), lr=0.05)
     for _ in range(150):
         optimizer.zero_grad()
-        (loss,) = reverse_kl(trainer)
+        (loss,) = losses_of(reverse_kl, trainer)
         loss.backward()
         optimizer.step()
     assert float((trainer._recent[-1] == -torch.inf).double().mean()) < 0.1
@@ -265,7 +268,7 @@ def test_steps_are_counted(name):
     """Evaluations of target and flow, by hand: a pass of annealing has one for its start, and one a leapfrog step."""
     objective, _ = EXACT[name]
     trainer = _trainer(objective, batch=10, updates=2)
-    list(objective(trainer))
+    losses_of(objective, trainer)
     # Of the middle third, where q has an exponent, two gradients of the flow: at the start and the end of its moves.
     passes = {"fab": 8, "fab_no_buffer": 2}.get(name, 0)
     target = {"reverse_kl": 2, "alpha_divergence": 2}.get(name, passes * 7)
@@ -282,13 +285,13 @@ def test_reverse_kl_needs_samples_with_a_graph():
     trainer = _trainer(reverse_kl)
     trainer.learner = Plain()
     with pytest.raises(ValueError, match="Expected a flow with rsample"):
-        next(reverse_kl(trainer))
+        reverse_kl(trainer)
 
 
 def test_maximum_likelihood_draws_from_given_samples():
     samples = torch.arange(3.0, dtype=torch.float64)[:, None]
     trainer = _trainer(MaximumLikelihood(samples), batch=3000, updates=1)
-    (loss,) = trainer.objective(trainer)
+    (loss,) = losses_of(trainer.objective, trainer)
     exact = -trainer.learner.log_prob(samples).detach()
     assert float(loss.detach()) == pytest.approx(float(exact.mean()), abs=5 * float(exact.std()) / 3000**0.5)
 

@@ -141,7 +141,7 @@ def test_other_flows_are_refused():
     resampled = CouplingFlow(torch.tensor([False, False]), FlowSettings(layers=2, hidden=4, resampled=True))
     for flow in (object(), resampled):
         with pytest.raises(ValueError, match="Expected a CouplingFlow of plain base"):
-            next(StochasticFlow()(SimpleNamespace(settings=TrainSettings(), learner=flow)))
+            StochasticFlow()(SimpleNamespace(settings=TrainSettings(), learner=flow))
 
 
 def test_paths_may_rest_where_there_is_no_density() -> None:

@@ -85,7 +85,7 @@ def test_losses_that_stay_nan_stop_training_with_advice() -> None:
     with warnings.catch_warnings(record=True) as caught, pytest.raises(TrainingError) as stopped:
         warnings.simplefilter("always")
         for loss in iter(lambda: torch.ones((), requires_grad=True) * math.nan, None):
-            trainer.learn(iter([loss * sum(p.sum() for p in trainer.learner.parameters())]))
+            trainer.learn(loss * sum(p.sum() for p in trainer.learner.parameters()))
     assert len(caught) == watch.TRIES - 1 and all("last good state" in text for text in _told(caught))
     assert "This is the 3. time" in str(stopped.value) and "Lower TrainSettings.learning_rate" in str(stopped.value)
     assert all(torch.equal(a, b) for a, b in zip(good, _parameters(trainer), strict=True))
