@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
-
-if TYPE_CHECKING:
-    from .ensemble.ensemble import Ensemble
-
 
 CLIP_FRACTION = 1e-4
 KHAT_LIMIT = 0.7  # Vehtari et al.: beyond it, convergence is too slow to be of use
@@ -277,9 +272,9 @@ def diagnosed(ess: float, khat: float) -> str:
     return tail + (f"; effective sample size {ess:.0f}: too few, draw more samples" if ess < FEW else "")
 
 
-def count_blocks(ensemble: Ensemble) -> int:
-    """Independent blocks, or frames where each is independent."""
-    return ensemble.n if ensemble.block is None else len(np.unique(ensemble.block))
+def count_blocks(n: int, block: ArrayLike | None = None) -> int:
+    """How many of n samples are independent: the different labels in block (n,), or n where each is its own."""
+    return n if block is None else len(np.unique(np.asarray(block)))
 
 
 def kish(w: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import pytest
 from ensembles import butane, flat, flow, two_basins
 
 from openmm_fab import plots
-from openmm_fab.compare import figure
+from openmm_fab.compare import figure as compare_figure
 from openmm_fab.compare.comparing import compare
 from openmm_fab.compare.divergences import Divergence
 from openmm_fab.drawing import style
@@ -52,7 +52,7 @@ def test_comparison_with_a_missing_basin_and_equal_weights(tmp_path) -> None:
     result.plot(tmp_path / "missing.png")
     assert (tmp_path / "missing.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="below 1"):
-        figure.comparison(result, residue=1)
+        result.plot(residue=1)
 
 
 def test_comparison_of_a_molecule_without_phi(tmp_path) -> None:
@@ -63,14 +63,14 @@ def test_comparison_of_a_molecule_without_phi(tmp_path) -> None:
     for word in ("C1-C2-C3-C4 (1,2)", "| 180° |", "end to end C1-C4", "3-fold"):
         assert word in words
     with pytest.raises(ValueError, match="two torsions"):
-        figure.projections(result)
+        result.plot_projection()
 
 
 def test_many_distributions_show_those_that_differ_most() -> None:
     result = compare(flow(500, seed=5), two_basins(500, 0.1, seed=6), n_bootstrap=10)
     ax = style.new_figure(4, 4).add_subplot()
     items = [replace(result.torsions[0], name=f"t{i}", divergence=Divergence(0.0, i / 100, 0.0)) for i in range(30)]
-    plots.comparing._distances(ax, items)
+    compare_figure._distances(ax, items)
     assert [t.get_text() for t in ax.get_yticklabels()] == [f"t{i}" for i in range(29, 13, -1)]
     assert "largest 16 of 30" in ax.get_title()
 
@@ -79,14 +79,14 @@ def test_projections_show_three_planes(tmp_path) -> None:
     ensemble, reference = flow(1500, seed=7), two_basins(1500, 0.1, seed=8, name="md")
     result = compare(ensemble, reference, n_bootstrap=10, lag=2)
     for which, name in enumerate(("PC1", "TIC1")):
-        shown = figure.projections(result, which)
+        shown = result.plot_projection(which)
         shown.savefig(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG) and name in texts(shown)
     meshes = [c for ax in shown.axes[:3] for c in ax.collections if c.__class__.__name__ == "QuadMesh"]
     flow_, weighted, other = (m.get_array() for m in meshes)
     assert not np.ma.allequal(flow_, weighted) and np.ma.min(other) == 0.0
     with pytest.raises(ValueError, match="got 2 of 2"):
-        figure.projections(result, 2)
+        result.plot_projection(2)
 
 
 def test_ramachandran_shows_the_weighted_surface() -> None:

@@ -1,8 +1,4 @@
-"""Ensemble against ensemble: divergences, free-energy profiles, basin differences, and who agrees within errors.
-
-`torsions`, `regions`, `projections`: what is compared. `divergences`, `sides`: histograms with their noise. `results`:
-what was found; `report`: in words and tables.
-"""
+"""`compare`: chooses coordinates, basins and projections of two ensembles, and computes how the two differ in each."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from ..molecule.torsions import backbone_pairs
 from ..tools.circle import circular_bins
 from ..weights import Estimate, kish, z_score
 from .comparison import Comparison
-from .divergences import BINS, F_MAX, Divergence, divergence, edges_of, floor, halves, open_bins
+from .divergences import BINS, F_MAX, Divergence, divergence, edges_of, halves, open_bins, own_noise
 from .projections import Projection, circle_features, principal_components, slow_components
 from .regions import ramachandran_regions, wells
 from .results import BasinComparison, CoordinateComparison, PairComparison, ProfileComparison, WeightHistogram
@@ -239,13 +235,13 @@ def _profiles(sides: tuple[Side, Side, Side], name: str, edges: np.ndarray, spli
         reference=reference,
         divergence=distance,
         divergence_flow=distance_flow,
-        floor=floor(b.weights, *b.columns[name], split),
+        reference_noise=own_noise(b.weights, *b.columns[name], split),
         noise=noise,
         z=z,
         z_flow=_excess(distance_flow.tv, noise_flow),
         # Nearer than noise would have it is no disagreement.
         verdict=verdict(
-            z if np.isnan(z) else max(z, 0.0), worst_khat(a.ensemble, b.ensemble), min(a.blocks, b.blocks) - 1
+            z if np.isnan(z) else max(z, 0.0), worst_khat(a.ensemble.khat, b.ensemble.khat), min(a.blocks, b.blocks) - 1
         ),
         **_differences(ensemble, reference),
     )
@@ -294,14 +290,14 @@ def _pairs(
                 for side, place in zip(sides, (places[0], *places), strict=True)
             )
             found[0][bins], found[1][bins] = divergence(reference, p), divergence(reference, flow)
-            found[2][bins] = floor(sides[2].weights, places[1], bins * bins, split)
+            found[2][bins] = own_noise(sides[2].weights, places[1], bins * bins, split)
         pairs.append(PairComparison(residue, *found))
     return tuple(pairs)
 
 
 def _basin(sides: tuple[Side, Side, Side], name: str) -> BasinComparison:
     a, flow, b = (side.difference(_key(name)) for side in sides)
-    z, khat = float(z_score(a, b)), worst_khat(sides[0].ensemble, sides[2].ensemble)
+    z, khat = float(z_score(a, b)), worst_khat(sides[0].ensemble.khat, sides[2].ensemble.khat)
     masks = [side.columns[_key(name)][0] == 1 for side in (sides[0], sides[2])]
     both = tuple(zip((sides[0], sides[2]), masks, strict=True))
     missing = [*_missing("basin", both), *_missing("rest", tuple((side, ~mask) for side, mask in both))]

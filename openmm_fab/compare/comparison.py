@@ -1,4 +1,4 @@
-"""What a comparison found, as frozen dataclasses."""
+"""`Comparison`: two ensembles set beside each other, in words, as tables, as plain numbers and as figures."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import numpy as np
 from .. import weights as _weights
 from ..free_energy.estimators import FEW_BLOCKS
 from ..free_energy.profiles import BasinDifference
+from ..tools.tables import table
 from ..weights import Estimate, count_blocks
 from .divergences import BINS, F_MAX, KL_FLOOR
+from .figure import draw_comparison, draw_projection
 from .projections import Projection, circle_features
 from .results import BasinComparison, CoordinateComparison, PairComparison, ProfileComparison, WeightHistogram
 from .torsions import Torsion, torsion_values
@@ -57,56 +59,150 @@ class Comparison:
         return self.projections[which].of(circle_features(np.stack(list(values.values()), axis=1)))
 
     def words(self) -> str:
-        """Do they agree within errors? In sentences."""
-        return words(self)
+        """Do they agree within errors? Sentences on basins, distributions and weights, and on what limits this."""
+        lines = []
+        distributions = [*self.torsions, *self.coordinates]
+        for kind, items in (("basin", self.basins), ("distribution", distributions)):
+            if items:
+                lines.append(_count(kind, items))
+        if distributions:
+            flow, weighted, noise = (
+                float(np.mean([getattr(d, key).tv for d in distributions]))
+                for key in ("divergence_flow", "divergence", "reference_noise")
+            )
+            lines.append(
+                f"Mean total variation of the distributions: {flow:.3f} unweighted, {weighted:.3f} reweighted; "
+                f"the reference's halves, one from the other: {_g(noise, 3)}."
+            )
+        for whose, side in (("the weights", self.ensemble), ("the reference's weights", self.reference)):
+            if not side.khat <= _weights.KHAT_LIMIT:
+                lines.append(f"k-hat: {whose}, and with them every error bar here, are not to be trusted.")
+            if (blocks := count_blocks(side.n, side.block)) < FEW_BLOCKS:
+                lines.append(
+                    f"{side.name}: only {blocks} independent blocks; verdicts allow for it, error bars do not."
+                )
+        return "\n".join(lines)
 
     def table(self) -> str:
         """Plain-text tables; raw ESS, clipped ESS and k-hat always stand above the basins they qualify."""
-        return table(self)
+        blocks = [
+            _table(
+                ["", "frames", "invalid", "ESS", "ESS clipped", "k-hat", ""],
+                [_ensemble_row(e) for e in (self.ensemble, self.reference)],
+            )
+            + f"\nESS clipped: the largest {_weights.CLIP_FRACTION:g} of the weights clipped; it flatters."
+            + " ESS counts weights, not correlation in time."
+        ]
+        if self.basins:
+            rows = [
+                [
+                    *(b.name, _f(b.flow), _f(b.ensemble), _f(b.reference), _g(b.z_flow, 1), _g(b.z, 1)),
+                    *(f"{b.ensemble.effective:.0f}", b.verdict),
+                ]
+                for b in self.basins
+            ]
+            head = ["basin, ΔF (kT)", "unweighted", "reweighted", "reference", "z unw.", "z", "eff. inside", "verdict"]
+            blocks.append(_table(head, rows))
+        for kind, profiles in (("torsion", self.torsions), ("coordinate", self.coordinates)):
+            if profiles:
+                blocks.append(_distributions(kind, profiles))
+        if self.coordinates:
+            rows = [
+                [
+                    c.name + (f" ({c.unit})" if c.unit else ""),
+                    _f(c.mean_flow),
+                    _f(c.mean_ensemble),
+                    _f(c.mean_reference),
+                    _g(c.mean_z, 1),
+                    "",
+                ]
+                for c in self.coordinates
+            ]
+            blocks.append(_table(["average", "unweighted", "reweighted", "reference", "z", ""], rows))
+        if self.torsions:
+            rows = [[t.name, str(t.largest), f"{t.rms:.3f}", str(t.unvisited), ""] for t in self.torsions]
+            head = ["torsion", f"max |ΔF| (kT), F < {F_MAX:g} kT", "rms", "bins unvisited", ""]
+            blocks.append(_table(head, rows))
+        if self.pairs:
+            rows = [
+                [f"{p.name}, {bins}x{bins}", *_divergences(p.divergence_flow[bins], d, p.reference_noise[bins]), ""]
+                for p in self.pairs
+                for bins, d in p.divergence.items()
+            ]
+            blocks.append(_table(["Ramachandran", *DIVERGENCES, ""], rows))
+        if self.torsions or self.coordinates:
+            blocks[-1] += (
+                f"\nKL(reference || ensemble) in nats, probabilities floored at {KL_FLOOR:g} a bin; "
+                f"{BINS} bins in one dimension. unw.: without the weights.\n"
+                "floor: one half of the reference from the other. "
+                "z: total variation beyond what noise on both sides makes."
+            )
+            for projection in self.projections:
+                what = "share of the variance" if projection.kind == "PC" else "autocorrelation over the lag"
+                values = ", ".join(f"{n} {v:.2f}" for n, v in zip(projection.names, projection.values, strict=True))
+                blocks[-1] += f"\n{values}: {what} of (cos, sin) of the reference's torsions."
+        if text := self.words():
+            blocks.append(text)
+        return "\n\n".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the structures, as plain numbers, strings and lists; None where a number is not
-        finite."""
-        return to_dict(self)
+        """Everything but the structures, as plain numbers, strings and lists; None where a number is not finite."""
+        found = {"ensemble": _summary(self.ensemble), "reference": _summary(self.reference)}
+        keys = ("torsions", "pairs", "basins", "coordinates", "projections", "features", "weights")
+        return found | {key: _plain(getattr(self, key)) for key in keys} | {"words": self.words()}
 
-    def plot(self, path: str | Path | None = None) -> Figure:
-        """The figure of `plots.comparison`, saved where a path is given."""
-        from .figure import comparison
+    def plot(self, path: str | Path | None = None, residue: int = 0) -> Figure:
+        """One page: Ramachandran plots, profiles, basins, weights, coordinates, and the distances of all distributions.
 
-        figure = comparison(self)
+        Parameters
+        ----------
+        path : path, optional
+            The figure is saved there.
+        residue : int
+            Which phi, psi pair to show; molecules without any show their first two torsions.
+
+        Raises
+        ------
+        ValueError
+            There are not so many pairs.
+        """
+        figure = draw_comparison(
+            self.ensemble, self.reference, self.torsions, self.pairs, self.basins, self.coordinates, residue
+        )
         if path is not None:
             figure.savefig(path)
         return figure
 
+    def plot_projection(self, which: int = 0) -> Figure:
+        """Flow, reweighted ensemble and reference on the plane of two collective coordinates, F in kT.
+
+        Parameters
+        ----------
+        which : int
+            0: PCA of the torsions. 1: TICA, where `compare` was given a lag.
+
+        Raises
+        ------
+        ValueError
+            There is no such projection, or it has a single coordinate.
+        """
+        if which >= len(self.projections) or len(self.projections[which].names) < 2:
+            raise ValueError(
+                f"Expected the number of a projection with two coordinates; got {which} of {len(self.projections)}. "
+                "Both need two torsions, and TICA a lag: compare(..., lag=10)."
+            )
+        ours, theirs = (self.projected(e, which) for e in (self.ensemble, self.reference))
+        return draw_projection(self.ensemble, self.reference, ours, theirs, self.projections[which].names)
+
     def __str__(self) -> str:
         return self.table()
 
+    def to_html(self) -> str:
+        """The tables as HTML."""
+        return f"<pre>{html.escape(self.table())}</pre>"
+
     def _repr_html_(self) -> str:
-        return to_html(self)
-
-
-def words(result: Comparison) -> str:
-    """Sentences: basins, distributions, what the weights changed, and what limits all this."""
-    lines = []
-    distributions = [*result.torsions, *result.coordinates]
-    for kind, items in (("basin", result.basins), ("distribution", distributions)):
-        if items:
-            lines.append(_count(kind, items))
-    if distributions:
-        flow, weighted, floor = (
-            float(np.mean([getattr(d, key).tv for d in distributions]))
-            for key in ("divergence_flow", "divergence", "floor")
-        )
-        lines.append(
-            f"Mean total variation of the distributions: {flow:.3f} unweighted, {weighted:.3f} reweighted; "
-            f"the reference's halves, one from the other: {_g(floor, 3)}."
-        )
-    for whose, side in (("the weights", result.ensemble), ("the reference's weights", result.reference)):
-        if not side.khat <= _weights.KHAT_LIMIT:
-            lines.append(f"k-hat: {whose}, and with them every error bar here, are not to be trusted.")
-        if (blocks := count_blocks(side)) < FEW_BLOCKS:
-            lines.append(f"{side.name}: only {blocks} independent blocks; verdicts allow for it, error bars do not.")
-    return "\n".join(lines)
+        return self.to_html()
 
 
 def _count(kind: str, items: Sequence[Any]) -> str:
@@ -121,90 +217,25 @@ def _count(kind: str, items: Sequence[Any]) -> str:
     return "; ".join([text, *(f"{key}: {', '.join(names)}" for key, names in others.items())]) + "."
 
 
-def table(result: Comparison) -> str:
-    blocks = [
-        _columns(
-            ["", "frames", "invalid", "ESS", "ESS clipped", "k-hat", ""],
-            [_ensemble_row(e) for e in (result.ensemble, result.reference)],
-        )
-        + f"\nESS clipped: the largest {_weights.CLIP_FRACTION:g} of the weights clipped; it flatters."
-        + " ESS counts weights, not correlation in time."
-    ]
-    if result.basins:
-        rows = [
-            [
-                *(b.name, _f(b.flow), _f(b.ensemble), _f(b.reference), _g(b.z_flow, 1), _g(b.z, 1)),
-                *(f"{b.ensemble.effective:.0f}", b.verdict),
-            ]
-            for b in result.basins
-        ]
-        head = ["basin, ΔF (kT)", "unweighted", "reweighted", "reference", "z unw.", "z", "eff. inside", "verdict"]
-        blocks.append(_columns(head, rows))
-    for kind, profiles in (("torsion", result.torsions), ("coordinate", result.coordinates)):
-        if profiles:
-            blocks.append(_distributions(kind, profiles))
-    if result.coordinates:
-        rows = [
-            [
-                c.name + (f" ({c.unit})" if c.unit else ""),
-                _f(c.mean_flow),
-                _f(c.mean_ensemble),
-                _f(c.mean_reference),
-                _g(c.mean_z, 1),
-                "",
-            ]
-            for c in result.coordinates
-        ]
-        blocks.append(_columns(["average", "unweighted", "reweighted", "reference", "z", ""], rows))
-    if result.torsions:
-        rows = [[t.name, str(t.largest), f"{t.rms:.3f}", str(t.unvisited), ""] for t in result.torsions]
-        head = ["torsion", f"max |ΔF| (kT), F < {F_MAX:g} kT", "rms", "bins unvisited", ""]
-        blocks.append(_columns(head, rows))
-    if result.pairs:
-        rows = [
-            [f"{p.name}, {bins}x{bins}", *_divergences(p.divergence_flow[bins], d, p.floor[bins]), ""]
-            for p in result.pairs
-            for bins, d in p.divergence.items()
-        ]
-        blocks.append(_columns(["Ramachandran", *DIVERGENCES, ""], rows))
-    if result.torsions or result.coordinates:
-        blocks[-1] += (
-            f"\nKL(reference || ensemble) in nats, probabilities floored at {KL_FLOOR:g} a bin; "
-            f"{BINS} bins in one dimension. unw.: without the weights.\n"
-            "floor: one half of the reference from the other. z: total variation beyond what noise on both sides makes."
-        )
-        for projection in result.projections:
-            what = "share of the variance" if projection.kind == "PC" else "autocorrelation over the lag"
-            values = ", ".join(f"{n} {v:.2f}" for n, v in zip(projection.names, projection.values, strict=True))
-            blocks[-1] += f"\n{values}: {what} of (cos, sin) of the reference's torsions."
-    if text := words(result):
-        blocks.append(text)
-    return "\n\n".join(blocks)
-
-
 DIVERGENCES = [*("KL unw.", "KL", "floor"), *("TV unw.", "TV", "floor"), *("JS unw.", "JS", "floor")]
 
 
 def _distributions(kind: str, items: Iterable[ProfileComparison]) -> str:
     rows = [
-        [t.name, *_divergences(t.divergence_flow, t.divergence, t.floor), _g(t.z_flow, 1), _g(t.z, 1), t.verdict]
+        [
+            t.name,
+            *_divergences(t.divergence_flow, t.divergence, t.reference_noise),
+            _g(t.z_flow, 1),
+            _g(t.z, 1),
+            t.verdict,
+        ]
         for t in items
     ]
-    return _columns([kind, *DIVERGENCES, "z unw.", "z", "verdict"], rows)
+    return _table([kind, *DIVERGENCES, "z unw.", "z", "verdict"], rows)
 
 
 def _divergences(*sides: Any) -> list[str]:
     return [_g(getattr(side, key), 4) for key in ("kl", "tv", "js") for side in sides]
-
-
-def to_dict(result: Comparison) -> dict[str, Any]:
-    found = {"ensemble": _summary(result.ensemble), "reference": _summary(result.reference)}
-    keys = ("torsions", "pairs", "basins", "coordinates", "projections", "features", "weights")
-    return found | {key: _plain(getattr(result, key)) for key in keys} | {"words": words(result)}
-
-
-def to_html(result: Comparison) -> str:
-    return f"<pre>{html.escape(table(result))}</pre>"
 
 
 def _ensemble_row(e: Ensemble) -> list[str]:
@@ -231,7 +262,7 @@ def _summary(e: Ensemble) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Dataclasses, arrays and numbers as what json can write."""
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.metadata.get("key", f.name): _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -249,15 +280,6 @@ def _f(estimate: Estimate | BasinDifference) -> str:
     return Estimate.__str__(estimate)
 
 
-def _columns(head: list[str], rows: list[list[str]]) -> str:
-    """Left-aligned first and last column, right-aligned others."""
-    lines = [head, *rows]
-    widths = [max(len(row[i]) for row in lines) for i in range(len(head))]
-    text = []
-    for row in lines:
-        cells = [
-            cell.ljust(w) if i in (0, len(row) - 1) else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        text.append("  ".join(cells).rstrip())
-    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """Left-aligned first and last column, numbers in between."""
+    return table(head, rows, right=range(1, len(head) - 1), rule=True)

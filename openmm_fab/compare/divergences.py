@@ -1,4 +1,4 @@
-"""Histograms of ensembles: how far apart they are, how far noise alone would put them, and what halves reach."""
+"""Distances between the histograms of two ensembles, and how large noise alone would make them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Divergence:
 
 
 def divergence(reference: ArrayLike, ensemble: ArrayLike) -> Divergence:
-    """Divergence between two histograms of probabilities over the same bins, any shape."""
+    """Divergence between two histograms over the same bins, of any one shape; they need not be normalised."""
     p, q = (np.ravel(h) / np.sum(h) for h in (reference, ensemble))
     half = 0.5 * (p + q)
     return Divergence(_kl(p, q), float(0.5 * np.abs(p - q).sum()), 0.5 * (_kl(p, half) + _kl(q, half)))
@@ -74,7 +74,10 @@ def edges_of(values: np.ndarray, weights: np.ndarray, bins: int) -> np.ndarray |
 
 
 def histograms(weights: np.ndarray, columns: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
-    """Histograms (sum of bins,) one after the other; a column is a bin (n,) for every frame, and how many there are."""
+    """Weighted histograms of several columns, one after the other, (sum of their bins,).
+
+    A column is the bin (n,) of every frame, and the number of bins.
+    """
     return np.concatenate([np.bincount(index, weights=weights, minlength=bins) for index, bins in columns])
 
 
@@ -126,11 +129,21 @@ def halves(ensemble: Ensemble, seed: int, splits: int = SPLITS) -> list[np.ndarr
     return [(rng.permutation(blocks) < blocks // 2)[label] for _ in range(splits)]
 
 
-def floor(weights: np.ndarray, index: np.ndarray, bins: int, split: Sequence[np.ndarray]) -> Divergence:
-    """Mean divergence of one half of an ensemble from the other; nan where there are no halves.
+def own_noise(weights: np.ndarray, index: np.ndarray, bins: int, split: Sequence[np.ndarray]) -> Divergence:
+    """An ensemble's own noise: the mean divergence of one half of its frames from the other, over several halvings.
 
     Halves are half as large: two whole ensembles of this size would come as near as about half of these KL and JS, and
     0.7 of this TV.
+
+    Parameters
+    ----------
+    weights : (n,)
+    index : (n,) int
+        Bin of each frame.
+    bins : int
+        How many there are.
+    split : sequence of (n,) bool
+        Frames in one half, see `halves`; nan where there are none.
     """
     found = []
     for mask in split:

@@ -1,4 +1,4 @@
-"""The pages that set an ensemble beside its reference."""
+"""Figures that set an ensemble beside its reference: the page of a comparison, and planes of collective coordinates."""
 
 from __future__ import annotations
 
@@ -9,45 +9,52 @@ import numpy as np
 
 from ..drawing.style import FLOW, REFERENCE, REWEIGHTED, draw_surface, new_figure, torsion_label
 from ..free_energy.profiles import surface
+from ..molecule.torsions import named_torsions
 from ..plots import draw_ramachandran, profiles, unweighted, weight_histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .comparison import Comparison
-    from .results import CoordinateComparison, ProfileComparison
+    from ..ensemble.ensemble import Ensemble
+    from .results import BasinComparison, CoordinateComparison, PairComparison, ProfileComparison
 
 
 MOST = 16  # distributions in one panel
 
 
-def comparison(result: Comparison, residue: int = 0) -> Figure:
+def draw_comparison(
+    ensemble: Ensemble,
+    reference: Ensemble,
+    torsions: Sequence[ProfileComparison],
+    pairs: Sequence[PairComparison],
+    basins: Sequence[BasinComparison],
+    coordinates: Sequence[CoordinateComparison],
+    residue: int = 0,
+) -> Figure:
     """One page: Ramachandran plots of flow, reweighted ensemble and reference; profiles; basins; weights; coordinates;
     and how far all distributions are apart, beside what noise makes.
 
     Parameters
     ----------
     residue : int
-        Which phi, psi pair to show; molecules without any show their first two torsions.
+        Which of the pairs to show; without any the first two torsions.
     """
-    names = [t.name for t in result.torsions]
-    if result.pairs:
-        if residue >= len(result.pairs):
-            raise ValueError(
-                f"Expected a residue number below {len(result.pairs)}, the number compared; got {residue}."
-            )
-        shown = [f"phi {result.pairs[residue].name}", f"psi {result.pairs[residue].name}"]
+    names = [t.name for t in torsions]
+    if pairs:
+        if residue >= len(pairs):
+            raise ValueError(f"Expected a residue number below {len(pairs)}, the number compared; got {residue}.")
+        shown = [f"phi {pairs[residue].name}", f"psi {pairs[residue].name}"]
     else:
         shown = names[:2]
-    last = bool(result.coordinates)
-    rows = 1 + bool(result.pairs) + last
+    last = bool(coordinates)
+    rows = 1 + bool(pairs) + last
     figure = new_figure(13.0, 4.1 * rows)
     grid = figure.add_gridspec(rows, 1)
-    if result.pairs:
-        _ramachandran_row(figure, grid[0].subgridspec(1, 3), result, shown)
+    if pairs:
+        _ramachandran_row(figure, grid[0].subgridspec(1, 3), ensemble, reference, shown)
     below = grid[rows - 1 - last].subgridspec(1, 4, width_ratios=[1.25, 1.25, 1.0, 1.15])
-    curves_of = {t.name: t for t in result.torsions}
+    curves_of = {t.name: t for t in torsions}
     for i, name in enumerate(shown):
         ax = figure.add_subplot(below[i])
         t = curves_of[name]
@@ -60,74 +67,67 @@ def comparison(result: Comparison, residue: int = 0) -> Figure:
         ax.set_title(f"F({torsion_label(name, unit=False)}), bands ±2 SE")
         if i == 0:
             ax.legend(frameon=False, fontsize=8, loc="best")
-    if result.basins:
-        _basins(figure.add_subplot(below[2]), result)
-    weight_histogram(figure.add_subplot(below[3]), result.ensemble)
+    if basins:
+        _basins(figure.add_subplot(below[2]), basins)
+    weight_histogram(figure.add_subplot(below[3]), ensemble)
     if last:
         below = grid[rows - 1].subgridspec(1, 4, width_ratios=[1.0, 1.0, 1.0, 1.6])
-        for i, c in enumerate(result.coordinates[:3]):
+        for i, c in enumerate(coordinates[:3]):
             _densities(figure.add_subplot(below[i]), c)
-        _distances(figure.add_subplot(below[3]), [*result.torsions, *result.coordinates])
-    figure.suptitle(
-        f"{result.ensemble.name} against {result.reference.name}, {result.ensemble.temperature:g} K", weight="bold"
-    )
+        _distances(figure.add_subplot(below[3]), [*torsions, *coordinates])
+    figure.suptitle(f"{ensemble.name} against {reference.name}, {ensemble.temperature:g} K", weight="bold")
     return figure
 
 
-def projections(result: Comparison, which: int = 0) -> Figure:
+def draw_projection(
+    ensemble: Ensemble, reference: Ensemble, ours: np.ndarray, theirs: np.ndarray, names: Sequence[str]
+) -> Figure:
     """Flow, reweighted ensemble and reference on the plane of two collective coordinates, F in kT.
 
     Parameters
     ----------
-    which : int
-        0: PCA of the torsions. 1: TICA, where `compare` was given a lag.
+    ours, theirs : (n, k), k >= 2
+        Coordinates of the frames of `ensemble` and of `reference`; the first two are shown, over the range of `theirs`.
+    names : sequence of str
+        Of the coordinates.
     """
-    if which >= len(result.projections) or len(result.projections[which].names) < 2:
-        raise ValueError(
-            f"Expected the number of a projection with two coordinates; got {which} of {len(result.projections)}. Both "
-            "need two torsions, and TICA a lag: compare(..., lag=10)."
-        )
-    names = result.projections[which].names
-    ours, theirs = (result.projected(e, which) for e in (result.ensemble, result.reference))
     (low_a, high_a), (low_b, high_b) = ((column.min(), column.max()) for column in theirs[:, :2].T)
     figure = new_figure(13.0, 4.3)
     axes = list(figure.subplots(1, 3))
     sides = (
-        (unweighted(result.ensemble), ours, "flow"),
-        (result.ensemble, ours, "reweighted"),
-        (result.reference, theirs, "reference"),
+        (unweighted(ensemble), ours, "flow"),
+        (ensemble, ours, "reweighted"),
+        (reference, theirs, "reference"),
     )
     image: Any = None
-    for ax, (ensemble, plane, title) in zip(axes, sides, strict=True):
-        found = surface(ensemble, plane[:, 0], plane[:, 1], range=(low_a, high_a), range_b=(low_b, high_b))
+    for ax, (side, plane, title) in zip(axes, sides, strict=True):
+        found = surface(side, plane[:, 0], plane[:, 1], range=(low_a, high_a), range_b=(low_b, high_b))
         image = draw_surface(ax, found)
-        ax.set(xlabel=names[0], ylabel=names[1], title=f"{title}, {ensemble.n} samples")
+        ax.set(xlabel=names[0], ylabel=names[1], title=f"{title}, {side.n} samples")
     figure.colorbar(image, ax=axes, label="F / kT", extend="max", shrink=0.9, pad=0.01)
     return figure
 
 
-def _ramachandran_row(figure: Figure, grid: Any, result: Comparison, shown: list[str]) -> None:
-    from ..molecule.torsions import named_torsions
-
-    torsions = named_torsions(result.ensemble.topology)
+def _ramachandran_row(figure: Figure, grid: Any, ensemble: Ensemble, reference: Ensemble, shown: list[str]) -> None:
+    torsions = named_torsions(ensemble.topology)
     axes: list[Axes] = []
     image: Any = None
     sides = (
-        (result.ensemble, False, "flow"),
-        (result.ensemble, True, "reweighted"),
-        (result.reference, True, "reference"),
+        (ensemble, False, "flow"),
+        (ensemble, True, "reweighted"),
+        (reference, True, "reference"),
     )
-    for i, (ensemble, weighted, title) in enumerate(sides):
+    for i, (side, weighted, title) in enumerate(sides):
         ax = figure.add_subplot(grid[i])
-        phi, psi = ensemble.torsions([torsions[name] for name in shown]).T
-        image = draw_ramachandran(ax, ensemble, phi, psi, weighted, 64, f"{title}, {ensemble.n} samples")
+        phi, psi = side.torsions([torsions[name] for name in shown]).T
+        image = draw_ramachandran(ax, side, phi, psi, weighted, 64, f"{title}, {side.n} samples")
         axes.append(ax)
     figure.colorbar(image, ax=axes, label="F / kT", extend="max", shrink=0.9, pad=0.01)
 
 
-def _basins(ax: Axes, result: Comparison) -> None:
+def _basins(ax: Axes, basins: Sequence[BasinComparison]) -> None:
     sides = (("flow", FLOW), ("ensemble", REWEIGHTED), ("reference", REFERENCE))
-    for i, basin in enumerate(result.basins):
+    for i, basin in enumerate(basins):
         for k, (side, colour) in enumerate(sides):
             estimate = getattr(basin, side)
             if np.isfinite(estimate.value):
@@ -144,7 +144,7 @@ def _basins(ax: Axes, result: Comparison) -> None:
                     va="bottom",
                     rotation=90,
                 )
-    names = [b.name.replace("phi", r"$\phi$") for b in result.basins]
+    names = [b.name.replace("phi", r"$\phi$") for b in basins]
     torsion, at, _ = names[0].partition(" at ")
     if at and all(name.startswith(torsion + at) for name in names):
         names = [name.removeprefix(torsion + at) for name in names]
@@ -155,8 +155,8 @@ def _basins(ax: Axes, result: Comparison) -> None:
     ax.set_ylabel("ΔF / kT")
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_title("basin ΔF, bars ±2 SE")
-    if len(result.basins) == 1 and np.isfinite(result.basins[0].z):
-        basin = result.basins[0]
+    if len(basins) == 1 and np.isfinite(basins[0].z):
+        basin = basins[0]
         ax.text(
             0.5,
             0.98,

@@ -1,4 +1,4 @@
-"""Basins that are compared where none are given: of Ramachandran plots, or the wells of rotatable torsions."""
+"""Basins that `compare` takes where it is given none: regions of Ramachandran plots, or wells of rotatable torsions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from ..free_energy.profiles import in_phi_positive
-from ..tools.circle import BINS, SMOOTHING
+from ..tools.circle import BINS, SMOOTHING, circular_bins
 from ..tools.circle import basins as wells_of
 
 HELICAL_PSI = (math.radians(-120.0), math.radians(50.0))  # on the two barriers of F(psi) at phi < 0
@@ -30,12 +30,12 @@ def ramachandran_regions(names: Sequence[str]) -> dict[str, Region]:
     found: dict[str, Region] = {}
     residues = [name[4:] for name in names if name.startswith("phi ")]
     for residue in residues:
-        found[f"phi > 0 {residue}"] = partial(_left, phi=f"phi {residue}")
+        found[f"phi > 0 {residue}"] = partial(_in_phi_positive, phi=f"phi {residue}")
     for residue in residues:
         if f"psi {residue}" in names:
             for region, helical in (("C7eq/C5", False), ("alphaR", True)):
                 found[f"{region} {residue}"] = partial(
-                    _right, phi=f"phi {residue}", psi=f"psi {residue}", helical=helical
+                    _in_phi_negative, phi=f"phi {residue}", psi=f"psi {residue}", helical=helical
                 )
     return found
 
@@ -61,7 +61,7 @@ def wells(values: Sequence[Values], weights: Sequence[np.ndarray], names: Sequen
     for name in names:
         density = np.zeros(BINS)
         for one, w in zip(values, weights, strict=True):
-            density += np.bincount(_place(one[name]), weights=w, minlength=BINS) / len(weights)
+            density += np.bincount(circular_bins(one[name], BINS), weights=w, minlength=BINS) / len(weights)
         density = gaussian_filter1d(density, SMOOTHING, mode="wrap")
         label = wells_of(density)
         share = np.bincount(label, weights=density)
@@ -69,29 +69,28 @@ def wells(values: Sequence[Values], weights: Sequence[np.ndarray], names: Sequen
         for k in kept if len(kept) > 1 else []:
             top = int(np.argmax(np.where(label == k, density, -1.0)))
             degrees = -180.0 + 360.0 * (top + 0.5) / BINS
-            found[f"{name} at {_rounded(degrees)}°"] = partial(_in_well, torsion=name, inside=label == k)
+            found[f"{name} at {_to_ten_degrees(degrees)}°"] = partial(_in_well, torsion=name, inside=label == k)
     return found
 
 
-def _left(values: Values, phi: str) -> np.ndarray:
+def _in_phi_positive(values: Values, phi: str) -> np.ndarray:
+    """Frames (n,) with 0 < phi < 2.5 rad."""
     return in_phi_positive(values[phi])
 
 
-def _right(values: Values, phi: str, psi: str, helical: bool) -> np.ndarray:
+def _in_phi_negative(values: Values, phi: str, psi: str, helical: bool) -> np.ndarray:
+    """Frames (n,) with any other phi, and psi inside (helical) or outside of `HELICAL_PSI`."""
     low, high = HELICAL_PSI
     inside = (values[psi] > low) & (values[psi] < high)
     return ~in_phi_positive(values[phi]) & (inside == helical)
 
 
 def _in_well(values: Values, torsion: str, inside: np.ndarray) -> np.ndarray:
-    return inside[_place(values[torsion])]
+    """Frames (n,) whose torsion falls into one of the bins (BINS,) that are `inside`."""
+    return inside[circular_bins(values[torsion], BINS)]
 
 
-def _place(angles: np.ndarray) -> np.ndarray:
-    return np.minimum(BINS * np.mod((angles + np.pi) / (2.0 * np.pi), 1.0), BINS - 1).astype(np.int64)
-
-
-def _rounded(degrees: float) -> int:
-    """To 10 degrees, which noise does not change; -180 is 180."""
+def _to_ten_degrees(degrees: float) -> int:
+    """Degrees rounded to a multiple of 10, which noise does not change; 180 for -180."""
     found = 10 * round(degrees / 10)
     return 180 if found == -180 else int(found)

@@ -1,14 +1,17 @@
-"""What a comparison found, as frozen dataclasses."""
+"""What a comparison finds of one distribution, Ramachandran plot, basin or set of weights: frozen dataclasses."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ..free_energy.profiles import BasinDifference, Profile
 from ..weights import Estimate
 from .divergences import Divergence
+
+SAVED_AS_FLOOR: dict[str, Any] = {"key": "floor"}  # its name in `Comparison.to_dict`, and so in files
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +20,7 @@ class ProfileComparison:
 
     Parameters
     ----------
-    floor : Divergence
+    reference_noise : Divergence
         Of one half of the reference from the other, on average over random halves of whole blocks.
     noise : Estimate
         Total variation that noise alone makes between the two, mean and standard deviation; see `divergences.noise`.
@@ -38,7 +41,7 @@ class ProfileComparison:
     reference: Profile
     divergence: Divergence
     divergence_flow: Divergence
-    floor: Divergence
+    reference_noise: Divergence = field(metadata=SAVED_AS_FLOOR)
     noise: Estimate
     z: float
     z_flow: float
@@ -64,12 +67,13 @@ class CoordinateComparison(ProfileComparison):
 
 @dataclass(frozen=True, eq=False)
 class PairComparison:
-    """One Ramachandran plot: divergences of its 2-D histograms, by number of bins a side; `floor` as above."""
+    """One Ramachandran plot: divergences of its 2-D histograms, by number of bins a side; `reference_noise` as
+    in `ProfileComparison`."""
 
     name: str
     divergence: dict[int, Divergence]
     divergence_flow: dict[int, Divergence]
-    floor: dict[int, Divergence]
+    reference_noise: dict[int, Divergence] = field(metadata=SAVED_AS_FLOOR)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +91,7 @@ class BasinComparison:
 
 @dataclass(frozen=True, eq=False)
 class WeightHistogram:
-    """Shares of the samples, and of their weight, over ln w - ln mean w.
+    """Shares of the samples, and of their weight, in bins of ln w - ln mean w between `edges` (bins + 1,), nats.
 
     Good weights have both near 0; weight at the right-hand edge means that few samples carry it.
     """

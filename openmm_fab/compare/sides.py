@@ -32,7 +32,13 @@ class Side:
     @classmethod
     def of(cls, ensemble: Ensemble, columns: Mapping[str, Column], n_bootstrap: int, seed: int) -> Side:
         found = replicas(ensemble, list(columns.values()), n_bootstrap, seed)
-        return cls(ensemble, ensemble.weights, columns, dict(zip(columns, found, strict=True)), count_blocks(ensemble))
+        return cls(
+            ensemble,
+            ensemble.weights,
+            columns,
+            dict(zip(columns, found, strict=True)),
+            count_blocks(ensemble.n, ensemble.block),
+        )
 
     def probability(self, name: str) -> np.ndarray:
         index, bins = self.columns[name]

@@ -1,19 +1,14 @@
-"""A comparison in words, as tables, and as plain numbers for a file."""
+"""Do two numbers agree within their errors? Thresholds of z-scores and k-hat, and the words that go with them."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
 
 from .. import weights as _weights
-
-if TYPE_CHECKING:
-    from ..ensemble.ensemble import Ensemble
-
 
 AGREE, EDGE, DISAGREE = "agree within errors", "differ, at the edge of the errors", "disagree"
 NO_ERROR = "no error bar, no verdict"
@@ -37,11 +32,12 @@ def verdict(z: float, khat: float, freedom: float = math.inf) -> str:
     return qualified(DISAGREE if abs(z) >= 3 else AGREE if abs(z) < 2 else EDGE, khat)
 
 
-def worst_khat(*ensembles: Ensemble) -> float:
-    """The largest k-hat; nan, which is no better, where one has none."""
-    return float(np.max([ensemble.khat for ensemble in ensembles]))
+def worst_khat(*khats: float) -> float:
+    """The largest of several k-hats; nan, which is no better, where one of them is nan."""
+    return float(np.max(khats))
 
 
 def qualified(words: str, khat: float) -> str:
+    """The verdict, with a doubt appended where k-hat is too large, or nan, for the weights to be relied on."""
     # Written so that a nan k-hat is as bad as a large one.
     return words if khat <= _weights.KHAT_LIMIT else f"{words}; {DISTRUST}"

@@ -59,7 +59,7 @@ def test_weights_turn_the_flow_into_the_reference() -> None:
     assert set(result.pairs[0].divergence) == {64, 100}
     assert result.pairs[0].divergence[64].js < result.pairs[0].divergence_flow[64].js
     # 6,000 frames in a few hundred bins: as near as the reference's own halves, and no nearer than noise allows.
-    assert result.pairs[0].divergence[64].tv < result.pairs[0].floor[64].tv
+    assert result.pairs[0].divergence[64].tv < result.pairs[0].reference_noise[64].tv
     assert "disagree" not in phi.verdict and phi.z < 3 < 10 < phi.z_flow
     rg = next(c for c in result.coordinates if c.name == "rg")
     assert abs(rg.mean_z) < 3 and rg.verdict == "agree within errors"

@@ -10,7 +10,7 @@ from ensembles import backbone, flat
 from scipy.special import erf, i0, i1
 
 from openmm_fab.compare.comparing import compare
-from openmm_fab.compare.divergences import divergence, edges_of, floor, halves, noise, open_bins
+from openmm_fab.compare.divergences import divergence, edges_of, halves, noise, open_bins, own_noise
 from openmm_fab.compare.sides import Side
 from openmm_fab.compare.verdicts import verdict
 from openmm_fab.ensemble.ensemble import Ensemble
@@ -90,19 +90,19 @@ def test_halves_keep_blocks_whole() -> None:
         assert mask.sum() == 35
         assert not set(block[mask]) & set(block[~mask])
     assert halves(flat(5, block=np.zeros(5, dtype=int)), seed=1) == []
-    assert np.isnan(floor(np.ones(5), np.zeros(5, dtype=int), 1, []).tv)
+    assert np.isnan(own_noise(np.ones(5), np.zeros(5, dtype=int), 1, []).tv)
 
 
-def test_floor_of_independent_frames_and_of_copies() -> None:
+def test_own_noise_of_independent_frames_and_of_copies() -> None:
     rng = np.random.default_rng(2)
     index, n, bins = rng.integers(20, size=8000), 8000, 20
     split = halves(flat(n), seed=0, splits=40)
     # Two halves of n / 2 uniform samples over B bins: KL = 2 (B - 1) / n on average.
-    assert floor(np.full(n, 1 / n), index, bins, split).kl == pytest.approx(2 * 19 / n, rel=0.25)
+    assert own_noise(np.full(n, 1 / n), index, bins, split).kl == pytest.approx(2 * 19 / n, rel=0.25)
     # Every frame ten times over: a tenth of the frames, ten times the divergence.
     index = np.repeat(index[:800], 10)
     split = halves(flat(n, block=np.repeat(np.arange(800), 10)), seed=0, splits=40)
-    assert floor(np.full(n, 1 / n), index, bins, split).kl == pytest.approx(2 * 19 / 800, rel=0.25)
+    assert own_noise(np.full(n, 1 / n), index, bins, split).kl == pytest.approx(2 * 19 / 800, rel=0.25)
 
 
 @pytest.mark.parametrize("blocks", [None, 40])
@@ -138,7 +138,7 @@ def test_an_ensemble_against_itself() -> None:
     result = compare(whole, whole, n_bootstrap=40)
     for d in (*result.torsions, *result.coordinates):
         assert (d.divergence.kl, d.divergence.tv, d.divergence.js) == pytest.approx((0, 0, 0), abs=1e-12)
-        assert d.divergence.tv < d.floor.tv and d.verdict == "agree within errors"
+        assert d.divergence.tv < d.reference_noise.tv and d.verdict == "agree within errors"
         assert d.rms == pytest.approx(0.0, abs=1e-9) and d.unvisited == 0
     for b in result.basins:
         if b.reference.effective >= 10:
