@@ -19,7 +19,7 @@ from ..molecule.system import MolecularSystem
 from ..tools.fusing import fuse
 from ..tools.memory import keep_freed_memory
 from .geometry import Value
-from .potential import FreedPotential, Potential
+from .potential import LivePotential, Potential
 from .reader import global_parameters, translate
 
 FUSED_BYTES = 2**19  # of one value a pair in a chunk: intermediate results stay in the processor's caches
@@ -66,7 +66,7 @@ class CompiledEnergy(nn.Module):
         self.reason = ""
         self.fused = False
         self.leaves = nn.ParameterDict()
-        self._potentials: dict[tuple[torch.device, torch.dtype], Potential | FreedPotential] = {}
+        self._potentials: dict[tuple[torch.device, torch.dtype], Potential | LivePotential] = {}
         self._functions: dict[Any, Callable[..., Sequence[Tensor]]] = {}
 
     @staticmethod
@@ -278,10 +278,10 @@ class CompiledEnergy(nn.Module):
         function = self._functions[key]
         return (function if gradient else lambda *inputs: function(*inputs)[:1]), chunk
 
-    def _potential(self, device: torch.device, dtype: torch.dtype) -> Potential | FreedPotential:
+    def _potential(self, device: torch.device, dtype: torch.dtype) -> Potential | LivePotential:
         if (device, dtype) not in self._potentials:
             potential = copy.deepcopy(self.potential).to(device, dtype)
-            self._potentials[device, dtype] = FreedPotential(potential, self.leaves) if self.leaves else potential
+            self._potentials[device, dtype] = LivePotential(potential, self.leaves) if self.leaves else potential
         return self._potentials[device, dtype]
 
     def _chunk(self, device: torch.device) -> int:
@@ -304,7 +304,7 @@ class CompiledEnergy(nn.Module):
 
 
 def _values(
-    potential: Potential | FreedPotential, kT: float, defaults: Mapping[str, float], names: Sequence[str]
+    potential: Potential | LivePotential, kT: float, defaults: Mapping[str, float], names: Sequence[str]
 ) -> Callable[..., Sequence[Tensor]]:
     def values(x: Tensor, *given: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
@@ -314,7 +314,7 @@ def _values(
 
 
 def _derivatives(
-    potential: Potential | FreedPotential, kT: float, defaults: Mapping[str, float], names: Sequence[str], slopes: bool
+    potential: Potential | LivePotential, kT: float, defaults: Mapping[str, float], names: Sequence[str], slopes: bool
 ) -> Callable[..., Sequence[Tensor]]:
     def derivatives(x: Tensor, *given: Tensor) -> Sequence[Tensor]:
         with torch.enable_grad():

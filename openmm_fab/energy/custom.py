@@ -1,4 +1,4 @@
-"""Forces whose energy is an expression, but for those over pairs of atoms."""
+"""Custom forces whose energy is a sum of an expression: over bonds, particles or groups, or over pairs of atoms."""
 
 from __future__ import annotations
 
@@ -11,14 +11,40 @@ import torch
 from torch import Tensor, nn
 
 from .expressions import Expression
-from .geometry import Frame, Gather, Parameters, Value, all_pairs, angle, distance, filled, find_pairs, picked, torsion
+from .geometry import (
+    Frame,
+    Gather,
+    Parameters,
+    Value,
+    all_pairs,
+    angle,
+    distance,
+    expand_like,
+    find_pairs,
+    gather_atoms,
+    torsion,
+)
 from .nonbonded import switch
 from .tables import tabulated
-from .terms import Term, UntranslatedForceError, atoms_of, cutoff_of, plain, refuse_periodic
+from .terms import Term, UntranslatedForceError, atoms_of, cutoff_of, refuse_periodic, without_units
 
 
 class CustomExpression(nn.Module):
-    """An expression with its tabulated functions, and others: a mapping of name to (arguments, function)."""
+    """An expression together with the functions that it calls.
+
+    Parameters
+    ----------
+    text : str
+        In OpenMM's language.
+    tables : mapping of str to openmm.TabulatedFunction
+    others : mapping of str to (int, callable), optional
+        Further functions: how many arguments each takes, and the function.
+
+    Raises
+    ------
+    UntranslatedForceError
+        The text cannot be parsed, e.g. it calls an unknown function.
+    """
 
     def __init__(
         self,
@@ -42,28 +68,31 @@ class CustomExpression(nn.Module):
 
 
 def _arguments(function: openmm.TabulatedFunction) -> int:
+    """Number of arguments of the function, 1, 2 or 3, from the name of its class."""
     return int(type(function).__name__.removesuffix("DFunction")[-1])
 
 
 def functions_of(force: Any) -> dict[str, openmm.TabulatedFunction]:
-    return {
-        force.getTabulatedFunctionName(n): force.getTabulatedFunction(n)
-        for n in range(getattr(force, "getNumTabulatedFunctions", int)())  # bonds, angles, torsions have none
-    }
+    """The tabulated functions of a custom force by name; empty for the classes that cannot have any."""
+    if not hasattr(force, "getNumTabulatedFunctions"):  # bonds, angles, torsions
+        return {}
+    numbers = range(force.getNumTabulatedFunctions())
+    return {force.getTabulatedFunctionName(n): force.getTabulatedFunction(n) for n in numbers}
 
 
 def global_names(force: Any) -> list[str]:
+    """Names of the global parameters of a custom force."""
     return [force.getGlobalParameterName(n) for n in range(force.getNumGlobalParameters())]
 
 
 def per_particle(force: Any, n_atoms: int) -> tuple[list[str], np.ndarray]:
     """Names of the per-particle parameters, and the values (n_atoms,) of each."""
     names = [force.getPerParticleParameterName(n) for n in range(force.getNumPerParticleParameters())]
-    values = np.array([plain(*force.getParticleParameters(i)) for i in range(n_atoms)])
+    values = np.array([without_units(*force.getParticleParameters(i)) for i in range(n_atoms)])
     return names, values.reshape(n_atoms, len(names)).T
 
 
-# --- sums over bonds, angles, torsions, particles, groups of atoms ---
+# --- sums over bonds, angles, torsions, particles or groups of atoms ---
 
 
 class _PerRow(Term):
@@ -87,10 +116,11 @@ class _PerRow(Term):
         self.globals = global_names(force)
         self.expression = CustomExpression(force.getEnergyFunction(), functions_of(force), self.functions)
         for n, name in enumerate(self.names):
-            self.field(name, plain(*(row[-1][n] for row in rows)))
+            self.field(name, without_units(*(row[-1][n] for row in rows)))
         self.read_atoms([row[0] if isinstance(row[0], tuple) else row[:-1] for row in rows], force, system)
 
     def read_atoms(self, rows: list[tuple[int, ...]], force: Any, system: openmm.System) -> None:
+        """Set `atoms`, the index of the atoms (or groups) of each row."""
         self.atoms = atoms_of(rows, system.getNumParticles())
 
     def variables(self, atoms: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -98,18 +128,22 @@ class _PerRow(Term):
         raise NotImplementedError
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
-        atoms = picked(frame.x, self.atoms)
+        atoms = gather_atoms(frame.x, self.atoms)
         values: dict[str, Value] = {name: parameters[name] for name in self.globals}
         values |= {name: self.value(name) for name in self.names}
-        return filled(self.expression(values | self.variables(atoms)), atoms[0][0]).sum(0)
+        return expand_like(self.expression(values | self.variables(atoms)), atoms[0][0]).sum(0)
 
 
 class CustomBonds(_PerRow):
+    """Expression in the length r of every bond."""
+
     def variables(self, atoms: Sequence[Tensor]) -> dict[str, Tensor]:
         return {"r": distance(*atoms)}
 
 
 class CustomAngles(_PerRow):
+    """Expression in every angle theta."""
+
     row = "Angle"
 
     def variables(self, atoms: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -117,6 +151,8 @@ class CustomAngles(_PerRow):
 
 
 class CustomTorsions(_PerRow):
+    """Expression in every torsion theta."""
+
     row = "Torsion"
 
     def variables(self, atoms: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -124,6 +160,8 @@ class CustomTorsions(_PerRow):
 
 
 class CustomExternal(_PerRow):
+    """Expression in the position x, y, z of every particle."""
+
     row = "Particle"
 
     def variables(self, atoms: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -131,7 +169,7 @@ class CustomExternal(_PerRow):
 
 
 def _of_points(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same function of coordinates x1, y1, z1, x2, ... in place of points."""
+    """Turn a function of points (3, ...) into one of their coordinates x1, y1, z1, x2, ..."""
 
     def of_coordinates(*c: Tensor) -> Tensor:
         c = torch.broadcast_tensors(*c)
@@ -141,6 +179,8 @@ def _of_points(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 class CustomCompoundBonds(_PerRow):
+    """Expression in positions, distances, angles and dihedrals of the atoms p1, p2, ... of every bond."""
+
     letter = "p"
     functions = {  # noqa: RUF012
         "distance": (2, distance),
@@ -160,7 +200,7 @@ class CustomCompoundBonds(_PerRow):
 
 
 class CustomCentroidBonds(CustomCompoundBonds):
-    """As between atoms, for weighted centres of groups."""
+    """Expression in positions, distances, ... of the weighted centres g1, g2, ... of groups of atoms."""
 
     letter = "g"
     weights: Tensor
@@ -169,7 +209,7 @@ class CustomCentroidBonds(CustomCompoundBonds):
         weights = np.zeros((force.getNumGroups(), system.getNumParticles()))
         for n, own in enumerate(weights):
             particles, given = force.getGroupParameters(n)
-            own[list(particles)] = given or plain(*(system.getParticleMass(i) for i in particles))
+            own[list(particles)] = given or without_units(*(system.getParticleMass(i) for i in particles))
             own /= own.sum()
         self.constant("weights", weights)
         self.atoms = atoms_of(rows, len(weights))
@@ -178,8 +218,11 @@ class CustomCentroidBonds(CustomCompoundBonds):
         return super().forward(Frame(self.weights @ frame.x, frame.pairs), parameters)
 
 
+# --- sums over pairs of atoms ---
+
+
 class CustomNonbonded(Term):
-    """All pairs but the excluded ones, or those of interaction groups."""
+    """Expression over all pairs of atoms but the excluded ones, or over those of interaction groups."""
 
     def __init__(self, force: openmm.CustomNonbondedForce, system: openmm.System) -> None:
         super().__init__()
@@ -187,7 +230,7 @@ class CustomNonbonded(Term):
         self.cutoff = cutoff_of(force)
         self.switch_from: float | None = None
         if force.getUseSwitchingFunction() and self.cutoff is not None:
-            self.switch_from = plain(force.getSwitchingDistance())[0]
+            self.switch_from = without_units(force.getSwitchingDistance())[0]
         functions = functions_of(force)
         self.globals = global_names(force)
         self.expression = CustomExpression(force.getEnergyFunction(), functions)
@@ -202,12 +245,12 @@ class CustomNonbonded(Term):
     def pairs(self) -> np.ndarray:
         return np.sort(self.ordered, axis=1)
 
-    def bind(self, pairs: np.ndarray) -> None:
+    def prepare_pairs(self, pairs: np.ndarray) -> None:
         rows = find_pairs(self.ordered, pairs)
         self.distances = None if np.array_equal(rows, np.arange(len(pairs))) else Gather(rows, len(pairs))
 
-    def fold(self) -> dict[str, Tensor]:
-        """Every field of the first and of the second atom of a pair."""
+    def combine_parameters(self) -> dict[str, Tensor]:
+        """Per-atom parameters, gathered for the first (`name`1) and the second atom (`name`2) of each pair."""
         found = {}
         for name in self.fields:
             found[f"{name}1"], found[f"{name}2"] = self.ends(self.value(name)).unbind(0)
@@ -216,12 +259,12 @@ class CustomNonbonded(Term):
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
         r = frame.r if self.distances is None else self.distances(frame.r)
         shared: dict[str, Value] = {name: parameters[name] for name in self.globals}
-        values: dict[str, Value] = {**shared, **self.folded(), "r": r}
+        values: dict[str, Value] = {**shared, **self.combined(), "r": r}
         single = {**shared, **{name: self.value(name) for name in self.fields}}
         for name, expression in zip(self.computed, self.computed_by, strict=True):
-            value = filled(expression(single), frame.x[0])
+            value = expand_like(expression(single), frame.x[0])
             values[f"{name}1"], values[f"{name}2"] = self.ends(value).unbind(0)
-        energy = filled(self.expression(values), r)
+        energy = expand_like(self.expression(values), r)
         if self.cutoff is not None:
             if self.switch_from is not None:
                 energy = energy * switch(r, self.switch_from, self.cutoff)
@@ -230,7 +273,7 @@ class CustomNonbonded(Term):
 
 
 def _interactions(force: openmm.CustomNonbondedForce, n_atoms: int) -> np.ndarray:
-    """(m, 2) int: the pairs that interact, in the expression's order; as often as there are groups that say so."""
+    """The interacting pairs (m, 2) int, the expression's atom 1 first; as often as there are groups that hold them."""
     excluded = {tuple(sorted(force.getExclusionParticles(n))) for n in range(force.getNumExclusions())}
     if force.getNumInteractionGroups() == 0:
         found = [(i, j) for i, j in all_pairs(n_atoms).tolist() if (i, j) not in excluded]

@@ -1,9 +1,9 @@
-"""Atoms picked out of a batch, distances of pairs, angles: what every term of a force field is made of.
+"""Geometry of a batch of structures: atoms gathered by index, distances of pairs, angles and torsions.
 
-The batch is the last, contiguous dimension: a row is one coordinate of one atom in all structures, so picking atoms
-copies whole rows and every operation runs along the batch.  Derivatives of picking sum over tables of fixed size
-(for each atom: the places it was picked to) instead of scattering, which on a CPU cannot be vectorised and on a GPU
-needs atomic additions.
+The batch is the last, contiguous dimension: a row is one coordinate of one atom in all structures, so gathering atoms
+copies whole rows and every operation runs along the batch.  Derivatives of gathering sum over tables of fixed size
+(for each atom: the positions in the index that hold it) instead of scattering, which on a CPU cannot be vectorised and
+on a GPU needs atomic additions.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Value = Tensor | float
 Parameters = dict[str, Value]
 
 
-def places(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """For each of n rows the places in `index` (m,) that hold it: table (degree, n) int, and its weights.
+def occurrences(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """For each of n rows the positions in `index` (m,) that hold it: table (degree, n) int, and its weights.
 
-    The weights (degree, n, 1) are 1 for a place and 0 for padding; None where nothing is padded. The degree comes
+    The weights (degree, n, 1) are 1 for a position and 0 for padding; None where nothing is padded. The degree comes
     first, so that sums over it run over the outermost dimension: torch.compile then vectorises along the batch alone.
     """
     order = np.argsort(index, kind="stable")
@@ -46,14 +46,14 @@ class Gather(nn.Module):
         super().__init__()
         index = np.asarray(index, dtype=np.int64)
         self.shape = tuple(index.shape)
-        table, weights = places(index.ravel(), n)
+        table, weights = occurrences(index.ravel(), n)
         self.register_buffer("index", torch.from_numpy(index.ravel()))
         self.register_buffer("table", torch.from_numpy(table))
         self.register_buffer("weights", None if weights is None else torch.from_numpy(weights))
 
     def forward(self, rows: Tensor) -> Tensor:
-        picked = _Gather.apply(rows, self.index, self.table, self.weights)
-        return picked.unflatten(-2, self.shape) if len(self.shape) != 1 else picked
+        gathered = _Gather.apply(rows, self.index, self.table, self.weights)
+        return gathered.unflatten(-2, self.shape) if len(self.shape) != 1 else gathered
 
 
 class _Gather(torch.autograd.Function):
@@ -65,10 +65,10 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         table, weights = ctx.saved_tensors
-        return _summed(grad, table, weights), None, None, None
+        return _sum_rows(grad, table, weights), None, None, None
 
 
-def _summed(rows: Tensor, table: Tensor, weights: Tensor | None) -> Tensor:
+def _sum_rows(rows: Tensor, table: Tensor, weights: Tensor | None) -> Tensor:
     """(..., m, batch) -> (..., n, batch): for each column of the table the sum of the rows that it lists."""
     if rows.shape[-2] == 0:
         return rows.new_zeros(*rows.shape[:-2], table.shape[1], rows.shape[-1])
@@ -101,7 +101,7 @@ class Pairs(nn.Module):
         pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
         self.number = len(pairs)
         both, others = pairs.T.ravel(), pairs[:, ::-1].T.ravel()
-        table, weights = places(both, n_atoms)
+        table, weights = occurrences(both, n_atoms)
         self.register_buffer("i", torch.from_numpy(pairs[:, 0].copy()))
         self.register_buffer("j", torch.from_numpy(pairs[:, 1].copy()))
         self.register_buffer("neighbours", torch.from_numpy(others[table] if len(pairs) else table))
@@ -147,12 +147,12 @@ class Frame:
 
     @cached_property
     def r2(self) -> Tensor:
-        """(n_pairs, batch), nm^2"""
+        """Squared distances (n_pairs, batch), nm^2."""
         return self.pairs(self.x)
 
     @cached_property
     def r(self) -> Tensor:
-        """(n_pairs, batch), nm"""
+        """Distances (n_pairs, batch), nm."""
         return self.r2.sqrt()
 
 
@@ -195,25 +195,25 @@ def torsion(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return torch.where(dot(p, p) * dot(q, q) > 0, phi, torch.nan)
 
 
-def filled(value: Value, like: Tensor) -> Tensor:
-    """A value that may lack dimensions (constant, one a row, one a structure) in the shape of `like`."""
+def expand_like(value: Value, like: Tensor) -> Tensor:
+    """Expand a value (a constant, one a row, or one a structure) to the shape of `like`."""
     if not isinstance(value, Tensor):
         return torch.full_like(like, value)
     return value.expand(like.shape)
 
 
-def picked(x: Tensor, gather: Gather) -> Sequence[Tensor]:
-    """Atoms of terms, by an index (k, m): k tensors (3, m, batch)."""
+def gather_atoms(x: Tensor, gather: Gather) -> Sequence[Tensor]:
+    """The k atoms of each of m terms, from x (3, n_atoms, batch) by an index (k, m): k tensors (3, m, batch)."""
     return gather(x).unbind(1)
 
 
 def all_pairs(n_atoms: int) -> np.ndarray:
-    """(n_atoms (n_atoms - 1) / 2, 2) int, i < j, sorted."""
+    """All pairs of atoms (n_atoms (n_atoms - 1) / 2, 2) int, i < j, sorted."""
     return np.stack(np.triu_indices(n_atoms, 1), axis=1)
 
 
 def find_pairs(wanted: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The rows of `pairs` (sorted) that hold the pairs `wanted` (m, 2) in either order."""
+    """The rows (m,) of `pairs` (n, 2), sorted, that hold the pairs `wanted` (m, 2) in either order."""
     n = int(pairs.max(initial=0)) + 1
     keys = pairs[:, 0] * n + pairs[:, 1]
     return np.searchsorted(keys, wanted.min(1) * n + wanted.max(1))

@@ -1,4 +1,4 @@
-"""Implicit solvent: GBSAOBCForce and CustomGBForce."""
+"""Implicit solvent: the generalised Born models of GBSAOBCForce and CustomGBForce."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from .custom import CustomExpression, functions_of, global_names, per_particle
-from .geometry import Frame, Gather, Parameters, Value, all_pairs, filled, find_pairs
+from .geometry import Frame, Gather, Parameters, Value, all_pairs, expand_like, find_pairs
 from .nonbonded import COULOMB
-from .terms import Term, cutoff_of, plain
+from .terms import Term, cutoff_of, without_units
 
 
 class Neighbours(nn.Module):
-    """Every atom with every other one: tables (n_atoms - 1, n_atoms) and the distances in that order."""
+    """Gathers values of pairs into a table (n_atoms - 1, n_atoms): column i holds atom i with every other atom.
+
+    Attributes
+    ----------
+    other : (n_atoms - 1, n_atoms) int
+        The other atom of each entry.
+    """
 
     other: Tensor
 
@@ -28,7 +34,7 @@ class Neighbours(nn.Module):
         self.gather = Gather(rows.reshape(other.shape), len(pairs))
 
     def forward(self, values: Tensor) -> Tensor:
-        """One value a pair (pairs, batch) -> (n_atoms - 1, n_atoms, batch)."""
+        """Values of all pairs (pairs, batch) -> (n_atoms - 1, n_atoms, batch)."""
         return self.gather(values)
 
 
@@ -42,9 +48,9 @@ class GBSAOBC(Term):
         super().__init__()
         n_atoms = system.getNumParticles()
         self.cutoff = cutoff_of(force)
-        rows = np.array([plain(*force.getParticleParameters(i)) for i in range(n_atoms)])
-        solvent, solute = plain(force.getSolventDielectric())[0], plain(force.getSoluteDielectric())[0]
-        self.surface = 4.0 * np.pi * plain(force.getSurfaceAreaEnergy())[0]
+        rows = np.array([without_units(*force.getParticleParameters(i)) for i in range(n_atoms)])
+        solvent, solute = without_units(force.getSolventDielectric())[0], without_units(force.getSoluteDielectric())[0]
+        self.surface = 4.0 * np.pi * without_units(force.getSurfaceAreaEnergy())[0]
         self.factor = -COULOMB * (1.0 / solute - 1.0 / solvent)
         for name, values in zip(("charge", "radius", "scale"), rows.T, strict=True):
             self.field(name, values)
@@ -55,7 +61,7 @@ class GBSAOBC(Term):
     def pairs(self) -> np.ndarray:
         return all_pairs(self._n_atoms)
 
-    def fold(self) -> dict[str, Tensor]:
+    def combine_parameters(self) -> dict[str, Tensor]:
         offset_radius = self.value("radius") - self.OFFSET
         first, second = self.ends(self.value("charge")).unbind(0)
         scaled = (self.value("scale") * offset_radius)[self.neighbours.other]
@@ -63,7 +69,7 @@ class GBSAOBC(Term):
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
         r = self.neighbours(frame.r)
-        constants, charge, radius = self.folded(), self.value("charge"), self.value("radius")
+        constants, charge, radius = self.combined(), self.value("charge"), self.value("radius")
         own, scaled = constants["offset_radius"], constants["scaled"]
         low = torch.maximum(own, (r - scaled).abs())
         high = r + scaled
@@ -90,7 +96,7 @@ class GBSAOBC(Term):
 
 
 class CustomGB(Term):
-    """Computed values and energy terms, each an expression over particles or pairs."""
+    """A chain of computed values and a sum of energy terms, each an expression over particles or over pairs."""
 
     present: Tensor
     pair_present: Tensor
@@ -123,8 +129,9 @@ class CustomGB(Term):
     def pairs(self) -> np.ndarray:
         return all_pairs(self.n_atoms)
 
-    def fold(self) -> dict[str, Tensor]:
-        """Of every field: of an atom's others, and of the first and the second atom of a pair."""
+    def combine_parameters(self) -> dict[str, Tensor]:
+        """Per-atom parameters, gathered three ways: `other NAME` for the other atoms of each atom, NAME1 and NAME2 for
+        the first and second atom of each pair."""
         found = {}
         for name in self.fields:
             found[f"other {name}"] = self.value(name)[self.neighbours.other]
@@ -132,21 +139,21 @@ class CustomGB(Term):
         return found
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
-        batch, folded = frame.x.shape[-1], self.folded()
+        batch, combined = frame.x.shape[-1], self.combined()
         shared: dict[str, Value] = {name: parameters[name] for name in self.globals}
         x, y, z = frame.x.unbind(0)
         single: dict[str, Value] = {**shared, "x": x, "y": y, "z": z}
         single |= {name: self.value(name) for name in self.fields}
-        pair: dict[str, Value] = {**shared, **folded, "r": frame.r}
+        pair: dict[str, Value] = {**shared, **combined, "r": frame.r}
 
         for (name, _, kind), expression in zip(self.values_of, self.values, strict=True):
             if kind == openmm.CustomGBForce.SingleParticle:
-                value = filled(expression(single), x)
+                value = expand_like(expression(single), x)
             else:
                 values = {**shared, "r": self.neighbours(frame.r)}
                 for own in self.fields:
-                    values |= {f"{own}1": self.value(own), f"{own}2": folded[f"other {own}"]}
-                value = filled(expression(values), values["r"])
+                    values |= {f"{own}1": self.value(own), f"{own}2": combined[f"other {own}"]}
+                value = expand_like(expression(values), values["r"])
                 value = self._present(value, values["r"], kind, self.present).sum(0)
             single[name] = value
             if any(f"{name}{k}" in term.variables for term in self.terms for k in (1, 2)):
@@ -155,14 +162,15 @@ class CustomGB(Term):
         energy = frame.x.new_zeros(batch)
         for (_, kind), expression in zip(self.terms_of, self.terms, strict=True):
             if kind == openmm.CustomGBForce.SingleParticle:
-                energy = energy + filled(expression(single), x).sum(0)
+                energy = energy + expand_like(expression(single), x).sum(0)
                 continue
-            value = filled(expression(pair), frame.r)
+            value = expand_like(expression(pair), frame.r)
             value = self._present(value, frame.r, kind, self.pair_present)
             energy = energy + value.sum(0)
         return energy
 
     def _present(self, value: Tensor, r: Tensor, kind: int, present: Tensor) -> Tensor:
+        """Values of pairs, 0 beyond the cutoff and, where this kind of expression obeys exclusions, if excluded."""
         if self.cutoff is not None:
             value = torch.where(r < self.cutoff, value, 0.0)
         if kind == openmm.CustomGBForce.ParticlePair and self.has_exclusions:

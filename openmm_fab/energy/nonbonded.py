@@ -1,4 +1,4 @@
-"""NonbondedForce without a periodic box: Coulomb and Lennard-Jones."""
+"""NonbondedForce without a periodic box: Coulomb and Lennard-Jones interactions of pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .geometry import Frame, Parameters, all_pairs, find_pairs
-from .terms import Constants, Term, UntranslatedForceError, cutoff_of, plain
+from .terms import Constants, Term, UntranslatedForceError, cutoff_of, without_units
 
 # CODATA 2018, as in OpenMM: e^2 N_A / (4 pi epsilon_0), kJ nm / mol / e^2.
 COULOMB = 1.602176634e-19**2 * 6.02214076e23 / (4 * math.pi * 8.8541878128e-12) * 1e6
@@ -71,9 +71,9 @@ class Nonbonded(Term):
         self.cutoff = cutoff_of(force)
         if not force.getIncludeDirectSpace():
             raise UntranslatedForceError("includeDirectSpace=False")
-        particles = np.array([plain(*force.getParticleParameters(i)) for i in range(n_atoms)])
+        particles = np.array([without_units(*force.getParticleParameters(i)) for i in range(n_atoms)])
         exceptions = [force.getExceptionParameters(n) for n in range(force.getNumExceptions())]
-        found = np.array([plain(*e[2:]) for e in exceptions]).reshape(-1, 3)
+        found = np.array([without_units(*e[2:]) for e in exceptions]).reshape(-1, 3)
         offsets = [force.getExceptionParameterOffset(n) for n in range(force.getNumExceptionParameterOffsets())]
         changing = {offset[1] for offset in offsets}
 
@@ -96,15 +96,15 @@ class Nonbonded(Term):
         self.switch_from: float | None = None
         if self.cutoff is not None:
             if force.getUseSwitchingFunction():
-                self.switch_from = plain(force.getSwitchingDistance())[0]
-            dielectric = plain(force.getReactionFieldDielectric())[0]
+                self.switch_from = without_units(force.getSwitchingDistance())[0]
+            dielectric = without_units(force.getReactionFieldDielectric())[0]
             self.k_rf = (dielectric - 1.0) / (2.0 * dielectric + 1.0) / self.cutoff**3
             self.c_rf = 3.0 * dielectric / (2.0 * dielectric + 1.0) / self.cutoff
 
     def pairs(self) -> np.ndarray:
         return self._needed
 
-    def bind(self, pairs: np.ndarray) -> None:
+    def prepare_pairs(self, pairs: np.ndarray) -> None:
         """Keep, for each pair of the frame: its atoms, whether it is present, and the exception it has."""
         present = np.zeros(len(pairs), dtype=bool)
         rows = find_pairs(self._needed, pairs)
@@ -116,11 +116,11 @@ class Nonbonded(Term):
         self.register_buffer("own", torch.from_numpy(find_pairs(self._exception_pairs, pairs)))
         self.column("regular", regular)
 
-    def fold(self) -> dict[str, Tensor]:
+    def combine_parameters(self) -> dict[str, Tensor]:
         return {} if self.particles.names or self.exceptions.names else self._pair_parameters({})
 
     def _pair_parameters(self, parameters: Parameters) -> dict[str, Tensor]:
-        """Of the frame's pairs: (pairs, batch), or (pairs, 1) where they are constant."""
+        """Charge product, sigma^2 and epsilon of the frame's pairs: (pairs, batch), or (pairs, 1) where constant."""
         q, sigma, epsilon = self.particles(parameters)
         values = [
             self.regular * q[self.i] * q[self.j],
@@ -137,7 +137,7 @@ class Nonbonded(Term):
         return {"charge": COULOMB * values[0], "sigma2": values[1].square(), "epsilon": 4.0 * values[2]}
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
-        values = self.folded() or self._pair_parameters(parameters)
+        values = self.combined() or self._pair_parameters(parameters)
         charge, sigma2, epsilon = values["charge"], values["sigma2"], values["epsilon"]
         inverse2 = 1.0 / frame.r2
         inverse = inverse2 * frame.r

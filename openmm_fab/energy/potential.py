@@ -1,4 +1,4 @@
-"""The terms of an OpenMM System together: U(x) of a batch, and the parameters that it depends on."""
+"""All translated forces of a System together: U(x) of a batch, and the force-field parameters that it depends on."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Potential(nn.Module):
     Raises
     ------
     UntranslatedSystemError
+        A force, or an option of one, has no translation.
     """
 
     def __init__(self, system: openmm.System) -> None:
@@ -42,32 +43,32 @@ class Potential(nn.Module):
         n_atoms = system.getNumParticles()
         pairs = np.unique(np.concatenate([np.empty((0, 2), dtype=np.int64), *(t.pairs() for t in terms)]), axis=0)
         for term in terms:
-            term.bind(pairs)
+            term.prepare_pairs(pairs)
         self.pairs = Pairs(pairs, n_atoms)
         self.terms = nn.ModuleList(terms)
         for term in self._all_terms():
-            term.settle()
+            term.cache()
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
         """x (batch, n_atoms, 3) in nm -> (batch,); parameters: numbers or (batch,)."""
         return self.of_rows(x.permute(2, 1, 0).contiguous(), parameters)
 
     def of_rows(self, x: Tensor, parameters: Parameters) -> Tensor:
-        """The same for x (3, n_atoms, batch)."""
+        """U (batch,) for x (3, n_atoms, batch), the layout that the terms work in."""
         frame = Frame(x, self.pairs)
         energy = x.new_zeros(x.shape[-1])
         for term in self.terms:
             energy = energy + term(frame, parameters)
         return energy
 
-    def free(self) -> Potential:
-        """Use the fields as they are in every call, not what was once computed from them."""
+    def keep_parameters_live(self) -> Potential:
+        """Recompute derived constants in every call, so that gradients flow to the force-field parameters (slower)."""
         for term in self._all_terms():
-            term.freed = True
+            term.live = True
         return self
 
     def fields(self) -> dict[str, str]:
-        """The force field's parameters: their names for users -> the names of their buffers."""
+        """Names of the force-field parameters for users, e.g. "HarmonicBondForce/k", -> names of their buffers."""
         seen: Counter[str] = Counter()
         found = {}
         for n, (force, term) in enumerate(zip(self.forces, self.terms, strict=True)):
@@ -84,12 +85,14 @@ class Potential(nn.Module):
         return [module for module in self.modules() if isinstance(module, Term)]
 
 
-class FreedPotential:
-    """A `Potential` some of whose fields are read anew from `leaves` (name -> (rows,)) in every call."""
+class LivePotential:
+    """A `Potential` that takes some force-field parameters from `leaves` (name -> (rows,)) in every call."""
 
     def __init__(self, potential: Potential, leaves: nn.ParameterDict) -> None:
-        self._potential, self._leaves, self._fields = potential.free(), leaves, potential.fields()
+        self._potential, self._leaves = potential.keep_parameters_live(), leaves
+        self._fields = potential.fields()
 
     def of_rows(self, x: Tensor, parameters: Parameters) -> Tensor:
+        """U (batch,) for x (3, n_atoms, batch)."""
         values = {self._fields[name]: leaf.to(x)[:, None] for name, leaf in self._leaves.items()}
         return functional_call(self._potential, values, (x.permute(2, 1, 0), parameters))

@@ -1,4 +1,4 @@
-"""From a System to its translation: the table of readers, one an OpenMM force class, and what nests other forces."""
+"""From a System to its translation: the table of translated force classes, and forces that hold other forces."""
 
 from __future__ import annotations
 
@@ -9,11 +9,52 @@ import numpy as np
 import openmm
 from torch import Tensor, nn
 
-from . import custom, implicit, nonbonded
 from .bonded import CMAPTorsions, HarmonicAngles, HarmonicBonds, PeriodicTorsions, RBTorsions
-from .custom import CustomExpression, functions_of, global_names
-from .geometry import Frame, Parameters, Value, filled
+from .custom import (
+    CustomAngles,
+    CustomBonds,
+    CustomCentroidBonds,
+    CustomCompoundBonds,
+    CustomExpression,
+    CustomExternal,
+    CustomNonbonded,
+    CustomTorsions,
+    functions_of,
+    global_names,
+)
+from .geometry import Frame, Parameters, Value, expand_like
+from .implicit import GBSAOBC, CustomGB
+from .nonbonded import Nonbonded
 from .terms import Term, UntranslatedForceError
+
+
+def translate(system: openmm.System) -> tuple[list[tuple[str, Term]], list[str]]:
+    """The forces that add energy, by the name of their class, and what could not be translated."""
+    terms, problems = [], []
+    virtual = sum(system.isVirtualSite(i) for i in range(system.getNumParticles()))
+    if virtual:
+        problems.append(f"{virtual} virtual sites: their forces are not handed on to other particles")
+    for force in system.getForces():
+        try:
+            term = read(force, system)
+        except UntranslatedForceError as error:
+            problems.append(f"{type(force).__name__}: {error}")
+        else:
+            terms += [] if term is None else [(type(force).__name__, term)]
+    return terms, problems
+
+
+def global_parameters(system: openmm.System) -> dict[str, float]:
+    """Default values of all global parameters of a System's forces, and of the forces within them."""
+    found: dict[str, float] = {}
+    forces = list(system.getForces())
+    for force in forces:  # grows while it is walked
+        if hasattr(force, "getNumGlobalParameters"):
+            for n in range(force.getNumGlobalParameters()):
+                found[force.getGlobalParameterName(n)] = force.getGlobalParameterDefaultValue(n)
+        if isinstance(force, openmm.CustomCVForce):
+            forces += [force.getCollectiveVariable(n) for n in range(force.getNumCollectiveVariables())]
+    return found
 
 
 def read(force: openmm.Force, system: openmm.System) -> Term | None:
@@ -24,30 +65,12 @@ def read(force: openmm.Force, system: openmm.System) -> Term | None:
     UntranslatedForceError
         No translation of this force, or of one of its options.
     """
-    readers: dict[str, tuple[type[Term], Callable[[Any], int]]] = {
-        "HarmonicBondForce": (HarmonicBonds, lambda f: f.getNumBonds()),
-        "HarmonicAngleForce": (HarmonicAngles, lambda f: f.getNumAngles()),
-        "PeriodicTorsionForce": (PeriodicTorsions, lambda f: f.getNumTorsions()),
-        "RBTorsionForce": (RBTorsions, lambda f: f.getNumTorsions()),
-        "CMAPTorsionForce": (CMAPTorsions, lambda f: f.getNumTorsions()),
-        "NonbondedForce": (nonbonded.Nonbonded, lambda f: f.getNumParticles()),
-        "GBSAOBCForce": (implicit.GBSAOBC, lambda f: f.getNumParticles()),
-        "CustomGBForce": (implicit.CustomGB, lambda f: f.getNumParticles()),
-        "CustomBondForce": (custom.CustomBonds, lambda f: f.getNumBonds()),
-        "CustomAngleForce": (custom.CustomAngles, lambda f: f.getNumAngles()),
-        "CustomTorsionForce": (custom.CustomTorsions, lambda f: f.getNumTorsions()),
-        "CustomExternalForce": (custom.CustomExternal, lambda f: f.getNumParticles()),
-        "CustomCompoundBondForce": (custom.CustomCompoundBonds, lambda f: f.getNumBonds()),
-        "CustomCentroidBondForce": (custom.CustomCentroidBonds, lambda f: f.getNumBonds()),
-        "CustomNonbondedForce": (custom.CustomNonbonded, lambda f: f.getNumParticles()),
-        "CustomCVForce": (CustomCV, lambda f: 1),
-    }
     name = type(force).__name__
     if name in ("AndersenThermostat", "CMMotionRemover"):
         return None
-    if name not in readers:
+    if name not in TRANSLATIONS:
         raise UntranslatedForceError("no translation of this force")
-    term, count = readers[name]
+    term, count = TRANSLATIONS[name]
     return term(force, system) if count(force) else None
 
 
@@ -68,39 +91,34 @@ class CustomCV(Term):
     def pairs(self) -> np.ndarray:
         return np.concatenate([super().pairs(), *(cast(Term, term).pairs() for term in self.terms.values())])
 
-    def bind(self, pairs: np.ndarray) -> None:
+    def prepare_pairs(self, pairs: np.ndarray) -> None:
         for term in self.terms.values():
-            cast(Term, term).bind(pairs)
+            cast(Term, term).prepare_pairs(pairs)
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
         values: dict[str, Value] = {name: parameters[name] for name in self.globals}
         for name in self.names:
             values[name] = self.terms[name](frame, parameters) if name in self.terms else 0.0
-        return filled(self.expression(values), frame.x[0, 0])
+        return expand_like(self.expression(values), frame.x[0, 0])
 
 
-def global_parameters(system: openmm.System) -> dict[str, float]:
-    """Default values of all global parameters of a System's forces."""
-    found: dict[str, float] = {}
-    forces = list(system.getForces())
-    for force in forces:  # grows while it is walked
-        for n in range(getattr(force, "getNumGlobalParameters", int)()):
-            found[force.getGlobalParameterName(n)] = force.getGlobalParameterDefaultValue(n)
-        forces += [force.getCollectiveVariable(n) for n in range(getattr(force, "getNumCollectiveVariables", int)())]
-    return found
-
-
-def translate(system: openmm.System) -> tuple[list[tuple[str, Term]], list[str]]:
-    """The forces that add energy, by the name of their class, and what could not be translated."""
-    terms, problems = [], []
-    virtual = sum(system.isVirtualSite(i) for i in range(system.getNumParticles()))
-    if virtual:
-        problems.append(f"{virtual} virtual sites: their forces are not handed on to other particles")
-    for force in system.getForces():
-        try:
-            term = read(force, system)
-        except UntranslatedForceError as error:
-            problems.append(f"{type(force).__name__}: {error}")
-        else:
-            terms += [] if term is None else [(type(force).__name__, term)]
-    return terms, problems
+# By the class of the force: its translation, made from (force, system), and the number of its rows; without rows it
+# adds no energy.
+TRANSLATIONS: dict[str, tuple[Callable[[Any, openmm.System], Term], Callable[[Any], int]]] = {
+    "HarmonicBondForce": (HarmonicBonds, lambda f: f.getNumBonds()),
+    "HarmonicAngleForce": (HarmonicAngles, lambda f: f.getNumAngles()),
+    "PeriodicTorsionForce": (PeriodicTorsions, lambda f: f.getNumTorsions()),
+    "RBTorsionForce": (RBTorsions, lambda f: f.getNumTorsions()),
+    "CMAPTorsionForce": (CMAPTorsions, lambda f: f.getNumTorsions()),
+    "NonbondedForce": (Nonbonded, lambda f: f.getNumParticles()),
+    "GBSAOBCForce": (GBSAOBC, lambda f: f.getNumParticles()),
+    "CustomGBForce": (CustomGB, lambda f: f.getNumParticles()),
+    "CustomBondForce": (CustomBonds, lambda f: f.getNumBonds()),
+    "CustomAngleForce": (CustomAngles, lambda f: f.getNumAngles()),
+    "CustomTorsionForce": (CustomTorsions, lambda f: f.getNumTorsions()),
+    "CustomExternalForce": (CustomExternal, lambda f: f.getNumParticles()),
+    "CustomCompoundBondForce": (CustomCompoundBonds, lambda f: f.getNumBonds()),
+    "CustomCentroidBondForce": (CustomCentroidBonds, lambda f: f.getNumBonds()),
+    "CustomNonbondedForce": (CustomNonbonded, lambda f: f.getNumParticles()),
+    "CustomCVForce": (CustomCV, lambda f: 1),
+}

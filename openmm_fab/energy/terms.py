@@ -1,7 +1,4 @@
-"""One reader per OpenMM force class: the parameters of a force -> terms that give its energy for a batch.
-
-This file holds the bonded forces and the table of readers.
-"""
+"""The base class of every translated force, and helpers that read OpenMM's force objects."""
 
 from __future__ import annotations
 
@@ -22,80 +19,96 @@ class UntranslatedForceError(OpenMMFabError, NotImplementedError):
 
 
 class Constants(nn.Module):
-    """Numbers read from a force, as buffers, float64. Those that users may differentiate by are its `fields`."""
+    """Numbers read from a force, as float64 buffers. Those that users may differentiate by are its `fields`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fields: list[str] = []
 
     def constant(self, name: str, value: Any) -> None:
+        """Register a number or an array of any shape as the buffer `name`."""
         self.register_buffer(name, torch.as_tensor(np.asarray(value, dtype=np.float64)))
 
     def column(self, name: str, values: Sequence[float] | np.ndarray) -> None:
-        """A constant with one value a row, (rows, 1): it broadcasts along the batch."""
+        """Register values (rows,) as the buffer `name`, (rows, 1): it broadcasts along the batch."""
         self.constant(name, np.asarray(values, dtype=np.float64).reshape(-1, 1))
 
     def field(self, name: str, values: Sequence[float] | np.ndarray) -> None:
-        """A column that is a parameter of the force field."""
+        """Register values (rows,) of a force-field parameter, as a column."""
         self.column(f"field_{name}", values)
         self.fields.append(name)
 
     def value(self, field: str) -> Tensor:
-        """(rows, 1)"""
+        """The values (rows, 1) of a force-field parameter."""
         return cast(Tensor, getattr(self, f"field_{field}"))
 
 
 class Term(Constants):
-    """A part of the energy, made from (force, system)."""
+    """A part of the energy, translated from one OpenMM force.
 
-    def __init__(self, *made_from: Any) -> None:
+    A subclass reads the force in its constructor and computes the energy in `forward`. `Potential` asks every term for
+    its `pairs`, hands each of them the union of all (`prepare_pairs`), and has it `cache` what does not depend on the
+    structure.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self.freed = False  # its fields may change from call to call
-        self._folded: list[str] = []
+        self.live = False  # its fields may change from call to call
+        self._cached: list[str] = []
 
     def pairs(self) -> np.ndarray:
-        """(n, 2) int, i < j: the pairs of atoms whose distances it needs."""
+        """(n, 2) int, i < j: the pairs of atoms whose distances the term needs."""
         return np.empty((0, 2), dtype=np.int64)
 
-    def bind(self, pairs: np.ndarray) -> None:
-        """Told once which pairs (n, 2) the frame will hold: a superset of its own, in this order."""
+    def prepare_pairs(self, pairs: np.ndarray) -> None:
+        """Called once with the pairs (n, 2) of every frame to come: a superset of `pairs()`, sorted."""
 
-    def fold(self) -> dict[str, Tensor]:
-        """What follows from the fields before any structure is seen."""
+    def combine_parameters(self) -> dict[str, Tensor]:
+        """Tensors by name that depend on the fields alone, not on the structure."""
         return {}
 
-    def settle(self) -> None:
-        """Fold once, after `bind`."""
-        for name, value in self.fold().items():
-            self.register_buffer(f"folded_{name}", value)
-            self._folded.append(name)
+    def cache(self) -> None:
+        """Keep the result of `combine_parameters` as buffers; called once, after `prepare_pairs`."""
+        for name, value in self.combine_parameters().items():
+            self.register_buffer(f"cached_{name}", value)
+            self._cached.append(name)
 
-    def folded(self) -> dict[str, Tensor]:
-        return self.fold() if self.freed else {name: self.get_buffer(f"folded_{name}") for name in self._folded}
+    def combined(self) -> dict[str, Tensor]:
+        """The result of `combine_parameters`: from the cache, or computed anew where the term is `live`."""
+        if self.live:
+            return self.combine_parameters()
+        return {name: self.get_buffer(f"cached_{name}") for name in self._cached}
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
         """Energy (batch,) in kJ/mol."""
         raise NotImplementedError
 
 
-def plain(*quantities: Any) -> list[float]:
-    """Numbers in OpenMM's own units (nm, kJ/mol, rad, e)."""
+def without_units(*quantities: Any) -> list[float]:
+    """Quantities, or plain numbers, as floats in OpenMM's own units (nm, kJ/mol, rad, e)."""
     return [float(getattr(q, "_value", q)) for q in quantities]
 
 
 def refuse_periodic(force: openmm.Force) -> None:
+    """Raise UntranslatedForceError if the force uses periodic boundary conditions."""
     if force.usesPeriodicBoundaryConditions():
         raise UntranslatedForceError("uses periodic boundary conditions")
 
 
 def cutoff_of(force: Any) -> float | None:
-    """Of a force over pairs, in nm; None where it has none."""
+    """The cutoff distance, nm, of a force over pairs; None where it has none.
+
+    Raises
+    ------
+    UntranslatedForceError
+        The force's method is periodic.
+    """
     method = force.getNonbondedMethod()
     if method not in (force.NoCutoff, force.CutoffNonPeriodic):
         raise UntranslatedForceError("periodic: only NoCutoff and CutoffNonPeriodic are translated")
-    return plain(force.getCutoffDistance())[0] if method == force.CutoffNonPeriodic else None
+    return without_units(force.getCutoffDistance())[0] if method == force.CutoffNonPeriodic else None
 
 
 def atoms_of(rows: Sequence[Sequence[int]], n_atoms: int) -> Gather:
-    """Gathers the atoms of terms (terms, k), for `picked`."""
+    """The index of the k atoms of every bond, angle, ...: rows (terms, k) as a Gather for `gather_atoms`."""
     return Gather(np.array(rows, dtype=np.int64).T, n_atoms)

@@ -14,7 +14,7 @@ from energy_systems import DATA, force_field
 from forces import structures
 from openmm import app
 from openmm_fab.energy import CompiledEnergy
-from openmm_fab.system import MolecularSystem
+from openmm_fab.molecule.system import MolecularSystem
 
 found = force_field("ala29", "amber14-all.xml", "implicit/obc2.xml")
 topology = app.PDBFile(str(DATA / "peptide_ala29.pdb")).topology
