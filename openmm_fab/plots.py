@@ -50,6 +50,7 @@ def ramachandran(
 def draw_ramachandran(
     ax: Axes, ensemble: Ensemble, phi: np.ndarray, psi: np.ndarray, weighted: bool, bins: int, title: str
 ) -> Any:
+    """Draw F(phi, psi) of torsions (n,), rad, of the frames; otherwise as `ramachandran`."""
     image = draw_surface(ax, surface(ensemble if weighted else unweighted(ensemble), phi, psi, bins=bins))
     ax.set_aspect("equal")
     angle_axis(ax, "x", r"$\phi$ / rad")
@@ -71,6 +72,7 @@ def flow_ramachandran(ensemble: Ensemble) -> Figure | None:
 
 
 def unweighted(ensemble: Ensemble) -> Ensemble:
+    """The ensemble with equal weights, as its frames were drawn; those of weight 0 keep it."""
     return replace(ensemble, log_w=np.where(ensemble.log_w > -np.inf, 0.0, -np.inf))
 
 
@@ -88,6 +90,7 @@ def profiles(ax: Axes, curves: Sequence[tuple[str, str, Profile]], label: str) -
 
 
 def weight_histogram(ax: Axes, ensemble: Ensemble) -> None:
+    """Draw the distribution of ln w - ln mean w, with ESS, k-hat and the number of invalid samples in words."""
     log_w = ensemble.log_w[ensemble.log_w > -np.inf]
     centred = log_w - _weights.log_mean_exp(ensemble.log_w)
     ax.set_title("importance weights")

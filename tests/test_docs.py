@@ -95,6 +95,63 @@ def _object(name: str) -> object:
     raise AssertionError(f"{name} cannot be imported")
 
 
+def missing(code: str) -> list[str]:
+    """Names of the package that Python code imports, or takes from an imported module, and that are not there."""
+    names: dict[str, str] = {}
+    wanted: list[str] = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                names[alias.asname or alias.name] = alias.name
+                wanted.append(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                wanted.append(f"{node.module}.{alias.name}")
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+            wanted.append(f"{names[node.value.id]}.{node.attr}")
+    return [name for name in dict.fromkeys(wanted) if name.split(".")[0] == "openmm_fab" and not _exists(name)]
+
+
+def _exists(name: str) -> bool:
+    try:
+        _object(name)
+    except (AssertionError, AttributeError):
+        return False
+    return True
+
+
+def test_a_missing_name_is_seen() -> None:
+    code = "import openmm_fab as fab\nfrom openmm_fab import flow\nfrom openmm_fab.ais import AISSettings\n"
+    assert not missing(code + "fab.compare(1, 2)\nflow.CouplingFlow(torch.zeros(3))")
+    assert missing(code + "fab.objectives.fab") == ["openmm_fab.objectives"]
+    assert missing("from openmm_fab.moves import accept\nimport openmm_fab.buffer") == [
+        *("openmm_fab.moves.accept", "openmm_fab.buffer")
+    ]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_names_and_files_of_a_page_exist(path: Path) -> None:
+    """Dotted names, imports of its Python, files and folders of the repository, and tests that are picked by -k."""
+    text = path.read_text(encoding="utf-8")
+    code = "\n".join(blocks(text, "python"))
+    assert not missing(f"import openmm_fab as fab\n{code}")
+    dotted = set(re.findall(r"\b(openmm_fab(?:\.[A-Za-z_]\w*)+)", text))
+    assert not [name for name in sorted(dotted) if not _exists(name)]
+    files = set(
+        re.findall(r"(?<![\w/.-])((?:openmm_fab|tests|docs|notebooks|systems|benchmarks)/[\w./-]*\w)\b(?!<)", text)
+    )
+    assert not [file for file in sorted(files) if not (ROOT / file).exists()]
+    modules = {file.relative_to(ROOT / "openmm_fab").as_posix() for file in (ROOT / "openmm_fab").rglob("*.py")}
+    wings = "|".join({module.split("/")[0] for module in modules if "/" in module})
+    assert set(re.findall(rf"`((?:{wings})/[\w/]+\.py)`", text)) <= modules
+    for picked, pattern in re.findall(r"`([^`\n]*tests/[^`\n]*) -k (\"[^\"]*\"|\w+)", text):
+        tests = " ".join((ROOT / file).read_text(encoding="utf-8") for file in re.findall(r"tests/[\w/]*\.py", picked))
+        for word in set(re.findall(r"\w+", pattern)) - {"or", "and", "not"}:
+            assert re.search(rf"def test_\w*{word}", tests), f"{picked} -k {word}"
+
+
 def commands_in(text: str) -> list[list[str]]:
     lines = re.findall(r"^\s*(?:\$ )?(openmm-fab .*)$", text, flags=re.MULTILINE)
     return [shlex.split(line, comments=True)[1:] for line in lines]

@@ -7,6 +7,7 @@ takes sources, path -> text, so that it can be tried on made-up ones.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -252,6 +253,8 @@ def test_every_wing_has_its_place() -> None:
     assert len(SOURCES) > 100
     wings = {wing_of(module_of(path)) if path != "__init__.py" else "__init__" for path in SOURCES}
     assert wings == set(ORDER), "a wing is a stage of the pipeline: see docs/architecture.md"
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| `(\w+)/?` \|", page, re.MULTILINE)) == tuple(w for w in ORDER if "__" not in w)
 
 
 def test_imports_point_one_way() -> None:

@@ -10,6 +10,7 @@ import pytest
 from ipykernel.kernelspec import install
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from test_docs import missing
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -44,6 +45,14 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             shown = _text(cell)
             words = ("basins", "distributions") if ".words()" in cell.source else ("ESS", "k-hat", "ΔF")
             assert all(word in shown for word in words), shown
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_names_of_a_notebook_exist(path: Path) -> None:
+    code = "\n".join(cell.source for cell in _code(nbformat.read(path, as_version=4)))
+    code = "\n".join(line for line in code.splitlines() if not line.lstrip().startswith(("%", "!")))
+    assert "openmm_fab" in code
+    assert not missing(code)
 
 
 def test_there_are_notebooks() -> None:

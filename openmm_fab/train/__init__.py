@@ -1,17 +1,12 @@
-"""Training: `settings`, the loop itself (`trainer`), what it minimises (`objectives`), and its `checkpoints`."""
+"""Training of a flow on a target: settings and budget, objectives, the replay buffer, the loop, its checkpoints."""
 
 from __future__ import annotations
 
-from .checkpoints import CHECKPOINT_FORMAT
 from .health import TrainingError
 from .settings import Budget, TrainSettings, parse_budget
-from .trainer import BASINS_EVERY, PLAIN, RECENT, Trainer
+from .trainer import Trainer
 
 __all__ = [
-    "BASINS_EVERY",
-    "CHECKPOINT_FORMAT",
-    "PLAIN",
-    "RECENT",
     "Budget",
     "TrainSettings",
     "Trainer",

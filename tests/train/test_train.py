@@ -13,7 +13,6 @@ from examples import losses_of
 from scipy.stats import chi2
 from torch import Tensor, nn
 
-from openmm_fab import train
 from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
@@ -21,7 +20,7 @@ from openmm_fab.train.health import TrainingError
 from openmm_fab.train.objectives import OBJECTIVES, MaximumLikelihood, replay
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.snf import StochasticFlow
-from openmm_fab.train.trainer import BASINS_EVERY, Trainer
+from openmm_fab.train.trainer import BASINS_EVERY, PLAIN, RECENT, Trainer
 from openmm_fab.weights import Estimate, effective_sample_size, log_z, normalized_weights, z_score
 
 SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=4, path_gradient=0.3, path_above=0.0)
@@ -140,7 +139,7 @@ def test_annealing_while_it_pays(below, annealed):
     spent = [b["evaluations"] - a["evaluations"] for a, b in pairwise(history)]
     were = [math.isfinite(info["acceptance"]) for info in history]
     assert sum(were) == annealed - (below == 1.0)  # the first iteration, which fills the buffer, is left out
-    assert spent == [by_annealing if were[k + 1] else train.PLAIN * settings.batch for k in range(len(spent))]
+    assert spent == [by_annealing if were[k + 1] else PLAIN * settings.batch for k in range(len(spent))]
     assert all(math.isfinite(info["ess_ais"]) and math.isfinite(info["ess_flow"]) for info in history)
     assert math.isfinite(history[-1]["step_size"])
 
@@ -152,7 +151,7 @@ def test_passes_of_both_kinds_have_weights_of_one_scale():
     settings = TrainSettings(batch=512, updates=1, buffer_min=20, buffer_max=400, basin_share=0.0, anneal_below=0.0)
     trainer = _trainer(target, settings, 1)  # a new flow is the identity: q is the standard normal
     annealed, plain = (torch.cat([one().log_w for _ in range(200)]) for one in (trainer.anneal, trainer.draw))
-    assert len(plain) == train.PLAIN * len(annealed)
+    assert len(plain) == PLAIN * len(annealed)
     # p = Z N(mean, std): p^2 / q is a Gaussian of precision 2 / std^2 - 1, times a constant.
     m, s = float(mean), float(std)
     precision = 2 / s**2 - 1
@@ -164,7 +163,7 @@ def test_passes_of_both_kinds_have_weights_of_one_scale():
     for _ in range(30):
         trainer.fill()
     z, weights = trainer.buffer.z[:, 0].double(), torch.softmax(trainer.buffer.log_w, 0)
-    assert trainer.buffer.size > 25 * train.PLAIN * 512
+    assert trainer.buffer.size > 25 * PLAIN * 512
     assert float((weights * z).sum()) == pytest.approx(peak, abs=0.02)
     assert float((weights * (z - peak) ** 2).sum()) == pytest.approx(1 / precision, abs=0.02)
 
@@ -457,11 +456,11 @@ def test_path_gradients_come_in_late_once_the_flow_is_good():
     at once."""
     even, uneven = torch.zeros(8, dtype=torch.float64), torch.tensor([0.0] * 4 + [-torch.inf] * 4)  # ESS 100 %, 50 %
     for above, passes, log_w, done, share in (
-        *((0.7, train.RECENT, even, 6, 0.3), (0.7, train.RECENT, even, 5, 0.0), (0.7, train.RECENT - 1, even, 6, 0.0)),
+        *((0.7, RECENT, even, 6, 0.3), (0.7, RECENT, even, 5, 0.0), (0.7, RECENT - 1, even, 6, 0.0)),
         *(
-            (0.7, train.RECENT, uneven, 9, 0.0),
-            (0.4, train.RECENT, uneven, 9, 0.3),
-            (0.5, train.RECENT, uneven, 9, 0.0),
+            (0.7, RECENT, uneven, 9, 0.0),
+            (0.4, RECENT, uneven, 9, 0.3),
+            (0.5, RECENT, uneven, 9, 0.0),
         ),
         (0.0, 0, even, 0, 0.3),
     ):
@@ -508,7 +507,7 @@ def test_bfloat16_needs_a_flow_that_has_it():
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_auto_takes_bfloat16_where_it_is_quick(quick, monkeypatch):
-    monkeypatch.setattr(train.trainer, "rounds_quickly", lambda device: quick)
+    monkeypatch.setattr("openmm_fab.train.trainer.rounds_quickly", lambda device: quick)
 
     def learner(flow, products):
         budget, settings = Budget(iterations=1), replace(SMALL, products=products)

@@ -1,0 +1,69 @@
+"""The names that a user may rely on: those of docs/api.md, each there, each with a docstring."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+
+import pytest
+from test_docs import DOCS
+from test_layering import PACKAGE, ROOT
+
+import openmm_fab as fab
+
+# import openmm_fab as fab; fab.X
+ROOT_NAMES = """
+    MolecularSystem UnsupportedSystemError available_systems find_problems reduced_energy OpenMMEnergy
+    ZMatrix build_zmatrix InternalCoordinates
+    BoltzmannGenerator GeneratorSettings CoordinateSettings FlowSettings TrainSettings AISSettings
+    load_pretrained PRESETS
+    Budget Trainer TrainingError
+    Ensemble StreamedEnsemble Estimate load_reference reference ReferenceEnsemble Convergence
+    Profile profile surface basin_difference basins Basins
+    FreeEnergy log_z log_z_ais log_z_bar difference difference_bar temperature_difference at_temperature mbar
+    Comparison compare
+""".split()
+FACES = [path.parent for path in sorted(ROOT.rglob("__init__.py")) if path.parent != ROOT]
+PUBLIC = {
+    module: re.findall(r"`(\w+)`", names)
+    for module, names in re.findall(
+        r"^\| `(openmm_fab[\w.]*)` \| (.*) \|$", (DOCS / "api.md").read_text(), re.MULTILINE
+    )
+}
+# Their class derives from one of openmmtools, and is made when it is asked for.
+NEEDS = {"openmm_fab.md.moves": "openmmtools"}
+
+
+def test_the_root_has_its_names() -> None:
+    assert len(ROOT_NAMES) == 44
+    assert fab.__all__ == ROOT_NAMES == PUBLIC[PACKAGE]
+
+
+@pytest.mark.parametrize("folder", FACES, ids=lambda folder: folder.relative_to(ROOT).as_posix())
+def test_names_of_a_wing_are_sorted_and_there(folder) -> None:
+    name = ".".join([PACKAGE, *folder.relative_to(ROOT).parts])
+    module = importlib.import_module(name)
+    names = getattr(module, "__all__", [])
+    # CONSTANTS, then Classes, then functions
+    assert names == sorted(set(names), key=lambda n: (not n.isupper(), n[0].islower(), n))
+    assert all(hasattr(module, n) for n in names)
+    if name in PUBLIC:
+        assert PUBLIC[name] == names, "docs/api.md lists the names of this wing"
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_there_and_say_what_they_are(module: str) -> None:
+    for package in filter(None, [NEEDS.get(module)]):
+        pytest.importorskip(package)
+    found = {name: getattr(importlib.import_module(module), name) for name in PUBLIC[module]}
+    assert found
+    for name, value in found.items():
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert len(vars(value).get("__doc__") or inspect.getdoc(value) or "") > 20, f"{module}.{name}"
+
+
+def test_wings_that_users_import_from_are_public() -> None:
+    wings = "coordinates flow ais train ensemble energy target free_energy plots md compare generator".split()
+    assert {f"{PACKAGE}.{wing}" for wing in wings} < PUBLIC.keys()
+    assert {f"{PACKAGE}.interop.flows", f"{PACKAGE}.interop.bgflow"} < PUBLIC.keys()
