@@ -152,6 +152,29 @@ def test_names_and_files_of_a_page_exist(path: Path) -> None:
             assert re.search(rf"def test_\w*{word}", tests), f"{picked} -k {word}"
 
 
+def dead_references(source: str) -> list[str]:
+    """What docstrings send the reader to (see `...`) that is neither in their module nor in the package."""
+    tree = ast.parse(source)
+    here = {
+        name for node in ast.walk(tree) for name in (getattr(node, "name", None), getattr(node, "arg", None)) if name
+    }
+    texts = [
+        ast.get_docstring(node) or ""
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    ]
+    names = re.findall(r"\b[Ss]ee\s`([A-Za-z][\w.]*)`", "\n".join(texts))
+    return [name for name in names if name.split(".")[0] not in here and not _exists(f"openmm_fab.{name}")]
+
+
+def test_references_of_docstrings_exist() -> None:
+    files = sorted((ROOT / "openmm_fab").rglob("*.py"))
+    dead = {file.relative_to(ROOT).as_posix(): dead_references(file.read_text(encoding="utf-8")) for file in files}
+    assert {file: names for file, names in dead.items() if names} == {}
+    made_up = 'def f(x):\n    """See `g`, see `flow.coupling`, see `Ensemble` and see `watch`."""\ndef g(): pass'
+    assert dead_references(made_up) == ["watch"]
+
+
 def commands_in(text: str) -> list[list[str]]:
     lines = re.findall(r"^\s*(?:\$ )?(openmm-fab .*)$", text, flags=re.MULTILINE)
     return [shlex.split(line, comments=True)[1:] for line in lines]

@@ -38,9 +38,9 @@ class AISSettings:
     step_size, acceptance : float
         First step, in units of z, and the acceptance it is adapted to, for each density on its own.
     kernel : str
-        "hmc", "mala", "metropolis" or "latent", which is HMC in the flow's base; see `kernels`.
+        "hmc", "mala", "metropolis" or "latent", which is HMC in the flow's base; see `ais.kernels`.
     flow_every : int
-        Leapfrog steps of HMC from one gradient of the flow to the next; see `hmc.hmc`.
+        Leapfrog steps of HMC from one gradient of the flow to the next; see `ais.kernels.hmc`.
     widths : bool
         HMC's steps in proportion to each coordinate's width in the replay buffer, which is a diagonal mass matrix.
     spacing : str

@@ -111,7 +111,7 @@ def latent_hmc(
     leapfrogs: int,
     generator: torch.Generator | None = None,
 ) -> tuple[Points, Tensor]:
-    """One trajectory in the flow's base; leaves the path's density of z at `lam` invariant. See `hmc.hmc`.
+    """One trajectory in the flow's base; leaves the path's density of z at `lam` invariant. See `hmc`.
 
     Raises
     ------

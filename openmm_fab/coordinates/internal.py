@@ -56,13 +56,14 @@ class CoordinateSettings:
     whiten : bool
         Also remove the correlations that the Hessian predicts, not only the widths.
     symmetry : "methyl", "all" or "none"
-        Groups of equal atoms of which one labelled sector is sampled: see `symmetry`.
+        Groups of equal atoms of which one labelled sector is sampled: see `coordinates.symmetry`.
     omega : "as_given", "trans" or "sample"
         Peptide bonds keep the isomer of the given structure, are turned trans first, or turn freely.
     turning : pairs of atoms
         Bonds that turn freely though they have the length of a double or partial double bond, by numbers of atoms.
     nitrogens : "sample" or "as_given"
-        Pyramidal nitrogens whose sides differ invert, or keep the side of the given structure: see `amines`.
+        Pyramidal nitrogens whose sides differ invert, or keep the side of the given structure: see
+        `coordinates.isomers`.
     measure : "rigid" or "flexible"
         Of molecules with constraints: what rigid dynamics samples, as OpenMM does, or the limit of stiff springs.
     """

@@ -306,7 +306,7 @@ class Ensemble:
         return view(self, n)
 
     def explore(self, n: int = 100) -> Any:
-        """n structures drawn by weight beside a map of two torsions, in a notebook: see `explore.Explorer`."""
+        """n structures drawn by weight beside a map of two torsions, in a notebook: see `drawing.explore.Explorer`."""
         from ..drawing.explore import Explorer
 
         return Explorer(self, n)
@@ -358,7 +358,7 @@ class Ensemble:
 
     @classmethod
     def load(cls, path: str | Path) -> Ensemble:
-        """Read what `save` wrote, or all of what was drawn into a file (.nc); see `stream` for pieces of it.
+        """Read what `save` wrote, or all of what was drawn into a file (.nc); see `StreamedEnsemble` for pieces of it.
 
         ValueError for a file that is truncated or was written by something else.
         """

@@ -43,7 +43,7 @@ class FlowSettings:
     scale : float
         Unit of the straight coordinates: the base's standard deviation in them.
     resampled : bool
-        The base learns where to keep its samples, see `resampled`.
+        The base learns where to keep its samples, see `flow.resampled`.
     """
 
     layers: int = 16
@@ -104,7 +104,7 @@ class CouplingFlow(nn.Module):
     def compile(self, batch: int) -> None:
         """Fuse a layer with `torch.compile`, once for all layers; other batch sizes than `batch` run as they did.
 
-        On a GPU all layers together become CUDA graphs, too, see `graphs`.
+        On a GPU all layers together become CUDA graphs, too, see `tools.graphs`.
 
         Raises whatever the compiler raises: on CPU it needs a C++ compiler.
         """
@@ -128,7 +128,7 @@ class CouplingFlow(nn.Module):
         self, name: Hashable, function: Function, z: Tensor, of: Sequence[Tensor] | None = None
     ) -> list[Tensor]:
         """function(z), by a CUDA graph where there are any; with derivatives by z and the parameters `of`, see
-        `graphs.Graphs`."""
+        `tools.graphs.Graphs`."""
         return list(function(z) if self._graphs is None else self._graphs((name, self.rounded), function, z, of))
 
     def couple(self, z: Tensor, layer: nn.Module, inverse: bool = False, frozen: bool = False) -> tuple[Tensor, Tensor]:

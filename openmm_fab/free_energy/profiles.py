@@ -111,7 +111,8 @@ def coordinate(ensemble: Ensemble, values: Coordinate) -> np.ndarray:
     ----------
     values : (n,) array, callable, str or tuple of int
         Numbers as they are; a function of an mdtraj.Trajectory; "phi" or "psi" (the first one), "rg" (radius of
-        gyration), or a name out of `topology.named_torsions`; two, three or four atoms: distance, angle, torsion.
+        gyration), or a name out of `molecule.torsions.named_torsions`; two, three or four atoms: distance, angle,
+        torsion.
     """
     if isinstance(values, str):
         values = _by_name(ensemble, values)

@@ -149,7 +149,7 @@ class BoltzmannGenerator:
         evaluate_every : float, s
             How often `evaluate` is called on `evaluate_samples` samples; its time counts too.
         objective : str or Objective
-            "fab", "fab_no_buffer", "alpha_divergence", "reverse_kl" or "maximum_likelihood"; see `objectives`.
+            "fab", "fab_no_buffer", "alpha_divergence", "reverse_kl" or "maximum_likelihood"; see `train.objectives`.
         samples : Ensemble, optional
             What maximum likelihood learns from; drawn from by its weights.
         measure : callable, optional

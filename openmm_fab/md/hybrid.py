@@ -24,8 +24,8 @@ class HybridWalkers:
     """The Markov chains of `HybridSettings`.
 
     With w = exp(-u) |dx/dz| / q, a proposal z' of the flow is taken with probability min(1, w(z') / w(z)) (Hastings
-    1970; Liu 1996); a trajectory as in `hmc`. Every stereocentre, amide and equal atom stays in the sector that the
-    generator's coordinates keep.
+    1970; Liu 1996); a trajectory as in `ais.kernels.hmc`. Every stereocentre, amide and equal atom stays in the
+    sector that the generator's coordinates keep.
     """
 
     def __init__(

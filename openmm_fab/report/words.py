@@ -146,7 +146,7 @@ def _cut(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
 
 
 def _lost(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
-    """What training knew at its last look; see `watch`."""
+    """What training knew at its last look; see `train.health`."""
     lost = next((int(m["lost_basins"]) for m in reversed(metrics) if m.get("lost_basins") is not None), None)
     if lost is None:
         return []

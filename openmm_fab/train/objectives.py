@@ -27,7 +27,7 @@ def fab(trainer: Trainer) -> None:
 
 
 def replay(trainer: Trainer) -> None:
-    """Gradient steps on prioritised samples, whose weights then follow the flow; see `buffer` for the control
+    """Gradient steps on prioritised samples, whose weights then follow the flow; see `train.buffer` for the control
     variate."""
     s, buffer, ranks = trainer.settings, trainer.buffer, trainer.ranks
     log_a, log_a_own, log_b = ranks.log_totals(buffer.log_sums())

@@ -27,9 +27,9 @@ class TrainSettings:
     max_adjustment : float
         Largest correction of a buffered weight inside the loss.
     path_gradient : float
-        Share of the gradient that is taken as a path gradient, see `pathwise`, where the flow is good enough: quicker
-        at first, and an end to the gains of a long training. Not in FAB as published. A flow of another library that
-        does not show its base is trained with 0.
+        Share of the gradient that is taken as a path gradient, see `train.pathwise`, where the flow is good enough:
+        quicker at first, and an end to the gains of a long training. Not in FAB as published. A flow of another library
+        that does not show its base is trained with 0.
     path_above : float
         ESS of the flow towards the target, as a share, above which path gradients come in, in the last 40 % of the
         budget; with 0 they are there from the start.
@@ -45,10 +45,11 @@ class TrainSettings:
         less time. 1 anneals all, which is FAB as published.
     control_variate : bool
         FAB with the buffer subtracts from its gradient what has no mean over the flow's own samples, where the buffer
-        has such, which is above `anneal_below`: less noise, the better the flow the less. See `buffer`; not in FAB as
-        published.
+        has such, which is above `anneal_below`: less noise, the better the flow the less. See `train.buffer`; not in
+        FAB as published.
     basin_share : float
-        Least share of the training that each torsional basin gets, see `basins`; 0 trains on the target as it is.
+        Least share of the training that each torsional basin gets, see `train.lifting`; 0 trains on the target as it
+        is.
     """
 
     batch: int = 256

@@ -37,7 +37,7 @@ class StochasticFlow:
     every : int
         Layers of the flow before each kernel.
     kernel, steps, step_size
-        See `kernels`.
+        See `ais.kernels`.
     """
 
     every: int = 2

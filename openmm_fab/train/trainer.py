@@ -60,7 +60,7 @@ class Trainer:
     generator : torch.Generator, optional
         All randomness; saved in checkpoints.
     objective : Objective
-        What is minimised, see `objectives`; FAB with the buffer unless told otherwise.
+        What is minimised, see `train.objectives`; FAB with the buffer unless told otherwise.
     about : dict of str, optional
         What the target is; a checkpoint is loaded only where it says the same.
 
