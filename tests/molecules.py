@@ -1,10 +1,12 @@
-"""Small molecules for tests, as bond graphs with idealised geometries; nothing here comes from the package."""
+"""Small molecules for tests, as bond graphs with idealised geometries; none of them comes from the package."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from openmm_fab.molecule.graph import BondGraph
 
 MASSES = {"H": 1.008, "C": 12.011, "N": 14.007, "O": 15.999, "F": 18.998, "S": 32.06}
 TETRAHEDRAL = 109.471
@@ -22,6 +24,10 @@ class Molecule:
     @property
     def masses(self) -> np.ndarray:
         return np.array([MASSES[e] for e in self.elements])
+
+    @property
+    def graph(self) -> BondGraph:
+        return BondGraph(self.elements, self.bonds)
 
     def permuted(self, order: np.ndarray) -> Molecule:
         """Atom k of the result is atom order[k]."""

@@ -1,7 +1,7 @@
 """A zoo of molecules of different make, for tests: `ZOO` maps a name to a function that makes one.
 
 Peptides are built like those in `peptides.py`; all others come from a SMILES string by RDKit (ETKDG, then MMFF94s,
-whose conjugated nitrogens are planar). `load` keeps what was made. Nothing here comes from the package.
+whose conjugated nitrogens are planar). `load` keeps what was made. No structure here comes from the package.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import mdtraj
 import numpy as np
 
-from ..molecule.graph import distances, kinds_of, neighbours_of, smallest_ring
-from ..molecule.torsions import named_torsions
+from ..molecule.graph import graph_of
+from ..molecule.torsions import named_torsions, rotatable_bonds
 
 if TYPE_CHECKING:
     from ..ensemble.ensemble import Ensemble
@@ -47,8 +47,8 @@ class Torsion:
 def rotatable_torsions(reference: Ensemble) -> list[Torsion]:
     """Those of `named_torsions` first, then every other bond that turns.
 
-    A bond turns when it is in no ring and both its atoms have another neighbour, not in line with it. Methyls and other
-    ends that look alike after a part of a turn (CF3, COO, phenyl, tert-butyl) are folded.
+    A bond turns when it is one of `rotatable_bonds` and its neighbours are not in line with it. Methyls and other ends
+    that look alike after a part of a turn (CF3, COO, phenyl, tert-butyl) are folded.
 
     Parameters
     ----------
@@ -94,16 +94,11 @@ def torsion_values(ensemble: Ensemble, torsions: Sequence[Torsion]) -> dict[str,
 
 def end_to_end(topology: mdtraj.Topology) -> tuple[int, int] | None:
     """The two heavy atoms with the most bonds between them; None for fewer than three bonds."""
-    near = _neighbours(topology)
+    graph = graph_of(topology)
     heavy = [a.index for a in topology.atoms if a.element.symbol not in ("H", "VS")]
-    pairs = [(-far, i, j) for i in heavy for j, far in distances(i, near).items() if i < j and j in set(heavy)]
+    pairs = [(-far, i, j) for i in heavy for j, far in graph.distances(i).items() if i < j and j in set(heavy)]
     far, i, j = min(pairs, default=(0, 0, 0))
     return (i, j) if far <= -3 else None
-
-
-def _neighbours(topology: mdtraj.Topology) -> list[list[int]]:
-    bonds = np.array([(a.index, b.index) for a, b in topology.bonds], dtype=int)
-    return neighbours_of(bonds, topology.n_atoms)
 
 
 def _names(topology: mdtraj.Topology) -> dict[frozenset[int], tuple[str, tuple[Four, ...]]]:
@@ -120,20 +115,18 @@ def _names(topology: mdtraj.Topology) -> dict[frozenset[int], tuple[str, tuple[F
 
 
 def _turning(topology: mdtraj.Topology) -> Iterator[Torsion]:
-    atoms, near = list(topology.atoms), _neighbours(topology)
-    kinds = kinds_of(near, [atom.element.symbol for atom in atoms])
+    atoms, graph = list(topology.atoms), graph_of(topology)
+    kinds = graph.kinds
 
     def end(of: int, other: int) -> list[int]:
-        rest = sorted(set(near[of]) - {other})
+        rest = sorted(set(graph.neighbours[of]) - {other})
         if len({kinds[i] for i in rest}) == 1:
             return rest
-        return [min(rest, key=lambda i: (atoms[i].element.symbol == "H", i))] if rest else []
+        return [min(rest, key=lambda i: (graph.elements[i] == "H", i))]
 
-    for j, k in sorted(tuple(sorted((a.index, b.index))) for a, b in topology.bonds):
-        ends = end(j, k), end(k, j)
-        if all(ends) and not smallest_ring(j, k, near):
-            quadruples = tuple((a, j, k, b) for a, b in product(*ends))
-            yield Torsion("-".join(atoms[i].name for i in quadruples[0]) + f" ({j},{k})", quadruples)
+    for j, k in sorted(rotatable_bonds(graph)):
+        quadruples = tuple((a, j, k, b) for a, b in product(end(j, k), end(k, j)))
+        yield Torsion("-".join(atoms[i].name for i in quadruples[0]) + f" ({j},{k})", quadruples)
 
 
 def _straight(few: Ensemble, torsion: Torsion) -> bool:

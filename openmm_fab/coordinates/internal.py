@@ -201,25 +201,25 @@ class InternalCoordinates(torch.nn.Module):
             with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
                 return cls.from_system(system, settings, energy, trajectory)
         settings = settings or CoordinateSettings()
-        amides = amide_bonds(system.bonds, system.elements)
+        amides = amide_bonds(system.graph)
         minimum = system.minimum
         if settings.omega == "trans" and amides:
-            minimum = system.minimise(with_trans_amides(minimum, system.bonds, amides))
+            minimum = system.minimise(with_trans_amides(minimum, system.graph, amides))
         turning = [amide[1:3] for amide in amides] if settings.omega == "sample" else []
         bonded = set(map(frozenset, system.bonds.tolist()))
         if wrong := [pair for pair in settings.turning if frozenset(pair) not in bonded]:
             raise ValueError(f"Expected turning to name bonds by two atoms each; atoms {wrong} are not bonded.")
         turning += settings.turning
-        zmatrix = build_zmatrix(system.bonds, system.element_masses, minimum, turning)
+        zmatrix = build_zmatrix(system.graph, system.element_masses, minimum, turning)
         pairs, lengths = system.constraints
         fixed = fixed_lengths(zmatrix, pairs, lengths, [str(a) for a in system.md_topology.atoms])
         metric = MassMetric(pairs, system.masses) if settings.measure == "rigid" and len(pairs) else None
-        rotors = find_rotors(zmatrix, system.bonds, system.elements, minimum, settings.symmetry)
+        rotors = find_rotors(zmatrix, system.graph, minimum, settings.symmetry)
         rotors = [r for r in rotors if same_energy(r, minimum, energy, metric)]
         x = None if trajectory is None else np.asarray(trajectory.xyz, dtype=np.float64)
         inverting: list[int] = []
         if settings.nitrogens == "sample":
-            inverting = inverting_rows(zmatrix, system.bonds, system.elements, minimum)
+            inverting = inverting_rows(zmatrix, system.graph, minimum)
         coordinates = cls.fit(
             zmatrix, minimum, energy.value_and_gradient, settings, fixed, rotors, metric, x, inverting
         )

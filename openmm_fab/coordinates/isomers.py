@@ -1,4 +1,4 @@
-"""Peptide bonds: which they are, whether they are cis or trans, and how to turn one."""
+"""Isomers that a molecule may change between: cis and trans amides, and the sides of pyramidal nitrogens."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..molecule.graph import neighbours_of, smallest_ring
+from ..molecule.graph import BondGraph
 from .zmatrix import PLANAR, ZMatrix
 
 OMEGAS = ("as_given", "trans", "sample")
+NITROGENS = ("sample", "as_given")
 
 Amide = tuple[int, int, int, int]  # atoms of omega: carbon, carbonyl carbon, nitrogen, carbon
 
 
-def amide_bonds(bonds: np.ndarray, elements: Sequence[str]) -> list[Amide]:
+def amide_bonds(graph: BondGraph) -> list[Amide]:
     """Amides with a carbon on both sides, in no ring, by the atoms of their omega torsion.
 
     Of two carbons on the nitrogen (proline) the one with a carbonyl beside it counts, else the larger branch.
     """
-    near = neighbours_of(bonds, len(elements))
+    near, elements = graph.neighbours, graph.elements
 
     def carbonyl(atom: int) -> bool:
         return elements[atom] == "C" and any(elements[o] == "O" and len(near[o]) == 1 for o in near[atom])
@@ -33,38 +34,27 @@ def amide_bonds(bonds: np.ndarray, elements: Sequence[str]) -> list[Amide]:
             after = [a for a in near[nitrogen] if elements[a] == "C" and a != carbon]
             if elements[nitrogen] != "N" or len(near[nitrogen]) != 3 or not before or not after:
                 continue
-            if carbon in branch(near, nitrogen, carbon):
+            if carbon in graph.branch(nitrogen, carbon):
                 continue  # a lactam
-            last = max(after, key=lambda a: (any(map(carbonyl, near[a])), len(branch(near, a, nitrogen)), -a))
+            last = max(after, key=lambda a: (any(map(carbonyl, near[a])), len(graph.branch(a, nitrogen)), -a))
             found.append((before[0], carbon, nitrogen, last))
     return found
 
 
-def branch(near: Sequence[Sequence[int]], start: int, without: int) -> set[int]:
-    """Atoms that are reached from `start` otherwise than by its bond with `without`; that one too, by a ring."""
-    seen, queue = {start}, [start]
-    for atom in queue:
-        new = [b for b in near[atom] if b not in seen and {atom, b} != {start, without}]
-        seen.update(new)
-        queue += new
-    return seen
-
-
 def is_trans(x: np.ndarray, amide: Amide) -> bool:
-    """Of positions (n_atoms, 3): omega beyond 90 degrees."""
+    """Whether the amide is trans, |omega| > 90 degrees, in the structure x (n_atoms, 3)."""
     a, b, c, d = x[list(amide)]
     n1, n2 = np.cross(b - a, c - b), np.cross(c - b, d - c)
     return bool(n1 @ n2 < 0)
 
 
-def with_trans_amides(x: np.ndarray, bonds: np.ndarray, amides: Sequence[Amide]) -> np.ndarray:
+def with_trans_amides(x: np.ndarray, graph: BondGraph, amides: Sequence[Amide]) -> np.ndarray:
     """Positions (n_atoms, 3) with every cis amide turned by half a turn; the shorter side moves."""
     x = np.array(x, dtype=np.float64)
-    near = neighbours_of(bonds, len(x))
     for amide in amides:
         if is_trans(x, amide):
             continue
-        sides: list[set[int]] = [branch(near, start, without) for start, without in (amide[1:3], amide[2:0:-1])]
+        sides = graph.branch(amide[1], amide[2]), graph.branch(amide[2], amide[1])
         moved = sorted(sides[0] if len(sides[0]) <= len(sides[1]) else sides[1])
         axis = x[amide[2]] - x[amide[1]]
         axis /= np.linalg.norm(axis)
@@ -73,38 +63,33 @@ def with_trans_amides(x: np.ndarray, bonds: np.ndarray, amides: Sequence[Amide])
     return x
 
 
-NITROGENS = ("sample", "as_given")
-
-
-def pyramidal_nitrogens(bonds: np.ndarray, elements: Sequence[str], x: np.ndarray) -> list[int]:
+def pyramidal_nitrogens(graph: BondGraph, x: np.ndarray) -> list[int]:
     """Nitrogens with three neighbours that are not in one plane, in x (n_atoms, 3), and whose sides differ.
 
     Where two arms are the same hydrogen, halogen or methyl, as in NH2 and N(CH3)2, the other side is the same shape
     with their labels exchanged. Longer equal arms count as different: what is fixed within them may tell the sides.
     """
-    near = neighbours_of(bonds, len(elements))
+    near, elements = graph.neighbours, graph.elements
     found = []
     for i, around in enumerate(near):
         if elements[i] != "N" or len(around) != 3:
             continue
         arms = x[around] - x[i]
         arms /= np.linalg.norm(arms, axis=1)[:, None]
-        ends = [end for arm in around if (end := _end(arm, i, near, elements)) is not None]
+        ends = [end for arm in around if (end := _end(arm, i, graph)) is not None]
         flat = np.arccos((arms * np.roll(arms, 1, 0)).sum(1)).sum() > PLANAR
         found += [i] * (not flat and len(set(ends)) == len(ends))
     return found
 
 
-def inverting_rows(zmatrix: ZMatrix, bonds: np.ndarray, elements: Sequence[str], x: np.ndarray) -> list[int]:
+def inverting_rows(zmatrix: ZMatrix, graph: BondGraph, x: np.ndarray) -> list[int]:
     """Rows of the Z-matrix whose narrow torsion inverts a pyramidal nitrogen: it says how two arms lie to each other,
     seen from the third.
 
     Not of a nitrogen that has all its arms in rings, which hold it.
     """
-    near = neighbours_of(bonds, len(elements))
-    free = {
-        i for i in pyramidal_nitrogens(bonds, elements, x) if not all(smallest_ring(i, arm, near) for arm in near[i])
-    }
+    near = graph.neighbours
+    free = {i for i in pyramidal_nitrogens(graph, x) if not all(graph.ring(i, arm) for arm in near[i])}
     return [
         k
         for k, (_, bond, _, torsion) in enumerate(zmatrix.rows.tolist())
@@ -112,10 +97,9 @@ def inverting_rows(zmatrix: ZMatrix, bonds: np.ndarray, elements: Sequence[str],
     ]
 
 
-def _end(
-    atom: int, centre: int, near: Sequence[Sequence[int]], elements: Sequence[str]
-) -> tuple[str, tuple[str, ...]] | None:
+def _end(atom: int, centre: int, graph: BondGraph) -> tuple[str, tuple[str, ...]] | None:
     """Elements of an arm that ends with its first atom or with what is bonded to it; None for a longer one."""
+    near, elements = graph.neighbours, graph.elements
     others = [b for b in near[atom] if b != centre]
     if any(len(near[b]) > 1 for b in others):
         return None

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..molecule.graph import is_planar, neighbours_of, smallest_ring
+from ..molecule.graph import is_planar
 from ..molecule.stereo import stereocentres
+from ..molecule.system import MolecularSystem
+from ..molecule.torsions import rotatable_bonds
 from .isomers import amide_bonds, is_trans, pyramidal_nitrogens
 from .zmatrix import LARGEST_RING, LINEAR
 
@@ -92,27 +94,26 @@ def _words(c: InternalCoordinates) -> list[str]:
 
 def _chemistry(c: InternalCoordinates, names: Sequence[str]) -> list[str]:
     assert c.system is not None
-    bonds, elements, x = c.system.bonds, c.system.elements, _centre(c)
-    near, lines = neighbours_of(bonds, c.n_atoms), []
+    graph, x, lines = c.system.graph, _centre(c), []
     turning = {frozenset(row[1:3].tolist()) for row in c.zmatrix.rows[c.zmatrix.periodic]}
     kept: dict[str, list[str]] = {}
-    for amide in amide_bonds(bonds, elements):
+    for amide in amide_bonds(graph):
         isomer = "sampled" if frozenset(amide[1:3]) in turning else "trans" if is_trans(x, amide) else "cis"
         kept.setdefault(isomer, []).append(f"{names[amide[1]]}-{names[amide[2]]}")
     lines += [f"Peptide bonds, {isomer}: {', '.join(found)}" for isomer, found in kept.items()]
-    if stiff := _stiff_bonds(c, near, turning):
+    if stiff := _stiff_bonds(c.system, turning):
         lines.append(f"Other bonds that do not turn: {', '.join(f'{names[i]}-{names[j]}' for i, j in stiff)}")
-    hands = stereocentres(near, elements)
-    if hands:
-        lines.append(f"Stereocentres, which keep the hand of the structure: {', '.join(names[i] for i in hands)}")
-    kept_side = pyramidal_nitrogens(bonds, elements, x)  # those that invert are flat at the centre
-    inverting = sorted(set(pyramidal_nitrogens(bonds, elements, c.system.minimum)) - set(kept_side))
+    centres = stereocentres(graph)
+    if centres:
+        lines.append(f"Stereocentres, which keep the hand of the structure: {', '.join(names[i] for i in centres)}")
+    kept_side = pyramidal_nitrogens(graph, x)  # those that invert are flat at the centre
+    inverting = sorted(set(pyramidal_nitrogens(graph, c.system.minimum)) - set(kept_side))
     if inverting:
         lines.append(f"Pyramidal nitrogens, both sides sampled: {', '.join(names[i] for i in inverting)}")
     if kept_side:
         held = ", ".join(names[i] for i in kept_side)
         lines.append(f"Pyramidal nitrogens, which keep their side where MD may invert them: {held}")
-    rings = {frozenset(r) for i, j in bonds.tolist() if (r := smallest_ring(i, j, near))}
+    rings = {frozenset(r) for i, j in graph.bonds.tolist() if (r := graph.ring(i, j))}
     soft = [r for r in rings if not is_planar(sorted(r), x) and len(r) <= LARGEST_RING]
     if soft:
         lines.append(f"Rings that pucker or are bent: {len(soft)}")
@@ -126,25 +127,16 @@ def _chemistry(c: InternalCoordinates, names: Sequence[str]) -> list[str]:
     return lines
 
 
-def _stiff_bonds(
-    c: InternalCoordinates, near: Sequence[Sequence[int]], turning: set[frozenset[int]]
-) -> list[tuple[int, int]]:
+def _stiff_bonds(system: MolecularSystem, turning: set[frozenset[int]]) -> list[tuple[int, int]]:
     """Bonds with something at both ends about which no torsion turns, but for those in rings and of peptides."""
-    assert c.system is not None
-    known = turning | {frozenset(amide[1:3]) for amide in amide_bonds(c.system.bonds, c.system.elements)}
+    graph, near = system.graph, system.graph.neighbours
+    known = turning | {frozenset(amide[1:3]) for amide in amide_bonds(graph)}
     straight = {
         i
         for i, around in enumerate(near)
-        if len(around) == 2 and _is_straight(c.system.minimum[[around[0], i, around[1]]])
+        if len(around) == 2 and _is_straight(system.minimum[[around[0], i, around[1]]])
     }
-    return [
-        (i, j)
-        for i, j in c.system.bonds.tolist()
-        if min(len(near[i]), len(near[j])) > 1
-        and frozenset((i, j)) not in known
-        and not straight & {i, j}
-        and not smallest_ring(i, j, near)
-    ]
+    return [pair for pair in rotatable_bonds(graph) if frozenset(pair) not in known and not straight & set(pair)]
 
 
 def _is_straight(x: np.ndarray) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..molecule.graph import neighbours_of
+from ..molecule.graph import BondGraph
 from .zmatrix import ZMatrix
 
 SYMMETRIES = ("methyl", "all", "none")
@@ -67,38 +67,35 @@ class Rotor:
         return torch.take_along_dim(x, labels[:, :, None], dim=1)
 
 
-def find_rotors(
-    zmatrix: ZMatrix, bonds: np.ndarray, kinds: Sequence[str], positions: np.ndarray, symmetry: str
-) -> list[Rotor]:
+def find_rotors(zmatrix: ZMatrix, graph: BondGraph, positions: np.ndarray, symmetry: str) -> list[Rotor]:
     """Rotors of a molecule, those nearer to the root first.
 
     Parameters
     ----------
     zmatrix : ZMatrix
-    bonds : ndarray of int, shape (n_bonds, 2)
-    kinds : sequence of str
-        Of each atom; equal strings for atoms that may be exchanged, such as elements.
+    graph : BondGraph
+        Atoms of equal elements may be exchanged.
     positions : ndarray, shape (n_atoms, 3)
         Tell the order of the atoms about the bond, and which exchanges are turns.
     symmetry : "none", "methyl" or "all"
         "methyl": three single atoms (CH3, NH3+, CF3). "all": also rings (phenyl), carboxylates, tert-butyl, ...
     """
     found = []
-    neighbours = neighbours_of(bonds, len(kinds))
+    neighbours = graph.neighbours
     x = torch.as_tensor(np.asarray(positions), dtype=torch.float64)
     for row in np.flatnonzero(zmatrix.periodic) if symmetry != "none" else []:
         followers = np.flatnonzero(zmatrix.leader == row)
         rows = np.array([row, *followers])
-        kids, (centre, axis, reference) = zmatrix.rows[rows, 0], zmatrix.rows[row, 1:].tolist()
-        phi = _torsion(x[kids], x[[centre]], x[[axis]], x[[reference]]).numpy()
+        members, (centre, axis, reference) = zmatrix.rows[rows, 0], zmatrix.rows[row, 1:].tolist()
+        phi = _torsion(x[members], x[[centre]], x[[axis]], x[[reference]]).numpy()
         order = np.argsort((phi - phi[0]) % (2 * np.pi))
-        kids = [int(k) for k in kids[order]]
-        if len(kids) < 2 or len(neighbours[centre]) != len(kids) + 1:
+        members = [int(k) for k in members[order]]
+        if len(members) < 2 or len(neighbours[centre]) != len(members) + 1:
             continue
-        if symmetry == "methyl" and (len(kids) != 3 or any(len(neighbours[kid]) > 1 for kid in kids)):
+        if symmetry == "methyl" and (len(members) != 3 or any(len(neighbours[member]) > 1 for member in members)):
             continue
-        for exchange in islice(_exchanges(kids, centre, axis, neighbours, kinds), TRIES):
-            rotor = Rotor(tuple(int(r) for r in rows[order]), tuple(kids), (centre, axis, reference), exchange)
+        for exchange in islice(_exchanges(members, centre, axis, graph), TRIES):
+            rotor = Rotor(tuple(int(r) for r in rows[order]), tuple(members), (centre, axis, reference), exchange)
             if _is_turn(rotor, zmatrix, x):
                 found.append(rotor)
                 break
@@ -129,30 +126,25 @@ def _is_turn(rotor: Rotor, zmatrix: ZMatrix, x: Tensor) -> bool:
     return bool((torch.remainder(change + math.pi, 2 * math.pi) - math.pi).abs().max() < ALIKE)
 
 
-def _exchanges(
-    kids: Sequence[int], centre: int, axis: int, neighbours: list[list[int]], kinds: Sequence[str]
-) -> Iterator[np.ndarray]:
-    """Relabellings that take each kid to the next, with what hangs on it."""
-    exchange = np.arange(len(kinds))
-    following = dict(zip(kids, [*kids[1:], kids[0]], strict=True))
-    if all(len(neighbours[kid]) == 1 for kid in kids):
-        if len({kinds[kid] for kid in kids}) == 1:
+def _exchanges(members: Sequence[int], centre: int, axis: int, graph: BondGraph) -> Iterator[np.ndarray]:
+    """Relabellings that take each atom to the next, with what hangs on it."""
+    neighbours, elements = graph.neighbours, graph.elements
+    exchange = np.arange(graph.n_atoms)
+    following = dict(zip(members, [*members[1:], members[0]], strict=True))
+    if all(len(neighbours[member]) == 1 for member in members):
+        if len({elements[member] for member in members}) == 1:
             exchange[list(following)] = list(following.values())
             yield exchange
         return
     import networkx  # takes a while to load
 
-    branch, queue = {centre}, [centre]
-    for atom in queue:
-        new = [b for b in neighbours[atom] if b not in branch and not (atom == centre and b == axis)]
-        branch.update(new)
-        queue += new
+    branch = set(graph.branch(centre, axis))
     if axis in branch:  # a ring through the axis
         return
     here, there = networkx.Graph(), networkx.Graph()
     for atom in branch:
-        here.add_node(atom, kind=(kinds[atom], following.get(atom), atom == centre))
-        there.add_node(atom, kind=(kinds[atom], atom if atom in following else None, atom == centre))
+        here.add_node(atom, kind=(elements[atom], following.get(atom), atom == centre))
+        there.add_node(atom, kind=(elements[atom], atom if atom in following else None, atom == centre))
     edges = [(a, b) for a in branch for b in neighbours[a] if b in branch]
     here.add_edges_from(edges)
     there.add_edges_from(edges)
@@ -160,7 +152,7 @@ def _exchanges(
     for mapping in matcher.isomorphisms_iter():
         found = exchange.copy()
         found[list(mapping)] = list(mapping.values())
-        if (_power(found, len(kids)) == exchange).all():
+        if (_power(found, len(members)) == exchange).all():
             yield found
 
 

@@ -16,7 +16,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from ..molecule.graph import distances, is_planar, neighbours_of, smallest_ring
+from ..molecule.graph import BondGraph, is_planar
 
 LINEAR = np.deg2rad(165.0)  # an angle beyond this, or below 15 degrees, cannot carry a torsion
 PLANAR = np.deg2rad(350.0)  # a centre of three bonds whose angles sum to more than this is planar, or nearly so
@@ -64,24 +64,24 @@ class ZMatrix:
 def puckering(zmatrix: ZMatrix, positions: np.ndarray) -> np.ndarray:
     """Rows (n_atoms,) bool whose torsion puckers a ring, one that is not planar at `positions` (n_atoms, 3)."""
     bonds = [*zmatrix.rows[1:, :2], *zmatrix.rows[zmatrix.closes][:, [0, 2]]]
-    near = neighbours_of(np.array(bonds), zmatrix.n_atoms)
+    graph = BondGraph([""] * zmatrix.n_atoms, np.array(bonds))
     found = np.zeros(zmatrix.n_atoms, dtype=bool)
     for k, (atom, bond, angle, torsion) in enumerate(zmatrix.rows[3:].tolist(), start=3):
-        ring = smallest_ring(atom, bond, near)
-        # A torsion about a bond of the ring, not the difference of two that holds a hand.
-        inside = zmatrix.closes[k] or (angle in ring and torsion not in near[bond] and zmatrix.leader[k] < 0)
-        found[k] = bool(ring) and inside and not is_planar(ring, positions)
+        ring = graph.ring(atom, bond)
+        # A torsion about a bond of the ring, not the difference of two that holds the chirality.
+        about_it = angle in ring and torsion not in graph.neighbours[bond] and zmatrix.leader[k] < 0
+        found[k] = bool(ring) and (zmatrix.closes[k] or about_it) and not is_planar(ring, positions)
     return found
 
 
 def build_zmatrix(
-    bonds: np.ndarray, masses: np.ndarray, positions: np.ndarray, turning: Iterable[Sequence[int]] = ()
+    graph: BondGraph, masses: np.ndarray, positions: np.ndarray, turning: Iterable[Sequence[int]] = ()
 ) -> ZMatrix:
     """Z-matrix of one connected molecule.
 
     Parameters
     ----------
-    bonds : ndarray of int, shape (n_bonds, 2)
+    graph : BondGraph
     masses : ndarray, shape (n_atoms,)
         Only tell heavy atoms from hydrogens, and oxygen.
     positions : ndarray, shape (n_atoms, 3), nm
@@ -94,7 +94,7 @@ def build_zmatrix(
     ValueError
         If the molecule is not connected, or all its atoms lie on one line.
     """
-    tree = _Tree(bonds, masses, positions)
+    tree = _Tree(graph, masses, positions)
     flexible = _RotatableBonds(tree, turning)
     rows: list[tuple[int, ...]] = []
     leader: list[int] = []
@@ -176,9 +176,9 @@ class _Tree:
         By parent; larger branches first, those beyond a linear centre last.
     """
 
-    def __init__(self, bonds: np.ndarray, masses: np.ndarray, positions: np.ndarray) -> None:
-        self.n_atoms, self.masses, self.positions = len(masses), masses, positions
-        self.neighbours = neighbours_of(bonds, self.n_atoms)
+    def __init__(self, graph: BondGraph, masses: np.ndarray, positions: np.ndarray) -> None:
+        self.graph, self.masses, self.positions = graph, masses, positions
+        self.n_atoms, self.neighbours = graph.n_atoms, graph.neighbours
         self.root = self._root(masses)
         self.order, self.bonded = [self.root], {self.root: -1}
         for atom in self.order:  # grows while it is walked
@@ -213,7 +213,7 @@ class _Tree:
                 "angles of 180 degrees are no coordinates: sample it by molecular dynamics."
             )
         heavy = [i for i in bent if masses[i] > 3.5] or bent
-        return min(heavy, key=lambda i: (max(distances(i, self.neighbours).values()), -len(self.neighbours[i]), i))
+        return min(heavy, key=lambda i: (max(self.graph.distances(i).values()), -len(self.neighbours[i]), i))
 
     def linear(self, atom: int) -> bool:
         near = self.neighbours[atom]
@@ -251,7 +251,7 @@ class _Tree:
         if self.bonded[atom] != bond:
             return None
         for other in self._across(atom):
-            ring = smallest_ring(atom, other, self.neighbours)
+            ring = self.graph.ring(atom, other)
             if other in placed and not self.in_line(atom, bond, other) and len(ring) <= LARGEST_RING:
                 around = [self.parent[bond], *self.neighbours[bond], *self.neighbours[other]]
                 for aside in around:
@@ -302,7 +302,7 @@ class _RotatableBonds:
         return sum(_angle(self._tree.positions, a, atom, b) for a, b in combinations(near, 2)) > PLANAR
 
     def _in_ring(self, a: int, b: int) -> bool:
-        return bool(smallest_ring(a, b, self._tree.neighbours))
+        return bool(self._tree.graph.ring(a, b))
 
 
 def _angle(x: np.ndarray, a: int, b: int, c: int) -> float:

@@ -126,13 +126,11 @@ def marked_bonds(coordinates: InternalCoordinates) -> list[tuple[tuple[int, int]
 
 def marked_atoms(coordinates: InternalCoordinates) -> list[tuple[int, str]]:
     """Stereocentres by name."""
-    from ..molecule.graph import neighbours_of
     from ..molecule.stereo import stereocentres
 
     system, names = coordinates.system, coordinates.atom_names
     assert system is not None
-    near = neighbours_of(system.bonds, coordinates.n_atoms)
-    return [(i, f"keeps its hand: {names[i]}") for i in stereocentres(near, system.elements)]
+    return [(i, f"keeps its hand: {names[i]}") for i in stereocentres(system.graph)]
 
 
 def _nglview() -> Any:

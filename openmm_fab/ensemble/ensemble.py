@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from .. import weights as _weights
 from ..drawing.structures import MOST_ATOMS, STRUCTURES, Structures, _pdb, superposed
-from ..molecule.stereo import centres_of, check_hands
+from ..molecule.stereo import check_chirality, stereocentres
 from ..molecule.torsions import map_axes, named_torsions
 from ..tools.files import load_npz, write_atomically
 from ..weights import Estimate, systematic_resample
@@ -129,8 +129,8 @@ class Ensemble:
             raise ValueError("Expected weights or log_weights; got both.")
         if subsample and block is not None:
             raise ValueError("Expected subsample=True, for one run, or block, for several; got both.")
-        x = whole_structures(trajectory, system.bonds, system.positions)
-        check_hands(x, centres_of(system), system.positions, system.md_topology)
+        x = whole_structures(trajectory, system.graph, system.positions)
+        check_chirality(x, stereocentres(system.graph), system.positions, system.md_topology)
         n = trajectory.n_frames
         log_w = np.zeros(n) if log_weights is None else np.array(log_weights, dtype=np.float64)
         if weights is not None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import mdtraj
 import numpy as np
 
+from ..molecule.graph import BondGraph
+
 
 def check_same_atoms(got: mdtraj.Topology, expected: mdtraj.Topology) -> None:
     """Raise a ValueError that says which atom differs unless both have the same atoms in the same order."""
@@ -60,14 +62,14 @@ def topology_from_arrays(arrays: dict[str, np.ndarray]) -> mdtraj.Topology:
     return topology
 
 
-def whole_structures(trajectory: mdtraj.Trajectory, bonds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def whole_structures(trajectory: mdtraj.Trajectory, graph: BondGraph, positions: np.ndarray) -> np.ndarray:
     """Coordinates of a trajectory, (n, atoms, 3) nm, that are in nm and not torn by a periodic box.
 
     Parameters
     ----------
     trajectory : mdtraj.Trajectory
         Molecules that a box has torn are put together where it has unit cells.
-    bonds : (m, 2) int
+    graph : BondGraph
     positions : (atoms, 3), nm
         A structure with lengths of bonds as they should be.
 
@@ -76,7 +78,7 @@ def whole_structures(trajectory: mdtraj.Trajectory, bonds: np.ndarray, positions
     ValueError
         Bonds ten times too long or too short (Å for nm); bonds that are torn, without a unit cell.
     """
-    x = trajectory.xyz
+    x, bonds = trajectory.xyz, graph.bonds
     if not len(bonds) or not len(x):
         return x
     expected = _lengths(positions[None], bonds)[0]
@@ -89,7 +91,7 @@ def whole_structures(trajectory: mdtraj.Trajectory, bonds: np.ndarray, positions
             )
     torn = _torn(x, bonds, expected)
     if torn.any() and trajectory.unitcell_vectors is not None:
-        x = _put_together(trajectory, bonds)
+        x = trajectory.make_molecules_whole(sorted_bonds=_outwards(graph)).xyz
         torn = _torn(x, bonds, expected)
     if torn.any():
         frame = int(np.flatnonzero(torn.any(1))[0])
@@ -113,27 +115,9 @@ def _torn(x: np.ndarray, bonds: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return _lengths(x, bonds) > 2.0 * expected + 0.05
 
 
-def _put_together(trajectory: mdtraj.Trajectory, bonds: np.ndarray) -> np.ndarray:
-    return trajectory.make_molecules_whole(sorted_bonds=_outwards(bonds)).xyz
-
-
-def _outwards(bonds: np.ndarray) -> np.ndarray:
-    """Bonds of a tree, each from an atom that is placed to one that is not, whatever their numbers."""
-    near: dict[int, list[int]] = {}
-    for i, j in bonds.tolist():
-        near.setdefault(i, []).append(j)
-        near.setdefault(j, []).append(i)
-    seen: set[int] = set()
-    order: list[tuple[int, int]] = []
-    for start in sorted(near):
-        if start in seen:
-            continue
-        seen.add(start)
-        todo = [start]
-        for i in todo:  # grows while it is walked
-            for j in near[i]:
-                if j not in seen:
-                    seen.add(j)
-                    todo.append(j)
-                    order.append((i, j))
+def _outwards(graph: BondGraph) -> np.ndarray:
+    """Bonds (m, 2) of a tree of each molecule, each from an atom that is placed to one that is not, whatever their
+    numbers."""
+    trees = (graph.tree(atoms[0]) for atoms in graph.components())
+    order = [(before, atom) for tree in trees for atom, before in tree.items() if before >= 0]
     return np.array(order, dtype=np.int32)

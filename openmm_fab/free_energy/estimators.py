@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from .. import weights as _weights
@@ -381,14 +382,9 @@ def _two_sides(
 
 def _about_states(overlap: np.ndarray, ess: np.ndarray, n_k: np.ndarray) -> tuple[list[str], bool]:
     linked = overlap + overlap.T >= OVERLAP_LIMIT
-    reached, todo = {0}, [0]
-    while todo:
-        i = todo.pop()
-        new = [int(j) for j in np.flatnonzero(linked[i]) if int(j) not in reached]
-        reached.update(new)
-        todo += new
+    part = connected_components(linked, directed=False)[1]
     words, trusted = [], True
-    apart = sorted(set(range(len(n_k))) - reached)
+    apart = np.flatnonzero(part != part[0]).tolist()
     if apart:
         words.append(f"states {apart} have too little overlap with state 0 and those joined to it")
         trusted = False

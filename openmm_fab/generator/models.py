@@ -16,7 +16,7 @@ from torch import Tensor
 from ..coordinates.internal import InternalCoordinates
 from ..flow.base import TrainableFlow
 from ..flow.coupling import CouplingFlow
-from ..molecule.stereo import centres_of, inverted_hands
+from ..molecule.stereo import inverted_centres, stereocentres
 from ..molecule.system import MolecularSystem
 from ..target import Coordinates
 from ..tools.files import write_atomically
@@ -107,7 +107,7 @@ def read(
 def _refuse_other_hands(path: str | Path, coordinates: InternalCoordinates, system: MolecularSystem) -> None:
     """Mirror images have the same bonds and force field."""
     x, _ = coordinates.to_cartesian(torch.zeros(1, coordinates.dim, dtype=torch.float64))
-    inverted = inverted_hands(x.numpy(), centres_of(system), system.positions)
+    inverted = inverted_centres(x.numpy(), stereocentres(system.graph), system.positions)
     atoms = list(system.md_topology.atoms)
     if wrong := [str(atoms[i]) for i, share in inverted.items() if share]:
         raise ValueError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .checks import UnsupportedSystemError
+from .graph import BondGraph
 from .system import MolecularSystem, available_systems
 
 __all__ = [
+    "BondGraph",
     "MolecularSystem",
     "UnsupportedSystemError",
     "available_systems",

@@ -1,77 +1,120 @@
-"""Bond graphs: neighbours, distances, rings, and which atoms look alike."""
+"""The bond graph of a molecule, and where its bonds come from: a topology, or a System's springs and constraints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
+import mdtraj
 import numpy as np
 import openmm
 from openmm import app, unit
 
 FLAT = 0.005  # nm; a ring whose atoms lie no further from their plane (root mean square) is planar
+LONGEST_BOND = 0.3  # nm
+ACROSS = 1.2  # a spring across an angle is at least so much longer than both sides; no bond is, also in rings of three
 
 
-def neighbours_of(bonds: np.ndarray, n_atoms: int) -> list[list[int]]:
-    """Atoms bonded to each atom."""
-    near: list[list[int]] = [[] for _ in range(n_atoms)]
-    for i, j in np.asarray(bonds, dtype=int).reshape(-1, 2).tolist():
-        near[i].append(j)
-        near[j].append(i)
-    return near
+class BondGraph:
+    """Atoms joined by bonds: neighbours, rings, branches, distances, connected parts.
 
+    Parameters
+    ----------
+    elements : sequence of str
+        Chemical element of each atom; any labels where only the bonds are asked for.
+    bonds : ndarray of int, shape (n_bonds, 2)
 
-def kinds_of(near: Sequence[Sequence[int]], elements: Sequence[str]) -> list[int]:
-    """A number for each atom, equal for those that no walk along the bond graph takes for different ones: elements,
-    refined by the neighbours' numbers until nothing new is told apart."""
-    kinds = [sorted(set(elements)).index(e) for e in elements]
-    while True:
-        seen = [(kinds[i], tuple(sorted(kinds[j] for j in near[i]))) for i in range(len(near))]
-        known = {kind: k for k, kind in enumerate(sorted(set(seen)))}
-        refined = [known[kind] for kind in seen]
-        if len(known) == len(set(kinds)):
-            return kinds
-        kinds = refined
+    Attributes
+    ----------
+    neighbours : list of list of int
+        Atoms bonded to each atom, in the order of `bonds`.
+    """
 
+    def __init__(self, elements: Sequence[str], bonds: np.ndarray) -> None:
+        self.elements = list(elements)
+        self.bonds = np.asarray(bonds, dtype=int).reshape(-1, 2)
+        self.neighbours: list[list[int]] = [[] for _ in self.elements]
+        for i, j in self.bonds.tolist():
+            self.neighbours[i].append(j)
+            self.neighbours[j].append(i)
 
-def distances(start: int, near: Sequence[Sequence[int]]) -> dict[int, int]:
-    """Bonds from one atom to every other that can be reached."""
-    distance = {start: 0}
-    queue = [start]
-    for atom in queue:
-        for other in near[atom]:
-            if other not in distance:
-                distance[other] = distance[atom] + 1
-                queue.append(other)
-    return distance
+    @property
+    def n_atoms(self) -> int:
+        return len(self.elements)
 
+    @cached_property
+    def kinds(self) -> list[int]:
+        """A number for each atom, equal for atoms that the graph alone does not tell apart.
 
-def smallest_ring(a: int, b: int, near: Sequence[Sequence[int]]) -> list[int]:
-    """Atoms of a smallest ring through the bond of a and b, from a to b; empty if there is none."""
-    before = {a: -1}
-    queue = [a]
-    for atom in queue:
-        for other in near[atom]:
-            if other not in before and {atom, other} != {a, b}:
-                before[other] = atom
-                queue.append(other)
-    if b not in before:
-        return []
-    ring = [b]
-    while ring[-1] != a:
-        ring.append(before[ring[-1]])
-    return ring[::-1]
+        Elements, refined by the neighbours' numbers until nothing new is told apart.
+        """
+        names = sorted(set(self.elements))
+        kinds = [names.index(element) for element in self.elements]
+        while True:
+            seen = [(kinds[i], tuple(sorted(kinds[j] for j in near))) for i, near in enumerate(self.neighbours)]
+            known = {kind: k for k, kind in enumerate(sorted(set(seen)))}
+            refined = [known[kind] for kind in seen]
+            if len(known) == len(set(kinds)):
+                return kinds
+            kinds = refined
+
+    def tree(self, start: int, without: int = -1) -> dict[int, int]:
+        """Atoms reached from `start`, nearest first, each with the atom before it on a shortest way (-1 for `start`).
+
+        The bond start-without is not crossed; `without` is reached where a ring leads back to it.
+        """
+        before = {start: -1}
+        queue = [start]
+        for atom in queue:  # grows while it is walked
+            for other in self.neighbours[atom]:
+                if other not in before and {atom, other} != {start, without}:
+                    before[other] = atom
+                    queue.append(other)
+        return before
+
+    def branch(self, start: int, without: int) -> list[int]:
+        """Atoms reached from `start`, itself first, without crossing the bond start-without.
+
+        Includes `without` if a ring leads back to it.
+        """
+        return list(self.tree(start, without))
+
+    def ring(self, a: int, b: int) -> list[int]:
+        """Atoms of a smallest ring through the bond of a and b, from a to b; empty if there is none."""
+        before = self.tree(a, b)
+        if b not in before:
+            return []
+        ring = [b]
+        while ring[-1] != a:
+            ring.append(before[ring[-1]])
+        return ring[::-1]
+
+    def distances(self, start: int) -> dict[int, int]:
+        """Number of bonds from one atom to every atom that is reached from it, nearest first."""
+        distance = {-1: -1}
+        for atom, before in self.tree(start).items():
+            distance[atom] = distance[before] + 1
+        del distance[-1]
+        return distance
+
+    def components(self) -> list[list[int]]:
+        """Connected parts, each a sorted list of atoms, by their first atoms."""
+        seen: set[int] = set()
+        parts = []
+        for atom in range(self.n_atoms):
+            if atom not in seen:
+                parts.append(sorted(self.tree(atom)))
+                seen.update(parts[-1])
+        return parts
 
 
 def is_planar(ring: Sequence[int], positions: np.ndarray) -> bool:
-    """Of positions (n_atoms, 3), nm."""
+    """Whether the ring's atoms lie within FLAT nm (root mean square) of one plane in positions (n_atoms, 3), nm."""
     x = positions[list(ring)]
     return bool(np.linalg.svd(x - x.mean(0), compute_uv=False)[-1] / np.sqrt(len(ring)) < FLAT)
 
 
-LONGEST_BOND = 0.3  # nm
-ACROSS = 1.2  # a spring across an angle is at least so much longer than both sides; no bond is, also in rings of three
-
-# --- the bond graph ---
+# --- where bonds come from ---
 
 
 def topology_bonds(topology: app.Topology) -> np.ndarray:
@@ -133,21 +176,11 @@ def _pairs(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
 
 
 def molecules_of(n_atoms: int, bonds: np.ndarray) -> list[list[int]]:
-    """Connected components of the bond graph, each a sorted list of atoms."""
-    neighbours: list[list[int]] = [[] for _ in range(n_atoms)]
-    for i, j in bonds.tolist():
-        neighbours[i].append(j)
-        neighbours[j].append(i)
-    seen: set[int] = set()
-    molecules = []
-    for start in range(n_atoms):
-        if start in seen:
-            continue
-        seen.add(start)
-        molecule = [start]
-        for atom in molecule:  # grows while it is walked
-            new = [other for other in neighbours[atom] if other not in seen]
-            seen.update(new)
-            molecule += new
-        molecules.append(sorted(molecule))
-    return molecules
+    """Atoms of each molecule, sorted: the connected parts of bonds (n_bonds, 2)."""
+    return BondGraph([""] * n_atoms, bonds).components()
+
+
+def graph_of(topology: mdtraj.Topology) -> BondGraph:
+    """The bond graph of an mdtraj topology; its elements are symbols, "VS" for virtual sites."""
+    bonds = np.array([(a.index, b.index) for a, b in topology.bonds], dtype=int)
+    return BondGraph([atom.element.symbol for atom in topology.atoms], bonds)

@@ -1,40 +1,38 @@
-"""What an Ensemble asks of an mdtraj.Topology: names of torsions, the same atoms or not, arrays to put in a
-file."""
+"""Chirality: which atoms are stereocentres, and whether structures have the chirality of another structure."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import mdtraj
 import numpy as np
 
-from .graph import kinds_of, neighbours_of
+from .graph import BondGraph
 
-if TYPE_CHECKING:
-    from .system import MolecularSystem
+ARMS = {"C": 4, "N": 4, "Si": 4, "P": 4, "S": 3}  # neighbours of a stereocentre; beside three there is a lone pair
 
 
-def check_hands(x: np.ndarray, centres: dict[int, list[int]], positions: np.ndarray, topology: mdtraj.Topology) -> None:
-    """Compare the hand of stereocentres with the system's.
+def check_chirality(
+    x: np.ndarray, centres: dict[int, list[int]], positions: np.ndarray, topology: mdtraj.Topology
+) -> None:
+    """Compare the chirality of stereocentres with that of the system's structure.
 
     Parameters
     ----------
     x : (n, atoms, 3), nm
     centres : dict of int to list of int
-        Stereocentres and their neighbours.
+        Stereocentres and their neighbours, see `stereocentres`.
     positions : (atoms, 3), nm
         The system's structure.
 
     Raises
     ------
     ValueError
-        A centre has the other hand in more than half of the frames; in fewer it is a warning.
+        A centre has the other chirality in more than half of the frames; in fewer it is a warning.
     """
     if not len(x):
         return
-    inverted = inverted_hands(x, centres, positions)
+    inverted = inverted_centres(x, centres, positions)
     atoms = list(topology.atoms)
     wrong = [f"{atoms[i]}" for i, share in inverted.items() if share > 0.5]
     if wrong:
@@ -52,26 +50,28 @@ def check_hands(x: np.ndarray, centres: dict[int, list[int]], positions: np.ndar
         )
 
 
-def inverted_hands(x: np.ndarray, centres: dict[int, list[int]], positions: np.ndarray) -> dict[int, float]:
-    """Share of the frames x (n, atoms, 3) in which a stereocentre has the other hand than in positions (atoms, 3)."""
-    return {i: float((_hand(x, i, near) * _hand(positions[None], i, near) < 0).mean()) for i, near in centres.items()}
+def inverted_centres(x: np.ndarray, centres: dict[int, list[int]], positions: np.ndarray) -> dict[int, float]:
+    """Share of the frames x (n, atoms, 3) in which a stereocentre is inverted with regard to positions (atoms, 3)."""
+    return {
+        i: float((_chirality(x, i, near) * _chirality(positions[None], i, near) < 0).mean())
+        for i, near in centres.items()
+    }
 
 
-def _hand(x: np.ndarray, centre: int, near: list[int]) -> np.ndarray:
+def _chirality(x: np.ndarray, centre: int, near: list[int]) -> np.ndarray:
     """(n,): sign of the volume that three neighbours span with the centre."""
     a, b, c = (x[:, i] - x[:, centre] for i in near[:3])
     return np.sign(np.einsum("ni,ni->n", a, np.cross(b, c)))
 
 
-def centres_of(system: MolecularSystem) -> dict[int, list[int]]:
-    """Atoms that have a hand, and their neighbours."""
-    near = neighbours_of(system.bonds, system.n_atoms)
-    return {i: [int(j) for j in near[i]] for i in stereocentres(near, system.elements)}
+def stereocentres(graph: BondGraph) -> dict[int, list[int]]:
+    """Stereocentres and their neighbours.
 
-
-def stereocentres(near: Sequence[Sequence[int]], elements: Sequence[str]) -> list[int]:
-    """Atoms with four neighbours, or three and a lone pair (sulfoxides), that no walk along the bond graph takes for
-    each other."""
-    kinds = kinds_of(near, elements)
-    arms = {"C": 4, "N": 4, "Si": 4, "P": 4, "S": 3}
-    return [i for i, b in enumerate(near) if len(b) == arms.get(elements[i]) and len({kinds[j] for j in b}) == len(b)]
+    Atoms with four neighbours, or three and a lone pair (sulfoxides), that the bond graph tells apart.
+    """
+    near, kinds = graph.neighbours, graph.kinds
+    return {
+        i: near[i]
+        for i, element in enumerate(graph.elements)
+        if len(near[i]) == ARMS.get(element) and len({kinds[j] for j in near[i]}) == len(near[i])
+    }

@@ -22,7 +22,7 @@ from openmm import app, unit
 
 from . import inputs
 from .checks import check_supported
-from .graph import bonds_of, constraints_of
+from .graph import BondGraph, bonds_of, constraints_of
 
 FORCEFIELD = ("amber96.xml", "implicit/obc1.xml")
 LARGE = 60  # atoms
@@ -264,6 +264,11 @@ class MolecularSystem:
     def bonds(self) -> np.ndarray:
         """(n_bonds, 2) int, i < j, sorted: the topology's bonds, or where it lists none, the System's."""
         return bonds_of(self.topology, self.system)
+
+    @cached_property
+    def graph(self) -> BondGraph:
+        """Elements and bonds as a graph."""
+        return BondGraph(self.elements, self.bonds)
 
     @property
     def constraints(self) -> tuple[np.ndarray, np.ndarray]:

@@ -1,19 +1,20 @@
-"""What an Ensemble asks of an mdtraj.Topology: names of torsions, the same atoms or not, arrays to put in a
-file."""
+"""Which bonds of a molecule turn, and its torsions by name."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 
 import mdtraj
 import numpy as np
+
+from .graph import BondGraph, graph_of
 
 
 def named_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
     """Backbone phi and psi by name ("phi ALA2"); where there are none, one torsion for every rotatable heavy-atom bond.
 
-    With several chains a name has the chain's letter, "phi A:ALA2". A bond counts as rotatable when both its atoms have
-    another heavy neighbour and it is in no ring.
+    With several chains a name has the chain's letter, "phi A:ALA2". Rotatable: see `rotatable_bonds`.
     """
     dummy = mdtraj.Trajectory(np.zeros((1, topology.n_atoms, 3)), topology)
     with warnings.catch_warnings():
@@ -60,34 +61,37 @@ def _four(row: np.ndarray) -> tuple[int, int, int, int]:
     return i, j, k, m
 
 
+def rotatable_bonds(graph: BondGraph, among: Collection[int] | None = None) -> list[tuple[int, int]]:
+    """Bonds (i, j), i < j, that are in no ring and whose atoms both have another neighbour.
+
+    Bonds and neighbours of the atoms `among` only, if given. Lengths and angles are not looked at, since a topology has
+    none: double bonds, amides and straight chains are among them. `coordinates.zmatrix` knows a structure and takes
+    such bonds as stiff.
+    """
+    counted = set(range(graph.n_atoms)) if among is None else set(among)
+    near = [counted.intersection(atoms) for atoms in graph.neighbours]
+    return [
+        (i, j)
+        for i in sorted(counted)
+        for j in graph.neighbours[i]
+        if i < j and j in counted and near[i] - {j} and near[j] - {i} and not graph.ring(i, j)
+    ]
+
+
 def _rotatable(topology: mdtraj.Topology, polar: bool = False) -> dict[str, tuple[int, int, int, int]]:
-    """Of heavy atoms, with `polar` also of hydrogens that are not on carbon."""
-    on_carbon = {a.index for pair in topology.bonds for a, b in (pair, pair[::-1]) if b.element.symbol == "C"}
-    skipped = {a.index for a in topology.atoms if a.element.symbol == "VS"}
-    skipped |= {a.index for a in topology.atoms if a.element.symbol == "H" and not (polar and a.index not in on_carbon)}
-    heavy: dict[int, list[int]] = {a.index: [] for a in topology.atoms if a.index not in skipped}
-    for a, b in topology.bonds:
-        if a.index in heavy and b.index in heavy:
-            heavy[a.index].append(b.index)
-            heavy[b.index].append(a.index)
+    """Torsions of rotatable bonds between heavy atoms, by name; with `polar` hydrogens that are not on carbon count,
+    too."""
+    graph = graph_of(topology)
+    elements, near = graph.elements, graph.neighbours
+
+    def counts(atom: int) -> bool:
+        if elements[atom] == "H":
+            return polar and not any(elements[other] == "C" for other in near[atom])
+        return elements[atom] != "VS"
+
+    atoms = {atom for atom in range(graph.n_atoms) if counts(atom)}
     named = {}
-    for j in heavy:
-        for k in heavy[j]:
-            ends = [sorted(set(heavy[j]) - {k}), sorted(set(heavy[k]) - {j})]
-            if j < k and all(ends) and not _joined(heavy, j, k):
-                quadruple = (ends[0][0], j, k, ends[1][0])
-                named["-".join(topology.atom(i).name for i in quadruple) + f" ({j},{k})"] = quadruple
+    for j, k in rotatable_bonds(graph, atoms):
+        i, m = (min((atoms & set(near[at])) - {other}) for at, other in ((j, k), (k, j)))
+        named["-".join(topology.atom(a).name for a in (i, j, k, m)) + f" ({j},{k})"] = (i, j, k, m)
     return named
-
-
-def _joined(neighbours: dict[int, list[int]], j: int, k: int) -> bool:
-    """Is k reached from j without their own bond, that is, through a ring?"""
-    seen, todo = {j}, [i for i in neighbours[j] if i != k]
-    while todo:
-        i = todo.pop()
-        if i == k:
-            return True
-        if i not in seen:
-            seen.add(i)
-            todo += neighbours[i]
-    return False

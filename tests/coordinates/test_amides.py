@@ -10,12 +10,13 @@ import torch
 
 from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
 from openmm_fab.coordinates.isomers import amide_bonds, is_trans, with_trans_amides
+from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
 
 
 def _named(s: MolecularSystem) -> list[list[str]]:
     atoms = list(s.topology.atoms())
-    return [[f"{atoms[i].residue.name}:{atoms[i].name}" for i in amide] for amide in amide_bonds(s.bonds, s.elements)]
+    return [[f"{atoms[i].residue.name}:{atoms[i].name}" for i in amide] for amide in amide_bonds(s.graph)]
 
 
 def test_by_name():
@@ -32,14 +33,14 @@ def test_by_name():
 def test_not_in_rings_and_not_without_a_carbon():
     """A lactam (2-pyrrolidone) cannot turn; formamide and acetamide look alike on both sides."""
     ring = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 0), (0, 5), (1, 6)]  # C(=O) N C C C
-    assert amide_bonds(np.array(ring), ["C", "N", "C", "C", "C", "O", "H"]) == []
+    assert amide_bonds(BondGraph(["C", "N", "C", "C", "C", "O", "H"], ring)) == []
     chain = [(0, 1), (1, 2), (1, 3), (3, 4), (3, 5)]
-    assert amide_bonds(np.array(chain), ["C", "C", "O", "N", "H", "H"]) == []
-    assert amide_bonds(np.array(chain), ["C", "C", "O", "N", "C", "H"]) == [(0, 1, 3, 4)]
+    assert amide_bonds(BondGraph(["C", "C", "O", "N", "H", "H"], chain)) == []
+    assert amide_bonds(BondGraph(["C", "C", "O", "N", "C", "H"], chain)) == [(0, 1, 3, 4)]
 
 
 def _cis(s: MolecularSystem) -> tuple[np.ndarray, list]:
-    amides = amide_bonds(s.bonds, s.elements)
+    amides = amide_bonds(s.graph)
     x = np.array(s.positions)
     assert all(is_trans(x, amide) for amide in amides)
     side = [a.index for a in s.topology.atoms() if a.residue.name == "ACE" and a.index not in amides[0][1:3]]
@@ -54,11 +55,11 @@ def test_cis_is_turned(alanine_dipeptide):
     s = alanine_dipeptide
     x, amides = _cis(s)
     assert [is_trans(x, amide) for amide in amides] == [False, True]
-    turned = with_trans_amides(x, s.bonds, amides)
+    turned = with_trans_amides(x, s.graph, amides)
     assert all(is_trans(turned, amide) for amide in amides)
     distances = [np.linalg.norm(p[:, None] - p, axis=-1) for p in (s.positions, turned)]
     np.testing.assert_allclose(distances[1], distances[0], atol=1e-9)
-    np.testing.assert_array_equal(with_trans_amides(s.positions, s.bonds, amides), s.positions)
+    np.testing.assert_array_equal(with_trans_amides(s.positions, s.graph, amides), s.positions)
 
 
 def test_what_coordinates_do_with_them(alanine_dipeptide):
@@ -85,4 +86,4 @@ def test_what_coordinates_do_with_them(alanine_dipeptide):
 
 
 def test_ethylene_is_no_amide():
-    assert amide_bonds(m.ETHYLENE.bonds, m.ETHYLENE.elements) == []
+    assert amide_bonds(m.ETHYLENE.graph) == []

@@ -46,10 +46,10 @@ zoo.SMILES["indolizidine"] = "C1CCN2CCCC2C1"
 def test_which_invert(name, sided, inverts):
     pytest.importorskip("rdkit")
     molecule = zoo.load(name) if name in zoo.ZOO else zoo.from_smiles(name)
-    found = pyramidal_nitrogens(molecule.bonds, molecule.elements, molecule.positions)
+    found = pyramidal_nitrogens(molecule.graph, molecule.positions)
     assert len(found) == sided and all(molecule.elements[i] == "N" for i in found)
-    z = build_zmatrix(molecule.bonds, molecule.masses, molecule.positions)
-    rows = inverting_rows(z, molecule.bonds, molecule.elements, molecule.positions)
+    z = build_zmatrix(molecule.graph, molecule.masses, molecule.positions)
+    rows = inverting_rows(z, molecule.graph, molecule.positions)
     assert len(rows) == inverts and {int(z.rows[k, 1]) for k in rows} == set(found[:inverts])
     assert not z.periodic[rows].any()
 
@@ -104,8 +104,8 @@ def test_both_sides_are_within_reach(name):
     pytest.importorskip("rdkit")
     molecule = zoo.load(name)
     energy = _MMFF(name, molecule.positions)
-    z_matrix = build_zmatrix(molecule.bonds, molecule.masses, molecule.positions)
-    rows = inverting_rows(z_matrix, molecule.bonds, molecule.elements, molecule.positions)
+    z_matrix = build_zmatrix(molecule.graph, molecule.masses, molecule.positions)
+    rows = inverting_rows(z_matrix, molecule.graph, molecule.positions)
     nitrogen = int(z_matrix.rows[rows[0], 1])
     arms = [int(b) for bond in molecule.bonds.tolist() if nitrogen in bond for b in bond if b != nitrogen]
     c = InternalCoordinates.fit(z_matrix, molecule.positions, energy, inverting=rows)

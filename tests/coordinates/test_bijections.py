@@ -86,7 +86,7 @@ def _volume_measured(to_internal: Map, x: Tensor) -> Tensor:
 
 def _coordinates(molecule: m.Molecule | MolecularSystem, n: int = 3) -> Bijection:
     """Stiff coordinates centred on a distorted copy of the molecule and scaled by a full random matrix."""
-    plain = InternalCoordinates(build_zmatrix(molecule.bonds, molecule.masses, molecule.positions))
+    plain = InternalCoordinates(build_zmatrix(molecule.graph, molecule.masses, molecule.positions))
     x = torch.tensor(molecule.positions) + 0.004 * _normal(0, n + 1, *molecule.positions.shape)
     mean = plain.to_internal(x)[0][0, : plain.n_stiff]
     mixing = 0.05 * (torch.eye(plain.n_stiff, dtype=torch.float64) + 0.05 * _normal(1, plain.n_stiff, plain.n_stiff))

@@ -171,7 +171,7 @@ def test_against_constrained_dynamics():
 
 def test_a_ring_of_rigid_bonds():
     """The bond that closes it is fixed like the others, whatever the pucker."""
-    z = build_zmatrix(m.CYCLOHEXANE.bonds, m.CYCLOHEXANE.masses, m.CYCLOHEXANE.positions)
+    z = build_zmatrix(m.CYCLOHEXANE.graph, m.CYCLOHEXANE.masses, m.CYCLOHEXANE.positions)
     names = [f"{e}{k}" for k, e in enumerate(m.CYCLOHEXANE.elements)]
     wanted = np.where(m.CYCLOHEXANE.bonds.max(1) > 5, 0.109, 0.153)
     fixed = fixed_lengths(z, m.CYCLOHEXANE.bonds, wanted, names)
@@ -188,7 +188,7 @@ def test_a_ring_of_rigid_bonds():
 
 
 def test_a_bond_beyond_a_linear_centre_is_refused():
-    z = build_zmatrix(m.PROPYNE.bonds, m.PROPYNE.masses, m.PROPYNE.positions)
+    z = build_zmatrix(m.PROPYNE.graph, m.PROPYNE.masses, m.PROPYNE.positions)
     names = [f"{e}{k}" for k, e in enumerate(m.PROPYNE.elements)]
     with pytest.raises(ValueError, match="got H6 - C5, which lie beyond a linear centre"):
         fixed_lengths(z, np.array([[6, 5]]), np.array([0.106]), names)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
 from openmm_fab.coordinates.zmatrix import build_zmatrix
+from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.circle import wrap
 
@@ -29,7 +30,7 @@ def coordinates(alanine_dipeptide: MolecularSystem) -> InternalCoordinates:
 
 def _plain(molecule: m.Molecule) -> InternalCoordinates:
     """Without centre and scale: z = (ln r, theta, torsions)."""
-    return InternalCoordinates(build_zmatrix(molecule.bonds, molecule.masses, molecule.positions))
+    return InternalCoordinates(build_zmatrix(molecule.graph, molecule.masses, molecule.positions))
 
 
 def _random(seed: int) -> torch.Generator:
@@ -231,7 +232,7 @@ def test_large_molecules_mix_sparsely():
     from openmm_fab.coordinates.scales import mixing_of
 
     system = MolecularSystem.from_pdb(Path(__file__).parents[1] / "data" / "peptide_ala9.pdb", ["amber14-all.xml"])
-    plain = InternalCoordinates(build_zmatrix(system.bonds, system.masses, system.positions))
+    plain = InternalCoordinates(build_zmatrix(system.graph, system.masses, system.positions))
     n = plain.n_stiff
     mean = plain.to_internal(torch.tensor(system.positions)[None])[0][0, :n].clone()
     near = torch.exp(-(torch.arange(n)[:, None] - torch.arange(n)).abs().double() / 0.5)
@@ -282,7 +283,7 @@ def test_covariance_of_a_known_energy():
             energy = 0.5 * k_length * (da**2 + db**2) + 0.5 * k_angle * dtheta**2 + 900.0 * da * dtheta
             return energy.detach(), torch.autograd.grad(energy.sum(), x)[0]
 
-    zmatrix = build_zmatrix(m.WATER.bonds, m.WATER.masses, minimum)
+    zmatrix = build_zmatrix(m.WATER.graph, m.WATER.masses, minimum)
     settings = CoordinateSettings(inflate=1.5, softest=0.3)
     b, theta = 0.096, np.deg2rad(104.5)
     hessian = np.diag([k_length * b**2, k_length * b**2, k_angle])
@@ -302,7 +303,7 @@ def test_covariance_of_a_known_energy():
 
 def test_no_direction_is_wider_than_the_softest():
     """Without any energy, or with an unstable one, the width is `softest`."""
-    zmatrix = build_zmatrix(m.ETHANE.bonds, m.ETHANE.masses, m.ETHANE.positions)
+    zmatrix = build_zmatrix(m.ETHANE.graph, m.ETHANE.masses, m.ETHANE.positions)
     for curvature in (0.0, -50.0):
         c = InternalCoordinates.fit(
             zmatrix,
@@ -343,7 +344,7 @@ def test_wrong_input():
     with pytest.raises(ValueError, match=r"Expected x with shape \(batch, 3, 3\); got \(3, 3\)"):
         c.to_internal(torch.zeros(3, 3))
     with pytest.raises(ValueError, match="single atom"):
-        InternalCoordinates(build_zmatrix(np.zeros((0, 2)), np.array([1.0]), np.zeros((1, 3))))
+        InternalCoordinates(build_zmatrix(BondGraph("H", np.zeros((0, 2))), np.array([1.0]), np.zeros((1, 3))))
     for wrong in ({"inflate": 0.0}, {"softest": -1.0}):
         with pytest.raises(ValueError, match="Expected inflate > 0 and softest > 0"):
             CoordinateSettings(**wrong)

@@ -13,7 +13,6 @@ from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordina
 from openmm_fab.coordinates.zmatrix import build_zmatrix
 from openmm_fab.drawing import view
 from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.molecule.graph import neighbours_of
 from openmm_fab.molecule.stereo import stereocentres
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.target import BoltzmannTarget, ManyWell
@@ -70,7 +69,7 @@ def test_what_is_said_in_words(proline, alanine_dipeptide):
 
 
 def test_without_a_system_atoms_are_numbers():
-    c = InternalCoordinates(build_zmatrix(m.BUTANE.bonds, m.BUTANE.masses, m.BUTANE.positions))
+    c = InternalCoordinates(build_zmatrix(m.BUTANE.graph, m.BUTANE.masses, m.BUTANE.positions))
     assert "36 coordinates: 33 stiff, 3 periodic" in c.summary()
     with pytest.raises(ValueError, match="these know no system"):
         view.view_coordinates(c)
@@ -99,7 +98,7 @@ def test_large_rings_are_called_hard():
 @pytest.mark.parametrize(("name", "n"), [("alanine_dipeptide", 1), ("butane", 0), ("adenosine", 4), ("elil", 5)])
 def test_stereocentres(name, n):
     s = MolecularSystem.load(name)
-    assert len(stereocentres(neighbours_of(s.bonds, s.n_atoms), s.elements)) == n
+    assert len(stereocentres(s.graph)) == n
 
 
 def test_what_the_picture_marks(proline):
@@ -161,8 +160,7 @@ def test_bonds_that_do_not_turn_are_listed_and_may_be_made_to() -> None:
 def test_sulfoxides_have_a_hand(name, n):
     pytest.importorskip("rdkit")
     molecule = zoo.load(name)
-    near = neighbours_of(molecule.bonds, len(molecule.elements))
-    found = stereocentres(near, molecule.elements)
+    found = stereocentres(molecule.graph)
     assert len(found) == n and ("S" in {molecule.elements[i] for i in found}) == ("S" in molecule.elements)
 
 

@@ -23,8 +23,8 @@ def _random(seed: int) -> torch.Generator:
 
 
 def _rotors(molecule: m.Molecule, symmetry: str = "methyl") -> list:
-    z = build_zmatrix(molecule.bonds, molecule.masses, molecule.positions)
-    return find_rotors(z, molecule.bonds, molecule.elements, molecule.positions, symmetry)
+    z = build_zmatrix(molecule.graph, molecule.masses, molecule.positions)
+    return find_rotors(z, molecule.graph, molecule.positions, symmetry)
 
 
 NEOPENTANE = m.build(
@@ -73,11 +73,11 @@ def test_groups(molecule, methyls, all):
 def test_groups_of_peptides(name):
     """Methyls and ammonium; the carboxylates besides, where all are asked for."""
     s = MolecularSystem.load(name)
-    z = build_zmatrix(s.bonds, s.masses, s.positions)
+    z = build_zmatrix(s.graph, s.masses, s.positions)
     names = [f"{a.residue.name}{a.residue.id}:{a.name}" for a in s.topology.atoms()]
 
     def found(symmetry: str) -> dict[str, int]:
-        return {names[r.frame[0]]: r.fold for r in find_rotors(z, s.bonds, s.elements, s.positions, symmetry)}
+        return {names[r.frame[0]]: r.fold for r in find_rotors(z, s.graph, s.positions, symmetry)}
 
     if name == "alanine_dipeptide":
         assert found("methyl") == found("all") == {"ACE1:CH3": 3, "ALA2:CB": 3, "NME3:C": 3}
@@ -90,9 +90,9 @@ def test_groups_of_peptides(name):
 def test_rings_and_branched_groups_turn_as_a_whole():
     """Seen from a chain, so that they are leaves of the tree."""
     s = MolecularSystem.from_pdb(Path(__file__).parents[1] / "data" / "peptide_akf.pdb", ["amber14-all.xml"])
-    z = build_zmatrix(s.bonds, s.masses, s.positions)
+    z = build_zmatrix(s.graph, s.masses, s.positions)
     atoms = list(s.topology.atoms())
-    rotors = find_rotors(z, s.bonds, s.elements, s.positions, "all")
+    rotors = find_rotors(z, s.graph, s.positions, "all")
     (ring,) = (r for r in rotors if atoms[r.frame[0]].name == "CG" and atoms[r.frame[0]].residue.name == "PHE")
     moved = {atoms[i].name: atoms[int(k)].name for i, k in enumerate(ring.exchange) if i != k}
     pairs = [("CD1", "CD2"), ("CE1", "CE2"), ("HD1", "HD2"), ("HE1", "HE2")]
@@ -174,8 +174,8 @@ def test_relabelling_is_uniform(coordinates):
 
 def test_a_sector_holds_all_of_log_z():
     """The same integral of exp(-u) over a methyl's turn with and without the restriction, by quadrature."""
-    zmatrix = build_zmatrix(m.ETHANE.bonds, m.ETHANE.masses, m.ETHANE.positions)
-    (rotor,) = find_rotors(zmatrix, m.ETHANE.bonds, m.ETHANE.elements, m.ETHANE.positions, "methyl")
+    zmatrix = build_zmatrix(m.ETHANE.graph, m.ETHANE.masses, m.ETHANE.positions)
+    (rotor,) = find_rotors(zmatrix, m.ETHANE.graph, m.ETHANE.positions, "methyl")
 
     def u(x: Tensor) -> Tensor:
         return 2.0 * (3 * rotor.phase(x)).cos()

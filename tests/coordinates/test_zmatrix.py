@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from openmm_fab.coordinates.zmatrix import ZMatrix, build_zmatrix
+from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
 
 # Molecule and its rotatable bonds.
@@ -24,7 +25,7 @@ KNOWN = {
 
 
 def _built(molecule: m.Molecule) -> ZMatrix:
-    return build_zmatrix(molecule.bonds, molecule.masses, molecule.positions)
+    return build_zmatrix(molecule.graph, molecule.masses, molecule.positions)
 
 
 def _turning_bonds(z: ZMatrix) -> list[tuple[int, ...]]:
@@ -89,7 +90,7 @@ def test_the_order_of_the_atoms_does_not_matter(name):
 
 def test_alanine_dipeptide_turns_about_phi_psi_and_three_methyls(alanine_dipeptide: MolecularSystem):
     s = alanine_dipeptide
-    z = build_zmatrix(s.bonds, s.masses, s.positions)
+    z = build_zmatrix(s.graph, s.masses, s.positions)
     _assert_valid(z, s.bonds)
     names = [f"{a.residue.name}:{a.name}" for a in s.topology.atoms()]
     assert {frozenset(names[a] for a in bond) for bond in _turning_bonds(z)} == {
@@ -117,7 +118,7 @@ def test_alanine_dipeptide_turns_about_phi_psi_and_three_methyls(alanine_dipepti
 def test_depth_stays_small(alanine_dipeptide: MolecularSystem):
     """From the middle outwards; few blocks are what makes placement fast and exact."""
     s = alanine_dipeptide
-    assert len(build_zmatrix(s.bonds, s.masses, s.positions).blocks) <= 5
+    assert len(build_zmatrix(s.graph, s.masses, s.positions).blocks) <= 5
 
 
 def test_root_is_a_heavy_atom():
@@ -173,7 +174,7 @@ def test_molecules_on_a_line_are_refused(molecule):
 
 
 def test_turning_bonds_may_be_named():
-    z = build_zmatrix(m.ETHYLENE.bonds, m.ETHYLENE.masses, m.ETHYLENE.positions, turning=[(1, 0)])
+    z = build_zmatrix(m.ETHYLENE.graph, m.ETHYLENE.masses, m.ETHYLENE.positions, turning=[(1, 0)])
     assert _turning_bonds(z) == [(0, 1)]
 
 
@@ -181,7 +182,7 @@ def test_two_molecules_are_refused():
     bonds = np.concatenate([m.WATER.bonds, m.WATER.bonds + 3])
     positions = np.concatenate([m.WATER.positions, m.WATER.positions + 0.3])
     with pytest.raises(ValueError, match="one connected molecule of 6 atoms; bonds reach only 3"):
-        build_zmatrix(bonds, np.tile(m.WATER.masses, 2), positions)
+        build_zmatrix(BondGraph(m.WATER.elements * 2, bonds), np.tile(m.WATER.masses, 2), positions)
 
 
 @pytest.mark.parametrize("seed", range(5))

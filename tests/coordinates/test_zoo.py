@@ -33,7 +33,7 @@ def name(request) -> str:
 def _coordinates(name: str) -> InternalCoordinates:
     """Centred on the molecule; widths are thermal, directions mixed by a full random matrix."""
     molecule = load(name)
-    zmatrix = build_zmatrix(molecule.bonds, molecule.masses, molecule.positions)
+    zmatrix = build_zmatrix(molecule.graph, molecule.masses, molecule.positions)
     plain = InternalCoordinates(zmatrix)
     n, n_stiff = len(molecule.elements), plain.n_stiff
     mean = plain.to_internal(torch.tensor(molecule.positions)[None])[0][0, :n_stiff]

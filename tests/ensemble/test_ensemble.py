@@ -11,6 +11,7 @@ from ensembles import backbone, backbone_topology, flat
 
 from openmm_fab.ensemble.blocks import time_blocks
 from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.molecule.torsions import backbone_pairs, map_axes, named_torsions, slow_torsions
 
@@ -20,8 +21,7 @@ def stub_system() -> SimpleNamespace:
         md_topology=backbone_topology(),
         temperature=300.0,
         n_atoms=5,
-        bonds=np.array([(0, 1), (1, 2), (2, 3), (3, 4)]),
-        elements=["C", "N", "C", "C", "N"],
+        graph=BondGraph("CNCCN", np.array([(0, 1), (1, 2), (2, 3), (3, 4)])),
         positions=flat(1).x[0],
     )
 

@@ -401,9 +401,9 @@ def test_masses_of_the_dynamics_do_not_shape_the_coordinates(alanine_dipeptide, 
     heavy = MolecularSystem(system.topology, heavy, system.positions, 300)
     build = coordinates.build_zmatrix
 
-    def watched(bonds, masses, *others):
+    def watched(graph, masses, *others):
         seen.append(masses)
-        return build(bonds, masses, *others)
+        return build(graph, masses, *others)
 
     monkeypatch.setattr(coordinates, "build_zmatrix", watched)
     for one in (system, heavy):
