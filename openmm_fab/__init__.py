@@ -18,8 +18,8 @@ from .compare.comparing import compare
 from .compare.comparison import Comparison
 from .coordinates.internal import CoordinateSettings, InternalCoordinates
 from .coordinates.zmatrix import ZMatrix, build_zmatrix
+from .energy.backends import reduced_energy
 from .energy.bridge import OpenMMEnergy
-from .energy.reduced import reduced_energy
 from .ensemble.ensemble import Ensemble
 from .ensemble.shipped import load_reference
 from .ensemble.stream import StreamedEnsemble

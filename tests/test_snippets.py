@@ -17,7 +17,7 @@ from openmm import unit
 from test_docs import DOCS, ROOT, blocks
 
 import openmm_fab as fab
-from openmm_fab.energy.reduced import reduced_energy
+from openmm_fab.energy.backends import reduced_energy
 
 PAGES = ["README.md", "docs/index.md", "docs/quickstart.md", "docs/energy.md", "docs/coordinates.md"]
 PAGES += ["docs/other_tools.md", "docs/free_energy.md"]

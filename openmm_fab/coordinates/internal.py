@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..energy.protocol import Energy
 from ..molecule.names import atom_names
 from ..molecule.system import MolecularSystem
 from ..tools.circle import wrap
@@ -176,7 +177,7 @@ class InternalCoordinates(torch.nn.Module):
         cls,
         system: MolecularSystem,
         settings: CoordinateSettings | None = None,
-        energy: Any = None,
+        energy: Energy | None = None,
         trajectory: mdtraj.Trajectory | None = None,
     ) -> InternalCoordinates:
         """Z-matrix from the bond graph, scales from the Hessian at the system's minimum or from a trajectory.
@@ -185,7 +186,7 @@ class InternalCoordinates(torch.nn.Module):
         ----------
         system : MolecularSystem
         settings : CoordinateSettings, optional
-        energy : optional
+        energy : Energy, optional
             As `energy.reduced_energy` gives it; by default OpenMM's Reference platform.
         trajectory : mdtraj.Trajectory, optional
             Of the system's atoms, if there is one: centres and widths then come from it.

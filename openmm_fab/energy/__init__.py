@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from .agreement import DisagreementError
+from .backends import reduced_energy
 from .bridge import OpenMMEnergy, WorkerError, regularize
 from .compiled import CompiledEnergy
 from .potential import UntranslatedSystemError
-from .reduced import reduced_energy
+from .protocol import Energy
 from .verify import VerifiedEnergy, check, refuse_fixed_in_space
 
 __all__ = [
     "CompiledEnergy",
     "DisagreementError",
+    "Energy",
     "OpenMMEnergy",
     "UntranslatedSystemError",
     "VerifiedEnergy",

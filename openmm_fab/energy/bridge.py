@@ -32,12 +32,14 @@ from ..molecule.system import MolecularSystem
 from ..tools.devices import core_count
 from ..tools.errors import OpenMMFabError
 from .agreement import compare
+from .protocol import differentiable_once, require_positions
 
 TIMING_SECONDS = 0.06  # per candidate; up to about eight candidates
 ABOUT_AS_FAST = 1.3
 TIMING_JIGGLE = 0.003  # nm, about a thermal displacement
 TIME_LIMIT = 600.0  # s for one structure; the first one on a GPU takes up to about a minute
 CLASH = 1e6  # 1/nm; single precision has nothing to say of steeper energies
+ONLY_FIRST = "OpenMM gives first derivatives of the energy only; do not differentiate twice."
 
 
 class WorkerError(OpenMMFabError, RuntimeError):
@@ -45,13 +47,10 @@ class WorkerError(OpenMMFabError, RuntimeError):
 
 
 class OpenMMEnergy:
-    """u(x) = U(x)/kT from OpenMM, for a batch, differentiable once by autograd.
+    """The reduced energy u(x) = U(x)/kT as OpenMM computes it: a `protocol.Energy`, which says how failures are told.
 
-    Every call computes afresh; nothing is cached. A structure with non-finite coordinates is never shown to
-    OpenMM (the CPU platform may answer with a plausible number); such a structure, and one with a non-finite
-    energy or gradient, gets u = +inf and gradient 0, and is counted in `invalid`. Finite energies stay,
-    however large. (Where only the gradient overflows, in nearly coincident atoms, a call without gradient
-    gives a finite u.)
+    A structure with non-finite coordinates is never shown to OpenMM: the CPU platform may answer with a plausible
+    number.
 
     Parameters
     ----------
@@ -74,7 +73,7 @@ class OpenMMEnergy:
     timings : dict of (platform, workers) to float
         Seconds per structure, for the candidates that were timed; empty if nothing was.
     evaluations, invalid : int
-        Structures asked for, and those of them that were invalid.
+        Structures evaluated so far, and those of them that were invalid.
     reason : str
         Why it is OpenMM and not a translation, if `reduced_energy` chose.
 
@@ -122,19 +121,12 @@ class OpenMMEnergy:
             self._hold_against_reference()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Reduced energies; forces are computed in the same pass where x needs a gradient, and only there.
+        """Reduced energies (batch,) of x (batch, n_atoms, 3), nm; see `protocol.Energy`.
 
-        Parameters
-        ----------
-        x : (batch, n_atoms, 3) float tensor, nm; any device
-
-        Returns
-        -------
-        (batch,) tensor of x's dtype and device; +inf where invalid
-            Its gradient can be taken once; a second derivative raises.
+        Forces are computed in the same pass where x needs a gradient, and only there.
         """
         if x.requires_grad and torch.is_grad_enabled():
-            return _Energy.apply(x, self)
+            return differentiable_once(lambda _: self.value_and_gradient(x), x, refusal=ONLY_FIRST)
         return self._evaluate(x.detach(), with_gradient=False)[0]
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,10 +202,7 @@ class OpenMMEnergy:
             self.close()
 
     def _evaluate(self, x: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        if x.ndim != 3 or x.shape[1:] != (self.system.n_atoms, 3):
-            raise ValueError(f"Expected x with shape (batch, {self.system.n_atoms}, 3) in nm; got {tuple(x.shape)}.")
-        if not x.dtype.is_floating_point:
-            raise TypeError(f"Expected x of a floating-point dtype; got {x.dtype}.")
+        require_positions(x, self.system.n_atoms)
         if os.getpid() != self._pid:
             # OpenMM's threads do not follow into a forked child: its Contexts would wait for ever.
             raise RuntimeError("This OpenMMEnergy was made in the parent process; make a new one after the fork.")
@@ -339,38 +328,6 @@ def _choose(timings: Mapping[tuple[str, int], float]) -> tuple[str, int]:
     """
     fast = [candidate for candidate, seconds in timings.items() if seconds < ABOUT_AS_FAST * min(timings.values())]
     return max(fast, key=lambda candidate: (candidate[1], -timings[candidate]))
-
-
-class _Energy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, energy: OpenMMEnergy) -> Tensor:
-        u, gradient = energy.value_and_gradient(x)
-        ctx.save_for_backward(x, u, gradient)
-        return u
-
-    @staticmethod
-    def backward(ctx: Any, grad_u: Tensor) -> tuple[Tensor, None]:
-        x, u, gradient = ctx.saved_tensors
-        gradient = _Gradient.apply(x, gradient)
-        # An invalid structure's gradient is 0 whatever comes down from above (inf and NaN included).
-        grad_u = torch.where(torch.isfinite(u), grad_u, torch.zeros_like(grad_u))
-        return grad_u[:, None, None] * gradient, None
-
-
-class _Gradient(torch.autograd.Function):
-    """The gradient as a function of x whose derivative raises.
-
-    torch's `once_differentiable` looks at the incoming gradient only: in the second derivative of
-    u(x) + f(x) it would silently leave out that of u.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gradient: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> None:
-        raise RuntimeError("OpenMM gives first derivatives of the energy only; do not differentiate twice.")
 
 
 def regularize(u: Tensor, cut: float) -> Tensor:

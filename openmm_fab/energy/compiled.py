@@ -20,17 +20,18 @@ from ..tools.fusing import fuse
 from ..tools.memory import keep_freed_memory
 from .geometry import Value
 from .potential import LivePotential, Potential
+from .protocol import differentiable_once, require_positions
 from .reader import global_parameters, translate
 
 FUSED_BYTES = 2**19  # of one value a pair in a chunk: intermediate results stay in the processor's caches
 EAGER_BYTES = {"cpu": 2**24, "cuda": 2**26}  # of one value a pair; some sixty such values are held at once
+ONLY_FIRST = "CompiledEnergy gives first derivatives only; use its `potential` for higher ones."
 
 
 class CompiledEnergy(nn.Module):
-    """u(x) = U(x)/kT from a translated System, for a batch, differentiable once by autograd.
+    """The reduced energy u(x) = U(x)/kT of a System translated to torch: a `protocol.Energy`.
 
-    Failures are treated as `OpenMMEnergy` treats them: a structure with non-finite coordinates, energy or gradient
-    gets u = +inf and gradient 0 and is counted in `invalid`; other structures are untouched. Nothing is cached.
+    It is also a function of the System's global parameters, and can be made one of the force field's.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ class CompiledEnergy(nn.Module):
     leaves : ParameterDict
         Parameters of the force field that u is differentiable by; see `make_leaves`.
     evaluations, invalid : int
-        Structures asked for, and those of them that were invalid.
+        Structures evaluated so far, and those of them that were invalid.
     reason : str
         Why it is a translation and not OpenMM, if `reduced_energy` chose.
 
@@ -61,7 +62,7 @@ class CompiledEnergy(nn.Module):
         self.system, self.dtype = system, dtype
         self.potential = Potential(system.system)
         self.defaults = global_parameters(system.system)
-        # Asked for, and invalid, a tensor a device that stays where it is: CUDA graphs count there.
+        # By device: evaluations and invalid ones, in a tensor that stays where it is, as CUDA graphs count there.
         self._counts: dict[torch.device, Tensor] = {}
         self.reason = ""
         self.fused = False
@@ -177,7 +178,9 @@ class CompiledEnergy(nn.Module):
         if torch.is_grad_enabled() and self.leaves:
             return self._with_graph(x, names, values)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *values)):
-            return _Energy.apply(x, self, names, *values)
+            return differentiable_once(
+                lambda slopes: self._evaluate(x, names, values, slopes=slopes), x, values, refusal=ONLY_FIRST
+            )
         return self._evaluate(x, names, values, gradient=False)[0]
 
     def value_and_gradient(self, x: Tensor, parameters: Mapping[str, Value] | None = None) -> tuple[Tensor, Tensor]:
@@ -187,7 +190,7 @@ class CompiledEnergy(nn.Module):
         return u, gradient
 
     def close(self) -> None:
-        """Nothing to close; here so that energies of either kind can be treated alike."""
+        """Do nothing: there is nothing to close. `OpenMMEnergy` has the method, too."""
 
     def __enter__(self) -> CompiledEnergy:
         return self
@@ -206,10 +209,7 @@ class CompiledEnergy(nn.Module):
 
     def _given(self, x: Tensor, given: Mapping[str, Value] | None) -> tuple[tuple[str, ...], list[Tensor]]:
         """Names and values (batch,) of the given parameters."""
-        if x.ndim != 3 or x.shape[1:] != (self.system.n_atoms, 3):
-            raise ValueError(f"Expected x with shape (batch, {self.system.n_atoms}, 3) in nm; got {tuple(x.shape)}.")
-        if not x.dtype.is_floating_point:
-            raise TypeError(f"Expected x of a floating-point dtype; got {x.dtype}.")
+        require_positions(x, self.system.n_atoms)
         given = given or {}
         unknown = [name for name in given if name not in self.defaults]
         if unknown:
@@ -241,28 +241,31 @@ class CompiledEnergy(nn.Module):
         """u, then du/dx where `gradient`, then du/dvalue of each where `slopes`; all of x's dtype."""
         dtype = self.dtype or x.dtype
         function, chunk = self._function(x.device, dtype, names, gradient, slopes)
-        u, *rest = [torch.empty_like(t) for t in (x[:, 0, 0], *([x] * gradient), *(values if slopes else ()))]
+        u = torch.empty_like(x[:, 0, 0])
+        derivatives = [torch.empty_like(x)] if gradient else []
+        if slopes:
+            derivatives += [torch.empty_like(value) for value in values]
         for k in range(0, len(x), chunk):
             rows = x[k : k + chunk].to(dtype).permute(2, 1, 0)
             inputs = [rows, *(value[k : k + chunk].to(dtype) for value in values)]
             found = function(*(t.detach().clone(memory_format=torch.contiguous_format) for t in inputs))
             u[k : k + chunk] = found[0]
-            for whole, part in zip(rest, found[1:], strict=True):
+            for whole, part in zip(derivatives, found[1:], strict=True):
                 whole[k : k + chunk] = part.permute(2, 1, 0) if part.ndim == 3 else part
         # Judged in the caller's dtype, where a large finite number may already be infinite.
         valid = torch.isfinite(u) & torch.isfinite(x).all(dim=(1, 2))
         if gradient:
-            valid &= torch.isfinite(rest[0]).all(dim=(1, 2))
+            valid &= torch.isfinite(derivatives[0]).all(dim=(1, 2))
         u = torch.where(valid, u, torch.inf)
         counts = self._counts_on(x.device)  # not looked at: a GPU would have to finish first
         counts[0] += len(x)
         counts[1] += (~valid).sum()
-        return [u, *(torch.where(valid.view(-1, *[1] * (t.ndim - 1)), t, 0.0) for t in rest)]
+        return [u, *(torch.where(valid.view(-1, *[1] * (t.ndim - 1)), t, 0.0) for t in derivatives)]
 
     def _function(
         self, device: torch.device, dtype: torch.dtype, names: tuple[str, ...], gradient: bool, slopes: bool
     ) -> tuple[Callable[..., Sequence[Tensor]], int]:
-        """Of one chunk (x (3, n_atoms, chunk), *values) -> u, gradients in the same layout; and the chunk's size."""
+        """The function of one chunk, (x (3, n_atoms, chunk), *values) -> u and derivatives, and the chunk's size."""
         chunk = self._chunk(device)
         key = (device, dtype, names, gradient or self.fused, slopes)
         if key not in self._functions:
@@ -306,6 +309,8 @@ class CompiledEnergy(nn.Module):
 def _values(
     potential: Potential | LivePotential, kT: float, defaults: Mapping[str, float], names: Sequence[str]
 ) -> Callable[..., Sequence[Tensor]]:
+    """(x (3, n_atoms, batch), *values of the named parameters) -> [u (batch,)]."""
+
     def values(x: Tensor, *given: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
             return [potential.of_rows(x, {**defaults, **dict(zip(names, given, strict=True))}) / kT]
@@ -316,6 +321,8 @@ def _values(
 def _derivatives(
     potential: Potential | LivePotential, kT: float, defaults: Mapping[str, float], names: Sequence[str], slopes: bool
 ) -> Callable[..., Sequence[Tensor]]:
+    """(x (3, n_atoms, batch), *values of the named parameters) -> [u (batch,), du/dx, du/dvalues if `slopes`]."""
+
     def derivatives(x: Tensor, *given: Tensor) -> Sequence[Tensor]:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -328,32 +335,3 @@ def _derivatives(
         return [u.detach(), *found]
 
     return derivatives
-
-
-class _Energy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, energy: CompiledEnergy, names: tuple[str, ...], *values: Tensor) -> Tensor:
-        u, *found = energy._evaluate(x, names, values, slopes=any(ctx.needs_input_grad[3:]))
-        ctx.save_for_backward(x, *values, u, *found)
-        ctx.number = len(values)
-        return u
-
-    @staticmethod
-    def backward(ctx: Any, grad_u: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, (u, *found) = ctx.saved_tensors[: 1 + ctx.number], ctx.saved_tensors[1 + ctx.number :]
-        # An invalid structure's gradient is 0 whatever comes down from above (inf and NaN included).
-        grad_u = torch.where(torch.isfinite(u), grad_u, 0.0)
-        parts = [grad_u.view(-1, *[1] * (t.ndim - 1)) * _Once.apply(t, *inputs) for t in found]
-        return parts[0], None, None, *(parts[1:] or [None] * ctx.number)
-
-
-class _Once(torch.autograd.Function):
-    """A derivative as a function of all inputs whose own derivative raises instead of silently missing."""
-
-    @staticmethod
-    def forward(ctx: Any, derivative: Tensor, *inputs: Tensor) -> Tensor:
-        return derivative.view_as(derivative)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> None:
-        raise RuntimeError("CompiledEnergy gives first derivatives only; use its `potential` for higher ones.")

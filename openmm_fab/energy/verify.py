@@ -1,4 +1,4 @@
-"""A translated energy held against OpenMM's own."""
+"""Checks of an energy: a translated one against OpenMM's own, and any one for the absence of a fixed frame."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from .agreement import DisagreementError, compare
 from .bridge import OpenMMEnergy
 from .compiled import CompiledEnergy
+from .protocol import Energy
 
 MOVED = 0.05  # kT, for OpenMM's platforms in single precision
 
@@ -31,7 +32,7 @@ def check(energy: CompiledEnergy, x: Tensor) -> None:
     compare(found, expected, energy.dtype or x.dtype, advice)
 
 
-def refuse_fixed_in_space(energy: OpenMMEnergy | CompiledEnergy, x: Tensor) -> None:
+def refuse_fixed_in_space(energy: Energy, x: Tensor) -> None:
     """Compare u of structures x (batch, n_atoms, 3) in nm with that of the same ones moved and turned.
 
     Raises

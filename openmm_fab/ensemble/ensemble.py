@@ -384,7 +384,7 @@ class Ensemble:
 def _energies(x: np.ndarray, system: MolecularSystem, batch: int = 1000) -> np.ndarray:
     import torch
 
-    from ..energy.reduced import reduced_energy
+    from ..energy.backends import reduced_energy
 
     u, parts = reduced_energy(system), []
     with torch.no_grad():

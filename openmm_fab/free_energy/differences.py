@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..energy.reduced import reduced_energy
+from ..energy.backends import reduced_energy
 from ..molecule.system import MolecularSystem
 from .estimators import FreeEnergy, StateFreeEnergies, bar_estimate, exponential_average, mbar_estimate
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..ais.annealing import AISSettings
 from ..coordinates.internal import InternalCoordinates
-from ..energy.bridge import OpenMMEnergy, regularize
+from ..energy.backends import reduced_energy
+from ..energy.bridge import regularize
 from ..energy.compiled import CompiledEnergy
-from ..energy.reduced import reduced_energy
+from ..energy.protocol import Energy
 from ..energy.verify import check, refuse_fixed_in_space
 from ..ensemble.ensemble import Ensemble
 from ..ensemble.stream import StreamedEnsemble, sample_to_file
@@ -437,7 +438,7 @@ class BoltzmannGenerator:
         return models.read(cls, path, system, coordinates, flow, device, energy)
 
 
-def _checked_energy(system: MolecularSystem) -> OpenMMEnergy | CompiledEnergy:
+def _checked_energy(system: MolecularSystem) -> Energy:
     energy = reduced_energy(system)
     jiggle = np.random.default_rng(0).normal(scale=CHECK_JIGGLE, size=(4, system.n_atoms, 3))
     refuse_fixed_in_space(energy, torch.from_numpy(system.positions + jiggle))  # before a minimum is looked for

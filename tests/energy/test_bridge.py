@@ -1,4 +1,4 @@
-"""The OpenMM bridge against OpenMM called by hand and against finite differences."""
+"""What is OpenMM's own in an energy: platforms, workers, Contexts; and the regularised energy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import openmm
 import pytest
 import torch
 
+from openmm_fab.energy.backends import reduced_energy
 from openmm_fab.energy.bridge import OpenMMEnergy, regularize
-from openmm_fab.energy.reduced import reduced_energy
 from openmm_fab.molecule.system import MolecularSystem
 
 SIGMA = 0.003  # nm
@@ -44,46 +44,6 @@ def _by_hand(alanine: MolecularSystem, x: torch.Tensor) -> np.ndarray:
     return np.array(energies) / alanine.kT
 
 
-def test_values_are_openmms(alanine, energy):
-    x = _structures(alanine, 7)
-    np.testing.assert_allclose(energy(x).numpy(), _by_hand(alanine, x), rtol=1e-12)
-
-
-def test_gradient_against_finite_differences(alanine, energy):
-    x = _structures(alanine, 2).requires_grad_()
-    u = energy(x)
-    weights = torch.tensor([1.0, -2.0], dtype=u.dtype)
-    (gradient,) = torch.autograd.grad((weights * u).sum(), x)
-    h = 1e-5
-    generator = np.random.default_rng(3)
-    for atom, axis in [(int(generator.integers(22)), int(generator.integers(3))) for _ in range(12)]:
-        step = torch.zeros_like(x)
-        step[:, atom, axis] = h
-        with torch.no_grad():
-            slope = weights * (energy(x + step) - energy(x - step)) / (2 * h)
-        torch.testing.assert_close(gradient[:, atom, axis], slope, rtol=1e-5, atol=1e-2)
-
-
-def test_value_and_gradient_agrees_with_autograd(alanine, energy):
-    x = _structures(alanine, 3)
-    u, gradient = energy.value_and_gradient(x)
-    leaf = x.clone().requires_grad_()
-    value = energy(leaf)
-    value.sum().backward()
-    torch.testing.assert_close(u, value.detach(), rtol=0, atol=0)
-    torch.testing.assert_close(gradient, leaf.grad, rtol=0, atol=0)
-    assert not u.requires_grad and not gradient.requires_grad and value.requires_grad
-
-
-@pytest.mark.parametrize("other", [0.0, 1.0])
-def test_second_derivative_is_refused(alanine, energy, other):
-    """Also where another term has one: leaving out the energy's part would be silent."""
-    x = _structures(alanine, 1).requires_grad_()
-    (gradient,) = torch.autograd.grad(energy(x).sum() + other * (x**2).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="first derivatives of the energy only"):
-        torch.autograd.grad((gradient**2).sum(), x)
-
-
 def test_forces_only_when_asked_for(alanine, energy, monkeypatch):
     asked = []
     share_out = energy._share_out
@@ -99,83 +59,6 @@ def test_forces_only_when_asked_for(alanine, energy, monkeypatch):
     with torch.no_grad():
         energy(x.clone().requires_grad_())
     assert asked == [False, True, False]
-
-
-def test_batch_equals_singles_in_any_order(alanine, energy):
-    x = _structures(alanine, 9)
-    u = energy(x)
-    singles = torch.cat([energy(x[i : i + 1]) for i in range(9)])
-    torch.testing.assert_close(u, singles, rtol=0, atol=0)
-    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(energy(x[order]), u[order], rtol=0, atol=0)
-
-
-def test_nothing_is_remembered(alanine, energy):
-    """Rows in the middle of a batch are changed in place: a cache keyed on a printout would miss it."""
-    x = _structures(alanine, 40)
-    before = energy(x)
-    x[18:22] = _structures(alanine, 4, seed=1)
-    after = energy(x)
-    np.testing.assert_allclose(after.numpy(), _by_hand(alanine, x), rtol=1e-12)
-    assert (before[18:22] != after[18:22]).all()
-    assert (before[:18] == after[:18]).all() and (before[22:] == after[22:]).all()
-
-
-def test_empty_batch(alanine, energy):
-    u, gradient = energy.value_and_gradient(torch.empty(0, 22, 3))
-    assert u.shape == (0,) and gradient.shape == (0, 22, 3) and u.dtype == torch.float32
-    x = torch.empty(0, 22, 3, requires_grad=True)
-    energy(x).sum().backward()
-    assert x.grad.shape == x.shape
-    with OpenMMEnergy(alanine, platform="Reference", workers=2) as pool:
-        assert pool(torch.empty(0, 22, 3)).shape == (0,)
-
-
-def test_shape_and_dtype_errors(energy):
-    with pytest.raises(ValueError, match=r"\(batch, 22, 3\) in nm; got \(22, 3\)"):
-        energy(torch.zeros(22, 3))
-    with pytest.raises(ValueError, match=r"got \(1, 21, 3\)"):
-        energy(torch.zeros(1, 21, 3))
-    with pytest.raises(TypeError, match="floating"):
-        energy(torch.zeros(1, 22, 3, dtype=torch.int64))
-
-
-@pytest.mark.parametrize(("platform", "workers"), [("Reference", 1), ("CPU", 1), ("CPU", 3)])
-def test_invalid_structures_are_counted_and_leave_others_alone(alanine, platform, workers):
-    x = _structures(alanine, 6)
-    bad = x.clone()
-    bad[0, 3, 1] = torch.nan
-    bad[2, 0, 0] = torch.inf
-    bad[4, 5] = bad[4, 4]  # coincident atoms
-    good = [1, 3, 5]
-    with OpenMMEnergy(alanine, platform=platform, workers=workers) as energy:
-        expected = energy.value_and_gradient(x)
-        assert (energy.evaluations, energy.invalid) == (6, 0)
-        u, gradient = energy.value_and_gradient(bad)
-        assert (energy.evaluations, energy.invalid) == (12, 3)
-        tolerance = {"rtol": 1e-6, "atol": 1e-3}  # the CPU platform sums forces in single precision
-        torch.testing.assert_close(u[good], expected[0][good], **tolerance)
-        torch.testing.assert_close(gradient[good], expected[1][good], **tolerance)
-        assert (u[[0, 2, 4]] == torch.inf).all() and (gradient[[0, 2, 4]] == 0).all()
-        # Energies without gradients say the same, and a NaN from above does not reach an invalid row.
-        assert (energy(bad)[[0, 2, 4]] == torch.inf).all()
-        leaf = bad.clone().requires_grad_()
-        energy(leaf).backward(torch.full((6,), torch.nan, dtype=bad.dtype))
-        assert (leaf.grad[[0, 2, 4]] == 0).all() and leaf.grad[good].isnan().all()
-
-
-def test_all_invalid(energy):
-    u, gradient = energy.value_and_gradient(torch.full((3, 22, 3), torch.nan))
-    assert (u == torch.inf).all() and (gradient == 0).all()
-
-
-def test_large_energies_stay(alanine, energy):
-    x = _structures(alanine, 1) * 1e6
-    u = energy(x)
-    assert torch.isfinite(u).all() and u > 1e15
-    invalid = energy.invalid
-    assert energy((x * 1e14).float()) == torch.inf  # finite in float64, not in the caller's float32
-    assert energy.invalid == invalid + 1
 
 
 def test_float32(alanine, energy):

@@ -14,11 +14,11 @@ from forces import FORCES, POSITIONS, STRAINED, N, agrees, custom_bonds, nonbond
 
 from openmm_fab.energy import compiled
 from openmm_fab.energy.agreement import DisagreementError
+from openmm_fab.energy.backends import reduced_energy
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.energy.potential import Potential, UntranslatedSystemError
 from openmm_fab.energy.reader import global_parameters
-from openmm_fab.energy.reduced import reduced_energy
 from openmm_fab.energy.verify import check
 from openmm_fab.molecule.system import MolecularSystem
 
@@ -105,20 +105,6 @@ def test_parameters_not_given_have_their_default(tmp_path):
 # --- as an energy of the package ---
 
 
-def test_gradient_against_finite_differences(energy, alanine_dipeptide):
-    x = structures(alanine_dipeptide.positions).requires_grad_()
-    u = energy(x)
-    weights = torch.tensor([1.0, -2.0], dtype=u.dtype)
-    (gradient,) = torch.autograd.grad((weights * u).sum(), x)
-    random, h = np.random.default_rng(3), 1e-5
-    for atom, axis in [(int(random.integers(22)), int(random.integers(3))) for _ in range(6)]:
-        step = torch.zeros_like(x)
-        step[:, atom, axis] = h
-        with torch.no_grad():
-            slope = weights * (energy(x + step) - energy(x - step)) / (2 * h)
-        torch.testing.assert_close(gradient[:, atom, axis], slope, rtol=1e-5, atol=1e-2)
-
-
 def test_reduced_units_are_the_bridges(energy, alanine_dipeptide):
     x = structures(alanine_dipeptide.positions)
     with OpenMMEnergy(alanine_dipeptide, platform="Reference", workers=1) as bridge:
@@ -130,11 +116,8 @@ def test_reduced_units_are_the_bridges(energy, alanine_dipeptide):
     assert not found_u.requires_grad and not found.requires_grad
 
 
-def test_second_derivative_is_refused_but_the_potential_has_it(energy, alanine_dipeptide):
+def test_the_potential_has_second_derivatives(energy, alanine_dipeptide):
     x = structures(alanine_dipeptide.positions, 1).requires_grad_()
-    (gradient,) = torch.autograd.grad(energy(x).sum() + (x**2).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="first derivatives only"):
-        torch.autograd.grad((gradient**2).sum(), x)
 
     def slope(x: torch.Tensor) -> torch.Tensor:
         return torch.autograd.grad(energy.potential(x, {}).sum(), x, create_graph=True)[0][0, 4, 1]
@@ -144,27 +127,6 @@ def test_second_derivative_is_refused_but_the_potential_has_it(energy, alanine_d
     step[0, 6, 2] = h
     expected = (slope((x + step).detach().requires_grad_()) - slope((x - step).detach().requires_grad_())) / (2 * h)
     torch.testing.assert_close(second[0, 6, 2], expected.detach(), rtol=1e-5, atol=1e-2)
-
-
-def test_invalid_structures_are_counted_and_leave_others_alone(alanine_dipeptide):
-    energy = CompiledEnergy(alanine_dipeptide)
-    x = structures(alanine_dipeptide.positions, 6)
-    expected = energy.value_and_gradient(x)
-    assert (energy.evaluations, energy.invalid) == (6, 0)
-    bad = x.clone()
-    bad[0, 3, 1] = torch.nan
-    bad[2, 0, 0] = torch.inf
-    bad[4, 5] = bad[4, 4]  # coincident atoms
-    good = [1, 3, 5]
-    u, gradient = energy.value_and_gradient(bad)
-    assert (energy.evaluations, energy.invalid) == (12, 3)
-    torch.testing.assert_close(u[good], expected[0][good], rtol=0, atol=0)
-    torch.testing.assert_close(gradient[good], expected[1][good], rtol=0, atol=0)
-    assert (u[[0, 2, 4]] == torch.inf).all() and (gradient[[0, 2, 4]] == 0).all()
-    assert (energy(bad)[[0, 2, 4]] == torch.inf).all()
-    leaf = bad.clone().requires_grad_()
-    energy(leaf).backward(torch.full((6,), torch.nan, dtype=bad.dtype))
-    assert (leaf.grad[[0, 2, 4]] == 0).all() and leaf.grad[good].isnan().all()
 
 
 def test_infinite_coordinates_without_infinite_energy_are_invalid(tmp_path):
@@ -216,13 +178,6 @@ def test_cuda(energy, alanine_dipeptide):
     assert u.device.type == "cuda"
     torch.testing.assert_close(u.cpu(), energy(x), rtol=1e-10, atol=1e-8)
     torch.testing.assert_close(gradient.cpu(), energy.value_and_gradient(x)[1], rtol=1e-10, atol=1e-6)
-
-
-def test_shape_and_dtype_errors(energy):
-    with pytest.raises(ValueError, match=r"\(batch, 22, 3\) in nm; got \(22, 3\)"):
-        energy(torch.zeros(22, 3))
-    with pytest.raises(TypeError, match="floating"):
-        energy(torch.zeros(1, 22, 3, dtype=torch.int64))
 
 
 # --- fused ---

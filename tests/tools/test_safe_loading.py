@@ -19,8 +19,8 @@ import torch
 from openmm import app, unit
 
 from openmm_fab.cli.common import run_folder
+from openmm_fab.energy.backends import reduced_energy
 from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.energy.reduced import reduced_energy
 from openmm_fab.energy.verify import check
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.generator.generator import BoltzmannGenerator

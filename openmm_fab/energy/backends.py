@@ -1,4 +1,4 @@
-"""Reduced energies: x (batch, atoms, 3) in nm -> u = U/kT (batch,), differentiable."""
+"""The choice of a backend: which program evaluates the energy of a molecule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BACKENDS = ("auto", "compiled", "openmm", "verify")
 
 
 def reduced_energy(system: MolecularSystem, backend: str = "auto", **options: Any) -> OpenMMEnergy | CompiledEnergy:
-    """The reduced energy of `system` as a function of x.
+    """The reduced energy u(x) = U(x)/kT of a molecule.
 
     Parameters
     ----------
