@@ -47,7 +47,7 @@ class WorkerError(OpenMMFabError, RuntimeError):
 
 
 class OpenMMEnergy:
-    """The reduced energy u(x) = U(x)/kT as OpenMM computes it: a `protocol.Energy`, which says how failures are told.
+    """The reduced energy u(x) = U(x)/kT as OpenMM computes it: a `energy.protocol.Energy`, which says how failures are told.
 
     A structure with non-finite coordinates is never shown to OpenMM: the CPU platform may answer with a plausible
     number.
@@ -121,7 +121,7 @@ class OpenMMEnergy:
             self._hold_against_reference()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Reduced energies (batch,) of x (batch, n_atoms, 3), nm; see `protocol.Energy`.
+        """Reduced energies (batch,) of x (batch, n_atoms, 3), nm; see `energy.protocol.Energy`.
 
         Forces are computed in the same pass where x needs a gradient, and only there.
         """

@@ -29,7 +29,7 @@ ONLY_FIRST = "CompiledEnergy gives first derivatives only; use its `potential` f
 
 
 class CompiledEnergy(nn.Module):
-    """The reduced energy u(x) = U(x)/kT of a System translated to torch: a `protocol.Energy`.
+    """The reduced energy u(x) = U(x)/kT of a System translated to torch: a `energy.protocol.Energy`.
 
     It is also a function of the System's global parameters, and can be made one of the force field's.
 
