@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..flow.base import Flow, Invertible
 from ..target import Target
-from ..tools.circle import wrapped
+from ..tools.circle import wrap_periodic
 from .path import Path, Points
 
 
@@ -53,7 +53,7 @@ def hmc(
     start = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
     momentum = start + 0.5 * step_size * path.gradient(points, lam, flow_every)
     for k in range(leapfrogs):
-        z = wrapped(z + step_size * momentum, target.periodic.to(z.device))
+        z = wrap_periodic(z + step_size * momentum, target.periodic.to(z.device))
         if k < leapfrogs - 1:
             flow_times = 0 if (k + 1) % flow_every else flow_every
             momentum = momentum + step_size * path.gradient_at(z, lam, flow, target, flow_times)
@@ -127,11 +127,11 @@ def latent_hmc(
             f"Expected a flow with to_base, from_base and base_log_prob for the latent kernel; got one without "
             f"({error}). Use the kernel hmc."
         ) from error
-    old = _pulled(wrapped(x, periodic), path, lam, shown, target)
+    old = _pulled(wrap_periodic(x, periodic), path, lam, shown, target)
     start = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     new, momentum = old, start + 0.5 * step_size * old.force
     for k in range(leapfrogs):
-        new = _pulled(wrapped(new.x + step_size * momentum, periodic), path, lam, shown, target)
+        new = _pulled(wrap_periodic(new.x + step_size * momentum, periodic), path, lam, shown, target)
         momentum = momentum + (0.5 if k == leapfrogs - 1 else 1.0) * step_size * new.force
     log_ratio = new.log_density - old.log_density - 0.5 * (momentum.square() - start.square()).sum(1)
     return accept(points, new.points, log_ratio, generator)
@@ -202,7 +202,7 @@ def metropolis(
     for _ in range(steps):
         z = points.z
         noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
-        here = Points.at(wrapped(z + step_size * noise, target.periodic.to(z.device)), flow, target)
+        here = Points.at(wrap_periodic(z + step_size * noise, target.periodic.to(z.device)), flow, target)
         log_ratio = path.log_prob(here, lam) - path.log_prob(points, lam)
         points, acceptance = accept(points, here, log_ratio, generator)
         total = total + acceptance

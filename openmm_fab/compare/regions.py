@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 from ..free_energy.profiles import in_phi_positive
-from ..tools.circle import BINS, SMOOTHING, circular_bins
-from ..tools.circle import basins as wells_of
+from ..tools.circle import BINS, circular_bins, label_basins, smooth
 
 HELICAL_PSI = (math.radians(-120.0), math.radians(50.0))  # on the two barriers of F(psi) at phi < 0
 LEAST = 1e-3  # share of a well, of the mean of both ensembles, to be compared
@@ -61,9 +59,9 @@ def wells(values: Sequence[Values], weights: Sequence[np.ndarray], names: Sequen
     for name in names:
         density = np.zeros(BINS)
         for one, w in zip(values, weights, strict=True):
-            density += np.bincount(circular_bins(one[name], BINS), weights=w, minlength=BINS) / len(weights)
-        density = gaussian_filter1d(density, SMOOTHING, mode="wrap")
-        label = wells_of(density)
+            density += np.bincount(circular_bins(one[name]), weights=w, minlength=BINS) / len(weights)
+        density = smooth(density)
+        label = label_basins(density)
         share = np.bincount(label, weights=density)
         kept = [k for k in range(len(share)) if share[k] >= LEAST]
         for k in kept if len(kept) > 1 else []:
@@ -87,7 +85,7 @@ def _in_phi_negative(values: Values, phi: str, psi: str, helical: bool) -> np.nd
 
 def _in_well(values: Values, torsion: str, inside: np.ndarray) -> np.ndarray:
     """Frames (n,) whose torsion falls into one of the bins (BINS,) that are `inside`."""
-    return inside[circular_bins(values[torsion], BINS)]
+    return inside[circular_bins(values[torsion])]
 
 
 def _to_ten_degrees(degrees: float) -> int:

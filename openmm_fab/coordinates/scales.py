@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..tools.circle import wrap
 from .zmatrix import puckering
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def both_sides(
     """
     places = _torsion_places(plain, rows)
     mean = mean.clone()
-    apart = math.pi - torch.remainder(mean[places] + math.pi, 2 * math.pi).sub(math.pi).abs()
+    apart = math.pi - wrap(mean[places]).abs()
     mean[places] = math.pi
     wide = torch.maximum(apart / inflate, covariance.diagonal()[places].sqrt())
     return mean, _on_their_own(covariance, places, wide)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..molecule.graph import BondGraph
+from ..tools.circle import wrap
 from .zmatrix import ZMatrix
 
 SYMMETRIES = ("methyl", "all", "none")
@@ -55,7 +56,7 @@ class Rotor:
         centre, axis, reference = (x[:, [i]] for i in self.frame)
         phi = _torsion(x[:, list(self.atoms)], centre, axis, reference)
         spacing = torch.arange(self.fold, device=x.device) * (2 * math.pi / self.fold)
-        late = torch.remainder(phi - phi[:, :1] - spacing + math.pi, 2 * math.pi) - math.pi
+        late = wrap(phi - phi[:, :1] - spacing)
         return phi[:, 0] + late.sum(1) / self.fold
 
     def turned(self, x: Tensor, steps: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ def _is_turn(rotor: Rotor, zmatrix: ZMatrix, x: Tensor) -> bool:
         return phi[torch.as_tensor(~zmatrix.periodic[3:])]
 
     change = torsions(x[torch.as_tensor(rotor.exchange)]) - torsions(x)
-    return bool((torch.remainder(change + math.pi, 2 * math.pi) - math.pi).abs().max() < ALIKE)
+    return bool(wrap(change).abs().max() < ALIKE)
 
 
 def _exchanges(members: Sequence[int], centre: int, axis: int, graph: BondGraph) -> Iterator[np.ndarray]:

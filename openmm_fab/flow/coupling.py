@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from ..tools.circle import wrap_periodic
 from ..tools.graphs import Function, Graphs
 from . import splines
 from .resampled import POINTS, Resampling
@@ -320,10 +321,10 @@ def _couple(
     if inverse:
         x, log_det = splines.spline(x, raw[2:], bound, circular, inverse=True)
         x, log_det = (x - shift) * (-log_scale).exp(), log_det - log_scale
-        x = torch.where(circular[:, None], _wrap(x), x)
+        x = wrap_periodic(x, circular[:, None])
     else:
         x = x * log_scale.exp() + shift
-        x, log_det = splines.spline(torch.where(circular[:, None], _wrap(x), x), raw[2:], bound, circular)
+        x, log_det = splines.spline(wrap_periodic(x, circular[:, None]), raw[2:], bound, circular)
         log_det = log_det + log_scale
     return torch.cat([kept, angles, x])[restore].T, log_det.sum(0)
 
@@ -341,7 +342,3 @@ def _halves(lines: Tensor, circles: Tensor) -> list[Tensor]:
         return [lines, circles]
     a, b = (len(lines) + 1) // 2, (len(circles) + 1) // 2
     return [torch.cat([lines[:a], circles[:b]]), torch.cat([lines[len(lines) - a :], circles[len(circles) - b :]])]
-
-
-def _wrap(angle: Tensor) -> Tensor:
-    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..flow.base import Flow, beyond
-from ..tools.circle import wrapped
+from ..tools.circle import wrap_periodic
 
 TEAR = 0.1  # nats at +-pi that are worth a warning
 SAMPLES = 1000  # looked at
@@ -66,7 +66,7 @@ class ForeignFlow(nn.Module, ABC):
     def _wrapped(self, z: Tensor) -> Tensor:
         if self.periodic is None:
             return z
-        return wrapped(z, self.periodic)
+        return wrap_periodic(z, self.periodic)
 
 
 class ReparametrisedFlow(ForeignFlow):

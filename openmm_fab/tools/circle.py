@@ -1,11 +1,4 @@
-"""Internal coordinates: z, the numbers a flow works with, <-> x, a molecule in Cartesian space.
-
-A Z-matrix gives n - 1 bond lengths, n - 2 angles and n - 3 torsions.  Torsions of rotatable bonds are periodic and
-stay in radians.  The rest, (ln r, theta, narrow torsions), is stiff: it is centred on the energy minimum and
-whitened by the covariance that the Hessian of the energy there predicts, so that every stiff z has about unit width
-without any MD.  Constrained lengths are no coordinates.  The measure is that of Cartesian space without overall
-translation and rotation.
-"""
+"""Angles on the circle [-pi, pi): wrapping, bins, smoothed densities, and the basins of a density."""
 
 from __future__ import annotations
 
@@ -16,18 +9,39 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+BINS = 72
+SMOOTHING = 2.0  # bins
+BARRIER = 1.5  # kT; a lower one does not part two basins
+
 
 def wrap(angle: Tensor) -> Tensor:
     """Angle in rad -> the same angle in [-pi, pi)."""
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
 
 
-BINS = 72
-SMOOTHING = 2.0  # bins; of the histogram, and of the bias where it steps from basin to basin
-BARRIER = 1.5  # kT; a lower one does not part two basins
+def wrap_periodic(z: Tensor, periodic: Tensor) -> Tensor:
+    """z with the entries that are `periodic` (bool, broadcast to z) wrapped into [-pi, pi); others as they are."""
+    return torch.where(periodic, wrap(z), z)
 
 
-def basins(density: np.ndarray) -> np.ndarray:
+def circular_bins(angles: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """Bin (n,) int of each angle (n,), rad, of `bins` equal ones on the circle; the first one begins at -pi."""
+    turns = np.mod((angles + np.pi) / (2.0 * np.pi), 1.0)
+    return np.minimum(bins * turns, bins - 1).astype(np.int64)
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Values (bins,) on the circle, averaged with Gaussian weights of width `SMOOTHING` bins."""
+    return gaussian_filter1d(values, SMOOTHING, mode="wrap")
+
+
+def circular_density(angles: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Smoothed, normalised histogram (BINS,) of angles (n,), rad, with weights (n,)."""
+    counts = np.bincount(circular_bins(angles), weights, minlength=BINS)
+    return smooth(counts / counts.sum())
+
+
+def label_basins(density: np.ndarray) -> np.ndarray:
     """Label (bins,) of the basin that each bin of a density on a circle lies in, 0, 1, ...
 
     Basins are what is left when the lowest barriers are taken away until all are higher than `BARRIER` above the
@@ -43,7 +57,7 @@ def basins(density: np.ndarray) -> np.ndarray:
             label = parent[label]
         return label
 
-    for place in order:  # the water rises
+    for place in order:  # from the deepest bin upwards
         near = {root(owner[k]) for k in (place - 1, (place + 1) % len(energy)) if owner[k] >= 0}
         if not near:
             owner[place] = parent[place] = place
@@ -54,26 +68,3 @@ def basins(density: np.ndarray) -> np.ndarray:
             if energy[place] - energy[other] < BARRIER:
                 parent[other] = deepest
     return np.unique([root(label) for label in owner], return_inverse=True)[1]
-
-
-def bin_of(angles: Tensor) -> Tensor:
-    """Bin (n,) of BINS on the circle that each angle (n,) lies in, the first one from -pi on."""
-    turns = torch.remainder(angles.double() + math.pi, 2 * math.pi) / (2 * math.pi)
-    return (turns * BINS).long().clamp(max=BINS - 1)
-
-
-def density(angles: Tensor, weights: Tensor) -> np.ndarray:
-    """Smoothed, normalised histogram (BINS,) of angles (n,) with weights (n,)."""
-    counts = torch.bincount(bin_of(angles), weights, minlength=BINS).cpu().numpy()
-    return gaussian_filter1d(counts / counts.sum(), SMOOTHING, mode="wrap")
-
-
-def wrapped(z: Tensor, periodic: Tensor) -> Tensor:
-    """Angles in [-pi, pi), where periodic."""
-    return torch.where(periodic, torch.remainder(z + math.pi, 2 * math.pi) - math.pi, z)
-
-
-def circular_bins(angles: np.ndarray, bins: int) -> np.ndarray:
-    """Bin (n,) of each angle on the circle, the first one from -pi on."""
-    scaled = np.mod((angles + np.pi) / (2.0 * np.pi), 1.0)
-    return np.minimum(bins * scaled, bins - 1).astype(np.int64)

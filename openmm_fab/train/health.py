@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tools.circle import basins, bin_of, density
+from ..tools.circle import circular_bins, circular_density, label_basins
 from ..tools.errors import OpenMMFabError
 
 if TYPE_CHECKING:
@@ -223,9 +223,9 @@ def missing_basins(held: Tensor, weights: Tensor, sampled: Tensor) -> list[str]:
     weights : (n,)
         Of the held ones, normalised.
     """
-    label = basins(density(held, weights))
-    place, other = (label[bin_of(angles).cpu().numpy()] for angles in (held, sampled))
     angle, weight = held.cpu().numpy(), weights.cpu().numpy()
+    label = label_basins(circular_density(angle.astype(np.float64), weight))
+    place, other = (label[circular_bins(angles.double().cpu().numpy())] for angles in (held, sampled))
     found = []
     for basin in range(label.max() + 1):
         w = weight[place == basin]

@@ -11,11 +11,10 @@ import math
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from ..target import Target
-from ..tools.circle import BINS, SMOOTHING, basins, density
+from ..tools.circle import BINS, circular_density, label_basins, smooth
 
 MAX_LIFT = 5.0  # kT
 ORDER = 18  # of the Fourier series that b is
@@ -92,7 +91,9 @@ class LiftedTarget(Target):
         before, old = self._height(z), self.coefficients
         log_w = log_w - before
         weights = (log_w - log_w.max()).exp()
-        lifts = [_lift(z[:, k], weights, self.share) for k in self._angles.tolist()]
+        lifts = [
+            _lift(z[:, k].double().cpu().numpy(), weights.cpu().numpy(), self.share) for k in self._angles.tolist()
+        ]
         if lifts:
             waves = np.fft.rfft(np.array(lifts), axis=1)[:, 1 : ORDER + 1] * 2 / BINS
             # Bin n has its centre at -pi + 2 pi (n + 1/2) / BINS.
@@ -114,10 +115,10 @@ def _series(waves: Tensor, turn: Tensor) -> Tensor:
     return total
 
 
-def _lift(angles: Tensor, weights: Tensor, share: float) -> np.ndarray:
+def _lift(angles: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
     """b (BINS,) of one periodic coordinate."""
-    populated = density(angles, weights)
-    label = basins(populated)
+    populated = circular_density(angles, weights)
+    label = label_basins(populated)
     population = np.bincount(label, weights=populated)
     lift = np.clip(np.log(share / np.maximum(population, 1e-300)), 0.0, MAX_LIFT)
-    return gaussian_filter1d(lift[label], SMOOTHING, mode="wrap")
+    return smooth(lift[label])

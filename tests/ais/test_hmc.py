@@ -13,7 +13,7 @@ from openmm_fab.ais.kernels import adapt, hmc, widths
 from openmm_fab.ais.path import Path, Points
 from openmm_fab.flow.base import Counted
 from openmm_fab.target import Gaussian, Target, VonMises
-from openmm_fab.tools.circle import wrapped
+from openmm_fab.tools.circle import wrap_periodic
 
 CHAINS, TRAJECTORIES = 20_000, 25
 
@@ -235,7 +235,7 @@ def test_widths_are_weighted_deviations():
     z = torch.randn(200_000, 3, generator=random, dtype=torch.float64) * torch.tensor([0.5, 2.0, 0.3])
     log_w = -0.5 * z[:, 0].square() * (1 / 0.25**2 - 1 / 0.5**2)  # the first column becomes N(0, 0.25^2)
     periodic = torch.tensor([False, False, True])
-    z[:, 2] = wrapped(z[:, 2] + math.pi, torch.tensor(True))
+    z[:, 2] = wrap_periodic(z[:, 2] + math.pi, torch.tensor(True))
     found = widths(z, log_w, periodic)
     expected = torch.tensor([0.25, 2.0, 0.3], dtype=torch.float64)
     torch.testing.assert_close(found, expected / expected.log().mean().exp(), rtol=0.02, atol=0)
