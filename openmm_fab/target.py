@@ -48,7 +48,7 @@ class Target(ABC):
         return self.log_prob(z.to(self.periodic.device)).double().cpu()
 
     def named(self, column: int) -> str:
-        """A coordinate, for messages."""
+        """Words for the coordinate z[:, column], used in messages."""
         return f"coordinate {column}"
 
     def matches(self, fingerprint: Tensor) -> bool:
@@ -115,7 +115,7 @@ class BoltzmannTarget(Target):
         self.graphs: Graphs | None = None
 
     def named(self, column: int) -> str:
-        """The bond that a torsion turns about, where the coordinates know it."""
+        """Words for the coordinate z[:, column]: for a torsion the bond it turns about, if the coordinates know it."""
         named = getattr(self.coordinates, "named", None)
         return super().named(column) if named is None else named(column)
 
@@ -179,7 +179,7 @@ class Multimodal(Target):
         """Number (batch,) of the mode that each point belongs to; -1 for a point that lies in none."""
 
     def modes_found(self, z: Tensor) -> int:
-        """How many modes have a point of z."""
+        """Number of modes that hold at least one of the points z (batch, dim)."""
         found = self.mode_of(z)
         return len(found[found >= 0].unique())
 

@@ -74,7 +74,7 @@ def _amber(name: str, coordinates: str = "inpcrd", **options: Any) -> EnergySyst
 
 
 def _restrained(kind: str, **options: Any) -> EnergySystem:
-    """A guest tied to its host."""
+    """A guest tied to its host by a restraint force of openmmtools."""
     with _quiet():
         from openmmtools import forces, testsystems
 
@@ -85,7 +85,7 @@ def _restrained(kind: str, **options: Any) -> EnergySystem:
 
 
 def _alchemical(name: str, atoms: range, value: float, **options: Any) -> EnergySystem:
-    """All lambdas at `value`."""
+    """An alchemically modified test system of openmmtools, all its lambdas at `value`."""
     with _quiet():
         from openmmtools import alchemy
 
@@ -287,5 +287,5 @@ SLOW = {"aldp: charmm36_2024"}  # a large file to read
 
 @cache
 def load(name: str) -> EnergySystem:
-    """Made once; do not change it."""
+    """The system of this name in SYSTEMS; the same object in every call, not to be changed."""
     return SYSTEMS[name]()

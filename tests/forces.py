@@ -50,7 +50,7 @@ def structures(positions: np.ndarray, n: int = 2, scale: float = THERMAL, seed: 
 
 
 def deviation(system: openmm.System, x: torch.Tensor, given: dict[str, float] | None = None) -> Deviation:
-    """Of the translated System from OpenMM's, in structures x (batch, n_atoms, 3); global parameters as given."""
+    """How far the translation of a System is from OpenMM, in structures x (batch, n_atoms, 3), nm."""
     given = given or {}
     context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
     for name in given.keys() & context.getParameters().keys():
@@ -73,14 +73,14 @@ def deviation(system: openmm.System, x: torch.Tensor, given: dict[str, float] | 
 
 
 def agrees(system: openmm.System, x: torch.Tensor, given: dict[str, float] | None = None) -> None:
-    """Energies to 1e-9 kJ/mol or relative, forces to 1e-9 of the largest: it is the same arithmetic."""
+    """Assert that translation and OpenMM agree: energies to 1e-9 (or relative), forces to 1e-9 of the largest."""
     assert CompiledEnergy.untranslated(system) == []
     found = deviation(system, x, given)
     assert found.relative < 1e-9 and found.force < 1e-9, found
 
 
 def alone(system: openmm.System) -> Iterator[openmm.System]:
-    """Every force, in a System without the others."""
+    """For every force of the System, a System that has no other."""
     for force in system.getForces():
         single = openmm.System()
         for i in range(system.getNumParticles()):

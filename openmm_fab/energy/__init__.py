@@ -1,4 +1,4 @@
-"""Reduced energies: x (batch, atoms, 3) in nm -> u = U/kT (batch,), differentiable."""
+"""Reduced energies: x (batch, n_atoms, 3) in nm -> u = U/kT (batch,), differentiable, by OpenMM or by torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Energies and gradients held against OpenMM's Reference platform, which computes in double precision."""
+"""Comparison of energies and gradients with those of OpenMM's Reference platform, which has double precision."""
 
 from __future__ import annotations
 

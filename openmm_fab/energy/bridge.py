@@ -47,7 +47,7 @@ class WorkerError(OpenMMFabError, RuntimeError):
 
 
 class OpenMMEnergy:
-    """The reduced energy u(x) = U(x)/kT as OpenMM computes it: a `energy.protocol.Energy`, which says how failures are told.
+    """The reduced energy u(x) = U(x)/kT computed by OpenMM itself; see `energy.protocol.Energy`.
 
     A structure with non-finite coordinates is never shown to OpenMM: the CPU platform may answer with a plausible
     number.
@@ -166,7 +166,7 @@ class OpenMMEnergy:
         self._broken = False
 
     def _hold_against_reference(self) -> None:
-        """Show one structure to every Context."""
+        """Compare every Context with the Reference platform on one structure, or raise DisagreementError."""
         noise = np.random.default_rng(0).normal(scale=TIMING_JIGGLE, size=(self.system.n_atoms, 3))
         with OpenMMEnergy(self.system, platform="Reference", workers=1) as reference:
             x = torch.from_numpy(self.system.positions + noise)[None]
@@ -230,7 +230,7 @@ class OpenMMEnergy:
         return u, gradient
 
     def _share_out(self, positions: np.ndarray, with_forces: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """Energies (n,) in kJ/mol, forces (n, atoms, 3) in kJ/mol/nm; one stretch of the batch a worker."""
+        """Energies (n,), kJ/mol, and forces (n, n_atoms, 3), kJ/mol/nm; each worker takes one stretch of rows."""
         if self._broken:
             self._start(self.platform, self.workers)
         energies = np.full(len(positions), np.nan)

@@ -29,7 +29,7 @@ ONLY_FIRST = "CompiledEnergy gives first derivatives only; use its `potential` f
 
 
 class CompiledEnergy(nn.Module):
-    """The reduced energy u(x) = U(x)/kT of a System translated to torch: a `energy.protocol.Energy`.
+    """The reduced energy u(x) = U(x)/kT of a System translated to torch; see `energy.protocol.Energy`.
 
     It is also a function of the System's global parameters, and can be made one of the force field's.
 
@@ -238,7 +238,7 @@ class CompiledEnergy(nn.Module):
     def _evaluate(
         self, x: Tensor, names: tuple[str, ...], values: Sequence[Tensor], gradient: bool = True, slopes: bool = False
     ) -> list[Tensor]:
-        """u, then du/dx where `gradient`, then du/dvalue of each where `slopes`; all of x's dtype."""
+        """u, then du/dx if `gradient`, then du/dvalue of each of `values` if `slopes`, all of x's dtype; counts."""
         dtype = self.dtype or x.dtype
         function, chunk = self._function(x.device, dtype, names, gradient, slopes)
         u = torch.empty_like(x[:, 0, 0])

@@ -160,11 +160,13 @@ class Frame:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Scalar products (m, batch) of vectors (3, m, batch)."""
     (ax, ay, az), (bx, by, bz) = a.unbind(0), b.unbind(0)
     return ax * bx + ay * by + az * bz
 
 
 def cross(a: Tensor, b: Tensor) -> Tensor:
+    """Vector products (3, m, batch) of vectors (3, m, batch)."""
     (ax, ay, az), (bx, by, bz) = a.unbind(0), b.unbind(0)
     return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
 
@@ -175,6 +177,7 @@ def root(x: Tensor) -> Tensor:
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Distances |a - b|, with gradient 0 where a is at b."""
     d = a - b
     return root(dot(d, d))
 

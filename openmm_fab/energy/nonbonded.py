@@ -54,7 +54,7 @@ class _Offset(Constants):
 
 
 class Nonbonded(Term):
-    """All pairs, those of exceptions with their own parameters; parameter offsets are functions of global parameters.
+    """Interactions of all pairs, exceptions with their own parameters; offsets depend on global parameters.
 
     Charges, sigma, epsilon of a pair: q_i q_j, (sigma_i + sigma_j) / 2, sqrt(epsilon_i epsilon_j).
     """
@@ -105,7 +105,7 @@ class Nonbonded(Term):
         return self._needed
 
     def prepare_pairs(self, pairs: np.ndarray) -> None:
-        """Keep, for each pair of the frame: its atoms, whether it is present, and the exception it has."""
+        """Register for each pair of the frame its atoms and whether it is a regular one, and the rows of exceptions."""
         present = np.zeros(len(pairs), dtype=bool)
         rows = find_pairs(self._needed, pairs)
         present[rows] = True

@@ -20,7 +20,7 @@ from ..flow.base import Flow, beyond
 from ..tools.circle import wrap_periodic
 
 TEAR = 0.1  # nats at +-pi that are worth a warning
-SAMPLES = 1000  # looked at
+SAMPLES = 1000  # drawn to check a flow
 
 
 class ForeignFlow(nn.Module, ABC):
@@ -70,10 +70,10 @@ class ForeignFlow(nn.Module, ABC):
 
 
 class ReparametrisedFlow(ForeignFlow):
-    """One whose `_sample` is a function of its parameters, for objectives that differentiate through samples."""
+    """A `ForeignFlow` whose samples can be differentiated by its parameters, for objectives that need it."""
 
     def rsample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """`sample` with a graph of the parameters."""
+        """n samples z (n, dim) and log q(z) (n,), differentiable by the flow's parameters."""
         with seeded(generator, next(self.parameters()).device):
             z, log_q = self._sample(n)
         return self._wrapped(z), log_q
@@ -81,7 +81,10 @@ class ReparametrisedFlow(ForeignFlow):
 
 @contextmanager
 def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """The global random numbers follow the generator inside, and are what they were after; without one, nothing."""
+    """Within this context PyTorch's global random numbers are seeded from `generator`; None changes nothing.
+
+    Their state is restored at the end.
+    """
     if generator is None:
         yield
         return
@@ -141,7 +144,7 @@ def from_normflows(model: nn.Module, periodic: Tensor | None = None) -> ForeignF
 
 
 def tear(flow: Flow, periodic: Tensor, n: int = 256, seed: int = 0) -> float:
-    """By how much log q jumps where angles close, at +-pi: the largest jump of n samples in any angle, in nats.
+    """The largest jump of log q, in nats, where angles close at +-pi: over n samples and all periodic coordinates.
 
     A molecule's density has none; in a flow that tears, HMC and weights meet a wall that is not there. Ask again after
     training: a flow that starts as the identity cannot show it before.
@@ -193,6 +196,7 @@ class _NormflowsFlow(ReparametrisedFlow):
 
 
 def _check(flow: ForeignFlow, dim: int) -> ForeignFlow:
+    """The flow, after errors for what cannot be trained and warnings of angles that are not on the circle."""
     if next(flow.parameters(), None) is None:
         raise TypeError("Expected a flow with parameters to train; this module has none.")
     if flow.periodic is None:

@@ -1,4 +1,4 @@
-"""Functions of a batch and their derivatives, fused by torch.compile for one size of batch."""
+"""Fusing of functions of a batch, and of their derivatives, by torch.compile for one size of batch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fuse(function: Function, example: Sequence[Tensor], what: str) -> Function:
 
 
 class FusedMap:
-    """A function of one tensor (dim, batch), and its derivative, both fused and taken in chunks of a batch.
+    """A function of one tensor (dim, batch), and its derivative, both fused and evaluated in chunks of a batch.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class FusedMap:
         z (dim, batch) -> sequence of tensors (..., batch), each structure by itself.
     dim, chunk : int
     what : str
-        What a warning speaks of where it cannot be fused.
+        What the warning that it cannot be fused speaks of: "The coordinates".
     """
 
     def __init__(self, function: Function, dim: int, chunk: int, what: str) -> None:
@@ -62,11 +62,11 @@ class FusedMap:
         self._fused: dict[tuple[torch.device, torch.dtype], tuple[Function, Function]] = {}
 
     def __call__(self, z: Tensor) -> tuple[Tensor, ...]:
-        """Differentiable once."""
+        """The function at z (dim, batch): tensors (..., batch), differentiable once by autograd."""
         return _FusedMap.apply(z, self)
 
     def functions(self, device: torch.device, dtype: torch.dtype) -> tuple[Function, Function]:
-        """Of one chunk: the function, and its derivative times what comes from above."""
+        """The function of one chunk, and its derivative: (z, *gradients of the results) -> [gradient of z]."""
         if (device, dtype) not in self._fused:
 
             def derivative(z: Tensor, *above: Tensor) -> Sequence[Tensor]:

@@ -19,9 +19,10 @@ Function = Callable[[Tensor], Sequence[Tensor]]
 
 
 class Graphs:
-    """Functions of a batch z (batch, ...), replayed; other batch sizes are computed as they come.
+    """Records functions of z (batch, ...) as CUDA graphs at their first call and replays them in later ones.
 
-    A copy has none of them, since they read the weights of the flow that they were recorded of.
+    Batches of another size are computed directly. A deep copy starts empty: a recorded CUDA graph is bound to the
+    weights of the flow it was recorded from.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ class Graphs:
     def __call__(
         self, name: Any, function: Function, z: Tensor, parameters: Sequence[Tensor] | None = None
     ) -> Sequence[Tensor]:
-        """function(z), with a graph of autograd's for z and the parameters where these are given.
+        """function(z), replayed; if `parameters` are given, differentiable by z and by them.
 
         Parameters
         ----------
@@ -73,7 +74,7 @@ class Graphs:
 
 
 class _Replayed:
-    """A function without a graph of autograd's."""
+    """A recorded function whose results cannot be differentiated."""
 
     def __init__(self, function: Function, z: Tensor) -> None:
         self._z = z.detach().clone()
@@ -88,7 +89,7 @@ class _Replayed:
 
 
 class _Differentiable:
-    """A function of one result, and its derivatives by z and parameters as a second graph that goes with the first."""
+    """A recorded function with one result; its derivatives by z and the parameters are a second CUDA graph."""
 
     def __init__(self, function: Function, z: Tensor, parameters: Sequence[Tensor]) -> None:
         self._z, self._parameters = z.detach().clone().requires_grad_(), parameters
@@ -118,6 +119,7 @@ class _Differentiable:
 
     @torch.no_grad()
     def run(self, z: Tensor) -> Tensor:
+        """Replay the function at z; returns a copy of its result."""
         self._z.copy_(z)
         self._forward()
         self.runs += 1
@@ -125,7 +127,7 @@ class _Differentiable:
 
     @torch.no_grad()
     def derivatives(self, z: Tensor, run: int, above: Tensor) -> Sequence[Tensor]:
-        """By z and parameters, times `above`, of the run with this number."""
+        """Derivatives by z and the parameters of the run with this number, times the gradient `above` of its result."""
         if run != self.runs:  # another one has taken its place
             self.run(z)
         self._above.copy_(above)
@@ -148,7 +150,7 @@ class _Derived(torch.autograd.Function):
 
 
 def warm_up(work: Callable[[], object]) -> None:
-    """Do it a few times, on a stream of its own as recording asks for."""
+    """Call work() a few times on a stream of its own, as torch requires before a CUDA graph is recorded."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -158,7 +160,7 @@ def warm_up(work: Callable[[], object]) -> None:
 
 
 def record(work: Callable[[], Sequence[Tensor]]) -> tuple[Callable[[], None], Sequence[Tensor]]:
-    """A function that does work() again, in one step, and the tensors that it leaves the results in."""
+    """Record work() as a CUDA graph: returns a function that replays it, and the tensors that then hold the results."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         results = work()

@@ -14,14 +14,14 @@ NARROW = 0.5  # rad; a torsion of smaller circular deviation is a straight coord
 
 @dataclass(frozen=True)
 class Range:
-    """Where one tensor's numbers live.
+    """The ranges of the n numbers in one tensor.
 
     Attributes
     ----------
     low, high : Tensor, shape (n,)
-        The density is zero beyond.
+        Bounds outside which the density is zero.
     circular : Tensor of bool, shape (n,)
-        high is low again.
+        Whether the number is on a circle, on which `high` is the same point as `low`.
     """
 
     low: Tensor
@@ -30,10 +30,12 @@ class Range:
 
     @classmethod
     def line(cls, n: int, low: float = -math.inf, high: float = math.inf) -> Range:
+        """n numbers on a line, with the same bounds."""
         return cls(torch.full((n,), low), torch.full((n,), high), torch.zeros(n, dtype=torch.bool))
 
     @classmethod
     def circle(cls, n: int, low: float = 0.0, high: float = 1.0) -> Range:
+        """n numbers on a circle of circumference high - low."""
         return cls(torch.full((n,), low), torch.full((n,), high), torch.ones(n, dtype=torch.bool))
 
 
@@ -87,7 +89,7 @@ class Chart(nn.Module):
 
     @property
     def log_det(self) -> float:
-        """log |dy/dz|."""
+        """log |det dy/dz|, the same everywhere."""
         return float(self.width.log().sum())
 
     def unpack(self, z: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:

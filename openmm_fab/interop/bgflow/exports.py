@@ -1,4 +1,7 @@
-"""Ours as subclasses of bgflow's own classes.  Loaded on use, since it needs bgflow; the functions are in `outward`."""
+"""openmm_fab's energies, coordinates, flows and ensembles as subclasses of bgflow's classes; needs bgflow.
+
+The functions of `outward` import this module when called.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ class InternalCoordinatesFlow(bgflow.Flow):
 
 
 class Layers(bgflow.Flow):
-    """The layers of a CouplingFlow: base -> z; ``inverse=True``: z -> base. What leaves it is of `dtype`."""
+    """The layers of a CouplingFlow: base -> z; ``inverse=True``: z -> base. Results have the dtype `dtype`."""
 
     def __init__(self, flow: CouplingFlow, dtype: torch.dtype) -> None:
         super().__init__()
@@ -63,7 +66,7 @@ class Layers(bgflow.Flow):
 
 
 class Base(bgflow.Energy, bgflow.Sampler):
-    """The base density of a CouplingFlow, normalised at every temperature; uniform angles are so at all."""
+    """The base density of a CouplingFlow, normalised at every temperature; angles are uniform at every temperature."""
 
     def __init__(self, flow: CouplingFlow) -> None:
         super().__init__(flow.dim)
@@ -88,7 +91,7 @@ class Base(bgflow.Energy, bgflow.Sampler):
 
 
 class EnsembleSampler(bgflow.Sampler):
-    """Structures drawn by weight, flat nm (n, 3 n_atoms); at another temperature, by the weights of that one."""
+    """Structures drawn by weight, flat nm (n, 3 n_atoms); at another temperature, by the weights for that one."""
 
     def __init__(self, ensemble: Ensemble, generator: torch.Generator | None, dtype: torch.dtype) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ def import_bgflow() -> Any:
 
 
 class _Proxy(ModuleType):
-    """A module with a few names more, or other ones."""
+    """A copy of a module with some names added or replaced."""
 
     def __init__(self, module: ModuleType, **names: Any) -> None:
         super().__init__(module.__name__)
@@ -77,7 +77,7 @@ _OLD_NUMPY = _Proxy(np, **NUMPY_1)
 
 @contextmanager
 def _numpy_1() -> Iterator[None]:
-    """NumPy 1's names while bgflow's modules are first run: defaults of arguments are made then."""
+    """Within this context NumPy has the names of NumPy 1 that bgflow needs while its modules are first imported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", SyntaxWarning)
