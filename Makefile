@@ -8,6 +8,7 @@ PYTEST_ARGS ?=
 BUDGET ?=
 PAPER_ARGS ?=
 PAPER_METHODS := fab fab_defaults fab_no_buffer ml alpha2 reverse_kl
+PAPER_TARGETS := gmm40 manywell32 alanine_dipeptide
 PAPER_RUNS := $(foreach t,gmm40 manywell32,$(foreach m,$(PAPER_METHODS) snf,$(t).$(m))) $(addprefix alanine_dipeptide.,$(PAPER_METHODS) snf ml_md)
 
 VENV := .venv
@@ -44,10 +45,10 @@ notebooks: $(READY)
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
-# Those that benchmarks/paper_results/ has figures of are skipped, an interrupted one goes on in runs/paper/.
+# Those that benchmarks/results/paper/ has figures of are skipped, an interrupted one goes on in runs/paper/.
 paper: $(READY)
-	for run in $(PAPER_RUNS); do $(BIN)/python benchmarks/paper.py $$(echo $$run | tr . ' ') $(PAPER_ARGS) || exit 1; done
-	$(BIN)/python benchmarks/paper.py --table
+	for run in $(PAPER_RUNS); do $(BIN)/python -m benchmarks paper $$(echo $$run | tr . ' ') $(PAPER_ARGS) || exit 1; done
+	for target in $(PAPER_TARGETS); do $(BIN)/python -m benchmarks paper $$target --record || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,9 +1,7 @@
 """What each default of the training is worth: alanine dipeptide, one setting changed at a time, equal processor time.
 
-`python benchmarks/ablations.py [--rows NAME ...] [--seconds 180] [--out DIR] [--quick] [--table]`: every row leaves a
-JSON file in `--out`; finished ones are skipped. The budget, and with it the learning rate, is of the process's own
-processor time, so that other jobs on the machine do not count. `--table` writes what is there to RESULTS.md.
-Ends in one JSON line.
+Every row leaves a JSON file in `--out`; finished ones are skipped, and all that are there are in the table. The budget,
+and with it the learning rate, is of the process's own processor time, so that other jobs on the machine do not count.
 """
 
 from __future__ import annotations
@@ -19,15 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from record import current_commit, record
-
 import openmm_fab as fab
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.tools.files import write_atomically
 from openmm_fab.train.settings import Budget
 from openmm_fab.train.trainer import Trainer
 
-OUT = Path(__file__).resolve().parent.parent / "runs"
+from .runner import ROOT, current_commit
+
+OUT = ROOT / "runs"
 SAMPLES = 50_000
 ROWS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -70,9 +68,10 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rows", nargs="*", choices=ROWS, default=list(ROWS), metavar="NAME", help="to run; with no name, none"
+    )
     parser.add_argument(
         "--seconds", type=float, default=180.0, help="of processor time, a row, compilation not counted"
     )
@@ -80,15 +79,13 @@ def main() -> None:
         "--shipped", action="store_true", help="go on from the generator that comes trained, at a third of the rate"
     )
     parser.add_argument("--out", type=Path, help="by default runs/ablations_SECONDS or runs/ablations_SECONDS_shipped")
-    parser.add_argument("--quick", action="store_true", help="a row of a few iterations; keeps nothing")
-    parser.add_argument("--table", action="store_true")
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.quick:
-        print(json.dumps(run(options.rows[0], 0.0, options.shipped, quick=True)))
-        return
-    named = f"ablations_{options.seconds:g}" + ("_shipped" if options.shipped else "")
-    out = options.out or OUT / named
-    if not options.table:
+        results = [run(options.rows[0], 0.0, options.shipped, quick=True)]
+    else:
+        out = options.out or OUT / section_name(vars(options))
         out.mkdir(parents=True, exist_ok=True)
         for name in options.rows:
             path = out / f"{re.sub('[^a-z0-9]+', '_', name.lower())}.json"
@@ -96,18 +93,21 @@ def main() -> None:
                 result = run(name, options.seconds, options.shipped)
                 print(result, file=sys.stderr, flush=True)
                 write_atomically(path, lambda file, r=result: file.write(json.dumps(r, indent=1).encode()))
-    results = [json.loads(path.read_text()) for path in out.glob("*.json")]
-    results.sort(key=lambda result: list(ROWS).index(result["row"]))
-    if options.table:
-        body, commits = table(results), ", ".join(sorted({r["commit"] for r in results}))
-        command = f"python benchmarks/ablations.py --seconds {options.seconds:g}"
-        title = f"Ablations: one setting changed, {options.seconds:g} s of processor time"
-        if options.shipped:
-            command, title = f"{command} --shipped", f"{title} more for the shipped flow"
-        if len(results) < len(ROWS):
-            command += " --rows " + " ".join(f'"{result["row"]}"' for result in results)
-        record(named, title, f"{command}` and `--table", body, commits)
-    print(json.dumps({r["row"]: [r["ess"], r["basin_df"]] for r in results}))
+        results = [json.loads(path.read_text()) for path in out.glob("*.json")]
+        if not results:
+            raise SystemExit(f"Expected files of rows in {out}; there are none. Name --rows to run.")
+        results.sort(key=lambda result: list(ROWS).index(result["row"]))
+    commits = ", ".join(sorted({r["commit"] for r in results}))
+    return {"seconds": options.seconds, "shipped": options.shipped, "commit": commits, "rows": results}
+
+
+def section_name(figures: dict[str, Any]) -> str:
+    return f"ablations_{figures['seconds']:g}" + ("_shipped" if figures["shipped"] else "")
+
+
+def title(figures: dict[str, Any]) -> str:
+    heading = f"Ablations: one setting changed, {figures['seconds']:g} s of processor time"
+    return f"{heading} more for the shipped flow" if figures["shipped"] else heading
 
 
 class OwnTime(Trainer):
@@ -162,15 +162,15 @@ def run(name: str, seconds: float, shipped: bool, quick: bool = False) -> dict[s
     }
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def table(figures: dict[str, Any]) -> str:
     lines = [
-        f"{results[0]['seconds']:g} s of processor time each on one thread, {SAMPLES:,} samples; ΔF of 0 < φ < 2.5.",
+        f"{figures['seconds']:g} s of processor time each on one thread, {SAMPLES:,} samples; ΔF of 0 < φ < 2.5.",
         "",
         "| changed | iterations | target evaluations | ms an iteration | ESS %, start | ESS % | clipped "
         "| ΔF(φ > 0) / kT |",
         "|---" * 8 + "|",
     ]
-    for r in results:
+    for r in figures["rows"]:
         shares = " | ".join(f"{100 * r[key]:.1f}" for key in ("start", "ess", "ess_clipped"))
         lines.append(
             f"| {r['row']} | {r['iterations']:,} | {r['evaluations']:.2e} | "
@@ -178,7 +178,3 @@ def table(results: list[dict[str, Any]]) -> str:
             f"| {r['basin_df']:.2f} ± {r['basin_df_error']:.2f} |"
         )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()

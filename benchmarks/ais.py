@@ -1,20 +1,19 @@
 """What annealing is worth: effective samples of FAB's goal p^2 / q by the second and by the energy, kernel by kernel.
 
-`python benchmarks/ais.py [--iterations 500] [--seconds 15] [--quick] [--record]`: a flow of alanine dipeptide in the
-middle of its training (so many iterations, then held), and the one that ships with the project, near its end. For each
-kernel and ladder: passes in which step sizes are adapted, then passes that count. Ends in one JSON line.
+Of a flow of alanine dipeptide in the middle of its training (so many iterations, then held), and of the one that ships
+with the project, near its end. For each kernel and ladder: passes in which step sizes are adapted, then passes that
+count.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from record import record
 
 import openmm_fab as fab
 from openmm_fab.ais.annealing import AISSettings, adapted, run_ais
@@ -47,37 +46,40 @@ ROWS: dict[str, AISSettings] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=15.0, help="of passes that count, a row and flow")
-    parser.add_argument("--quick", action="store_true", help="half a minute, nothing compiled")
-    parser.add_argument("--record", action="store_true")
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()
     seconds, iterations = (0.5, 3) if options.quick else (options.seconds, options.iterations)
     system = fab.MolecularSystem.load("alanine_dipeptide")
     middle = fab.BoltzmannGenerator(system, seed=0)
     middle.train(Budget(iterations=iterations), compile=not options.quick, progress=False, evaluate_every=np.inf)
     flows = {"in training": middle, "shipped": fab.load_pretrained(system)}
-    figures, tables = {}, []
+    figures = {}
     for name, generator in flows.items():
         if not options.quick:
             generator.compile()
         ess = generator.sample(2000 if options.quick else 50_000, seed=7).ess_fraction
-        rows = {row: measure(generator, s, seconds, 3 if options.quick else PILOTS) for row, s in ROWS.items()}
-        figures[name] = {"ess_flow": ess, **rows}
-        tables.append(table(name, ess, rows))
+        rows = {row: passes(generator, s, seconds, 3 if options.quick else PILOTS) for row, s in ROWS.items()}
+        figures[name] = {"ess": ess, "rows": rows}
+    return figures
+
+
+def title(figures: dict[str, Any]) -> str:
+    return "Annealing: effective samples by second and by energy"
+
+
+def table(figures: dict[str, Any]) -> str:
+    tables = [_of_flow(name, found["ess"], found["rows"]) for name, found in figures.items()]
     tables.append("Effective sample sizes of a few per cent rest on few samples: one heavy weight moves them by half.")
-    body = "\n\n".join(tables)
-    print(body)
-    if options.record:
-        command = f"python benchmarks/ais.py --iterations {iterations} --seconds {seconds:g} --record"
-        record("ais", "Annealing: effective samples by second and by energy", command, body)
-    print(json.dumps(figures))
+    return "\n\n".join(tables)
 
 
-def measure(generator: fab.BoltzmannGenerator, s: AISSettings, seconds: float, pilots: int) -> dict[str, float]:
+def passes(generator: fab.BoltzmannGenerator, s: AISSettings, seconds: float, pilots: int) -> dict[str, Any]:
+    """Effective samples towards p^2 / q of passes that take so many seconds, after pilots that adapt step sizes."""
     flow, target = Counted(generator.flow), generator.target
     random, steps, scale = torch.Generator().manual_seed(3), [s.step_size] * s.intermediate, None
     if s.widths:
@@ -102,11 +104,11 @@ def measure(generator: fab.BoltzmannGenerator, s: AISSettings, seconds: float, p
         "per_1000_energies": 1000 * ess / (target.evaluations - energies),
         "per_1000_flow": 1000 * ess / (flow.evaluations - asked),
         "ms_a_pass": 1000 * spent / len(log_w),
-        "acceptance": float(np.mean(taken)) if taken else float("nan"),
+        "acceptance": float(np.mean(taken)) if taken else None,
     }
 
 
-def table(name: str, ess: float, rows: dict[str, dict[str, float]]) -> str:
+def _of_flow(name: str, ess: float, rows: dict[str, dict[str, Any]]) -> str:
     lines = [
         f"Flow: {name}, ESS {ess:.1%} towards p. Batches of {BATCH}; densities x steps.",
         "",
@@ -118,11 +120,7 @@ def table(name: str, ess: float, rows: dict[str, dict[str, float]]) -> str:
         + [
             f"| {row} | {100 * r['ess']:.1f} % | {r['per_second']:.0f} | {r['per_1000_energies']:.0f} | "
             f"{r['per_1000_flow']:.0f} | {r['ms_a_pass']:.0f} | "
-            f"{'' if np.isnan(r['acceptance']) else format(r['acceptance'], '.0%')} |"
+            f"{'' if r['acceptance'] is None else format(r['acceptance'], '.0%')} |"
             for row, r in rows.items()
         ]
     )
-
-
-if __name__ == "__main__":
-    main()

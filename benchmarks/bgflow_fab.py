@@ -1,25 +1,24 @@
 """A Boltzmann generator built by bgflow, trained by our FAB, beside our own flow at equal evaluations.
 
-`python benchmarks/bgflow_fab.py [--minutes 10] [--quick] [--record]`: alanine dipeptide. bgflow's builder makes
-circular splines over its global internal coordinates, with our Z-matrix and marginals of the Hessian's widths; its
-energy is OpenMM's, translated, as is ours. It trains for `--minutes`; our flow then gets as many target evaluations.
-Needs bgflow, see docs/bgflow.md. Ends in one JSON line.
+Alanine dipeptide. bgflow's builder makes circular splines over its global internal coordinates, with our Z-matrix and
+marginals of the Hessian's widths; its energy is OpenMM's, translated, as is ours. It trains for `--minutes`; our flow
+then gets as many target evaluations. Needs bgflow, see docs/bgflow.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from record import record
 
 import openmm_fab as fab
 from openmm_fab.interop import bgflow as interop
 from openmm_fab.train.settings import Budget
+
+from .runner import Skip
 
 EVALUATED = 4096  # samples of each point of a learning curve
 ROUNDS = 4  # each moves every coordinate
@@ -27,13 +26,16 @@ EVALUATE_EVERY = 20.0  # s
 CURVE = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the evaluations shown in the table
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="below a minute, nothing compiled: shows that all works")
-    parser.add_argument("--record", action="store_true", help="write the table to RESULTS.md")
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        interop.import_bgflow()
+    except ImportError as error:
+        raise Skip(f"bgflow is not importable ({error}); docs/bgflow.md says how to install it.") from error
     system = fab.MolecularSystem.load("alanine_dipeptide")
     own = fab.BoltzmannGenerator(system, seed=options.seed)
     if not options.quick:  # compile before the clock starts: the energy, which both have; our coordinates and flow
@@ -49,10 +51,12 @@ def main() -> None:
         name: _figures(curve, generator.flow)
         for (name, curve), generator in zip(curves.items(), (foreign, own), strict=True)
     }
-    if options.record:
-        command = f"python benchmarks/bgflow_fab.py --minutes {options.minutes:g} --seed {options.seed} --record"
-        record("bgflow_fab", "A generator built by bgflow, trained by FAB", command, _table(curves, figures))
-    print(json.dumps({"benchmark": "bgflow_fab", "quick": options.quick, **figures}))
+    shown = {name: [info for info in curve if "ess" in info] for name, curve in curves.items()}
+    return {"sides": figures, "curves": shown}
+
+
+def title(figures: dict[str, Any]) -> str:
+    return "A generator built by bgflow, trained by FAB"
 
 
 def build(system: fab.MolecularSystem, own: fab.BoltzmannGenerator, seed: int) -> Any:
@@ -125,8 +129,8 @@ def _figures(curve: list[dict[str, float]], flow: torch.nn.Module) -> dict[str, 
     }
 
 
-def _table(curves: dict[str, list[dict[str, float]]], figures: dict[str, dict[str, Any]]) -> str:
-    evaluated = {name: [info for info in curve if "ess" in info] for name, curve in curves.items()}
+def table(found: dict[str, Any]) -> str:
+    evaluated, figures = found["curves"], found["sides"]
     total = figures["bgflow"]["evaluations"]
     rows = [
         "| target evaluations | bgflow: seconds | raw ESS, % | openmm_fab: seconds | raw ESS, % |",
@@ -158,7 +162,3 @@ def _table(curves: dict[str, list[dict[str, float]]], figures: dict[str, dict[st
         "evaluating counts in the seconds, compiling does not.\n\n"
     )
     return text + "\n".join(rows)
-
-
-if __name__ == "__main__":
-    main()

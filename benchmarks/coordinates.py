@@ -1,24 +1,20 @@
 """Internal coordinates: what they cost, and whether molecules stay within their range.
 
-`python benchmarks/coordinates.py speed [--quick] [--record]`: placing a batch, its log_det and the gradient of both,
-beside the energy's value and gradient, for molecules of growing size, and beside bgflow's transform where bgflow is
-installed.
-`python benchmarks/coordinates.py range [--quick] [--record]`: every system of `systems/`: the share of MD frames with a
-stiff coordinate beyond the splines' range, and the share of flow samples with a finite energy after a short warm-up.
-Each ends in one JSON line.
+speed: placing a batch, its log_det and the gradient of both, beside the energy's value and gradient, for molecules of
+growing size, and beside bgflow's transform where bgflow is installed.
+range: every system of `systems/`: the share of MD frames with a stiff coordinate beyond the splines' range, and the
+share of flow samples with a finite energy after a short warm-up.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from record import record
 
 from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.energy.compiled import CompiledEnergy
@@ -29,55 +25,64 @@ from openmm_fab.molecule.system import MolecularSystem, available_systems
 from openmm_fab.tools.memory import keep_freed_memory
 from openmm_fab.train.settings import Budget
 
-PEPTIDES = Path(__file__).parents[1] / "tests" / "data"
-FORCEFIELD = ("amber14-all.xml", "implicit/obc2.xml")  # of those peptides
+from .energy import load
+
 SIZES = ("alanine_dipeptide", "alanine_tetrapeptide", "alanine_hexapeptide", "peptide_ala9", "peptide_ala29")
 BATCH = 1024
 PICOSECONDS, WALKERS = 10.0, 128
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("speed", "range"))
-    parser.add_argument("--quick", action="store_true", help="below a minute: the smallest molecule")
-    parser.add_argument("--record", action="store_true", help="write the table to RESULTS.md")
-    options = parser.parse_args()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("part", nargs="?", choices=("speed", "range"), default="speed")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Figures by name of a molecule: the smallest alone if quick."""
     keep_freed_memory()
-    figures = (speed if options.what == "speed" else ranges)(options.quick, options.record)
-    print(json.dumps({"benchmark": f"coordinates {options.what}", "quick": options.quick, **figures}))
+    figures: dict[str, Any] = {"part": options.part, "molecules": {}}
+    if options.part == "speed":
+        names = SIZES[:1] if options.quick else SIZES
+    else:
+        names = ("butane",) if options.quick else available_systems()
+    for name in names:
+        if options.part == "speed":
+            found = _costs(load(name))
+        else:
+            found = _range(MolecularSystem.load(name), 2.0 if options.quick else PICOSECONDS)
+        figures["molecules"][name] = found
+        print(name, found, flush=True)
+    return figures
+
+
+def section_name(figures: dict[str, Any]) -> str:
+    return f"coordinates_{figures['part']}"
+
+
+def title(figures: dict[str, Any]) -> str:
+    return f"Coordinates: {figures['part']}"
+
+
+def table(figures: dict[str, Any]) -> str:
+    return (_speed_table if figures["part"] == "speed" else _range_table)(figures["molecules"])
 
 
 # --- speed ---
 
 
-def speed(quick: bool, keep: bool) -> dict:
+def _speed_table(molecules: dict[str, dict[str, Any]]) -> str:
     rows = [
         "| molecule | atoms | dim | eager | fused | fused energy | coordinates / energy | bgflow, eager |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    figures = {}
-    for name in SIZES[:1] if quick else SIZES:
-        found = _costs(_load(name))
-        figures[name] = found
+    for name, found in molecules.items():
         ratio = found["fused"] / found["energy"]
         bgflow = "not installed" if found["bgflow"] is None else f"{found['bgflow']:.1f}"
         rows.append(
             f"| {name} | {found['atoms']} | {found['dim']} | {found['eager']:.1f} | {found['fused']:.1f} "
             f"| {found['energy']:.1f} | {ratio:.2f} | {bgflow} |"
         )
-        print(rows[-1], flush=True)
-    if keep:
-        text = f"Microseconds per structure of a batch of {BATCH}, float64: x, log_det and their gradient in z; the "
-        text += "energy's value and gradient; medians of at least 5.\n\n" + "\n".join(rows)
-        command = "python benchmarks/coordinates.py speed --record"
-        record("coordinates_speed", "Coordinates: speed", command, text)
-    return figures
-
-
-def _load(name: str) -> MolecularSystem:
-    if name in available_systems():
-        return MolecularSystem.load(name)
-    return MolecularSystem.from_pdb(PEPTIDES / f"{name}.pdb", FORCEFIELD)
+    text = f"Microseconds per structure of a batch of {BATCH}, float64: x, log_det and their gradient in z; the "
+    return f"{text}energy's value and gradient; medians of at least 5.\n\n" + "\n".join(rows)
 
 
 def _costs(system: MolecularSystem) -> dict[str, float | None]:
@@ -137,29 +142,20 @@ def _bgflow(coordinates: InternalCoordinates, x: torch.Tensor) -> float | None:
 # --- range ---
 
 
-def ranges(quick: bool, keep: bool) -> dict:
+def _range_table(molecules: dict[str, dict[str, Any]]) -> str:
     rows = [
         "| system | atoms | dim | frames of MD | beyond, % | finite energies, % | below 100 kT, % |",
         "|---|---|---|---|---|---|---|",
     ]
-    figures = {}
-    for name in ["butane"] if quick else available_systems():
-        found = _range(MolecularSystem.load(name), 2.0 if quick else PICOSECONDS)
-        figures[name] = found
+    for name, found in molecules.items():
         rows.append(
             f"| {name} | {found['atoms']} | {found['dim']} | {found['frames']:,} | {100 * found['outside']:.3f} "
             f"| {100 * found['finite']:.1f} | {100 * found['low']:.1f} |"
         )
-        print(rows[-1], flush=True)
-    if keep:
-        text = f"Beyond: frames with a stiff coordinate beyond the splines' range. MD: {WALKERS} walkers on the "
-        text += f"translated energy, {PICOSECONDS:g} ps each, the first half, up to 2.5 times as hot, left out. "
-        text += (
-            "Energies: of 4,096 samples, unweighted, after 20 iterations of FAB, default settings; finite, and less "
-        )
-        text += "than 100 kT above the minimum.\n\n" + "\n".join(rows)
-        record("coordinates_range", "Coordinates: range", "python benchmarks/coordinates.py range --record", text)
-    return figures
+    text = f"Beyond: frames with a stiff coordinate beyond the splines' range. MD: {WALKERS} walkers on the "
+    text += f"translated energy, {PICOSECONDS:g} ps each, the first half, up to 2.5 times as hot, left out. "
+    text += "Energies: of 4,096 samples, unweighted, after 20 iterations of FAB, default settings; finite, and less "
+    return f"{text}than 100 kT above the minimum.\n\n" + "\n".join(rows)
 
 
 def _range(system: MolecularSystem, picoseconds: float) -> dict[str, float]:
@@ -204,7 +200,3 @@ def _dynamics(energy: CompiledEnergy, system: MolecularSystem, picoseconds: floa
         if k >= steps // 2 and k % 50 == 0:
             frames.append(x.clone())
     return torch.cat(frames)
-
-
-if __name__ == "__main__":
-    main()

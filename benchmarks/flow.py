@@ -1,14 +1,12 @@
 """The flow's cost against circular spline couplings of normflows and of bgflow, its own products, and the ceilings.
 
-`python benchmarks/flow.py [--batch 1024] [--repeats 7] [--quick] [--record]`: 12 layers, 60 coordinates (7 of them
-angles), 8 bins, 256 hidden units, the shape of the FAB paper's flow for alanine dipeptide. Without normflows
-(pip install normflows) or bgflow (docs/bgflow.md) a peer's column is left out. The last line is JSON.
+12 layers, 60 coordinates (7 of them angles), 8 bins, 256 hidden units, the shape of the FAB paper's flow for alanine
+dipeptide. Without normflows (pip install normflows) or bgflow (docs/bgflow.md) a peer's column is left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -17,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from record import record
 from torch import nn
 
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
@@ -28,15 +25,13 @@ DIM, ANGLES, LAYERS, HIDDEN, BINS = 60, 7, 12, 256, 8
 PARTS = ("sample", "log_prob", "gradient to z", "gradient to parameters")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="a small batch, nothing compiled")
-    parser.add_argument("--record", action="store_true")
-    options = parser.parse_args()
-    if options.quick and options.record:
-        raise SystemExit("--quick measures nothing worth keeping: leave out --record.")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """With a small batch and nothing compiled if quick."""
     keep_freed_memory()
     torch.manual_seed(0)
     batch, repeats = (64, 2) if options.quick else (options.batch, options.repeats)
@@ -45,34 +40,36 @@ def main() -> None:
     z = 0.5 * torch.randn(batch, DIM)
 
     ours = _stirred(CouplingFlow(periodic, FlowSettings(LAYERS, HIDDEN, BINS)))
-    seconds = {"eager": _measure(ours, z, repeats)}
+    seconds = {"eager": _seconds(ours, z, repeats)}
     started = time.perf_counter()
     if not options.quick:
         ours.compile(batch)
-        seconds["fused"] = _measure(ours, z, repeats)
+        seconds["fused"] = _seconds(ours, z, repeats)
     cold = time.perf_counter() - started
     if not options.quick:
         ours.rounded = True
-        seconds["fused, bfloat16"] = _measure(ours, z, repeats)
+        seconds["fused, bfloat16"] = _seconds(ours, z, repeats)
         ours.rounded = False
     peers = {"normflows": _normflows(periodic), "bgflow": _bgflow(periodic)}
     peers = {name: peer for name, peer in peers.items() if peer is not None}
     for name, peer in peers.items():
-        seconds[name] = _measure(_stirred(peer), z, repeats)
+        seconds[name] = _seconds(_stirred(peer), z, repeats)
     products = _products(ours, batch, repeats)
     best = seconds.get("fused", seconds["eager"])
-    figures = {"batch": batch, "seconds": seconds, "products": products, "compile_and_measure": cold}
+    figures: dict[str, Any] = {"batch": batch, "seconds": seconds, "products": products, "compile_and_measure": cold}
+    figures["parameters"] = {
+        name: sum(p.numel() for p in flow.parameters()) for name, flow in {"ours": ours, **peers}.items()
+    }
     figures["ceilings"] = _ceilings(ours, batch, repeats)
     figures |= {f"{_key(part)}_over_products": best[part] / products[part][0] for part in PARTS}
     for name in peers:
         for suffix, own in (("", best), ("_bfloat16", seconds.get("fused, bfloat16", {}))):
             figures |= {f"{_key(part)}_ratio_{name}{suffix}": seconds[name][part] / own[part] for part in own}
-    body = _table(figures, ours, peers)
-    print(body)
-    if options.record:
-        command = f"python benchmarks/flow.py --batch {batch} --repeats {repeats} --record"
-        record("flow", "Cost of the flow: 12 layers, 60 coordinates, 8 bins, 256 hidden units", command, body)
-    print(json.dumps(figures))
+    return figures
+
+
+def title(figures: dict[str, Any]) -> str:
+    return "Cost of the flow: 12 layers, 60 coordinates, 8 bins, 256 hidden units"
 
 
 def _stirred(flow: nn.Module) -> nn.Module:
@@ -142,7 +139,7 @@ def _bgflow(periodic: torch.Tensor) -> nn.Module | None:
     return Flow()
 
 
-def _measure(flow: nn.Module, z: torch.Tensor, repeats: int) -> dict[str, float]:
+def _seconds(flow: nn.Module, z: torch.Tensor, repeats: int) -> dict[str, float]:
     """Median seconds of each part on the batch z."""
     n = len(z)
 
@@ -245,7 +242,7 @@ def _roofline(figures: dict) -> str:
     )
 
 
-def _table(figures: dict, ours: nn.Module, peers: dict[str, nn.Module]) -> str:
+def table(figures: dict[str, Any]) -> str:
     names = list(figures["seconds"])
     rows = ["| | " + " | ".join([*(f"{name}, ms" for name in names), "products alone, ms", "GFLOP", "GFLOP/s"]) + " |"]
     rows.append("|---" * (len(names) + 4) + "|")
@@ -254,12 +251,11 @@ def _table(figures: dict, ours: nn.Module, peers: dict[str, nn.Module]) -> str:
         times = [1e3 * figures["seconds"][name][part] for name in names]
         cells = [f"{t:.1f}" for t in (*times, 1e3 * seconds)] + [f"{flop / 1e9:.2f}", f"{flop / seconds / 1e9:.0f}"]
         rows.append(f"| {part} | " + " | ".join(cells) + " |")
-    counted = {"ours": ours, **peers}
-    parameters = ", ".join(f"{name} {sum(p.numel() for p in flow.parameters()):,}" for name, flow in counted.items())
+    parameters = ", ".join(f"{name} {count:,}" for name, count in figures["parameters"].items())
     text = ["\n".join(rows), f"Parameters: {parameters}."]
     over = ", ".join(f"{part} {figures[f'{_key(part)}_over_products']:.1f}" for part in PARTS)
     text.append(f"Times the matrix products alone: {over}.")
-    for name in peers:
+    for name in list(figures["parameters"])[1:]:
         for suffix, how in (("", ""), ("_bfloat16", " with products in bfloat16 (TrainSettings.products)")):
             ratios = {part: figures.get(f"{_key(part)}_ratio_{name}{suffix}") for part in PARTS}
             if None not in ratios.values():
@@ -271,7 +267,3 @@ def _table(figures: dict, ours: nn.Module, peers: dict[str, nn.Module]) -> str:
 
 def _key(part: str) -> str:
     return {"gradient to z": "grad_z", "gradient to parameters": "grad_parameters"}.get(part, part)
-
-
-if __name__ == "__main__":
-    main()

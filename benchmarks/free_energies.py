@@ -1,8 +1,6 @@
 """Free-energy differences from trained flows against molecular dynamics: butane, alanine dipeptide, two force fields.
 
-`python benchmarks/free_energies.py SECTION [--minutes 10] [--folder DIR] [--quick] [--record]` with SECTION one of
-butane, dipeptide, forcefields, temperature. Trained models and finished MD in the folder are used again. The last line
-is JSON.
+Trained models and finished MD in the folder are used again.
 """
 
 from __future__ import annotations
@@ -12,15 +10,17 @@ import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from record import record
 
 import openmm_fab as fab
 from openmm_fab import free_energy as fe
 from openmm_fab.molecule.torsions import named_torsions
 
-INPUT = Path(__file__).resolve().parents[1] / "systems" / "alanine_dipeptide" / "input.pdb"
+from .runner import ROOT
+
+INPUT = ROOT / "systems" / "alanine_dipeptide" / "input.pdb"
 SOLVENT = "implicit/obc1.xml"
 
 
@@ -58,7 +58,7 @@ class Bench:
         )  # fmt: skip
 
 
-def butane(bench: Bench) -> tuple[dict, str]:
+def butane(bench: Bench) -> dict:
     """Gauche less trans, and F of the torsion."""
     system = fab.MolecularSystem.load("butane")
     sides = {
@@ -73,22 +73,19 @@ def butane(bench: Bench) -> tuple[dict, str]:
         ),
     }  # fmt: skip
     torsion = next(iter(named_torsions(system.md_topology).values()))
-    found, rows = {}, ["| method | F(gauche) - F(trans) / kT | effective samples |", "|---|---|---|"]
-    profiles = {}
+    found, profiles = {}, {}
     for name, ensemble in sides.items():
         phi = ensemble.torsions([torsion])[:, 0]
         found[name] = fe.basin_difference(ensemble, np.abs(phi) < 2 * np.pi / 3)
         profiles[name] = fe.profile(ensemble, torsion)
-        rows.append(f"| {name} | {found[name]} | {ensemble.ess:.0f} |")
     flow, *others = profiles
     lines = [
         f"F(torsion) of the flow against {other}: {_profiles(profiles[flow], profiles[other])}" for other in others
     ]
-    figures = {name: _pair(value) for name, value in found.items()}
-    return figures | _agreement(list(found.values())), "\n".join([*rows, "", *lines])
+    return _figures(found, {name: ensemble.ess for name, ensemble in sides.items()}) | {"lines": lines}
 
 
-def dipeptide(bench: Bench) -> tuple[dict, str]:
+def dipeptide(bench: Bench) -> dict:
     """0 < phi < 2.5 rad less the rest."""
     system = fab.MolecularSystem.load("alanine_dipeptide")
     shipped = json.loads((INPUT.parent / "reference" / "reference.json").read_text())["basin"]
@@ -105,12 +102,10 @@ def dipeptide(bench: Bench) -> tuple[dict, str]:
             bench.metadynamics("ff96-long", system, longer=5.0)
         ),
     }
-    rows = ["| method | F(0 < phi < 2.5) - F(rest) / kT |", "|---|---|"]
-    rows += [f"| {name} | {value} |" for name, value in found.items()]
-    return {name: _pair(v) for name, v in found.items()} | _agreement(list(found.values())), "\n".join(rows)
+    return _figures(found)
 
 
-def forcefields(bench: Bench) -> tuple[dict, str]:
+def forcefields(bench: Bench) -> dict:
     """F(ff99SB-ILDN) - F(ff96) of alanine dipeptide in OBC1 at 300 K."""
     a = fab.MolecularSystem.load("alanine_dipeptide")
     b = fab.MolecularSystem.from_pdb(INPUT, forcefield=["amber99sbildn.xml", SOLVENT], name="ff99SB-ILDN")
@@ -125,10 +120,10 @@ def forcefields(bench: Bench) -> tuple[dict, str]:
         "flow of ff99SB-ILDN, reweighted": replace(back, value=-back.value),
         "MBAR of MD in both": _mbar([md_a, md_b], [a, b]),
     }
-    return _differences(found)
+    return _figures(found)
 
 
-def temperature(bench: Bench) -> tuple[dict, str]:
+def temperature(bench: Bench) -> dict:
     """F(350 K) - F(300 K) in kT of each: -ln of the configurational integrals' ratio."""
     cold = fab.MolecularSystem.load("alanine_dipeptide")
     hot = fab.MolecularSystem.from_pdb(
@@ -140,19 +135,21 @@ def temperature(bench: Bench) -> tuple[dict, str]:
         "flow of 300 K, reweighted": fe.temperature_difference(flow, 350.0),
         "MBAR of MD at both": _mbar(md, [cold, hot]),
     }
-    return _differences(found)
+    return _figures(found)
 
 
 def _mbar(md: list, systems: list) -> fab.FreeEnergy:
     return fe.mbar(md, systems).difference(0, 1)
 
 
-def _differences(found: dict) -> tuple[dict, str]:
-    rows = ["| estimate | difference / kT | effective samples | k-hat |", "|---|---|---|---|"]
+def _figures(found: dict, ess: dict[str, float] | None = None) -> dict:
+    """Of each estimate its value and error, and effective samples and k-hat where it has them; do they agree?"""
+    estimates = {}
     for name, value in found.items():
-        ess, khat = (getattr(value, key, np.nan) for key in ("ess", "khat"))
-        rows.append(f"| {name} | {value.value:.3f} ± {value.error:.3f} | {_number(ess, 0)} | {_number(khat, 2)} |")
-    return {name: _pair(v) for name, v in found.items()} | _agreement(list(found.values())), "\n".join(rows)
+        of = {"value": value.value, "error": value.error, "ess": (ess or {}).get(name, getattr(value, "ess", np.nan))}
+        of["khat"] = getattr(value, "khat", np.nan)
+        estimates[name] = {key: float(x) if np.isfinite(x) else None for key, x in of.items()}
+    return {"estimates": estimates, **_agreement(list(found.values()))}
 
 
 def _profiles(a: fe.Profile, b: fe.Profile) -> str:
@@ -172,36 +169,45 @@ def _agreement(values: list) -> dict[str, float]:
     return {"largest_z": float(np.nanmax(np.abs(pairs)))}
 
 
-def _pair(value: fab.Estimate) -> list[float]:
-    return [float(value.value), float(value.error)]
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
-def _number(value: float, digits: int) -> str:
-    return "" if not np.isfinite(value) else f"{value:.{digits}f}"
-
-
+COLUMNS = {
+    "butane": ("method", "F(gauche) - F(trans) / kT", "effective samples"),
+    "dipeptide": ("method", "F(0 < phi < 2.5) - F(rest) / kT"),
+    "forcefields": ("estimate", "difference / kT", "effective samples", "k-hat"),
+    "temperature": ("estimate", "difference / kT", "effective samples", "k-hat"),
+}
 SECTIONS = {f.__name__: f for f in (butane, dipeptide, forcefields, temperature)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", choices=SECTIONS)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("part", nargs="?", choices=SECTIONS, default="butane")
     parser.add_argument("--minutes", type=float, default=10.0, help="training of each flow that is not pretrained")
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--record", action="store_true")
-    options = parser.parse_args()
+    parser.add_argument("--folder", type=Path, help="of models and MD, kept")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(options.folder or Path(temporary), options.minutes, options.quick)
-        section = SECTIONS[options.section]
-        figures, body = section(bench)
-        body += f"\n\nLargest |z| between any two: {figures['largest_z']:.1f}."
-        print(body)
-        if options.record:
-            command = f"python benchmarks/free_energies.py {options.section} --minutes {options.minutes:g} --record"
-            record(f"free_energies_{options.section}", f"Free energies: {section.__doc__}", command, body)
-    print(json.dumps(figures))
+        return {"part": options.part, **SECTIONS[options.part](bench)}
 
 
-if __name__ == "__main__":
-    main()
+def section_name(figures: dict[str, Any]) -> str:
+    return f"free_energies_{figures['part']}"
+
+
+def title(figures: dict[str, Any]) -> str:
+    return f"Free energies: {SECTIONS[figures['part']].__doc__}"
+
+
+def table(figures: dict[str, Any]) -> str:
+    columns = COLUMNS[figures["part"]]
+    rows = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for name, of in figures["estimates"].items():
+        value, error = (np.nan if of[key] is None else of[key] for key in ("value", "error"))
+        cells = [name, str(fab.Estimate(value, error)), _number(of["ess"], 0), _number(of["khat"], 2)]
+        rows.append("| " + " | ".join(cells[: len(columns)]) + " |")
+    lines = ["", *figures["lines"]] if "lines" in figures else []
+    return "\n".join([*rows, *lines, "", f"Largest |z| between any two: {figures['largest_z']:.1f}."])

@@ -1,10 +1,10 @@
 """What a GPU does in a second: the parts of training by batch, with and without CUDA graphs.
 
-`python benchmarks/gpu.py [--device cuda] [--batches 1024 16384] [--repeats 20] [--out FILE.json]` times alanine
-dipeptide's flow (the preset gpu's shape, or --layers and --hidden), energy and iterations: by CUDA graphs ("graphs"),
-fused layer by layer only ("fused"), and by graphs with matrix products in float32 instead of bfloat16. It needs a GPU,
-but for `--quick --device cpu`, which only shows that it runs. The last line is JSON. `--read FILE.json --record` writes
-a run's table to RESULTS.md, so that the machine with the GPU needs no git; `--commit` says what ran there.
+Times alanine dipeptide's flow (the preset gpu's shape, or --layers and --hidden), energy and iterations: by CUDA graphs
+("graphs"), fused layer by layer only ("fused"), and by graphs with matrix products in float32 instead of bfloat16. It
+needs a GPU, but for `--quick --device cpu`, which only shows that it runs. Each finished run goes to stderr at once.
+Where the GPU's machine has no git, `--commit` says what ran; the file of results/ that it leaves can be read and
+recorded on another one, with `--read FILE --record`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-from record import current_commit, machine, record
 
 from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
@@ -31,6 +29,8 @@ from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.trainer import RECENT, Trainer
 
+from .runner import Skip
+
 HOW = {"graphs": ("bfloat16", True), "fused": ("bfloat16", False), "graphs, float32": ("float32", True)}
 PARTS = (
     *("sample", "log_prob", "gradient to z", "gradient to parameters"),
@@ -38,8 +38,7 @@ PARTS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--system", default="alanine_dipeptide")
     parser.add_argument("--batches", type=int, nargs="+", default=[1024, 16384])
@@ -47,45 +46,21 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--how", nargs="+", choices=list(HOW), default=list(HOW))
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--quick", action="store_true", help="one small batch, nothing compiled")
     parser.add_argument("--profile", type=Path, help="write a table of the GPU's steps in an iteration to this file")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file, as it grows")
-    parser.add_argument("--read", type=Path, help="read such a file instead of measuring")
-    parser.add_argument("--commit", help="of what ran, where that machine had no git")
-    parser.add_argument("--record", action="store_true", help="write the table to RESULTS.md")
-    options = parser.parse_args()
-    if options.read:
-        found = json.loads(options.read.read_text())
-    else:
-        found = {
-            "benchmark": "gpu",
-            "machine": machine(options.device),
-            "commit": options.commit or current_commit(),
-            "system": options.system,
-        }
-        found |= {"layers": options.layers, "hidden": options.hidden, "date": str(date.today()), "runs": []}
-        for run in runs(options):
-            found["runs"].append(run)
-            if options.out:
-                options.out.write_text(json.dumps(found, indent=1))
-            print(json.dumps(run), file=sys.stderr, flush=True)
-    body = table(found)
-    print(body)
-    if options.record:
-        command = (
-            f"python benchmarks/gpu.py --batches {' '.join(sorted({str(r['batch']) for r in found['runs']}, key=int))}"
-        )
-        title = f"{found['system']} on a GPU: {found['layers']} layers of {found['hidden']} hidden units"
-        record(
-            "gpu",
-            title,
-            f"{command} --record",
-            body,
-            options.commit or found["commit"],
-            found["machine"],
-            found["date"],
-        )
-    print(json.dumps(found))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise Skip("PyTorch finds no GPU; --quick --device cpu shows that it runs.")
+    found: dict[str, Any] = {"system": options.system, "layers": options.layers, "hidden": options.hidden, "runs": []}
+    for run in runs(options):
+        found["runs"].append(run)
+        print(json.dumps(run), file=sys.stderr, flush=True)
+    return found
+
+
+def title(found: dict[str, Any]) -> str:
+    return f"{found['system']} on a GPU: {found['layers']} layers of {found['hidden']} hidden units"
 
 
 def runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -100,11 +75,11 @@ def runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 generator.compile()
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
-                milliseconds = measure(generator, graphs, options)
+                milliseconds = parts(generator, graphs, options)
             yield {"batch": batch, "how": how, **milliseconds, "warnings": [str(w.message) for w in told]}
 
 
-def measure(generator: BoltzmannGenerator, graphs: bool, options: argparse.Namespace) -> dict[str, Any]:
+def parts(generator: BoltzmannGenerator, graphs: bool, options: argparse.Namespace) -> dict[str, Any]:
     """Medians in ms of each part, and the seconds of its first call, in which it is compiled and recorded."""
     trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**9), generator.settings.train)
     flow, n = trainer.learner, trainer.settings.batch
@@ -192,7 +167,3 @@ def table(found: dict[str, Any]) -> str:
         "or two drawn. The first calls are mostly compiling, of which later columns find some done."
     )
     return "\n".join(text) + "\n\n" + note
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,24 @@
 """Transitions of alanine dipeptide between phi < 0 and phi > 0: Langevin dynamics with and without a flow's proposals.
 
-`python benchmarks/hops.py [--quick] [--seconds S] [--repeats N] [--record]`. One molecule by openmmtools
-(`LangevinDynamicsMove` alone, and in a sequence with `FlowProposalMove`), and many walkers at once (Langevin dynamics
-on the translated energy, and the chains of `reference(system, "hybrid")`). Each runs S seconds on the wall N times;
-what is made once (Contexts, fusing, a step size) comes before the clock starts. Ends in one JSON line.
+One molecule by openmmtools (`LangevinDynamicsMove` alone, and in a sequence with `FlowProposalMove`), and many walkers
+at once (Langevin dynamics on the translated energy, and the chains of `reference(system, "hybrid")`). Each runs S
+seconds on the wall N times; what is made once (Contexts, fusing, a step size) comes before the clock starts.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 os.environ.setdefault("OPENMM_CPU_THREADS", "1")  # read when OpenMM is loaded; 22 atoms are too few for more
 
 import mdtraj
 import numpy as np
 from openmm import unit
-from record import record
 
 import openmm_fab as fab
 from openmm_fab.free_energy.estimators import import_pymbar
@@ -28,6 +26,8 @@ from openmm_fab.md.hybrid import HybridWalkers
 from openmm_fab.md.settings import HybridSettings, WalkersSettings
 from openmm_fab.md.walkers import Walkers
 from openmm_fab.molecule.torsions import named_torsions
+
+from .runner import Skip
 
 LEFT, RIGHT = (-2.6, -0.9), (0.5, 1.8)  # cores, rad: a flicker at the edge of one is no transition
 PROPOSALS, STEPS = 20, 50  # of a round
@@ -48,36 +48,33 @@ class Run:
     acceptance: float
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="below a minute: 2 s a run, few walkers, nothing fused")
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=40.0, help="on the wall, of each run")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--walkers", type=int, default=256)
-    parser.add_argument("--record", action="store_true", help="write the table to RESULTS.md")
-    options = parser.parse_args()
-    if options.quick:
-        options.seconds, options.walkers = 2.0, 64
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """2 s a run, few walkers and nothing fused if quick."""
+    try:
+        import_pymbar()  # before openmmtools does, which lets it greet
+        import openmmtools  # noqa: F401
+    except ImportError as error:
+        raise Skip(f"openmmtools is not importable ({error}); pip install 'openmm_fab[md]'.") from error
+    seconds, walkers = (2.0, 64) if options.quick else (options.seconds, options.walkers)
     generator = fab.load_pretrained("alanine_dipeptide")
-    methods = _methods(generator, options.walkers, not options.quick)
-    rows = [
-        "| method | transitions seen | a minute | per million energies | energies / s | proposals accepted |",
-        "|---|---|---|---|---|---|",
-    ]
-    figures = {}
-    for name, rounds in methods.items():
-        runs = [measure(rounds(seed), options.seconds) for seed in range(options.repeats)]
-        figures[name] = summary(runs)
-        rows.append(_row(name, figures[name]))
-        print(rows[-1], flush=True)
-    if options.record:
-        command = f"python benchmarks/hops.py --seconds {options.seconds:g} --repeats {options.repeats} "
-        command += f"--walkers {options.walkers} --record"
-        record("hops", "Transitions of alanine dipeptide", command, _text(options) + "\n".join(rows))
-    print(json.dumps({"benchmark": "hops", "quick": options.quick, "seconds": options.seconds, **figures}))
+    found = {}
+    for name, rounds in _methods(generator, walkers, not options.quick).items():
+        found[name] = summary([timed(rounds(seed), seconds) for seed in range(options.repeats)])
+        print(_row(name, found[name]), flush=True)
+    return {"seconds": seconds, "repeats": options.repeats, "methods": found}
 
 
-def measure(rounds: Rounds, seconds: float) -> Run:
+def title(figures: dict[str, Any]) -> str:
+    return "Transitions of alanine dipeptide"
+
+
+def timed(rounds: Rounds, seconds: float) -> Run:
     """Transitions in so many seconds of a method; angles are computed after the clock has stopped."""
     x, before, _ = next(rounds)
     frames, start = [x], time.perf_counter()
@@ -129,7 +126,6 @@ def _methods(generator: fab.BoltzmannGenerator, walkers: int, compile: bool) -> 
 
 
 def _openmmtools(generator: fab.BoltzmannGenerator, jumps: bool, seed: int) -> Rounds:
-    import_pymbar()  # before openmmtools does, which lets it greet
     from openmmtools.mcmc import LangevinDynamicsMove, MCMCSampler, SequenceMove
     from openmmtools.states import SamplerState, ThermodynamicState
 
@@ -201,18 +197,20 @@ def _row(name: str, of: dict) -> str:
     return f"| {name} | {of['transitions']} | {rates} | {of['evaluations_per_second']:,.0f} | {accepted} |"
 
 
-def _text(options: argparse.Namespace) -> str:
-    return (
+def table(figures: dict[str, Any]) -> str:
+    rows = [
+        "| method | transitions seen | a minute | per million energies | energies / s | proposals accepted |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [_row(name, of) for name, of in figures["methods"].items()]
+    text = (
         f"Transitions between the cores {LEFT[0]} < φ < {LEFT[1]} and {RIGHT[0]} < φ < {RIGHT[1]}, in structures kept "
         f"every {ROUND_PS:g} ps or every sweep: those in between, undone before the next structure, do not count. "
         f"openmmtools: {STEPS} steps of 1 fs a round, with jumps after {PROPOSALS} proposals. All walkers together, "
-        f"which start at reweighted flow samples. {options.repeats} runs of {options.seconds:g} s; transitions are "
-        "their sum, rates their median (all of them together where one saw none; where none saw any, 3 / time of all, "
-        "the bound at 95 %). Energies: "
+        f"which start at reweighted flow samples. {figures['repeats']} runs of {figures['seconds']:g} s; transitions "
+        "are their sum, rates their median (all of them together where one saw none; where none saw any, 3 / time of "
+        "all, the bound at 95 %). Energies: "
         "of steps, proposals, and the structure that proposals are held against; the flow's own cost is in the time "
         "alone.\n\n"
     )
-
-
-if __name__ == "__main__":
-    main()
+    return text + "\n".join(rows)

@@ -1,8 +1,8 @@
 """The main job end to end: train, sample, compare with the reference; its learning curve.
 
-`python benchmarks/main_job.py [--preset laptop] [--seed 0] [--minutes 10] [--device cuda] [--quick] [--record]`. Runs
-the command line program, so it measures what a user gets. Ends in one JSON line. A run's folder keeps what was measured
-in figures.json: `--read FOLDER --record` writes that to RESULTS.md, also on another machine than it ran on.
+Runs the command line program, so it measures what a user gets. `--runs` keeps the run. On another machine, one without
+git, `--commit` says what ran; the file of results/ and the pictures that it leaves can be recorded here, by
+`--read FILE --record`. `--curves` runs nothing: it sets the learning curves of all recorded main jobs side by side.
 """
 
 from __future__ import annotations
@@ -13,56 +13,71 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from record import current_commit, machine, record
 
-ROOT = Path(__file__).resolve().parent.parent
+from .runner import FIGURES, RESULTS, ROOT
+
+GOALS = (50, 70, 90, 95)  # % raw ESS
+CURVES = "learning_curves"
+PICTURES = ("comparison", "learning")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", default="alanine_dipeptide")
     parser.add_argument("--preset", default="laptop")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="of training, instead of the preset's")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
-    parser.add_argument("--quick", action="store_true", help="a run of some 20 seconds that only shows that all works")
     parser.add_argument("--runs", type=Path, help="keep the run in this folder")
-    parser.add_argument("--read", type=Path, help="read a finished run's folder instead of running")
-    parser.add_argument("--commit", help="of what ran, where that machine had no git")
-    parser.add_argument("--record", action="store_true", help="write the table to RESULTS.md")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.read or _run(options, options.runs or Path(temporary))
-        measured = json.loads((folder / "figures.json").read_text())
+    parser.add_argument("--curves", action="store_true", help="only read the records of main jobs in results/")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """A run of some 20 seconds if quick."""
+    if options.curves:
+        curves = _recorded()
         if options.record:
-            _record(options, folder, **measured)
-    print(json.dumps(measured["figures"]))
+            _draw(curves)
+        return {"curves": curves}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = _run(options, options.runs or Path(temporary))
+        figures = {**_read(folder), "asked_minutes": options.minutes, "device": options.device}
+        if options.record:
+            FIGURES.mkdir(exist_ok=True)
+            for picture in PICTURES:
+                shutil.copyfile(folder / f"{picture}.png", FIGURES / f"{section_name(figures)}_{picture}.png")
+    return figures
 
 
-def _record(
-    options: argparse.Namespace, folder: Path, figures: dict, curve: str, commit: str, where: str, day: str
-) -> None:
-    name, pictures = f"main_job_{options.system}_{figures['preset']}_{figures['seed']}", []
-    command = f"python benchmarks/main_job.py --preset {figures['preset']} --seed {figures['seed']}"
-    title = f"{options.system}, preset {figures['preset']}, seed {figures['seed']}: FAB without MD data"
-    if options.minutes:
-        name, command = f"{name}_{options.minutes:g}min", f"{command} --minutes {options.minutes:g}"
-        title = title.replace(":", f", {options.minutes:g} minutes:")
-    if options.device != "cpu":
-        name, command = f"{name}_{options.device}", f"{command} --device {options.device}"
-    for picture in ("comparison", "learning"):
-        target = Path(__file__).parent / "figures" / f"{name}_{picture}.png"
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(folder / f"{picture}.png", target)
-        pictures.append(f"![{picture}](figures/{target.name})")
-    with open(folder / "metrics.jsonl", encoding="utf-8") as rows:
-        first = json.loads(rows.readline())["seconds"]
-    body = "\n\n".join([_table(figures, first), *pictures, curve])
-    record(name, title, f"{command} --record", body, options.commit or commit, where, day)
+def section_name(figures: dict[str, Any]) -> str:
+    if "curves" in figures:
+        return CURVES
+    if "section" in figures:  # of a version whose settings this name does not say
+        return figures["section"]
+    name = f"main_job_{figures['system']}_{figures['preset']}_{figures['seed']}"
+    name += f"_{figures['asked_minutes']:g}min" if figures["asked_minutes"] else ""
+    return name if figures["device"] == "cpu" else f"{name}_{figures['device']}"
+
+
+def title(figures: dict[str, Any]) -> str:
+    if "curves" in figures:
+        return "Learning curves side by side"
+    minutes = f", {figures['asked_minutes']:g} minutes" if figures["asked_minutes"] else ""
+    job = f"{figures['system']}, preset {figures['preset']}, seed {figures['seed']}"
+    return f"{job}{minutes}: FAB without MD data"
+
+
+def table(figures: dict[str, Any]) -> str:
+    if "curves" in figures:
+        return _curves_table(figures["curves"])
+    links = [f"![{picture}](figures/{section_name(figures)}_{picture}.png)" for picture in PICTURES]
+    return "\n\n".join([_figures_table(figures), *links, _curve_table(figures["curve"])])
+
+
+# --- a run ---
 
 
 def _run(options: argparse.Namespace, runs: Path) -> Path:
@@ -74,22 +89,20 @@ def _run(options: argparse.Namespace, runs: Path) -> Path:
     else:
         command += ["--preset", options.preset]
         command += ["--minutes", f"{options.minutes:g}"] if options.minutes else []
-    about = {"commit": current_commit(), "where": machine(options.device), "day": str(date.today())}
     subprocess.run(command, check=True, stdout=sys.stderr)
-    folder = max(runs.glob(f"{name}*"), key=lambda folder: folder.stat().st_mtime)
-    figures, curve = _read(folder)
-    (folder / "figures.json").write_text(json.dumps({"figures": figures, "curve": curve, **about}, indent=1))
-    return folder
+    return max(runs.glob(f"{name}*"), key=lambda folder: folder.stat().st_mtime)
 
 
-def _read(folder: Path) -> tuple[dict, str]:
+def _read(folder: Path) -> dict[str, Any]:
     settings = json.loads((folder / "settings.json").read_text())
     comparison = json.loads((folder / "comparison.json").read_text())
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     ensemble, (basin, *_) = comparison["ensemble"], comparison["basins"]
-    figures = {key: settings[key] for key in ("system", "preset", "seed", "minutes")}
-    figures |= {
+    shown = ("seconds", "evaluations", "ess", "ess_clipped", "khat", "basin_df", "basin_df_error")
+    return {
+        **{key: settings[key] for key in ("system", "preset", "seed", "minutes")},
         "seconds": round(metrics[-1]["seconds"], 1),
+        "seconds_first_iteration": round(metrics[0]["seconds"], 1),
         "evaluations": metrics[-1]["evaluations"],
         "samples": ensemble["n"],
         "ess": ensemble["ess"] / ensemble["n"],
@@ -105,29 +118,32 @@ def _read(folder: Path) -> tuple[dict, str]:
             for t in comparison["torsions"]
             if t["name"].startswith(("phi", "psi"))
         },
+        "curve": [{key: m.get(key) for key in shown} for m in metrics if "ess" in m],
     }
-    rows = [
-        "| seconds | target evaluations | raw ESS % | clipped ESS % | k-hat | ΔF(φ > 0) / kT |",
-        "|---|---|---|---|---|---|",
-    ]
-    for m in metrics:
-        if "ess" in m:
-            basin_df = f"{_number(m.get('basin_df'), 2)} ± {_number(m.get('basin_df_error'), 2)}"
-            rows.append(
-                f"| {m['seconds']:.0f} | {m['evaluations']:.3g} | {100 * m['ess']:.1f} | {100 * m['ess_clipped']:.1f} "
-                f"| {_number(m['khat'], 2)} | {basin_df} |"
-            )
-    return figures, "Learning curve (4,096 samples each):\n\n" + "\n".join(rows)
 
 
-def _table(f: dict, first: float) -> str:
+def _raw_ess(folder: Path, n: int) -> float:
+    """Normalised effective sample size of the first n samples."""
+    log_w = np.load(folder / "ensemble.npz")["log_w"][:n]
+    w = np.exp(log_w - log_w.max())
+    return float(w.sum() ** 2 / (w @ w) / len(w))
+
+
+def _figures_table(f: dict[str, Any]) -> str:
+    """Two figures are missing in records of early versions."""
     rows = [
         "| figure | value |",
         "|---|---|",
         f"| training | {f['seconds']:.0f} s, {f['evaluations']:.3g} target evaluations |",
-        f"| of that, until the first iteration ends, mostly compiling | {first:.0f} s |",
-        f"| raw ESS, N = {f['samples']:,} | {100 * f['ess']:.1f} % (clipped at 1e-4: {100 * f['ess_clipped']:.1f} %) |",
-        f"| raw ESS of the first 20,000 | {100 * f['ess_of_first_20000']:.1f} % |",
+    ]
+    if "seconds_first_iteration" in f:
+        first = f["seconds_first_iteration"]
+        rows.append(f"| of that, until the first iteration ends, mostly compiling | {first:.0f} s |")
+    clipped = f"{100 * f['ess_clipped']:.1f} %"
+    rows.append(f"| raw ESS, N = {f['samples']:,} | {100 * f['ess']:.1f} % (clipped at 1e-4: {clipped}) |")
+    if "ess_of_first_20000" in f:
+        rows.append(f"| raw ESS of the first 20,000 | {100 * f['ess_of_first_20000']:.1f} % |")
+    rows += [
         f"| k-hat | {_number(f['khat'], 2)} |",
         f"| ΔF of 0 < φ < 2.5 | {_number(f['basin_df'], 2)} ± {_number(f['basin_df_error'], 2)} kT; reference "
         f"{f['basin_df_reference']:.2f} ± {f['basin_df_reference_error']:.2f} kT |",
@@ -140,16 +156,61 @@ def _table(f: dict, first: float) -> str:
     return "\n".join(rows)
 
 
-def _raw_ess(folder: Path, n: int) -> float:
-    """Normalised effective sample size of the first n samples."""
-    log_w = np.load(folder / "ensemble.npz")["log_w"][:n]
-    w = np.exp(log_w - log_w.max())
-    return float(w.sum() ** 2 / (w @ w) / len(w))
+def _curve_table(curve: list[dict[str, Any]]) -> str:
+    rows = [
+        "| seconds | target evaluations | raw ESS % | clipped ESS % | k-hat | ΔF(φ > 0) / kT |",
+        "|---|---|---|---|---|---|",
+    ]
+    for m in curve:
+        rows.append(
+            f"| {m['seconds']:.0f} | {m['evaluations']:.3g} | {100 * m['ess']:.1f} | {100 * m['ess_clipped']:.1f} "
+            f"| {_number(m['khat'], 2)} | {_number(m['basin_df'], 2)} ± {_number(m['basin_df_error'], 2)} |"
+        )
+    return "Learning curve (4,096 samples each):\n\n" + "\n".join(rows)
 
 
 def _number(value: float | None, digits: int) -> str:
     return "none" if value is None else f"{value:.{digits}f}"
 
 
-if __name__ == "__main__":
-    main()
+# --- the curves of all recorded runs ---
+
+
+def _recorded() -> dict[str, list[dict[str, Any]]]:
+    """Learning curves by title, of the records in results/."""
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("main_job_*.json"))]
+    if not records:
+        raise SystemExit(f"Expected records of main jobs in {RESULTS}; there are none. Run one with --record first.")
+    return {record["title"]: record["figures"]["curve"] for record in records}
+
+
+def _curves_table(curves: dict[str, list[dict[str, Any]]]) -> str:
+    rows = ["| | " + " | ".join(f"{goal} %" for goal in GOALS) + " |", "|---" * (len(GOALS) + 1) + "|"]
+    for name, curve in curves.items():
+        rows.append(f"| {name} | " + " | ".join(_reached(curve, goal) for goal in GOALS) + " |")
+    text = "Seconds, and target evaluations, until the raw ESS of 4,096 samples first reached\n\n" + "\n".join(rows)
+    return f"{text}\n\n![ESS against time and evaluations](figures/{CURVES}.png)"
+
+
+def _reached(curve: list[dict[str, Any]], goal: float) -> str:
+    for point in curve:
+        if 100 * point["ess"] >= goal:
+            return f"{point['seconds']:.0f} s, {point['evaluations']:.2g}"
+    return "not reached"
+
+
+def _draw(curves: dict[str, list[dict[str, Any]]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for name, curve in curves.items():
+        ess = [100 * point["ess"] for point in curve]
+        axes[0].plot([point["seconds"] / 60 for point in curve], ess, label=name)
+        axes[1].semilogx([point["evaluations"] for point in curve], ess)
+    axes[0].set(xlabel="training, minutes", ylabel="raw ESS of the flow, %", ylim=(0, 100))
+    axes[1].set(xlabel="target evaluations")
+    figure.legend(loc="outside lower center", fontsize=7)
+    figure.savefig(FIGURES / f"{CURVES}.png", dpi=150)

@@ -1,10 +1,9 @@
 """Mutation testing: small faults are put into the code, one at a time; does a test notice?
 
-`python benchmarks/mutation.py [GROUP ...] [--sample 60] [--seed 0] [--record]`. Of each group of modules that many
-mutants are drawn at random; 0 takes all. Faults stand inside functions: another operator, comparison, constant or
-function of the same kind, a condition turned round, a statement left out. Texts, types, defaults and what is raised
-are left alone. Of the group's quick tests those are run that reach the line, and take less than four seconds of CPU
-time. Survivors are printed. Ends in one JSON line.
+Of a group of modules so many mutants are drawn at random; 0 takes all. Faults stand inside functions: another operator,
+comparison, constant or function of the same kind, a condition turned round, a statement left out. Texts, types,
+defaults and what is raised are left alone. Of the group's quick tests those are run that reach the line, and take less
+than four seconds of CPU time.
 
 The tests are collected once. Each mutant is a forked process in which the code of one function is exchanged.
 """
@@ -24,21 +23,22 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
+from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
-from record import record
 
-ROOT = Path(__file__).parents[1]
-# Modules, and the tests that are to notice.
+from .runner import ROOT, Skip
+
+# Names of modules, and of the tests that are to notice: wherever they lie in the package, and in tests/.
 GROUPS = {
-    "coordinates": ("placement zmatrix coordinates", "coordinates zmatrix bijections constraints summary"),
+    "coordinates": ("placement zmatrix internal", "coordinates zmatrix bijections constraints summary"),
     "splines": ("splines", "splines flow bijections"),
-    "ais": ("ais kernels hmc", "ais kernels hmc"),
+    "ais": ("annealing kernels", "ais kernels hmc"),
     "training": ("objectives buffer pathwise", "objectives buffer pathwise"),
     "weights": ("weights", "weights"),
     "free_energy": (
-        "free_energy/estimators free_energy/differences free_energy/profiles",
+        "estimators differences profiles",
         "free_energy free_energy_differences free_energy_estimators",
     ),
 }
@@ -225,34 +225,47 @@ class Loop:
         return True
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"out of {', '.join(GROUPS)}; all by default")
-    parser.add_argument("--sample", type=int, default=60)
+def one(folder: Path, name: str) -> Path:
+    """The only file of this name below a folder."""
+    found = sorted(folder.rglob(name))
+    if len(found) != 1:
+        raise SystemExit(f"Expected one {name} in {folder}; got {[str(path) for path in found]}. GROUPS names it.")
+    return found[0]
+
+
+def files_of(group: str) -> tuple[list[Path], list[Path]]:
+    """The modules of a group, and its tests."""
+    modules, tests = (names.split() for names in GROUPS[group])
+    files = [one(ROOT / "openmm_fab", f"{module}.py") for module in modules]
+    return files, [one(ROOT / "tests", f"test_{test}.py") for test in tests]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("group", nargs="?", choices=GROUPS, default="weights")
+    parser.add_argument("--sample", type=int, default=60, help="mutants, three if quick")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--record", action="store_true", help="write a section a group to RESULTS.md")
-    parser.add_argument("--quick", action="store_true", help="three mutants of the weights")
-    arguments = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    if not hasattr(os, "fork"):
+        raise Skip("this system has no fork.")
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    scores = {}
-    for name in ["weights"] if arguments.quick else arguments.groups or GROUPS:
-        modules, tests = (names.split() for names in GROUPS[name])
-        files = [ROOT / "openmm_fab" / f"{module}.py" for module in modules]
-        loop = Loop(files, 3 if arguments.quick else arguments.sample, arguments.seed)
-        paths = [str(ROOT / "tests" / f"test_{test}.py") for test in tests]
-        pytest.main(["-q", "-s", "-m", "not slow", "-p", "no:cacheprovider", "-W", "ignore", *paths], [loop])
-        scores[name] = loop.score
-        print(name, loop.score, flush=True)
-        if arguments.record:
-            told = f"python benchmarks/mutation.py {name} --sample {arguments.sample} --seed {arguments.seed} --record"
-            body = (
-                f"{loop.score['mutants']} possible faults, {loop.score['tried']} tried, {loop.score['killed']} noticed."
-            )
-            rest = "\n".join(f"- `{survivor}`" for survivor in loop.survivors)
-            record(f"mutation_{name}", f"Faults that tests notice: {', '.join(modules)}", told, f"{body}\n\n{rest}")
-    print(json.dumps(scores))
+    files, tests = files_of(options.group)
+    loop = Loop(files, 3 if options.quick else options.sample, options.seed)
+    pytest.main(["-q", "-s", "-m", "not slow", "-p", "no:cacheprovider", "-W", "ignore", *map(str, tests)], [loop])
+    modules = [str(file.relative_to(ROOT / "openmm_fab").with_suffix("")) for file in files]
+    return {"group": options.group, "modules": modules, **loop.score, "survivors": loop.survivors}
 
 
-if __name__ == "__main__":
-    main()
+def section_name(figures: dict[str, Any]) -> str:
+    return f"mutation_{figures['group']}"
+
+
+def title(figures: dict[str, Any]) -> str:
+    return f"Faults that tests notice: {', '.join(figures['modules'])}"
+
+
+def table(figures: dict[str, Any]) -> str:
+    body = f"{figures['mutants']} possible faults, {figures['tried']} tried, {figures['killed']} noticed."
+    return "\n".join([body, "", *(f"- `{survivor}`" for survivor in figures["survivors"])])

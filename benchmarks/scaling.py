@@ -1,10 +1,9 @@
 """Several processes that train one flow: what two cost, what they exchange, and what that would mean for 64 GPUs.
 
-`python benchmarks/scaling.py [--batch 512] [--steps 5] [--quick] [--record]`: outer steps of alanine dipeptide with the
-default flow, by one process and by two (torchrun, gloo, a core and a thread each). Strong: the batch is shared out;
-weak: each process has a batch of its own. Bytes are counted where torch.distributed is called; seconds of exchange
-include waiting for the other. The table for more processes is arithmetic on these figures and stated assumptions, not a
-measurement. It needs as many idle cores as processes. The last line is JSON.
+Outer steps of alanine dipeptide with the default flow, by one process and by two (torchrun, gloo, a core and a thread
+each). Strong: the batch is shared out; weak: each process has a batch of its own. Bytes are counted where
+torch.distributed is called; seconds of exchange include waiting for the other. The table for more processes is
+arithmetic on these figures and stated assumptions, not a measurement. It needs as many idle cores as processes.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from record import record
 
 from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
@@ -36,37 +34,35 @@ from openmm_fab.train.distributed import joined
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.trainer import BASINS_EVERY, Trainer
 
+from .runner import ROOT
+
 BANDWIDTH, LATENCY = 25e9, 20e-6  # assumed, of the projection: bytes/s out of each process (200 Gbit/s), seconds a hop
 PROJECTED, FASTER = (2, 8, 64), (1, 100)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="a small flow, nothing compiled")
-    parser.add_argument("--record", action="store_true", help="write the tables to RESULTS.md")
-    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        work(options.worker, options.batch, options.steps, options.quick)
-        return
-    if options.quick and options.record:
-        raise SystemExit("--quick measures nothing worth keeping: leave out --record.")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """A small flow, nothing compiled, if quick."""
     batch = 64 if options.quick else options.batch
     runs = {"one": (1, batch), "two, strong": (2, batch // 2), "two, weak": (2, batch)}
     found = {name: launched(*run, options.steps, options.quick) for name, run in runs.items()}
-    cores = len(os.sched_getaffinity(0))
-    body = f"{measured(found)}\n\n{projected(found['one'], found['two, weak'])}"
-    if cores < 2:
-        body = f"Both processes shared {cores} core: times of two mean nothing.\n\n{body}"
-    print(body)
-    if options.record:
-        command = f"python benchmarks/scaling.py --batch {batch} --steps {options.steps} --record"
-        record("scaling", "Several processes: one outer step of alanine dipeptide, the default flow", command, body)
     one, strong, weak = (found[name]["seconds"] for name in runs)
-    figures = {"benchmark": "scaling", "quick": options.quick, "cores": cores, "runs": found}
-    print(json.dumps({**figures, "strong_speedup": one / strong, "weak_efficiency": one / weak}))
+    cores = len(os.sched_getaffinity(0))
+    return {"cores": cores, "runs": found, "strong_speedup": one / strong, "weak_efficiency": one / weak}
+
+
+def title(figures: dict[str, Any]) -> str:
+    return "Several processes: one outer step of alanine dipeptide, the default flow"
+
+
+def table(figures: dict[str, Any]) -> str:
+    found, cores = figures["runs"], figures["cores"]
+    body = f"{measured(found)}\n\n{projected(found['one'], found['two, weak'])}"
+    return body if cores > 1 else f"Both processes shared {cores} core: times of two mean nothing.\n\n{body}"
 
 
 def launched(processes: int, batch: int, steps: int, quick: bool) -> dict[str, Any]:
@@ -74,14 +70,12 @@ def launched(processes: int, batch: int, steps: int, quick: bool) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command += [__file__, "--worker", str(out), "--batch", str(batch), "--steps", str(steps)]
-        subprocess.run(
-            [*command, "--quick"] if quick else command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+        command += ["-m", __name__, json.dumps([str(out), batch, steps, quick])]
+        subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         return json.loads(out.read_text())
 
 
-def work(out: Path, batch: int, steps: int, quick: bool) -> None:
+def work(out: str, batch: int, steps: int, quick: bool) -> None:
     """What each process does: some steps, timed; the first writes the medians."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})
@@ -118,7 +112,7 @@ def work(out: Path, batch: int, steps: int, quick: bool) -> None:
                 "parameters": parameters,
                 "reduce_alone": alone,
             }
-            out.write_text(json.dumps({**found, "processes": ranks.size, "batch": batch}))
+            Path(out).write_text(json.dumps({**found, "processes": ranks.size, "batch": batch}))
 
 
 def counted() -> dict[str, float]:
@@ -209,5 +203,5 @@ def _ms(run: dict[str, Any], faster: float) -> str:
     return f"{1e3 * run['seconds'] / faster:.3g}"
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # one of the processes that `launched` starts
+    work(*json.loads(sys.argv[1]))

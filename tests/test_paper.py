@@ -9,22 +9,16 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-RESULTS = BENCHMARKS / "paper_results"
+from benchmarks.paper import molecule, tables
 
-
-@pytest.fixture(scope="module")
-def tables():
-    sys.path.insert(0, str(BENCHMARKS))
-    import paper_tables
-
-    yield paper_tables
-    sys.path.remove(str(BENCHMARKS))
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+RESULTS = BENCHMARKS / "results" / "paper"
 
 
 def _paper(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(BENCHMARKS / "paper.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "benchmarks", "paper", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(("target", "method"), [("gmm40", "snf"), ("alanine_dipeptide", "fab")])
@@ -48,7 +42,7 @@ def test_a_result_of_other_settings_is_not_taken(tmp_path):
     assert done.returncode != 0 and "Expected a result of" in done.stderr and "'minutes': 5.0" in done.stderr
 
 
-def test_means_have_standard_errors_and_name_what_diverged(tables):
+def test_means_have_standard_errors_and_name_what_diverged():
     made = [{"method": "fab", "ess": ess} for ess in (0.5, 0.7)] + [
         {"method": "snf", "ess": ess} for ess in (0.1, None)
     ]
@@ -57,16 +51,14 @@ def test_means_have_standard_errors_and_name_what_diverged(tables):
     assert "| stochastic normalizing flow (2) | 10.0, infinite in 1 |" in text
 
 
-def test_the_tables_of_results_are_of_the_files_beside_them(tables):
+def test_the_tables_of_results_are_of_the_files_beside_them():
     """RESULTS.md against the JSON files: nothing is typed in, nothing is stale."""
-    import paper_molecule
-
     written = (BENCHMARKS / "RESULTS.md").read_text()
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     assert results
     for target, scale in {(r["target"], r["scale"]) for r in results}:
         name = f"paper_{target}_{scale}"
         section = written.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
-        columns = paper_molecule.COLUMNS if target == paper_molecule.TARGET else tables.COLUMNS
+        columns = molecule.COLUMNS if target == molecule.TARGET else tables.COLUMNS
         mine = [r for r in results if (r["target"], r["scale"]) == (target, scale)]
         assert tables.table(mine, columns) in section, name

@@ -2,7 +2,7 @@
 
 OpenMM evaluates one structure per call, so a batch is shared out to several *workers*: each is a Python
 thread with a Context of its own. OpenMM releases Python's lock while it computes, so threads run side by
-side. Worker processes evaluate about as many structures a second (`benchmarks/bridge.py` measures both,
+side. Worker processes evaluate about as many structures a second (`python -m benchmarks energy bridge` measures both,
 on every platform), but have to be started, fed through pipes and cleaned up after, can outlive a parent
 that died, and are awkward in Jupyter.
 

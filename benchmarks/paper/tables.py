@@ -1,4 +1,4 @@
-"""Tables and figures of `paper.py`'s result files."""
+"""Tables and pictures of the result files of the paper's comparison."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from record import record
 
 from openmm_fab.target import GaussianMixture, ManyWell
 
-PICTURES = Path(__file__).parent / "figures"
+PICTURES = ("samples", "learning")
 ORDER = ("fab", "fab_defaults", "fab_no_buffer", "ml", "ml_md", "alpha2", "reverse_kl", "snf")
 NAMES = {
     "fab_defaults": "FAB with buffer, this project's defaults",
@@ -73,24 +72,13 @@ def summary(results: Sequence[dict], keys: Sequence[str]) -> dict:
     return figures
 
 
-def write(folder: Path) -> dict[str, int]:
-    """Write a section and figures for every target and scale in the folder; returns how many files each was made of."""
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+def read(folder: Path, target: str, scale: str) -> list[dict]:
+    """The results of a target in the folder, by name of the file."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{target}_*.json"))]
+    results = [r for r in results if (r["target"], r["scale"]) == (target, scale)]
     if not results:
-        raise SystemExit(
-            f"Expected result files in {folder}; there are none. Run benchmarks/paper.py TARGET METHOD first."
-        )
-    made = {}
-    for target, scale in sorted({(r["target"], r["scale"]) for r in results}):
-        mine = [r for r in results if (r["target"], r["scale"]) == (target, scale)]
-        made[f"{target}_{scale}"] = len(mine)
-        if target == "alanine_dipeptide":
-            import paper_molecule
-
-            paper_molecule.write(mine, folder, scale)
-        else:
-            _section(target, scale, mine, folder)
-    return made
+        raise SystemExit(f"Expected results of {target} in {folder}; there are none. Name a method to run.")
+    return results
 
 
 def by_method(results: Sequence[dict]) -> dict[str, list[dict]]:
@@ -109,8 +97,9 @@ def table(results: Sequence[dict], columns: Sequence[tuple[str, str, float, int 
     return "\n".join(rows)
 
 
-def _section(target: str, scale: str, results: list[dict], folder: Path) -> None:
-    name, first = f"paper_{target}_{scale}", results[0]
+def body(results: list[dict]) -> list[str]:
+    """Paragraphs of the section of a target."""
+    first = results[0]
     ais = first["settings"]["annealing"]
     text = EXPLANATION.format(
         samples=first["samples"],
@@ -118,24 +107,19 @@ def _section(target: str, scale: str, results: list[dict], folder: Path) -> None
         best=first["best_mean_log_q"],
         annealing=f"{ais['intermediate']} intermediate densities, {ais['leapfrogs']} steps of {ais['kernel']}",
     )
-    pictures = {"samples": _contours if target == "gmm40" else _pairs, "learning": _learning}
-    links = []
-    for kind, draw in pictures.items():
-        path = PICTURES / f"{name}_{kind}.png"
-        path.parent.mkdir(exist_ok=True)
-        draw(results, folder, path)
-        links.append(f"![{kind}](figures/{path.name})")
-    body = "\n\n".join([text, table(results, COLUMNS), f"Published: {PUBLISHED[target]}", ran_on(results), *links])
-    command = f"python benchmarks/paper.py {target} METHOD --scale {scale}` for each, then `--table"
-    record(name, f"The paper's methods on {TITLES[target]}, {scale} scale", command, body, _commits(results))
+    return [text, table(results, COLUMNS), f"Published: {PUBLISHED[first['target']]}"]
+
+
+def draw(results: list[dict], folder: Path, start: Path) -> None:
+    """Pictures, at paths that start so and end in _samples.png and _learning.png."""
+    start.parent.mkdir(exist_ok=True)
+    samples = _contours if results[0]["target"] == "gmm40" else _pairs
+    for kind, picture in zip(PICTURES, (samples, _learning), strict=True):
+        picture(results, folder, start.with_name(f"{start.name}_{kind}.png"))
 
 
 def ran_on(results: list[dict]) -> str:
     return "Trained on: " + "; ".join(sorted({r["machine"] for r in results})) + "."
-
-
-def _commits(results: list[dict]) -> str:
-    return ", ".join(sorted({r["commit"] for r in results}))
 
 
 def _mean(values: Sequence[float | None]) -> tuple[float | None, float | None]:

@@ -1,9 +1,9 @@
 """The FAB paper's comparison: every method on its multimodal targets, with one trainer and one flow.
 
-`python benchmarks/paper.py TARGET METHOD [--seeds 0 1 2] [--minutes M] [--scale cpu|full] [--quick]` trains, seed by
-seed, in `--out`, and leaves figures of each, .json and .npz, in `--results`, which are kept with the project: finished
-ones are skipped, interrupted ones go on from their checkpoint. `--table` writes what is there to RESULTS.md, with
-pictures. Ends in one JSON line: means over the seeds.
+`paper TARGET METHOD` trains, seed by seed, in `--out`, and leaves figures of each, .json and .npz, in `--results`,
+which are kept with the project: finished ones are skipped, interrupted ones go on from their checkpoint. The table,
+with pictures, is of all methods that have figures there; `paper TARGET` trains nothing and only makes it. The line of
+JSON has the means over the seeds of the method.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import paper_molecule
-import paper_tables
 import torch
-from record import current_commit, machine
 
 from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
@@ -36,8 +34,10 @@ from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.snf import PathSampler, StochasticFlow
 from openmm_fab.train.trainer import Trainer
 
-OUT = Path(__file__).resolve().parent.parent / "runs" / "paper"
-RESULTS = Path(__file__).resolve().parent / "paper_results"
+from ..runner import FIGURES, RESULTS, ROOT, current_commit, machine
+from . import molecule, tables
+
+OUT, KEPT = ROOT / "runs" / "paper", RESULTS / "paper"
 METHODS = ("fab", "fab_defaults", "fab_no_buffer", "reverse_kl", "ml", "alpha2", "snf", "ml_md")
 CHECKPOINT_EVERY = 60.0  # s
 LOOKS = 10  # evaluations on the way
@@ -142,34 +142,53 @@ SETTINGS: dict[str, dict[str, Setting]] = {
 QUICK = TrainSettings(batch=64, updates=2, buffer_min=4, buffer_max=16, basin_share=0.0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", nargs="?", choices=[*SETTINGS, paper_molecule.TARGET])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", nargs="?", default="gmm40", choices=[*SETTINGS, molecule.TARGET])
     parser.add_argument("method", nargs="?", choices=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, help="of training, a seed")
     parser.add_argument("--scale", choices=["cpu", "full"], default="cpu", help="full is for a GPU and hours")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of checkpoints and flows, by default %(default)s")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of figures, by default %(default)s")
+    parser.add_argument("--results", type=Path, default=KEPT, help="folder of figures, by default %(default)s")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
-    parser.add_argument("--quick", action="store_true", help="a few steps that only show that all works; keeps nothing")
-    parser.add_argument("--table", action="store_true", help="write what is in --results to RESULTS.md")
-    options = parser.parse_args()
-    if options.table:
-        print(json.dumps({"benchmark": "paper", **paper_tables.write(options.results)}))
-        return
-    if options.target is None or options.method is None:
-        parser.error("name a target and a method, or --table")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """A few steps of the first seed, nothing kept, if quick."""
+    keys = molecule.SUMMARY if options.target == molecule.TARGET else SUMMARY
+    figures: dict[str, Any] = {"target": options.target, "scale": options.scale}
     with tempfile.TemporaryDirectory() as temporary:
         if options.quick:
             options.out = options.results = Path(temporary)
+            options.method = options.method or "fab"
         options.out.mkdir(parents=True, exist_ok=True)
         options.results.mkdir(parents=True, exist_ok=True)
-        seeds = options.seeds[:1] if options.quick else options.seeds
-        results = [_one(options, seed) for seed in seeds]
-    keys = paper_molecule.SUMMARY if options.target == paper_molecule.TARGET else SUMMARY
-    print(json.dumps({"benchmark": "paper", **paper_tables.summary(results, keys)}))
+        if options.method:
+            seeds = options.seeds[:1] if options.quick else options.seeds
+            figures |= tables.summary([_one(options, seed) for seed in seeds], keys)
+        results = tables.read(options.results, options.target, options.scale)
+        if options.record:
+            draw = molecule.draw if options.target == molecule.TARGET else tables.draw
+            draw(results, options.results, FIGURES / section_name(figures))
+    kept = [{key: value for key, value in r.items() if key != "curve"} for r in results]
+    return figures | {"commit": ", ".join(sorted({r["commit"] for r in results})), "results": kept}
+
+
+def section_name(figures: dict[str, Any]) -> str:
+    return f"paper_{figures['target']}_{figures['scale']}"
+
+
+def title(figures: dict[str, Any]) -> str:
+    return f"The paper's methods on {tables.TITLES[figures['target']]}, {figures['scale']} scale"
+
+
+def table(figures: dict[str, Any]) -> str:
+    how = f"python -m benchmarks paper {figures['target']} METHOD --scale {figures['scale']}"
+    parts = molecule if figures["target"] == molecule.TARGET else tables
+    body = parts.body(figures["results"])
+    links = [f"![{kind}](figures/{section_name(figures)}_{kind}.png)" for kind in parts.PICTURES]
+    return "\n\n".join([*body, f"{tables.ran_on(figures['results'])} By `{how}`.", *links])
 
 
 def _one(options: argparse.Namespace, seed: int) -> dict:
@@ -183,7 +202,7 @@ def _one(options: argparse.Namespace, seed: int) -> dict:
             raise SystemExit(f"Expected a result of {asked} in {path}; got one of {other}. Use another --results.")
         print(f"{path} is there already.", file=sys.stderr)
         return found
-    run = paper_molecule.run if options.target == paper_molecule.TARGET else _run
+    run = molecule.run if options.target == molecule.TARGET else _run
     result, arrays = run(options, seed, options.out / f"{name}.json")
     write_atomically(path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays))
     write_atomically(path, lambda file: file.write(json.dumps(result, indent=1).encode()))
@@ -210,7 +229,7 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict
     target, samples = setting.target(), 400 if options.quick else setting.samples
     minutes = options.minutes or setting.minutes
     budget = Budget(iterations=3) if options.quick else Budget(minutes=minutes)
-    train = paper_molecule.ours(QUICK if options.quick else setting.train, options.method)
+    train = molecule.ours(QUICK if options.quick else setting.train, options.method)
     random = stream("cpu", seed)
     flow = CouplingFlow(target.periodic, setting.flow, random).to(options.device)
     if options.device != "cpu":
@@ -233,7 +252,7 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict
                 write_atomically(path.with_suffix(".curve"), lambda file: file.write(json.dumps(curve).encode()))
                 trainer.save(checkpoint)
     except TrainingError as error:  # the trainer has the flow that was good last
-        if options.method not in paper_molecule.MAY_DIVERGE:
+        if options.method not in molecule.MAY_DIVERGE:
             raise
         print(f"{path.stem}: {error}", file=sys.stderr)
         diverged = True
@@ -307,7 +326,3 @@ def _figures(
 def _shown(figures: dict[str, float]) -> str:
     shown = ("seconds", "ess", "ess_ais", "modes", "mean_log_q", "modes_log_q", "log_z_error", "log_z_error_ais")
     return ", ".join(f"{key} {figures[key]:.4g}" for key in shown if figures.get(key) is not None)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The paper's comparison on alanine dipeptide, against the reference dynamics that ships with it; see `paper.py`."""
+"""The paper's comparison on alanine dipeptide, against the reference dynamics that ships with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from record import current_commit, machine, record
 
 import openmm_fab as fab
 from openmm_fab.flow.coupling import FlowSettings
@@ -28,7 +27,11 @@ from openmm_fab.train.multimodal import LOST
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.snf import PathSampler, StochasticFlow
 
+from ..runner import current_commit, machine
+from .tables import NAMES, by_method, table
+
 TARGET = "alanine_dipeptide"
+PICTURES = ("learning", "ramachandran")
 OBJECTIVES = {
     "fab": "fab",
     "fab_defaults": "fab",
@@ -272,12 +275,10 @@ def _ramachandran(ensemble: fab.Ensemble, weights: np.ndarray, bins: int = BINS)
     return counts / counts.sum()
 
 
-def write(results: list[dict], folder: Path, scale: str) -> None:
-    """The section of RESULTS.md, with learning curves."""
-    from paper_tables import NAMES, PICTURES, by_method, ran_on, table
-
-    path = PICTURES / f"paper_{TARGET}_{scale}_learning.png"
-    path.parent.mkdir(exist_ok=True)
+def draw(results: list[dict], folder: Path, start: Path) -> None:
+    """Pictures, at paths that start so and end in _learning.png and _ramachandran.png."""
+    start.parent.mkdir(exist_ok=True)
+    learning, ramachandran = (start.with_name(f"{start.name}_{kind}.png") for kind in PICTURES)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     for colour, (method, group) in enumerate(by_method(results).items()):
         for k, r in enumerate(group):
@@ -288,9 +289,13 @@ def write(results: list[dict], folder: Path, scale: str) -> None:
     axes[0].set(xlabel="training, seconds", ylabel="raw ESS of the flow", ylim=(0, 1))
     axes[1].set(xlabel="target evaluations")
     axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+    figure.savefig(learning, dpi=150)
     plt.close(figure)
-    maps = _maps(results, folder, PICTURES / f"paper_{TARGET}_{scale}_ramachandran.png")
+    _maps(results, folder, ramachandran)
+
+
+def body(results: list[dict]) -> list[str]:
+    """Paragraphs of the section."""
     first = results[0]
     text = (
         f"Means ± standard error over seeds (their number behind the name), {first['samples']:,} samples each. KLD and "
@@ -304,19 +309,11 @@ def write(results: list[dict], folder: Path, scale: str) -> None:
         f"frames as {MORE} times as many steps would leave, but drawn independently from the equilibrium, which such "
         "dynamics would not reach."
     )
-    links = f"![learning](figures/{path.name})\n\n![Ramachandran plots](figures/{maps.name})"
-    body = "\n\n".join([text, table(results, COLUMNS), ran_on(results), links])
-    command = f"python benchmarks/paper.py {TARGET} METHOD --scale {scale}` for each, then `--table"
-    commits = ", ".join(sorted({r["commit"] for r in results}))
-    record(
-        f"paper_{TARGET}_{scale}", f"The paper's methods on alanine dipeptide, {scale} scale", command, body, commits
-    )
+    return [text, table(results, COLUMNS)]
 
 
-def _maps(results: list[dict], folder: Path, path: Path) -> Path:
+def _maps(results: list[dict], folder: Path, path: Path) -> None:
     """Free energy over (phi, psi): the reference, and each method's first seed before and after reweighting."""
-    from paper_tables import NAMES, by_method
-
     reference = fab.load_reference(fab.MolecularSystem.load(TARGET))
     groups = by_method(results)
     figure, axes = plt.subplots(2, len(groups) + 1, figsize=(2.1 * (len(groups) + 1), 4.6), layout="constrained")
@@ -342,4 +339,3 @@ def _maps(results: list[dict], folder: Path, path: Path) -> Path:
     figure.colorbar(picture, ax=axes, label="F / kT", shrink=0.6)
     figure.savefig(path, dpi=130)
     plt.close(figure)
-    return path

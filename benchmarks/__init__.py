@@ -1,0 +1,1 @@
+"""What the package costs and how good its results are, measured: `python -m benchmarks` lists the benchmarks."""

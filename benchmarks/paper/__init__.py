@@ -1,0 +1,1 @@
+"""The FAB paper's comparison of methods, with one trainer and one flow."""

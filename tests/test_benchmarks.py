@@ -1,0 +1,112 @@
+"""The benchmarks: each is listed, has what the runner needs, and its records make the sections of RESULTS.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import runner
+
+ROOT = Path(__file__).parents[1]
+
+
+def _run(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_every_module_is_listed_with_a_line() -> None:
+    done = _run("-m", "benchmarks")
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[2:])
+    assert found == runner.listed() and list(found) == list(runner.MODULES)
+    helpers = {"__init__", "__main__", "runner"}
+    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers
+    assert files | {"paper"} == set(runner.MODULES)
+
+
+def test_every_benchmark_measures_and_makes_a_table() -> None:
+    """In a process of its own: some set what a library reads when it is loaded."""
+    look = "print(json.dumps({name: dir(runner.load(name)) for name in runner.MODULES}))"
+    done = _run("-c", f"import json; from benchmarks import runner; {look}")
+    assert done.returncode == 0, done.stderr
+    for name, has in json.loads(done.stdout).items():
+        assert {"measure", "table", "title"} <= set(has), name
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    done = _run("-m", "benchmarks", "energies")
+    assert done.returncode == 1 and "Expected one of main_job, energy" in done.stderr
+    done = _run("-m", "benchmarks", "flow", "--quick", "--record")
+    assert done.returncode == 1 and "leave out --record" in done.stderr
+
+
+def test_a_quick_run_ends_in_a_table_and_one_line_of_figures() -> None:
+    done = _run("-m", "benchmarks", "flow", "--quick", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    figures = json.loads(last)
+    assert (figures["benchmark"], figures["quick"], figures["batch"]) == ("flow", True, 64)
+    assert sum(line.startswith("| gradient to z |") for line in lines) == 2
+
+
+def test_what_is_missing_is_said_and_is_no_failure() -> None:
+    done = _run("-m", "benchmarks", "gpu", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
+    assert "PyTorch finds no GPU" in json.loads(done.stdout.splitlines()[-1])["skipped"]
+
+
+class _Pendulum:
+    """A benchmark."""
+
+    @staticmethod
+    def table(figures: dict) -> str:
+        return f"{figures['swings']} swings"
+
+    @staticmethod
+    def title(figures: dict) -> str:
+        return "Pendulum"
+
+
+def test_a_record_replaces_its_section_and_leaves_the_others(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(runner, "PAGE", tmp_path / "RESULTS.md")
+    about = {"benchmark": "pendulum", "command": "python", "machine": "a clock", "date": "today", "commit": "c"}
+    for name, swings in (("pendulum", 1), ("clock", 2), ("pendulum", 3)):
+        runner.record(_Pendulum, about | {"benchmark": name, "figures": {"swings": swings}})  # type: ignore[arg-type]
+    kept = json.loads((tmp_path / "results" / "pendulum.json").read_text())
+    assert kept == about | {"title": "Pendulum", "figures": {"swings": 3}}
+    head = "## Pendulum\n\n`python`, today, commit c, a clock\n\n"
+    assert (tmp_path / "RESULTS.md").read_text() == (
+        f"# Results\n\n<!-- pendulum -->\n{head}3 swings\n<!-- /pendulum -->\n"
+        f"\n<!-- clock -->\n{head}2 swings\n<!-- /clock -->\n"
+    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_the_sections_of_results_are_made_of_the_records(path) -> None:
+    """Nothing is typed in, nothing is stale."""
+    found = json.loads(path.read_text("utf-8"))
+    module = runner.load(found["benchmark"])
+    assert runner.section_name(module, found) == path.stem
+    assert runner.section_text(module, found) in runner.PAGE.read_text("utf-8")
+
+
+def test_mutation_finds_the_modules_and_tests_of_every_group(tmp_path) -> None:
+    from benchmarks import mutation
+
+    for group in mutation.GROUPS:
+        files, tests = mutation.files_of(group)
+        assert files and tests and all(mutation.Mutant.places(file) for file in files), group
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "twice.py").touch()
+    for name in ("twice.py", "never.py"):
+        with pytest.raises(SystemExit, match=rf"Expected one {name}"):
+            mutation.one(tmp_path, name)
