@@ -10,8 +10,12 @@ import os
 # Plots are drawn into files, and no test waits for a window.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import pytest
+from collections.abc import Iterator
 
+import pytest
+from examples import chain
+
+from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.memory import keep_freed_memory
 
@@ -23,3 +27,16 @@ keep_freed_memory()
 def alanine_dipeptide() -> MolecularSystem:
     """Alanine dipeptide from `systems/`, 22 atoms. Shared by all tests: do not change it."""
     return MolecularSystem.load("alanine_dipeptide")
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> MolecularSystem:
+    """The chain of five beads in `examples`, at 300 K. Shared by all tests that have no system of their own."""
+    return chain(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture(scope="session")
+def energy(system: MolecularSystem) -> Iterator[OpenMMEnergy]:
+    """u(x) of the chain, by OpenMM's Reference platform."""
+    with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
+        yield energy

@@ -92,6 +92,20 @@ def _classes(first: int, count: int) -> str:
     return " ".join(f'class{k + 1}="{first + k}"' for k in range(count))
 
 
+def slopes_along(flow: torch.nn.Module, value: Callable[[], Tensor], generator: torch.Generator) -> tuple[float, float]:
+    """The derivative of `value` (a scalar) along a random direction of all parameters: by backward, by differences."""
+    value().backward()
+    directions = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in flow.parameters()]
+    expected = sum(float((p.grad * d).sum()) for p, d in zip(flow.parameters(), directions, strict=True))
+    values = []
+    for step in (1e-6, -2e-6):
+        with torch.no_grad():
+            for p, d in zip(flow.parameters(), directions, strict=True):
+                p += step * d
+        values.append(float(value().detach()))
+    return expected, (values[0] - values[1]) / 2e-6
+
+
 def losses_of(objective: Callable[[Any], None], trainer: Any) -> list[Tensor]:
     """The losses (scalars) of one iteration of an objective, with their graphs; no gradient step is made."""
     found: list[Tensor] = []

@@ -23,7 +23,8 @@ class ProfileComparison:
     reference_noise : Divergence
         Of one half of the reference from the other, on average over random halves of whole blocks.
     noise : Estimate
-        Total variation that noise alone makes between the two, mean and standard deviation; see `compare.divergences.noise`.
+        Total variation that noise alone makes between the two, mean and standard deviation; see
+        `compare.divergences.noise`.
     z : float
         (TV - its mean by noise) / its standard deviation by noise; `z_flow`: of the unweighted ensemble.
     largest : Estimate, kT

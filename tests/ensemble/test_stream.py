@@ -32,11 +32,6 @@ SMALL = GeneratorSettings(flow=FlowSettings(layers=2, hidden=16, bins=4), train=
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory):
-    return chain(tmp_path_factory.mktemp("chain"))
-
-
-@pytest.fixture(scope="module")
 def generator(system):
     with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
         yield BoltzmannGenerator(system, SMALL, 0, energy)

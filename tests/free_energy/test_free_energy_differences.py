@@ -12,7 +12,7 @@ import openmm
 import pytest
 import torch
 from ensembles import backbone
-from examples import GaussianFlow, chain
+from examples import GaussianFlow
 from generators import SETTINGS, chain_marginals
 from scipy.special import i0
 from torch import Tensor
@@ -67,11 +67,6 @@ def _placed(a: np.ndarray, b: np.ndarray, c: np.ndarray, r: np.ndarray, angle: n
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     side, r, angle, t = np.cross(normal, u), r[:, None], angle[:, None], torsion[:, None]
     return c + r * (-np.cos(angle) * u + np.sin(angle) * (np.cos(t) * side + np.sin(t) * normal))
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory) -> MolecularSystem:
-    return chain(tmp_path_factory.mktemp("chain"))
 
 
 @pytest.fixture(scope="module")

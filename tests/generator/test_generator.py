@@ -19,7 +19,6 @@ from scipy.integrate import trapezoid
 
 from openmm_fab.coordinates import internal as coordinates
 from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
-from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.presets import PRESETS
@@ -28,17 +27,6 @@ from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.progress import RunLog
 from openmm_fab.train.settings import Budget, TrainSettings, parse_budget
 from openmm_fab.train.trainer import Trainer
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory) -> MolecularSystem:
-    return chain(tmp_path_factory.mktemp("chain"))
-
-
-@pytest.fixture(scope="module")
-def energy(system):
-    with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
-        yield energy
 
 
 def _generator(system, energy, settings=SMALL, seed: int = 0) -> BoltzmannGenerator:

@@ -7,33 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from examples import chain
+from generators import QUIET, SMALL
 
 from openmm_fab.ais.annealing import AISSettings
-from openmm_fab.energy.bridge import OpenMMEnergy
-from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
-from openmm_fab.generator.settings import GeneratorSettings
-from openmm_fab.molecule.system import MolecularSystem
-from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.settings import Budget
 from openmm_fab.weights import weighted_mean, z_score
-
-SMALL = GeneratorSettings(
-    flow=FlowSettings(layers=2, hidden=16, bins=4),
-    train=TrainSettings(batch=32, updates=2, buffer_min=2, buffer_max=8, warmup=5, learning_rate=1e-2, averaging=0.5),
-)
-QUIET = {"progress": False, "compile": False, "evaluate_samples": 64, "evaluate_every": 1e9}
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory) -> MolecularSystem:
-    return chain(tmp_path_factory.mktemp("chain"))
-
-
-@pytest.fixture(scope="module")
-def energy(system):
-    with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
-        yield energy
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from examples import chain
+from generators import SMALL
 
-from openmm_fab.energy.bridge import OpenMMEnergy
+from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.interop.bgflow.installed import import_bgflow
 from openmm_fab.interop.bgflow.outward import z_matrix
-from openmm_fab.molecule.system import MolecularSystem
 
 
 @pytest.fixture(scope="session")
@@ -26,24 +25,8 @@ def bg() -> Any:
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory) -> MolecularSystem:
-    """A chain of five beads whose bonds, angles and torsions are independent."""
-    return chain(tmp_path_factory.mktemp("chain"))
-
-
-@pytest.fixture(scope="session")
-def energy(system):
-    with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
-        yield energy
-
-
-@pytest.fixture(scope="session")
 def own(system, energy):
     """A generator of ours, not trained; do not change it."""
-    from generators import SMALL
-
-    from openmm_fab.generator.generator import BoltzmannGenerator
-
     return BoltzmannGenerator(system, SMALL, 0, energy)
 
 

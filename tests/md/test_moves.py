@@ -20,16 +20,10 @@ from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.train.settings import Budget
 
 pytest.importorskip("openmmtools")
-from examples import chain
 from openmmtools.mcmc import LangevinDynamicsMove, MCMCSampler, SequenceMove
 from openmmtools.states import SamplerState, ThermodynamicState
 
 from openmm_fab.md.moves import FlowProposalMove
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory) -> MolecularSystem:
-    return chain(tmp_path_factory.mktemp("chain"))
 
 
 @pytest.fixture(scope="module")
