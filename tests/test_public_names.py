@@ -49,7 +49,7 @@ def test_names_of_a_wing_are_sorted_and_there(folder) -> None:
     assert names == sorted(set(names), key=lambda n: (not n.isupper(), n[0].islower(), n))
     assert all(hasattr(module, n) for n in names)
     if name in PUBLIC:
-        assert PUBLIC[name] == names, "docs/api.md lists the names of this wing"
+        assert PUBLIC[name] == names, f"docs/api.md has to say: | `{name}` | {', '.join(f'`{n}`' for n in names)} |"
 
 
 @pytest.mark.parametrize("module", PUBLIC)
