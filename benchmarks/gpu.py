@@ -115,7 +115,7 @@ def parts(generator: BoltzmannGenerator, graphs: bool, options: argparse.Namespa
             part()
         wait(generator.device)
         found["first"][name] = time.perf_counter() - started
-        found[name] = median(part, options.repeats, generator.device)
+        found[name] = median(part, 2 if options.quick else options.repeats, generator.device)
         print(f"{n} {name}: {found['first'][name]:.1f} s, then {found[name]:.2f} ms", file=sys.stderr, flush=True)
     if options.profile and graphs:
         profile(work["iteration, drawn"], options.profile.with_suffix(f".{n}.{trainer.settings.products}.txt"))

@@ -6,10 +6,11 @@ import json
 import platform
 import re
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import mdtraj
-import metadynamics as ref
+import molecule
 import numpy as np
 import openmm as mm
 from pymbar.timeseries import statistical_inefficiency_multiple
@@ -24,11 +25,11 @@ BOOTSTRAPS = 1000
 # ---------------------------------------------------------------- raw data
 
 
-def load_raw() -> dict[str, np.ndarray]:
+def load_raw(raw: Path) -> dict[str, np.ndarray]:
     """All production frames, sorted by walker, then by step: x, bias, u, step, walker."""
-    parts = [np.load(path) for path in sorted(ref.RAW.glob("production_[0-9]*[0-9].npz"))]
+    parts = [np.load(path) for path in sorted(raw.glob("production_[0-9]*[0-9].npz"))]
     if not parts:
-        raise SystemExit(f"Expected production files in {ref.RAW}; got none; start `metadynamics.py run`.")
+        raise SystemExit(f"Expected production files in {raw}; got none; start `metadynamics.py run`.")
     data = {key: np.concatenate([p[key] for p in parts]) for key in parts[0].files}
     order = np.lexsort((data["step"], data["walker"]))
     return {key: value[order] for key, value in data.items()}
@@ -145,7 +146,7 @@ def stereo(x: np.ndarray, at: dict[str, int]) -> dict[str, float]:
         ("omega_ACE_ALA", ("ACE:CH3", "ACE:C", "ALA:N", "ALA:CA")),
         ("omega_ALA_NME", ("ALA:CA", "ALA:C", "NME:N", "NME:C")),
     ):
-        omega = ref.dihedral(x, [at[a] for a in atoms])
+        omega = molecule.dihedral(x, [at[a] for a in atoms])
         result[name + "_trans"] = float((np.abs(omega) > np.pi / 2).mean())
         result[name + "_furthest_from_pi"] = float(np.pi - np.abs(omega).min())
     return result
@@ -161,14 +162,14 @@ def write_json(path: Path, report: dict) -> None:
     path.write_text(text + "\n")
 
 
-def analyse() -> None:
-    """raw/ -> metadynamics.dcd, metadynamics_weights.npz, metadynamics.json."""
-    s = ref.Settings(**json.loads((ref.RAW / "settings.json").read_text()))
-    data = load_raw()
-    topology, _, _ = ref.load()
-    atoms, at = ref.backbone(topology), ref.named_atoms(topology)
+def analyse(folder: Path) -> None:
+    """raw/ of the folder -> metadynamics.dcd, metadynamics_weights.npz, metadynamics.json in it."""
+    s = molecule.Settings(**json.loads((folder / "raw" / "settings.json").read_text()))
+    data = load_raw(folder / "raw")
+    topology, _, _ = molecule.load()
+    atoms, at = molecule.backbone(topology), molecule.named_atoms(topology)
     x, walker, log_w = data["x"], data["walker"], data["bias"] - data["bias"].max()
-    phi, psi, w = ref.dihedral(x, atoms[:4]), ref.dihedral(x, atoms[1:]), np.exp(log_w)
+    phi, psi, w = molecule.dihedral(x, atoms[:4]), molecule.dihedral(x, atoms[1:]), np.exp(log_w)
     inside = (phi > BASIN[0]) & (phi < BASIN[1])
     ps = s.frame_every * s.step_fs / 1000
 
@@ -196,29 +197,29 @@ def analyse() -> None:
     thin_block = np.unique(block[thin], return_inverse=True)[1]
     surface = np.zeros((SURFACE_BINS, SURFACE_BINS))
     np.add.at(surface, (angle_bins(phi, SURFACE_BINS), angle_bins(psi, SURFACE_BINS)), w / w.sum())
-    mdtraj.Trajectory(x[thin], mdtraj.load_topology(str(ref.PDB))).save_dcd(str(ref.HERE / "metadynamics.dcd"))
+    mdtraj.Trajectory(x[thin], mdtraj.load_topology(str(molecule.PDB))).save_dcd(str(folder / "metadynamics.dcd"))
     np.savez_compressed(
-        ref.HERE / "metadynamics_weights.npz",
+        folder / "metadynamics_weights.npz",
         log_w=log_w[thin],
         block=thin_block,
         u=data["u"][thin],
         walker=walker[thin],
-        frozen_bias_kT=np.load(ref.RAW / "state.npz")["bias"] / s.kT,
+        frozen_bias_kT=np.load(folder / "raw" / "state.npz")["bias"] / s.kT,
         phi_psi_probability=surface,
         phi_psi_edges=np.linspace(-np.pi, np.pi, SURFACE_BINS + 1),
     )
 
     steps = int(sum(data["step"][walker == k].max() for k in np.unique(walker)))
-    check = ref.HERE / "timestep.json"
+    check = folder / "timestep.json"
     report = {
         "system": {
             "pdb": "../../input.pdb",
-            "forcefield": list(ref.FORCEFIELD),
+            "forcefield": list(molecule.FORCEFIELD),
             "constraints": None,
             "nonbonded": "NoCutoff",
             "temperature_K": s.temperature,
         },
-        "settings": ref.asdict(s),
+        "settings": asdict(s),
         "versions": {
             "python": platform.python_version(),
             "openmm": mm.Platform.getOpenMMVersion(),
@@ -261,7 +262,7 @@ def analyse() -> None:
         },
         "timestep_check": json.loads(check.read_text()) if check.exists() else None,
     }
-    write_json(ref.HERE / "metadynamics.json", report)
+    write_json(folder / "metadynamics.json", report)
     print(
         f"{steps * s.step_fs / 1e6:.1f} ns, transitions {sum(report['production']['transitions'])}, "
         f"p {basin['population']:.5f} +- {basin['population_se']:.5f}, "
@@ -273,15 +274,15 @@ def analyse() -> None:
 # ---------------------------------------------------------------- time step
 
 
-def timestep(ns: float, sizes: tuple[float, ...] = (1.0, 2.5, 4.0), walkers: int = 4) -> None:
-    """Unbiased MD from input.pdb with small, the production's and too large steps -> timestep.json.
+def timestep(folder: Path, ns: float, sizes: tuple[float, ...] = (1.0, 2.5, 4.0), walkers: int = 4) -> None:
+    """Unbiased MD from input.pdb with small, the production's and too large steps -> timestep.json in the folder.
 
     Virial temperature: <x . grad U> = (3 atoms - 3) kT for a free molecule, whatever basins were visited.
     Bond lengths: mean and variance over all bonds, relative to the smallest step's.
     """
-    s = ref.Settings()
-    topology, x0, system = ref.load()
-    ref.set_hydrogen_mass(system, topology, s.hydrogen_mass)
+    s = molecule.Settings()
+    topology, x0, system = molecule.load()
+    molecule.set_hydrogen_mass(system, topology, s.hydrogen_mass)
     bonds = np.array([[b.atom1.index, b.atom2.index] for b in topology.bonds()])
     has_h = np.array(["H" in (b.atom1.element.symbol, b.atom2.element.symbol) for b in topology.bonds()])
     found = {}
@@ -326,12 +327,12 @@ def timestep(ns: float, sizes: tuple[float, ...] = (1.0, 2.5, 4.0), walkers: int
             lengths = blocks(size, lambda a, u, r: r.mean(axis=0))[:, mask]
             entry[f"bond_length_nm_{kind}"] = mean_se(lengths.mean(axis=1))
         report[f"{size} fs"] = entry
-    write_json(ref.HERE / "timestep.json", report)
+    write_json(folder / "timestep.json", report)
     print(json.dumps(report, indent=1))
 
 
 def _sample(system, x0, bonds, s, size: float, ns: float, w: int, out: list[tuple]) -> None:
-    context = ref.cpu_context(system, s, size, 77 + w)
+    context = molecule.cpu_context(system, s, size, 77 + w)
     context.setPositions(x0)
     context.setVelocitiesToTemperature(s.temperature, 99 + w)
     step = context.getIntegrator().step
@@ -341,6 +342,6 @@ def _sample(system, x0, bonds, s, size: float, ns: float, w: int, out: list[tupl
         state = context.getState(positions=True, forces=True, energy=True)
         x, f = state.getPositions(asNumpy=True)._value, state.getForces(asNumpy=True)._value
         x = x - x.mean(axis=0)
-        virial = -np.sum(x * f) / (3 * len(x) - 3) / ref.GAS
+        virial = -np.sum(x * f) / (3 * len(x) - 3) / molecule.GAS
         lengths = np.linalg.norm(x[bonds[:, 0]] - x[bonds[:, 1]], axis=-1)
         out.append((virial, state.getPotentialEnergy()._value / s.kT, lengths))
