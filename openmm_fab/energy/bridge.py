@@ -28,6 +28,7 @@ import openmm
 import torch
 from torch import Tensor
 
+from ..molecule.openmm_private import magnitude
 from ..molecule.system import MolecularSystem
 from ..tools.devices import core_count
 from ..tools.errors import OpenMMFabError
@@ -304,12 +305,11 @@ class _Worker(threading.Thread):
             self.error = error
 
     def evaluate(self, row: int) -> None:
-        # `_value` is the plain number in OpenMM's own units (kJ/mol, nm): Quantity arithmetic is slow.
         self.context.setPositions(self.positions[row])
         state = self.context.getState(energy=True, forces=self.forces is not None)
-        self.energies[row] = state.getPotentialEnergy()._value
+        self.energies[row] = magnitude(state.getPotentialEnergy())
         if self.forces is not None:
-            self.forces[row] = state.getForces(asNumpy=True)._value
+            self.forces[row] = magnitude(state.getForces(asNumpy=True))
 
 
 def _candidates(platform: str | None, workers: int | None, known: list[str]) -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ import openmm
 import torch
 from torch import Tensor, nn
 
+from ..molecule.openmm_private import magnitude
 from ..tools.errors import OpenMMFabError
 from .geometry import Frame, Gather, Parameters
 
@@ -86,7 +87,7 @@ class Term(Constants):
 
 def without_units(*quantities: Any) -> list[float]:
     """Quantities, or plain numbers, as floats in OpenMM's own units (nm, kJ/mol, rad, e)."""
-    return [float(getattr(q, "_value", q)) for q in quantities]
+    return [float(magnitude(q)) for q in quantities]
 
 
 def refuse_periodic(force: openmm.Force) -> None:

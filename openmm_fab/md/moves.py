@@ -16,6 +16,8 @@ import torch
 from openmm import unit
 from scipy.spatial.transform import Rotation
 
+from ..molecule.openmm_private import composed_states, system_hash
+
 if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
 
@@ -232,8 +234,8 @@ class _Proposals:
         """Raise unless the state is one that the energy is right for. Remembered by what the state says of itself."""
         assert self.generator is not None
         temperature = state.temperature.value_in_unit(unit.kelvin)
-        composed = getattr(state, "_composable_states", None)
-        key = (id(self.generator), state._standard_system_hash, temperature, state.pressure)
+        composed = composed_states(state)
+        key = (id(self.generator), system_hash(state), temperature, state.pressure)
         # A composed state (alchemical) changes its system without a word.
         if key == self._known and not composed:
             return

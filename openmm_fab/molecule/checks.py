@@ -13,6 +13,7 @@ from openmm import app, unit
 from ..tools.errors import OpenMMFabError
 from .graph import bonds_of, constraints_of, molecules_of, topology_bonds
 from .names import residue_run
+from .openmm_private import magnitude
 
 HEAVIEST_HYDROGEN, LIGHTEST_OTHER = 5.0, 2.5  # dalton, where masses are repartitioned
 
@@ -100,7 +101,7 @@ def _system_problems(system: openmm.System) -> list[str]:
             f"Expected real atoms only; {len(virtual)} particles are virtual sites "
             f"({some(virtual)}, from 0). Use a force field without them (no TIP4P, TIP5P or lone pairs)."
         )
-    massless = [i for i in particles if system.getParticleMass(i)._value == 0 and not system.isVirtualSite(i)]
+    massless = [i for i in particles if magnitude(system.getParticleMass(i)) == 0 and not system.isVirtualSite(i)]
     if massless:
         problems.append(
             f"Expected a mass for every atom; particles {some(massless)} (from 0) are massless, which "

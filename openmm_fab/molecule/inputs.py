@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
 import math
 import sys
 import warnings
@@ -18,13 +17,15 @@ from xml.parsers import expat
 
 import openmm
 from openmm import app, unit
-from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 
 from .checks import UnsupportedSystemError, molecule_problems, some, template_problems
 from .graph import topology_bonds
+from .openmm_private import mmcif_blocks
 
-# Python 3.10 has it under its older name only.
-tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 KNOWN_KEYS = ("name", "pdb", "forcefield", "temperature", "constraints", "reference", "pretrained")
 KNOWN_REFERENCE_KEYS = ("trajectory", "weights")
@@ -262,9 +263,7 @@ def alternate_locations(path: Path) -> list[str]:
                 for line in lines
                 if line.startswith(("ATOM", "HETATM")) and line[16:17].strip()
             ]
-        blocks: list[Any] = []
-        PdbxReader(lines).read(blocks)
-    table = blocks[0].getObj("atom_site")
+        table = mmcif_blocks(lines)[0].getObj("atom_site")
     mark, name, number = (table.getAttributeIndex(key) for key in ("label_alt_id", "label_comp_id", "label_seq_id"))
     return [f"{row[name]} {row[number]}" for row in table.getRowList() if mark >= 0 and row[mark] not in ".?"]
 
@@ -275,7 +274,9 @@ def _defaults(options: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def naming(path: FilePath, what: str) -> Iterator[None]:
-    """What a reader raises of a file that it cannot take says which file, whatever it was."""
+    """Re-raise any error of a file reader as a ValueError with the file's path in its message.
+
+    UnsupportedSystemError, OSError and ImportError pass as they are."""
     try:
         yield
     except (UnsupportedSystemError, OSError, ImportError):

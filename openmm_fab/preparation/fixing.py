@@ -13,9 +13,10 @@ from openmm import app
 
 from ..molecule.checks import some
 from ..molecule.graph import topology_bonds
+from ..molecule.openmm_private import residues_with_hydrogens
 from .problems import BUILT
 from .records import residue_key
-from .structure import Lacking, hydrogenated, in_nanometers, is_hydrogen, lacking, residue_label, solute_of
+from .structure import Lacking, in_nanometers, is_hydrogen, lacking, residue_label, solute_of
 
 IN_THE_WAY = 0.15  # nm; two bonds apart are 0.2
 
@@ -81,7 +82,7 @@ def add_hydrogens(
             f"Expected all heavy atoms before hydrogens are added; {some(torsos)} lack some. Accept 'missing heavy "
             "atoms' too, or leave 'missing hydrogens' out."
         )
-    bare = [k for k in lack.hydrogens if _residue(model, k).name in hydrogenated()]
+    bare = [k for k in lack.hydrogens if _residue(model, k).name in residues_with_hydrogens()]
     if not bare:
         return []
     named = [variants.get(residue_key(r)) if r.index in bare else None for r in model.topology.residues()]

@@ -15,6 +15,7 @@ from typing import Any
 from openmm import app
 
 from ..molecule.inputs import MMCIF, check_pdb, naming
+from ..molecule.openmm_private import residue_replacements, residue_templates, standard_bonds
 from .problems import AMINO, MODIFIED, PROTONATED, VARIANTS, Problem, mended, told
 
 # Where the line of an atom has what: columns of PDB, names in PDBx/mmCIF (of several the first that is there).
@@ -105,9 +106,7 @@ class Records:
 
 def standard_atoms(name: str) -> list[str]:
     """Names of the atoms that OpenMM gives bonds in a standard residue; empty for any other."""
-    app.Topology().createStandardBonds()  # reads the definitions
-    bonds = app.Topology._standardBonds.get(name, [])
-    return list(dict.fromkeys(atom for bond in bonds for atom in bond[:2] if atom[0] not in "+-"))
+    return list(dict.fromkeys(atom for bond in standard_bonds(name) for atom in bond[:2] if atom[0] not in "+-"))
 
 
 def residue_key(residue: Any) -> tuple[str, str, str]:
@@ -308,10 +307,9 @@ def _standard_name(rows: list[Row], field: app.ForceField) -> str | None:
     name = rows[0]["name"]
     if name in PROTONATED:
         hydrogens = any(row["atom"].lstrip("0123456789").startswith("H") for row in rows)
-        app.PDBFile._loadNameReplacementTables()
-        read = app.PDBFile._residueNameReplacements.get(name) == PROTONATED[name]
+        read = residue_replacements().get(name) == PROTONATED[name]
         return None if read and hydrogens else PROTONATED[name]  # else its hydrogens tell
-    template = field._templates.get(name)
+    template = residue_templates(field).get(name)
     # Other residues have such names too: DGN is a nucleoside of Amber.
     if name not in MODIFIED or (template is not None and any(atom.name == "CA" for atom in template.atoms)):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from ..molecule.graph import molecules_of, topology_bonds
 from ..molecule.names import residue_run
+from ..molecule.openmm_private import residue_templates, residues_with_hydrogens
 from .problems import AMINO, BUILT, NUCLEIC, PROTONATED, Problem, mended, told
 from .records import standard_atoms
 
@@ -55,7 +56,7 @@ def _atom_problems(solute: app.Topology, field: app.ForceField, files: Sequence[
     bare = {k: str(count) for k, count in lack.hydrogens.items()}
     for kind, found, known, tool in (
         ("missing heavy atoms", heavy, BUILT, "PDBFixer"),
-        ("missing hydrogens", bare, hydrogenated(), "Modeller"),
+        ("missing hydrogens", bare, residues_with_hydrogens(), "Modeller"),
     ):
         places = [(residues[k].name in known, f"{residue_label(residues[k])} ({what})") for k, what in found.items()]
         problems += mended(kind, [place for fixable, place in places if fixable])
@@ -78,12 +79,6 @@ def _shape_problems(model: app.Modeller, solute: app.Modeller) -> list[Problem]:
         *told("missing residues", _gaps(solute), torn),
         *told("D-amino acids", _d_amino_acids(solute), hand),
     ]
-
-
-def hydrogenated() -> Collection[str]:
-    """Residues that Modeller knows the hydrogens of: the standard ones, and what loadHydrogenDefinitions read."""
-    app.Modeller._loadStandardHydrogenDefinitions()
-    return app.Modeller._residueHydrogens
 
 
 def in_nanometers(model: app.Modeller) -> np.ndarray:
@@ -110,7 +105,8 @@ def missing_bonds(model: app.Modeller, field: app.ForceField) -> tuple[list[Pair
     for residue in model.topology.residues():
         parts = len(_parts(residue))
         if parts > 1 and not standard_atoms(residue.name):
-            index, template = {atom.name: atom.index for atom in residue.atoms()}, field._templates.get(residue.name)
+            index = {atom.name: atom.index for atom in residue.atoms()}
+            template = residue_templates(field).get(residue.name)
             if template is not None and set(index) <= {atom.name for atom in template.atoms}:
                 names = [[template.atoms[k].name for k in bond] for bond in template.bonds]
                 ends = [sorted(index[name] for name in bond) for bond in names if set(bond) <= set(index)]
@@ -253,7 +249,7 @@ def _templates(name: str, field: app.ForceField) -> list[Any]:
     stems = [name, *(other for other, standard in PROTONATED.items() if standard == name)]
     stems += [f"R{name}"] if name in NUCLEIC else []
     names = {before + stem + after for stem in stems for before in ("", "N", "C") for after in ("", "3", "5", "N")}
-    return [template for key, template in field._templates.items() if key in names]
+    return [template for key, template in residue_templates(field).items() if key in names]
 
 
 def _external(residue: Any) -> tuple[Counter[str], bool]:

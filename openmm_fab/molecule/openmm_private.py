@@ -1,0 +1,87 @@
+"""Private names of OpenMM and openmmtools that this package cannot do without, each behind a function.
+
+Nothing promises that they stay: `tests/molecule/test_openmm_private.py` says which are gone after an upgrade. All were
+seen in OpenMM 8.6 and openmmtools 0.27.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from openmm import app
+from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
+
+
+def magnitude(quantity: Any) -> Any:
+    """The number or array of a Quantity in its own unit, or a plain number as it is.
+
+    `Quantity._value`: OpenMM gives Quantities in nm, kJ/mol, rad, e and dalton, and arithmetic with them is slow.
+    """
+    return getattr(quantity, "_value", quantity)
+
+
+def standard_bonds(residue: str) -> list[Any]:
+    """Bonds that OpenMM gives a standard residue, names of two atoms first in each; empty for any other residue.
+
+    `Topology._standardBonds`.
+    """
+    app.Topology().createStandardBonds()  # reads the definitions
+    bonds: list[Any] = app.Topology._standardBonds.get(residue, [])
+    return bonds
+
+
+def residue_replacements() -> Mapping[str, str]:
+    """The name that OpenMM's reader of PDB files gives a residue, by its name in the file.
+
+    `PDBFile._loadNameReplacementTables`, `PDBFile._residueNameReplacements`.
+    """
+    app.PDBFile._loadNameReplacementTables()
+    names: Mapping[str, str] = app.PDBFile._residueNameReplacements
+    return names
+
+
+def residues_with_hydrogens() -> Collection[str]:
+    """Residues whose hydrogens Modeller knows: the standard ones, and what `loadHydrogenDefinitions` has read.
+
+    `Modeller._loadStandardHydrogenDefinitions`, `Modeller._residueHydrogens`.
+    """
+    app.Modeller._loadStandardHydrogenDefinitions()
+    known: Collection[str] = app.Modeller._residueHydrogens
+    return known
+
+
+def residue_templates(field: app.ForceField) -> Mapping[str, Any]:
+    """A force field's residue templates by name.
+
+    `ForceField._templates`.
+    """
+    templates: Mapping[str, Any] = field._templates
+    return templates
+
+
+def mmcif_blocks(lines: Iterable[str]) -> list[Any]:
+    """Data blocks of a PDBx/mmCIF file.
+
+    `openmm.app.internal.pdbx.reader.PdbxReader`.
+    """
+    blocks: list[Any] = []
+    PdbxReader(lines).read(blocks)
+    return blocks
+
+
+def system_hash(state: Any) -> int:
+    """A number that tells the System of an openmmtools ThermodynamicState from others, whatever its thermostat.
+
+    `ThermodynamicState._standard_system_hash`.
+    """
+    found: int = state._standard_system_hash
+    return found
+
+
+def composed_states(state: Any) -> Any:
+    """The states that an openmmtools CompoundThermodynamicState is composed of; None for a plain state.
+
+    `CompoundThermodynamicState._composable_states`.
+    """
+    return getattr(state, "_composable_states", None)
