@@ -1,7 +1,8 @@
 """The whole pipeline against quadrature: a chain whose bonds, angles and torsions are independent.
 
-Without nonbonded forces p(r) ~ r^2 exp(-u), p(theta) ~ sin(theta) exp(-u), p(phi) ~ exp(-u), and log Z is the sum of
-the logarithms of these one-dimensional integrals.
+molecule -> energy, coordinates -> target -> flow -> ais -> train -> ensemble. First a few samples wing by wing, then
+what all of them together say: without nonbonded forces p(r) ~ r^2 exp(-u), p(theta) ~ sin(theta) exp(-u),
+p(phi) ~ exp(-u), and log Z is the sum of the logarithms of these one-dimensional integrals.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import mdtraj
 import numpy as np
 import pytest
 import torch
-from examples import ANGLES, BONDS, TORSIONS, chain
+from examples import ANGLES, BONDS, TORSIONS
 
-from openmm_fab.ais.annealing import AISSettings
-from openmm_fab.energy.bridge import OpenMMEnergy, regularize
+from openmm_fab.ais.annealing import AISSettings, anneal_to_target, run_ais
+from openmm_fab.energy.bridge import regularize
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.target import BoltzmannTarget
+from openmm_fab.tools.circle import wrap
+from openmm_fab.train.buffer import ReplayBuffer
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.weights import Estimate, log_z, weighted_mean, z_score
 
@@ -95,17 +99,53 @@ def _z_scores(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    system = chain(tmp_path_factory.mktemp("chain"))
-    with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
-        generator = BoltzmannGenerator(system, SETTINGS, energy=energy)
-        generator.train(Budget(iterations=60), progress=False, compile=False, evaluate_every=1e9, evaluate_samples=128)
-        ensemble = generator.sample(SAMPLES)
-        yield generator, ensemble, _measured(ensemble), _densities(system.kT)
+def trained(system, energy):
+    generator = BoltzmannGenerator(system, SETTINGS, energy=energy)
+    generator.train(Budget(iterations=60), progress=False, compile=False, evaluate_every=1e9, evaluate_samples=128)
+    ensemble = generator.sample(SAMPLES)
+    return generator, ensemble, _measured(ensemble), _densities(system.kT)
 
 
 def _exact_log_z(densities: dict[str, list[Density]]) -> float:
     return float(sum(np.log(d.z) for group in densities.values() for d in group))
+
+
+@torch.no_grad()
+def test_the_way_of_a_batch(trained, system, energy):
+    """Each wing by itself, from the flow to the weights; `sample` gives the same numbers."""
+    generator, _, _, densities = trained
+    flow, coordinates = generator.flow, generator.coordinates
+    target = BoltzmannTarget(energy, coordinates)
+
+    z, log_q = flow.sample(generator.batch, torch.Generator().manual_seed(5))  # z ~ q
+    x, log_det = coordinates.to_cartesian(z.double())  # x(z), log |dx/dz|
+    back, minus_log_det = coordinates.to_internal(x)
+    off = torch.where(coordinates.periodic, wrap(back - z), back - z)  # angles come back but for whole turns
+    assert off.abs().max() < 1e-8
+    torch.testing.assert_close(minus_log_det, -log_det)
+    u = energy(x)  # U(x) / kT
+    log_p = target.log_prob(z.double())
+    torch.testing.assert_close(log_p, log_det - u)
+    log_w = log_p - log_q.double()
+
+    ensemble = generator.sample(generator.batch, seed=5)
+    np.testing.assert_allclose(ensemble.x, x)
+    np.testing.assert_allclose(ensemble.u, u)
+    np.testing.assert_allclose(ensemble.log_w, log_w)
+    np.testing.assert_allclose(ensemble.log_q, log_q.double() - log_det)  # the density of x
+
+    # In training: from q towards p^2 / q, into the buffer, and back out by weight.
+    annealed = run_ais(flow, target, 64, SETTINGS.train.ais, [0.1], torch.Generator().manual_seed(6))
+    assert annealed.points.z.shape == (64, coordinates.dim) and torch.isfinite(annealed.log_w).all()
+    points = annealed.points
+    buffer = ReplayBuffer(64, coordinates.dim)
+    buffer.add(points.z, annealed.log_w, points.log_q, points.grad_log_p)
+    drawn = buffer.sample(16, torch.Generator().manual_seed(7))
+    assert all((points.z == z).all(1).any() for z in drawn.z)
+
+    # To evaluate: from q to p itself, whose mean weight is Z.
+    _, log_w = anneal_to_target(flow, target, 512, AISSettings(alpha=1.0), torch.Generator().manual_seed(8), 512)
+    assert abs(z_score(log_z(log_w.numpy()), Estimate(_exact_log_z(densities), 0.0))) < 4
 
 
 def test_log_z(trained):
