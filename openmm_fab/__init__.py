@@ -1,14 +1,16 @@
 """Boltzmann ensembles and free energies from an OpenMM energy alone.
 
-One sample's way through the package::
+One sample's way through the package, wing by wing::
 
-    PDB --system--> OpenMM System --energy--> u(x)
-                                                |
-    z --coordinates--> x                        +--target--> log p(z)
-    ^                                                           |
-    +--flow-- trained by path, hmc, ais, buffer, objectives, train
+    PDB --molecule--> OpenMM System --energy------> u(x) --.
+                             |                              +--target--> log p(z), gradient
+                             '--------coordinates--> x(z) --'                 |
+                                                                              |
+    z ~ q --flow--> --ais--> towards p^2 / q --train--> buffer, loss, a better q
     |
-    +--generator.sample--> Ensemble(x, u, log_w) --free_energy, compare--> F(phi), dF +- error, against MD
+    '--generator--> ensemble: x, u, log_w --free_energy--> F(phi), log Z, each +- its error
+                        |
+                        '--compare--> against md
 """
 
 from __future__ import annotations

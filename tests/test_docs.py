@@ -175,6 +175,17 @@ def test_references_of_docstrings_exist() -> None:
     assert dead_references(made_up) == ["watch"]
 
 
+def test_an_init_names_modules_that_are_there() -> None:
+    for face in sorted((ROOT / "openmm_fab").rglob("__init__.py")):
+        tree = ast.parse(face.read_text(encoding="utf-8"))
+        here = {path.stem for path in face.parent.glob("*.py")} | {
+            path.parent.name for path in face.parent.glob("*/*.py")
+        }
+        here |= {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        names = set(re.findall(r"`(\w+)`", ast.get_docstring(tree) or ""))
+        assert names <= here, face.relative_to(ROOT)
+
+
 def commands_in(text: str) -> list[list[str]]:
     lines = re.findall(r"^\s*(?:\$ )?(openmm-fab .*)$", text, flags=re.MULTILINE)
     return [shlex.split(line, comments=True)[1:] for line in lines]

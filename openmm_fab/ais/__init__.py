@@ -1,4 +1,7 @@
-"""Annealed importance sampling from a flow q towards p^alpha q^(1 - alpha): the path, Markov kernels, the annealing."""
+"""Annealed importance sampling: from a flow q, along a path of densities, to weighted samples of p^alpha q^(1 - alpha).
+
+`path` has the densities, `kernels` the Markov kernels that keep one of them, `annealing` the algorithm.
+"""
 
 from __future__ import annotations
 

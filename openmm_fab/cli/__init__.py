@@ -1,4 +1,4 @@
-"""Command line: ``openmm-fab run alanine_dipeptide``. Each command is a function in one of the modules here."""
+"""The command ``openmm-fab``: ``openmm-fab run alanine_dipeptide``. Each subcommand is a function in a module here."""
 
 from __future__ import annotations
 

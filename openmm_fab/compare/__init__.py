@@ -1,7 +1,7 @@
 """Ensemble against ensemble: divergences, free-energy profiles, basin differences, and who agrees within errors.
 
-`torsions`, `regions`, `projections`: what is compared. `divergences`, `sides`: histograms with their noise. `results`:
-what was found; `verdicts`, `comparison`: in words and tables; `figure`: drawn.
+`torsions`, `regions`, `projections`: what is compared. `divergences`, `sides`: histograms with their noise. `comparing`
+puts all of it into a `Comparison`, whose words come from `verdicts` and whose pages from `figure`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of structures: arrays in, pictures and widgets out."""
+"""Pictures of structures: positions and topology in, figures and notebook widgets out."""
 
 from __future__ import annotations
 

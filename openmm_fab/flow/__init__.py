@@ -1,4 +1,8 @@
-"""Normalizing flows: what a flow offers, coupling layers of splines, a base distribution that learns what to keep."""
+"""Normalizing flows: densities q(z) on lines and circles that are sampled, evaluated and trained.
+
+`base` says what annealing and training ask of a flow; `coupling` is our own, made of `splines`; `resampled` is a base
+distribution that learns which of its samples to keep.
+"""
 
 from __future__ import annotations
 

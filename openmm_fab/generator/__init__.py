@@ -1,4 +1,8 @@
-"""`BoltzmannGenerator`, the one object of a notebook: its settings, training, sampling, models on disk, and log Z."""
+"""`BoltzmannGenerator`: a molecule's energy, coordinates and flow in one object that is trained, sampled and saved.
+
+`settings`, `presets`: how. `training`, `sampling`: what its methods do. `models`: its file. `log_z`: the
+molecule's log Z by annealing and by BAR.
+"""
 
 from __future__ import annotations
 

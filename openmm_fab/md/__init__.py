@@ -1,4 +1,8 @@
-"""Reference ensembles from molecular dynamics: by OpenMM, by openmmtools, or by many walkers on the compiled energy."""
+"""Reference ensembles from molecular dynamics, by OpenMM, by openmmtools, or by many walkers on the compiled energy.
+
+`reference` runs any of the `METHODS`, resumable; `convergence` says whether the run was long enough. `moves` has the
+trained flow as an openmmtools move.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The molecule as OpenMM knows it: readers of files, what is refused, the bond graph, torsions, chirality."""
+"""The molecule as OpenMM knows it, from files or OpenMM objects, checked: `MolecularSystem`.
+
+`inputs` reads files, `checks` refuses what cannot be sampled, `system` is the result. `graph`, `torsions`, `stereo` and
+`names` are what the rest of the package asks of its topology.
+"""
 
 from __future__ import annotations
 

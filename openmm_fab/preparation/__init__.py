@@ -1,7 +1,6 @@
-"""A structure file that OpenMM does not take as it is: `find_problems` lists what is wrong, `fix` mends what you
-accept.
+"""A structure file that OpenMM does not take as it is: `find_problems` lists what is wrong, `Findings.fix` mends it.
 
-Finding changes nothing. Fixing moves no atom that stays; it says what it did and what is left to you.
+Finding changes nothing. Fixing does what you accept, moves no atom that stays, and says what is left to you.
 `records` knows the lines of a file, `structure` what OpenMM makes of them, `fixing` how to add atoms.
 """
 

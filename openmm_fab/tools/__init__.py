@@ -1,1 +1,1 @@
-"""Tools that know nothing of molecules or flows: files, memory, devices, compiled functions, progress, the circle."""
+"""Tools that know nothing of molecules or flows: files, memory, devices, fused functions, graphs, progress, angles."""
