@@ -17,7 +17,6 @@ from examples import chain
 
 from openmm_fab import generator
 from openmm_fab.ais.annealing import AISSettings
-from openmm_fab.cli.analysis import _metrics
 from openmm_fab.coordinates.internal import CoordinateSettings
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
@@ -27,6 +26,7 @@ from openmm_fab.md.store import Store
 from openmm_fab.target import Gaussian, ManyWell
 from openmm_fab.tools import files
 from openmm_fab.tools.files import DamagedFileError, FormatError, NotWrittenError, load_torch, previous, save_torch
+from openmm_fab.tools.progress import read_metrics
 from openmm_fab.train.checkpoints import CHECKPOINT_FORMAT
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.trainer import Trainer
@@ -209,7 +209,11 @@ def test_rows_that_a_killed_run_wrote_after_its_checkpoint_are_written_again(mol
     _generator(molecules[0]).train(Budget(iterations=2), folder=tmp_path, **QUIET)
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"iteration": 3, "loss": 1e9}\n{"iteration": 4, "lo')
-    assert [row["iteration"] for row in _metrics(tmp_path)] == [1, 2, 3]  # what a report reads of it meanwhile
+    assert [row["iteration"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [
+        1,
+        2,
+        3,
+    ]  # what a report reads of it meanwhile
     _generator(molecules[0]).train(Budget(iterations=4), folder=tmp_path, resume=True, **QUIET)
     assert _rows(tmp_path) == [1, 2, 3, 4] and "1000000000.0" not in (tmp_path / "metrics.jsonl").read_text()
 

@@ -74,16 +74,17 @@ def test_the_oldest_are_overwritten():
         number = torch.arange(start, start + 3, dtype=torch.float32)
         buffer.add(number[:, None], number, -number, 2 * number[:, None])
     assert buffer.size == 5
-    assert sorted(buffer._z[:, 0].tolist()) == [4, 5, 6, 7, 8]
+    assert sorted(buffer.z[:, 0].tolist()) == [4, 5, 6, 7, 8]
     assert sorted(buffer.log_w.tolist()) == [4, 5, 6, 7, 8]
-    torch.testing.assert_close(buffer._log_q, -buffer._z[:, 0])
-    torch.testing.assert_close(buffer._grad_log_p, 2 * buffer._z)
+    kept = buffer.state_dict()
+    torch.testing.assert_close(kept["log_q"], -kept["z"][:, 0])
+    torch.testing.assert_close(kept["grad_log_p"], 2 * kept["z"])
 
 
 def test_more_than_fits_at_once_leaves_the_latest():
     buffer = _filled(list(range(1, 12)), capacity=4)
     assert buffer.size == 4
-    assert sorted(buffer._z[:, 0].tolist()) == [7, 8, 9, 10]
+    assert sorted(buffer.z[:, 0].tolist()) == [7, 8, 9, 10]
 
 
 def test_the_newest_are_those_stored_last():
@@ -149,9 +150,11 @@ def test_draws_by_what_the_control_variate_leaves(kappa):
 def test_weights_towards_the_flow_follow_it():
     buffer, _, b = _mixed()
     everything = torch.arange(5)
-    buffer.adjust(everything, torch.zeros(5), buffer._log_q[:5] + torch.tensor([9.0, 9.0, 0.5, -1.0, torch.nan]))
+    buffer.adjust(
+        everything, torch.zeros(5), buffer.state_dict()["log_q"] + torch.tensor([9.0, 9.0, 0.5, -1.0, torch.nan])
+    )
     expected = np.concatenate([[0.0, 0.0], b[2:] * np.exp([0.5, -1.0, -np.inf])])
-    np.testing.assert_allclose(buffer._log_b[:5].exp(), expected)
+    np.testing.assert_allclose(buffer.state_dict()["log_b"].exp(), expected)
 
 
 def test_adjust():
@@ -184,7 +187,7 @@ def test_state_round_trip():
         one.add(torch.ones(2, 2), torch.tensor([1.0, 2.0]), torch.zeros(2), torch.ones(2, 2))
     drawn = [one.sample(3, torch.Generator().manual_seed(1)) for one in (buffer, other)]
     assert all(torch.equal(a, b) for a, b in zip(*(vars(d).values() for d in drawn), strict=True))
-    assert torch.equal(buffer._z, other._z) and buffer.size == other.size == 4
+    assert torch.equal(buffer.z, other.z) and buffer.size == other.size == 4
 
 
 def test_the_state_of_another_size_is_refused():
