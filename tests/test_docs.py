@@ -17,7 +17,7 @@ from openmm_fab.molecule.inputs import tomllib
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -143,6 +143,8 @@ def test_names_and_files_of_a_page_exist(path: Path) -> None:
         re.findall(r"(?<![\w/.-])((?:openmm_fab|tests|docs|notebooks|systems|benchmarks)/[\w./-]*\w)\b(?!<)", text)
     )
     assert not [file for file in sorted(files) if not (ROOT / file).exists()]
+    for name in re.findall(r"python -m benchmarks\s+([a-z]\w*)", text):
+        assert (ROOT / "benchmarks" / f"{name}.py").exists() or (ROOT / "benchmarks" / name).is_dir(), name
     modules = {file.relative_to(ROOT / "openmm_fab").as_posix() for file in (ROOT / "openmm_fab").rglob("*.py")}
     wings = "|".join({module.split("/")[0] for module in modules if "/" in module})
     assert set(re.findall(rf"`((?:{wings})/[\w/]+\.py)`", text)) <= modules
