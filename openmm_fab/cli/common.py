@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -137,19 +136,10 @@ def run_folder(runs: Path, name: str, resume: bool) -> Path:
 
 
 def write_run_settings(path: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Only how long a run trains and how much it draws may change when it is resumed."""
-    text = json.dumps(settings, indent=2)
-    if resume:
-        from ..tools.files import load_json
+    """Keep a run's settings.json; only how long it trains and how much it draws may change when it is resumed."""
+    from ..tools.runs import keep_settings
 
-        old, new = load_json(path, "the settings of a run"), json.loads(text)
-        changed = [k for k in new if k not in MAY_CHANGE and old.get(k) != new[k]]
-        if changed:
-            raise ValueError(
-                f"Expected to resume with the settings in {path}; got another {', '.join(changed)}. "
-                "Use the same system and options, or leave out --resume."
-            )
-    write(path, text)
+    keep_settings(path, settings, resume, "Use the same system and options, or leave out --resume.", MAY_CHANGE)
 
 
 def write(path: Path, text: str) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..tools.tables import table
+
 if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
 
@@ -58,9 +60,8 @@ class Cost:
                 f"{self.peak / MIB:.0f} MiB so far; the full replay buffer adds {buffer / MIB:.0f} MiB, "
                 f"the samples up to {2 * ensemble / MIB:.0f} MiB"
             )
-        width = max(map(len, rows)) + 2
         last = "Measured without torch.compile, which takes a minute or so and then makes iterations shorter."
-        return "\n".join([*(name.ljust(width) + text for name, text in rows.items()), last])
+        return f"{table(None, list(rows.items()))}\n{last}"
 
 
 def probe(generator: BoltzmannGenerator, seconds: float) -> Cost:

@@ -11,6 +11,7 @@ from ..molecule.graph import is_planar
 from ..molecule.stereo import stereocentres
 from ..molecule.system import MolecularSystem
 from ..molecule.torsions import rotatable_bonds
+from ..tools.tables import table
 from .isomers import amide_bonds, is_trans, pyramidal_nitrogens
 from .zmatrix import LARGEST_RING, LINEAR
 
@@ -23,10 +24,7 @@ COLUMNS = ("atom", "bonded to", "nm", "angle with", "degrees", "torsion with", "
 
 def summary(coordinates: InternalCoordinates) -> str:
     """Rows of the Z-matrix with centres and widths, and what turns, is fixed, kept or hard."""
-    table = [COLUMNS, *_rows(coordinates)]
-    widths = [max(len(row[k]) for row in table) for k in range(len(COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([*lines, "", *_words(coordinates)])
+    return "\n".join([table(COLUMNS, _rows(coordinates)), "", *_words(coordinates)])
 
 
 def _rows(c: InternalCoordinates) -> list[tuple[str, ...]]:

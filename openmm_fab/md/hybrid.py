@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -14,7 +13,9 @@ from ..ais.path import Path, Points
 from ..generator.generator import BoltzmannGenerator
 from ..target import BoltzmannTarget
 from ..tools.devices import stream
+from .independence import log_acceptance
 from .settings import HybridSettings
+from .start import starting_structures
 from .store import Frame, State
 
 BOLTZMANN = Path(alpha=1.0)  # its end, lam = 1, is the Boltzmann density itself
@@ -23,9 +24,9 @@ BOLTZMANN = Path(alpha=1.0)  # its end, lam = 1, is the Boltzmann density itself
 class HybridWalkers:
     """The Markov chains of `HybridSettings`.
 
-    With w = exp(-u) |dx/dz| / q, a proposal z' of the flow is taken with probability min(1, w(z') / w(z)) (Hastings
-    1970; Liu 1996); a trajectory as in `ais.kernels.hmc`. Every stereocentre, amide and equal atom stays in the
-    sector that the generator's coordinates keep.
+    Proposals of the flow, w = exp(-u) |dx/dz| / q, are accepted as in `independence`, trajectories as in
+    `ais.kernels.hmc`. Every stereocentre, amide and equal atom stays in the sector that the generator's coordinates
+    keep.
     """
 
     def __init__(
@@ -61,11 +62,8 @@ class HybridWalkers:
         if self.start is None:
             z = flow.sample(n, random)[0]
         else:
-            x = np.asarray(self.start, dtype=np.float64)
-            x = x[None] if x.ndim == 2 else x
-            if x.ndim != 3 or x.shape[1:] != (self.system.n_atoms, 3) or not len(x):
-                raise ValueError(f"Expected start with shape (n, {self.system.n_atoms}, 3) in nm; got {x.shape}.")
-            z = self.generator.to_internal(torch.from_numpy(x[np.arange(n) % len(x)]))[0]
+            x = starting_structures(self.system, self.start, n)
+            z = self.generator.to_internal(torch.from_numpy(x))[0]
             z = z.to(next(flow.parameters()).dtype)
         points = Points.at(z, flow, self.target)
         if self.start is not None and not bool(torch.isfinite(points.log_p).all()):
@@ -102,11 +100,11 @@ class HybridWalkers:
         with torch.no_grad():  # gradients are asked for where a trajectory starts
             there = Points(z, log_q, self.target.log_prob(z), torch.zeros_like(z))
         self.target.evaluations += len(z)
-        acceptance = independence(here, there)
-        taken = torch.rand(len(z), generator=random, dtype=acceptance.dtype, device=z.device) < acceptance
+        probability = acceptance(here, there)
+        taken = torch.rand(len(z), generator=random, dtype=probability.dtype, device=z.device) < probability
         here = there.where(taken, here)
         producing = state["sweeps"] >= self.intervals[0] * s.frame_every
-        counted = torch.tensor([float(acceptance.sum()), 0.0], dtype=torch.float64)
+        counted = torch.tensor([float(probability.sum()), 0.0], dtype=torch.float64)
         tried = torch.tensor([float(len(z)), 0.0], dtype=torch.float64)
         step_size, wait = state["step_size"], torch.where(taken.cpu(), 0, state["wait"] + 1)
         if state["sweeps"] % s.walk_every == 0:
@@ -146,14 +144,9 @@ class HybridWalkers:
         return {"proposals": flow, "trajectories": walk, "longest_wait": state["longest"], "unit": "sweeps"}
 
 
-def independence(here: Points, there: Points) -> Tensor:
-    """Probabilities (n,) of going from here to proposals drawn from q: min(1, w(there) / w(here)), w = p / q.
-
-    A point of zero density accepts whatever has some.
-    """
-    log_ratio = (there.log_p - there.log_q).double() - (here.log_p - here.log_q).double()
-    log_ratio = torch.where(torch.isfinite(there.log_p) & torch.isfinite(there.log_q), log_ratio, -torch.inf)
-    return torch.where(log_ratio.isnan(), 0.0, log_ratio.clamp(max=0.0).exp())
+def acceptance(here: Points, there: Points) -> Tensor:
+    """Probabilities (n,) of going from points to proposals of the flow, see `independence`."""
+    return log_acceptance(here.log_p - here.log_q, there.log_p - there.log_q).exp()
 
 
 def _state(points: Points) -> State:

@@ -25,6 +25,7 @@ from ..tools.progress import bar
 from .convergence import ReferenceEnsemble, convergence, reported
 from .dynamics import UnstableDynamicsError
 from .settings import LangevinSettings
+from .start import starting_structures
 from .walkers import SAVE_EVERY, stopped_message
 
 
@@ -85,8 +86,7 @@ def _run(
         _restore(context, found["context"].tobytes(), checkpoint)
         _truncate(dcd, system, len(u))
     else:
-        x = system.minimum if start is None else np.asarray(start, dtype=np.float64).reshape(-1, system.n_atoms, 3)[0]
-        context.setPositions(x)
+        context.setPositions(starting_structures(system, start)[0])
         context.applyConstraints(1e-6)
         context.setVelocitiesToTemperature(system.temperature, seed + 1)
         _steps(integrator, round(settings.equilibration_ps / step), progress)

@@ -1,14 +1,10 @@
-"""The trained flow as an openmmtools MCMC move: MD that hops between basins and stays exact.
-
-``FlowProposalMove`` is made when it is first asked for, since it derives from a class of openmmtools.
-"""
+"""The trained flow as an openmmtools MCMC move: MD that hops between basins and stays exact. Needs openmmtools."""
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import openmm
@@ -16,80 +12,22 @@ import torch
 from openmm import unit
 from scipy.spatial.transform import Rotation
 
+from ..generator.generator import BoltzmannGenerator
 from ..molecule.openmm_private import composed_states, system_hash
+from .independence import run_chain
 
-if TYPE_CHECKING:
-    from ..generator.generator import BoltzmannGenerator
-
+try:
+    from openmmtools.mcmc import MCMCMove
+except ImportError as error:
+    raise ImportError(
+        'FlowProposalMove needs openmmtools: pip install "openmm_fab[md]", or conda install openmmtools.'
+    ) from error
 
 ENERGIES = ("generator", "context")
 SILENT = ("CMMotionRemover", "AndersenThermostat")  # forces without energy
 
 
-def accept(log_w: np.ndarray, log_w_start: float, log_u: np.ndarray) -> tuple[int, int]:
-    """A run of the Metropolised independence sampler (Hastings 1970; Liu 1996) over proposals with known weights.
-
-    Parameters
-    ----------
-    log_w : (n,), nats
-        log p - log q of the proposals; -inf where p is zero.
-    log_w_start : float
-        Of where the chain stands: -inf accepts whatever has weight, +inf (a place that q never proposes) nothing.
-    log_u : (n,)
-        ln of uniform random numbers.
-
-    Returns
-    -------
-    index of the proposal where the chain ends, -1 for the start; and how many were accepted
-    """
-    here, at, accepted = log_w_start, -1, 0
-    for k in range(len(log_w)):
-        if log_w[k] > -np.inf and (here == -np.inf or log_u[k] < log_w[k] - here):
-            here, at, accepted = float(log_w[k]), k, accepted + 1
-    return at, accepted
-
-
-def __getattr__(name: str) -> Any:
-    if name == "FlowProposalMove":
-        return _flow_proposal_move()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-@cache
-def _flow_proposal_move() -> type:
-    try:
-        from openmmtools.mcmc import MCMCMove
-    except ImportError as error:
-        raise ImportError(
-            'FlowProposalMove needs openmmtools: pip install "openmm_fab[md]", or conda install openmmtools.'
-        ) from error
-
-    class FlowProposalMove(_Proposals, MCMCMove):
-        __doc__ = _Proposals.__doc__
-
-        def __init__(
-            self,
-            generator: BoltzmannGenerator | None,
-            n_proposals: int = 1,
-            batch: int = 1024,
-            energy: str = "generator",
-            seed: int | None = None,
-            **kwargs: Any,
-        ) -> None:
-            MCMCMove.__init__(self, **kwargs)
-            self.n_accepted = self.n_proposed = 0
-            if n_proposals < 1 or batch < 1 or energy not in ENERGIES:
-                raise ValueError(
-                    f"Expected n_proposals >= 1, batch >= 1 and energy out of {ENERGIES}; got {n_proposals}, {batch} "
-                    f"and {energy!r}."
-                )
-            self._set_up(generator, n_proposals, batch, energy, seed)
-
-    FlowProposalMove.__module__, FlowProposalMove.__qualname__ = __name__, "FlowProposalMove"
-    return FlowProposalMove
-
-
-class _Proposals:
+class FlowProposalMove(MCMCMove):
     """Metropolised independence proposals of a trained flow, for openmmtools' samplers.
 
     x' is drawn from the flow and accepted with min(1, w(x') / w(x)), w = exp(-u) / q: the Boltzmann distribution
@@ -119,6 +57,24 @@ class _Proposals:
     n_accepted: int
     n_proposed: int
 
+    def __init__(
+        self,
+        generator: BoltzmannGenerator | None,
+        n_proposals: int = 1,
+        batch: int = 1024,
+        energy: str = "generator",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.n_accepted = self.n_proposed = 0
+        if n_proposals < 1 or batch < 1 or energy not in ENERGIES:
+            raise ValueError(
+                f"Expected n_proposals >= 1, batch >= 1 and energy out of {ENERGIES}; got {n_proposals}, {batch} "
+                f"and {energy!r}."
+            )
+        self._set_up(generator, n_proposals, batch, energy, seed)
+
     def _set_up(
         self, generator: BoltzmannGenerator | None, n_proposals: int, batch: int, energy: str, seed: int | None
     ) -> None:
@@ -131,7 +87,7 @@ class _Proposals:
 
     @property
     def statistics(self) -> dict[str, int]:
-        """As of openmmtools' own Metropolised moves."""
+        """Counts of accepted and proposed structures, under the keys that openmmtools' own Metropolised moves use."""
         return dict(n_accepted=self.n_accepted, n_proposed=self.n_proposed)
 
     @statistics.setter
@@ -151,7 +107,7 @@ class _Proposals:
                 "Set move.generator = BoltzmannGenerator.load(...)."
             )
         self._check(thermodynamic_state)
-        cache = self._get_context_cache(context_cache)  # type: ignore[attr-defined]
+        cache = self._get_context_cache(context_cache)
         start = np.asarray(sampler_state.positions.value_in_unit(unit.nanometer), dtype=np.float64)
         proposals = [self._next() for _ in range(self.n_proposals)]
         if self.energy == "context":
@@ -165,7 +121,7 @@ class _Proposals:
         if np.isnan(log_w_start):
             raise FloatingPointError("Expected a weight of the present structure; it is nan. Check its positions.")
         with np.errstate(divide="ignore"):
-            at, accepted = accept(log_w, log_w_start, np.log(self._rng.random(len(log_w))))
+            at, accepted = run_chain(log_w_start, log_w, np.log(self._rng.random(len(log_w))))
         self.n_accepted += accepted
         self.n_proposed += len(log_w)
         if at < 0:
@@ -190,9 +146,7 @@ class _Proposals:
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        from openmmtools.mcmc import MCMCMove
-
-        MCMCMove.__init__(self)
+        super().__init__()
         self.statistics = state
         self._set_up(None, state["n_proposals"], state["batch"], state["energy"], state["seed"])
 

@@ -1,7 +1,9 @@
-"""Reference ensembles from molecular dynamics: by OpenMM, by openmmtools, or by many walkers on the compiled energy."""
+"""`reference`: an ensemble by one of several methods of molecular dynamics, each a function from `Task` to ensemble."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from ..tools.files import write_atomically
 from .convergence import Basin, ReferenceEnsemble, convergence, count_round_trips, reported, walker_blocks
 from .hybrid import HybridWalkers
 from .ladder import by_temperature, ladder_log_weights
+from .langevin import langevin
+from .replicas import replica_exchange
 from .settings import (
     HybridSettings,
     LangevinSettings,
@@ -84,71 +88,133 @@ def reference(
     chosen = settings_of(method, settings)
     if resume and folder is None:
         raise ValueError("Expected a folder to resume from; got none.")
-    runner = None if isinstance(chosen, LangevinSettings) else _walkers(system, chosen, seed, start, generator)
-    if generator is not None and not isinstance(runner, HybridWalkers):
+    if generator is not None and not isinstance(chosen, HybridSettings):
         raise ValueError(f'Expected a generator for method="hybrid" alone; got one for {method!r}.')
-    model = None if generator is None else generator.digest
-    home = None if folder is None else open_folder(folder, system, chosen, seed, resume, model)
-    if runner is not None:
-        ensemble = _of_walkers(runner, sample(runner, Store(home), progress), basin)
-    elif isinstance(chosen, ReplicaExchangeSettings):
-        from .replicas import replica_exchange
-
-        ensemble = replica_exchange(system, chosen, home, seed, progress, start, basin)
-    else:
-        from .langevin import langevin
-
-        assert isinstance(chosen, LangevinSettings)
-        ensemble = langevin(system, chosen, home, seed, progress, start, basin)
+    home = None if folder is None else Path(folder)
+    ensemble = SAMPLERS[method](Task(system, chosen, home, resume, seed, start, basin, progress, generator))
     if home is not None:
         text = f"{ensemble}\n{ensemble.convergence}\n"
         write_atomically(home / "convergence.txt", lambda file: file.write(text), "w")
     return ensemble
 
 
-def _walkers(
-    system: MolecularSystem,
-    settings: MethodSettings,
-    seed: int,
-    start: ArrayLike | None,
-    generator: BoltzmannGenerator | None,
-) -> Walkers | HybridWalkers:
-    if isinstance(settings, HybridSettings):
-        if generator is None or generator.system.fingerprint != system.fingerprint:
-            got = "none" if generator is None else f"one of {generator.system.name}, or another temperature"
-            raise ValueError(f'Expected generator=..., trained for {system.name}, with method="hybrid"; got {got}.')
-        return HybridWalkers(generator, settings, seed, start)
-    kinds = {WalkersSettings: Walkers, WalkersExchangeSettings: ExchangingWalkers, MetadynamicsSettings: BiasedWalkers}
-    assert isinstance(settings, WalkersSettings)
-    return kinds[type(settings)](system, settings, seed, start)
+@dataclass(frozen=True)
+class Task:
+    """What a method is asked to do: the arguments of `reference`, with the method's settings."""
+
+    system: MolecularSystem
+    settings: MethodSettings
+    folder: Path | None
+    resume: bool
+    seed: int
+    start: ArrayLike | None
+    basin: Basin | None
+    progress: bool
+    generator: BoltzmannGenerator | None
+
+    def open_folder(self) -> Path | None:
+        """The folder, ready to write into; see `store.open_folder`. A method first refuses what it cannot do."""
+        if self.folder is None:
+            return None
+        model = None if self.generator is None else self.generator.digest
+        return open_folder(self.folder, self.system, self.settings, self.seed, self.resume, model)
+
+
+# --- the methods ---
+
+
+def by_langevin(task: Task) -> ReferenceEnsemble:
+    """One trajectory by OpenMM."""
+    s = task.settings
+    assert isinstance(s, LangevinSettings)
+    return langevin(task.system, s, task.open_folder(), task.seed, task.progress, task.start, task.basin)
+
+
+def by_replica_exchange(task: Task) -> ReferenceEnsemble:
+    """Parallel tempering by openmmtools."""
+    s = task.settings
+    assert isinstance(s, ReplicaExchangeSettings)
+    return replica_exchange(task.system, s, task.open_folder(), task.seed, task.progress, task.start, task.basin)
+
+
+def by_walkers(task: Task) -> ReferenceEnsemble:
+    """Independent walkers on the compiled energy; every frame has the same weight."""
+    assert isinstance(task.settings, WalkersSettings)
+    method = Walkers(task.system, task.settings, task.seed, task.start)
+    return _of_walkers(method, _sampled(task, method), task.basin)
+
+
+def by_walkers_exchange(task: Task) -> ReferenceEnsemble:
+    """Walkers in ladders of temperatures: frames of the lowest, or of all with MBAR weights."""
+    assert isinstance(task.settings, WalkersExchangeSettings)
+    method = ExchangingWalkers(task.system, task.settings, task.seed, task.start)
+    sampled = _sampled(task, method)
+    level, k = sampled.arrays["level"], task.settings.temperatures
+    about = sampled.about | {"round_trips": count_round_trips(level, k - 1)}
+    arrays = {key: sampled.arrays[key] for key in ("x", "u")}
+    if not task.settings.reweight:
+        return _of_walkers(method, Sampled(arrays, about, sampled.stopped), task.basin)
+    everything = {key: by_temperature(level, a, k) for key, a in arrays.items()}
+    everything["log_w"] = ladder_log_weights(everything["u"], method.temperatures.double().cpu().numpy())
+    ladders = everything["u"].shape[1] // k
+    cold = {key: everything[key][:, :ladders] for key in ("x", "u")}
+    lowest = _of_walkers(method, Sampled(cold, about, sampled.stopped), task.basin)
+    assert lowest.block is not None and lowest.convergence is not None
+    # Walkers wander through all temperatures of their ladder: what is independent are ladders.
+    return reported(_ensemble(method, everything, np.tile(lowest.block, k)), lowest.convergence)
+
+
+def by_metadynamics(task: Task) -> ReferenceEnsemble:
+    """Walkers under the bias that they built together; frames weigh exp(V)."""
+    assert isinstance(task.settings, MetadynamicsSettings)
+    method = BiasedWalkers(task.system, task.settings, task.seed, task.start)
+    return _of_walkers(method, _sampled(task, method), task.basin)
+
+
+def by_hybrid(task: Task) -> ReferenceEnsemble:
+    """Walkers that jump by the flow of a trained generator."""
+    system, generator = task.system, task.generator
+    assert isinstance(task.settings, HybridSettings)
+    if generator is None or generator.system.fingerprint != system.fingerprint:
+        got = "none" if generator is None else f"one of {generator.system.name}, or another temperature"
+        raise ValueError(f'Expected generator=..., trained for {system.name}, with method="hybrid"; got {got}.')
+    method = HybridWalkers(generator, task.settings, task.seed, task.start)
+    return _of_walkers(method, _sampled(task, method), task.basin)
+
+
+SAMPLERS: dict[str, Callable[[Task], ReferenceEnsemble]] = {
+    LangevinSettings.name: by_langevin,
+    ReplicaExchangeSettings.name: by_replica_exchange,
+    WalkersSettings.name: by_walkers,
+    WalkersExchangeSettings.name: by_walkers_exchange,
+    MetadynamicsSettings.name: by_metadynamics,
+    HybridSettings.name: by_hybrid,
+}
+
+
+# --- from walkers to an ensemble ---
+
+
+def _sampled(task: Task, method: Walkers | HybridWalkers) -> Sampled:
+    return sample(method, Store(task.open_folder()), task.progress)
 
 
 def _of_walkers(method: Walkers | HybridWalkers, sampled: Sampled, basin: Basin | None) -> ReferenceEnsemble:
-    """Frames (time, walkers, ...) as an ensemble, walker by walker, with the report on the system's temperature."""
-    arrays, about, hot = sampled.arrays, sampled.about, None
-    if isinstance(method, ExchangingWalkers):
-        level, k = arrays["level"], method.settings.temperatures
-        about = about | {"round_trips": count_round_trips(level, k - 1)}
-        if method.settings.reweight:
-            hot = {key: by_temperature(level, arrays[key], k) for key in ("x", "u")}
-            hot["log_w"] = ladder_log_weights(hot["u"], method.temperatures.double().cpu().numpy())
-            arrays = {key: hot[key][:, : hot["u"].shape[1] // k] for key in ("x", "u")}
-    frames, walkers = arrays["u"].shape
+    """Frames (time, walkers, ...) as an ensemble, walker by walker, in independent blocks, with its report."""
+    frames, walkers = sampled.arrays["u"].shape
     block = walker_blocks(walkers, frames)
-    ensemble = _ensemble(method, arrays, block)
-    report = convergence(ensemble, walkers, method.frame_length, basin, **about)
+    ensemble = _ensemble(method, sampled.arrays, block)
+    report = convergence(ensemble, walkers, method.frame_length, basin, **sampled.about)
     if (longer := walker_blocks(walkers, frames, report.slowest)).max() < block.max():
-        block, ensemble = longer, _ensemble(method, arrays, longer)
-        report = convergence(ensemble, walkers, method.frame_length, basin, **about)
-    if hot is not None:
-        # Walkers wander through all temperatures of their ladder: what is independent are ladders.
-        ensemble = _ensemble(method, hot, np.tile(block, k))
+        ensemble = _ensemble(method, sampled.arrays, longer)
+        report = convergence(ensemble, walkers, method.frame_length, basin, **sampled.about)
     return reported(ensemble, report)
 
 
 def _ensemble(method: Walkers | HybridWalkers, arrays: dict[str, np.ndarray], block: np.ndarray) -> Ensemble:
+    """Arrays (time, walkers, ...) walker by walker; frames without a finite energy have no weight."""
     system, n = method.system, arrays["u"].size
-    flat = {key: np.moveaxis(a, 0, 1).reshape(n, *a.shape[2:]) for key, a in arrays.items() if key != "level"}
+    flat = {key: np.moveaxis(a, 0, 1).reshape(n, *a.shape[2:]) for key, a in arrays.items()}
     invalid = ~np.isfinite(flat["u"])
     log_w = np.where(invalid, -np.inf, flat.get("log_w", np.zeros(n)))
     about = (system.md_topology, system.temperature, block, method.settings.name, int(invalid.sum()))

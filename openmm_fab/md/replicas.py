@@ -22,6 +22,7 @@ from ..tools.progress import bar
 from .convergence import ReferenceEnsemble, convergence, count_round_trips, reported
 from .ladder import mbar_log_weights, temperature_ladder
 from .settings import ReplicaExchangeSettings
+from .start import starting_structures
 from .walkers import stopped_message
 
 
@@ -85,7 +86,7 @@ def _sampler(
             reassign_velocities=True,  # exchanged replicas keep those of the temperature they come from
         )
         ladder = temperature_ladder(system.temperature, settings.max_temperature, settings.temperatures)
-        x = np.asarray(system.minimum if start is None else start, dtype=np.float64).reshape(-1, system.n_atoms, 3)
+        x = starting_structures(system, start)
         sampler = multistate.ParallelTemperingSampler(mcmc_moves=move, number_of_iterations=0)
         sampler.create(
             thermodynamic_state=states.ThermodynamicState(system.system, system.temperature * unit.kelvin),

@@ -1,8 +1,7 @@
-"""Where a run keeps its frames and the state to go on from."""
+"""The folder of a run on the compiled energy: its settings, frames, and the state that it goes on from."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from ..tools.files import (
     DamagedFileError,
     FormatError,
     latest,
-    load_json,
     load_npz,
     load_torch,
     previous,
     save_torch,
     write_atomically,
 )
+from ..tools.runs import keep_settings
 from .settings import MethodSettings
 
 State = dict[str, Any]  # tensors and numbers, all that the next interval depends on
@@ -51,24 +50,13 @@ def open_folder(
     folder = Path(folder)
     path = folder / "settings.json"
     about = {"method": settings.name, "seed": seed, "fingerprint": system.fingerprint, **asdict(settings)}
-    about = json.loads(json.dumps(about if model is None else about | {"model": model}))
-    if path.exists():
-        if not resume:
-            raise ValueError(f"Expected a folder without a run; got {folder}. Pass resume=True, or another folder.")
-        old = load_json(path, "the settings of a run")
-        changed = [k for k in {**old, **about} if old.get(k) != about.get(k) and k not in settings.may_grow]
-        if changed:
-            raise ValueError(
-                f"Expected to resume with the settings in {path}; got another {', '.join(changed)}. "
-                "Use the same ones, or another folder."
-            )
-        shorter = [k for k in settings.may_grow if about[k] < old[k]]
-        if shorter:
-            raise ValueError(
-                f"Expected to resume with {shorter[0]} = {old[shorter[0]]:g}, as {path} has it, or more; got "
-                f"{about[shorter[0]]:g}. A run that is to be shorter needs another folder."
-            )
-    write_atomically(path, lambda file: file.write(json.dumps(about, indent=2)), "w")
+    keep_settings(
+        path,
+        about if model is None else about | {"model": model},
+        resume=resume and path.exists(),
+        advice="Use the same ones, or another folder.",
+        may_grow=settings.may_grow,
+    )
     return folder
 
 

@@ -20,6 +20,7 @@ from .bias import TorsionBias, chosen_torsions
 from .dynamics import LangevinMiddle, Motion, UnstableDynamicsError, repartitioned
 from .ladder import temperature_ladder
 from .settings import MetadynamicsSettings, MethodSettings, WalkersExchangeSettings, WalkersSettings
+from .start import starting_structures
 from .store import Frame, State, Store
 
 SAVE_EVERY = 120.0  # s
@@ -29,7 +30,7 @@ class Walkers:
     """Independent walkers. A method says what happens between rounds of `steps`, and what of a frame is kept."""
 
     def __init__(self, system: MolecularSystem, settings: WalkersSettings, seed: int, start: ArrayLike | None) -> None:
-        _check(system)
+        _check_system(system)
         self.system, self.settings, self.seed = system, settings, seed
         self.device = torch.device(settings.device)
         self.dtype = torch.float32 if settings.precision == "single" else torch.float64
@@ -37,9 +38,10 @@ class Walkers:
         self.exact = CompiledEnergy(system, torch.float64)
         if settings.compile:
             self.energy.compile()
-        self.start = _starts(system, settings.walkers, start)
+        x = starting_structures(system, start, settings.walkers)
+        self.start = x - x.mean(axis=1, keepdims=True)
         step = settings.step_ps(settings.hydrogen_mass is not None)
-        self.steps, self.rounds = _whole(self._round_ps(), step), round(settings.frame_ps / self._round_ps())
+        self.steps, self.rounds = _whole_steps(self._round_ps(), step), round(settings.frame_ps / self._round_ps())
         masses = torch.as_tensor(repartitioned(system, settings.hydrogen_mass)).to(self.device, self.dtype)
         self.dynamics = LangevinMiddle(step, settings.friction, system.kT, masses)
         self.temperatures = torch.ones(1, device=self.device, dtype=self.dtype)  # of the levels, in the system's
@@ -145,7 +147,7 @@ class ExchangingWalkers(Walkers):
 
     def _between(self, state: State, generator: torch.Generator) -> State:
         parity = state["rounds"] % 2
-        level, accepted = exchange(state["level"], state["u"], self.temperatures, parity, generator)
+        level, accepted = exchange_temperatures(state["level"], state["u"], self.temperatures, parity, generator)
         ratio = self.temperatures[level] / self.temperatures[state["level"]]
         sweeps = list(state["sweeps"])
         sweeps[parity] += len(level)
@@ -212,7 +214,7 @@ class BiasedWalkers(Walkers):
         return self._recorded(state["x"]) | {"log_w": self.bias(state)(state["x"]).double().cpu().numpy()}
 
 
-def exchange(
+def exchange_temperatures(
     level: Tensor, u: Tensor, temperatures: Tensor, parity: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Metropolis exchange of neighbouring temperatures: min(1, exp((b_i - b_j)(u_i - u_j))), b = 1/temperature.
@@ -300,7 +302,7 @@ def sample(method: Method, store: Store, progress: bool) -> Sampled:
     if stopped:
         if not store.frames:
             raise KeyboardInterrupt("Stopped before the first frame of production.")
-        warnings.warn(stopped_message(state["interval"] / total, store.folder is not None), stacklevel=4)
+        warnings.warn(stopped_message(state["interval"] / total, store.folder is not None), stacklevel=5)
     arrays = {key: np.stack([frame[key] for frame in store.frames]) for key in store.frames[0]}
     return Sampled(arrays, method.about(state), stopped)
 
@@ -313,7 +315,7 @@ def stopped_message(share: float, kept: bool) -> str:
 # --- small helpers ---
 
 
-def _check(system: MolecularSystem) -> None:
+def _check_system(system: MolecularSystem) -> None:
     if system.system.getNumConstraints():
         raise ValueError(
             f"Expected a molecule without constraints; {system.name} has {system.system.getNumConstraints()}. "
@@ -327,17 +329,8 @@ def _check(system: MolecularSystem) -> None:
         )
 
 
-def _starts(system: MolecularSystem, walkers: int, start: ArrayLike | None) -> np.ndarray:
-    """(walkers, atoms, 3): the given structures in turn, or the minimum."""
-    x = np.asarray(system.minimum if start is None else start, dtype=np.float64)
-    x = x[None] if x.ndim == 2 else x
-    if x.ndim != 3 or x.shape[1:] != (system.n_atoms, 3) or not len(x):
-        raise ValueError(f"Expected start with shape (n, {system.n_atoms}, 3) in nm; got {x.shape}.")
-    x = x[np.arange(walkers) % len(x)]
-    return x - x.mean(axis=1, keepdims=True)
-
-
-def _whole(time_ps: float, step: float) -> int:
+def _whole_steps(time_ps: float, step: float) -> int:
+    """How many time steps, of `step` ps, a time takes; ValueError unless it is a multiple of the step."""
     steps = round(time_ps / step)
     if steps < 1 or abs(steps * step - time_ps) > 1e-6 * time_ps + 1e-12:
         raise ValueError(

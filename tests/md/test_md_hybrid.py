@@ -13,7 +13,7 @@ from md_examples import z_scores
 import openmm_fab as fab
 from openmm_fab.ais.path import Points
 from openmm_fab.flow.coupling import FlowSettings
-from openmm_fab.md.hybrid import HybridWalkers, independence
+from openmm_fab.md.hybrid import HybridWalkers, acceptance
 from openmm_fab.md.settings import HybridSettings
 from openmm_fab.target import VonMises
 
@@ -38,7 +38,7 @@ def test_detailed_balance_of_the_independence_step() -> None:
         index = index.flatten()
         return Points(z[index], points.log_q[index], points.log_p[index], points.grad_log_p[index])
 
-    accepted = independence(at(a), at(b)).reshape(41, 41)
+    accepted = acceptance(at(a), at(b)).reshape(41, 41)
     flux = points.log_p.exp()[:, None] * points.log_q.exp()[None] * accepted
     assert torch.allclose(flux, flux.T, rtol=1e-12)
     assert bool((accepted.amax(1) == 1.0).all()) and bool((accepted < 1.0).any())
@@ -50,7 +50,7 @@ def test_places_of_no_density_are_left_and_never_entered() -> None:
         return Points(z, torch.zeros(len(log_p)), torch.tensor(log_p), torch.zeros_like(z))
 
     inf = float("inf")
-    assert independence(points([-inf, 0.0, -inf]), points([0.0, -inf, -inf])).tolist() == [1.0, 0.0, 0.0]
+    assert acceptance(points([-inf, 0.0, -inf]), points([0.0, -inf, -inf])).tolist() == [1.0, 0.0, 0.0]
 
 
 def test_resumes_with_the_same_model_only(generator, tmp_path) -> None:

@@ -16,7 +16,7 @@ from openmm_fab.md.convergence import Convergence
 from openmm_fab.md.ladder import by_temperature, ladder_log_weights
 from openmm_fab.md.reference import reference
 from openmm_fab.md.settings import WalkersExchangeSettings
-from openmm_fab.md.walkers import ExchangingWalkers, Walkers, exchange
+from openmm_fab.md.walkers import ExchangingWalkers, Walkers, exchange_temperatures
 from openmm_fab.molecule.system import MolecularSystem
 
 FIRST = (0, 1, 2, 3)
@@ -142,7 +142,7 @@ def test_exchanges_are_accepted_as_metropolis_says() -> None:
     u = torch.tensor([5.0, 3.0, 2.5, 4.0], dtype=torch.float64)  # of the walkers, by level: 3, 4, 5, 2.5
     beta = 1 / temperatures.numpy()
     for parity, pairs in ((0, (0, 2)), (1, (1,))):
-        new, accepted = exchange(level, u.repeat(ladders), temperatures, parity, generator)
+        new, accepted = exchange_temperatures(level, u.repeat(ladders), temperatures, parity, generator)
         assert torch.equal(new.sort(1).values, level.sort(1).values)
         by_level = np.array([3.0, 4.0, 5.0, 2.5])
         for k in range(3):
@@ -161,7 +161,7 @@ def test_exchanges_leave_every_temperature_its_distribution() -> None:
     u = torch.as_tensor(rng.gamma(1.5, temperatures[level].numpy()))
     generator = torch.Generator().manual_seed(1)
     for parity in (0, 1, 0):
-        level, accepted = exchange(level, u.flatten(), temperatures, parity, generator)
+        level, accepted = exchange_temperatures(level, u.flatten(), temperatures, parity, generator)
         assert float(accepted.max()) / ladders > 0.5
     for k, temperature in enumerate(temperatures.tolist()):
         cold = u[level == k]

@@ -1,4 +1,4 @@
-"""The flow as an MCMC move: detailed balance on small state spaces, marginals of the chain by quadrature, refusals."""
+"""The flow as an MCMC move: marginals of the chain by quadrature, velocities and orientations, refusals, files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from generators import SETTINGS, chain_marginals
 from openmm import unit
 
 from openmm_fab.generator.generator import BoltzmannGenerator
-from openmm_fab.md import moves
-from openmm_fab.md.moves import accept
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.train.settings import Budget
 
@@ -61,60 +59,6 @@ def marginal_z(values: np.ndarray, grid: np.ndarray, p: np.ndarray, bins: int = 
     index = np.minimum((bins * share).astype(int), bins - 1)
     blocks = np.array([np.bincount(part, minlength=bins) / len(part) for part in np.array_split(index, 40)])
     return (blocks.mean(0) - 1 / bins) / (blocks.std(0, ddof=1) / np.sqrt(len(blocks)))
-
-
-# --- the Metropolis rule itself ---
-
-
-def test_detailed_balance_of_the_rule_on_a_discrete_space() -> None:
-    """Flows pi_i K_ij from counted transitions are symmetric, and the stationary distribution is pi."""
-    p, q = np.array([0.5, 0.2, 0.2, 0.1]), np.array([0.1, 0.4, 0.3, 0.2])
-    log_w, rng, n = np.log(p / q), np.random.default_rng(0), 400_000
-    proposed, log_u = rng.choice(4, n, p=q), np.log(rng.random(n))
-    here, flows = 0, np.zeros((4, 4))
-    for k in range(n):
-        at, accepted = accept(log_w[proposed[k : k + 1]], log_w[here], log_u[k : k + 1])
-        new = here if at < 0 else int(proposed[k])
-        assert accepted == (at == 0)
-        flows[here, new] += 1
-        here = new
-    flows /= n
-    np.testing.assert_allclose(flows.sum(1), p, atol=0.006)
-    np.testing.assert_allclose(flows, flows.T, atol=5e-4)
-    exact = np.minimum(p[:, None] * q[None, :], p[None, :] * q[:, None])
-    np.testing.assert_allclose(flows[~np.eye(4, dtype=bool)], exact[~np.eye(4, dtype=bool)], atol=0.002)
-
-
-def test_a_run_of_the_rule_is_its_steps_one_by_one() -> None:
-    rng = np.random.default_rng(1)
-    for _ in range(50):
-        log_w, log_u = rng.normal(size=20), np.log(rng.random(20))
-        here, last, count = 0.3, -1, 0
-        for k in range(20):
-            _, accepted = accept(log_w[k : k + 1], here, log_u[k : k + 1])
-            if accepted:
-                here, last, count = log_w[k], k, count + 1
-        assert accept(log_w, 0.3, log_u) == (last, count)
-
-
-def test_independence_sampler_of_a_normal_density() -> None:
-    """p = N(0.5, 0.8), q = N(0, 1.5)."""
-    rng, n = np.random.default_rng(2), 60_000
-    x = 1.5 * rng.normal(size=n)
-    log_w = -0.5 * ((x - 0.5) / 0.8) ** 2 + 0.5 * (x / 1.5) ** 2
-    log_u, chain_, here, log_w_here = np.log(rng.random(n)), [], 0.0, float(-0.5 * (0.5 / 0.8) ** 2)
-    for k in range(n):
-        if accept(log_w[k : k + 1], log_w_here, log_u[k : k + 1])[1]:
-            here, log_w_here = x[k], float(log_w[k])
-        chain_.append(here)
-    assert np.mean(chain_) == pytest.approx(0.5, abs=0.03) and np.std(chain_) == pytest.approx(0.8, abs=0.02)
-
-
-def test_weights_without_a_number() -> None:
-    log_u = np.full(2, -0.1)
-    assert accept(np.array([-np.inf, -5.0]), -np.inf, log_u) == (1, 1)  # out of a place without weight
-    assert accept(np.array([-np.inf, -np.inf]), 3.0, log_u) == (-1, 0)
-    assert accept(np.array([100.0, 5.0]), np.inf, log_u) == (-1, 0)  # where the flow never goes
 
 
 # --- the move ---
@@ -259,10 +203,14 @@ def test_same_seed_same_chain(system, generator) -> None:
 
 def test_openmmtools_is_loaded_only_when_asked_for() -> None:
     code = (
-        "import sys, openmm_fab.md.moves as m; assert 'openmmtools' not in sys.modules; "
-        "m.FlowProposalMove; assert 'openmmtools' in sys.modules"
+        "import sys, openmm_fab, openmm_fab.md; assert 'openmmtools' not in sys.modules; "
+        "from openmm_fab.md.moves import FlowProposalMove; assert 'openmmtools' in sys.modules"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
-    with pytest.raises(AttributeError, match="Nothing"):
-        _ = moves.Nothing
+
+
+def test_without_openmmtools_the_install_command_is_given() -> None:
+    code = "import sys; sys.modules['openmmtools'] = None; import openmm_fab.md.moves"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert 'ImportError: FlowProposalMove needs openmmtools: pip install "openmm_fab[md]"' in shown.stderr
