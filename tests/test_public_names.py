@@ -31,7 +31,7 @@ PUBLIC = {
         r"^\| `(openmm_fab[\w.]*)` \| (.*) \|$", (DOCS / "api.md").read_text(), re.MULTILINE
     )
 }
-# Their class derives from one of openmmtools, and is made when it is asked for.
+# Its class derives from one of openmmtools.
 NEEDS = {"openmm_fab.md.moves": "openmmtools"}
 
 

@@ -24,7 +24,7 @@ BOLTZMANN = Path(alpha=1.0)  # its end, lam = 1, is the Boltzmann density itself
 class HybridWalkers:
     """The Markov chains of `HybridSettings`.
 
-    Proposals of the flow, w = exp(-u) |dx/dz| / q, are accepted as in `independence`, trajectories as in
+    Proposals of the flow, w = exp(-u) |dx/dz| / q, are accepted as in `md.independence`, trajectories as in
     `ais.kernels.hmc`. Every stereocentre, amide and equal atom stays in the sector that the generator's coordinates
     keep.
     """
@@ -145,7 +145,7 @@ class HybridWalkers:
 
 
 def acceptance(here: Points, there: Points) -> Tensor:
-    """Probabilities (n,) of going from points to proposals of the flow, see `independence`."""
+    """Probabilities (n,) of going from points to proposals of the flow, see `md.independence`."""
     return log_acceptance(here.log_p - here.log_q, there.log_p - there.log_q).exp()
 
 

@@ -113,7 +113,7 @@ class Task:
     generator: BoltzmannGenerator | None
 
     def open_folder(self) -> Path | None:
-        """The folder, ready to write into; see `store.open_folder`. A method first refuses what it cannot do."""
+        """The folder, ready to write into; see `md.store.open_folder`. A method first refuses what it cannot do."""
         if self.folder is None:
             return None
         model = None if self.generator is None else self.generator.digest
