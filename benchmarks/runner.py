@@ -74,6 +74,8 @@ def main() -> None:
     commit = options.commit or current_commit()
     try:
         found = json.loads(options.read.read_text("utf-8")) if options.read else None
+        if found and found["benchmark"] != name:
+            raise SystemExit(f"Expected a record of {name} in {options.read}; got one of {found['benchmark']}.")
         figures = found["figures"] if found else module.measure(options)
     except Skip as reason:
         print(f"Skipped: {reason}")

@@ -45,6 +45,8 @@ def test_a_name_that_is_none_is_refused() -> None:
     assert done.returncode == 1 and "Expected one of main_job, energy" in done.stderr
     done = _run("-m", "benchmarks", "flow", "--quick", "--record")
     assert done.returncode == 1 and "leave out --record" in done.stderr
+    done = _run("-m", "benchmarks", "flow", "--read", "benchmarks/results/main_job_alanine_dipeptide_laptop_0.json")
+    assert done.returncode == 1 and "Expected a record of flow" in done.stderr
 
 
 def test_a_quick_run_ends_in_a_table_and_one_line_of_figures() -> None:
