@@ -1,8 +1,11 @@
-"""Panels of one ensemble: Ramachandran plots, profiles, weights; and free energies on any plane."""
+"""Figures of one ensemble and of a training: Ramachandran plots, profiles, importance weights, learning curves.
+
+Functions that take axes draw into them; the others return a new figure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +15,17 @@ from . import weights as _weights
 from .drawing.style import F_SHOWN, FLOW, REFERENCE, REWEIGHTED, angle_axis, draw_surface, new_figure
 from .free_energy.profiles import Profile, surface
 from .molecule.torsions import backbone_pairs, named_torsions
+from .tools.progress import duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from .ensemble.ensemble import Ensemble
+
+
+WEIGHT_BINS = 59
+PLOT_SAMPLES = 2048
 
 
 def ramachandran(
@@ -50,8 +58,9 @@ def ramachandran(
 def draw_ramachandran(
     ax: Axes, ensemble: Ensemble, phi: np.ndarray, psi: np.ndarray, weighted: bool, bins: int, title: str
 ) -> Any:
-    """Draw F(phi, psi) of torsions (n,), rad, of the frames; otherwise as `ramachandran`."""
-    image = draw_surface(ax, surface(ensemble if weighted else unweighted(ensemble), phi, psi, bins=bins))
+    """Draw F in kT over the angles phi and psi (n,), rad, of every frame; see `ramachandran`."""
+    found = surface(ensemble if weighted else unweighted(ensemble), phi, psi, bins=bins)
+    image = draw_surface(ax, found.edges_a, found.edges_b, found.value)
     ax.set_aspect("equal")
     angle_axis(ax, "x", r"$\phi$ / rad")
     angle_axis(ax, "y", r"$\psi$ / rad")
@@ -72,7 +81,7 @@ def flow_ramachandran(ensemble: Ensemble) -> Figure | None:
 
 
 def unweighted(ensemble: Ensemble) -> Ensemble:
-    """The ensemble with equal weights, as its frames were drawn; those of weight 0 keep it."""
+    """The same frames, those of positive weight with equal weights."""
     return replace(ensemble, log_w=np.where(ensemble.log_w > -np.inf, 0.0, -np.inf))
 
 
@@ -90,19 +99,17 @@ def profiles(ax: Axes, curves: Sequence[tuple[str, str, Profile]], label: str) -
 
 
 def weight_histogram(ax: Axes, ensemble: Ensemble) -> None:
-    """Draw the distribution of ln w - ln mean w, with ESS, k-hat and the number of invalid samples in words."""
-    log_w = ensemble.log_w[ensemble.log_w > -np.inf]
-    centred = log_w - _weights.log_mean_exp(ensemble.log_w)
+    """Draw how many samples have which ln w - ln mean w, with the effective sample size and k-hat in words."""
+    count = int((ensemble.log_w > -np.inf).sum())
     ax.set_title("importance weights")
     ax.spines[["top", "right"]].set_visible(False)
-    if np.ptp(log_w) == 0.0:
-        ax.text(0.5, 0.5, f"{len(log_w)} equal weights", transform=ax.transAxes, ha="center", va="center")
+    found = _weights.histogram(ensemble.log_w, WEIGHT_BINS)
+    if found is None:
+        ax.text(0.5, 0.5, f"{count} equal weights", transform=ax.transAxes, ha="center", va="center")
         ax.set(xticks=[], yticks=[])
         return
-    # Far-off low weights would squeeze the part that matters, the right-hand tail, into a corner.
-    low = max(centred.min(), -15.0)
-    bins = np.linspace(low, max(centred.max(), low + 1e-3), 60)
-    ax.hist(np.clip(centred, low, None), bins=bins.tolist(), color=REWEIGHTED, alpha=0.85)
+    edges, samples, _ = found
+    ax.hist(edges[:-1], bins=edges.tolist(), weights=np.rint(count * samples), color=REWEIGHTED, alpha=0.85)
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.7, top=ax.get_ylim()[1] * 40)
     ax.set_xlabel("ln w − ln mean w")
@@ -113,6 +120,20 @@ def weight_histogram(ax: Axes, ensemble: Ensemble) -> None:
         f"k-hat {ensemble.khat:.2f}, {ensemble.invalid} invalid"
     )
     ax.text(0.03, 0.97, text, transform=ax.transAxes, ha="left", va="top", fontsize=8)
+
+
+def training_figures(metrics: Sequence[Mapping[str, float]], sample: Callable[[int], Ensemble]) -> list[Figure]:
+    """The figures of a live plot: learning curves, and for molecules with phi and psi the flow's Ramachandran plots.
+
+    Parameters
+    ----------
+    metrics
+        See `learning_curve`.
+    sample : callable
+        n -> Ensemble of the flow as it is.
+    """
+    rama = flow_ramachandran(sample(PLOT_SAMPLES))
+    return [learning_curve(metrics), *([] if rama is None else [rama])]
 
 
 def learning_curve(metrics: Sequence[Mapping[str, float]]) -> Figure:
@@ -157,16 +178,18 @@ def learning_curve(metrics: Sequence[Mapping[str, float]]) -> Figure:
         ax.grid(alpha=0.2)
     seconds = [m["seconds"] for m in metrics if _has(m, "seconds")]
     if seconds and x_key == "evaluations":
-        figure.suptitle(f"{_duration(seconds[-1])} of training", fontsize=10)
+        figure.suptitle(f"{duration(seconds[-1])} of training", fontsize=10)
     return figure
 
 
 def _has(row: Mapping[str, float], key: str) -> bool:
+    """Whether the row has a finite number under this key."""
     value = row.get(key)
     return value is not None and np.isfinite(value)
 
 
 def _series(metrics: Sequence[Mapping[str, float]], x_key: str | None, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays (rows,) of `x_key`, or the row's number, and `key`, of the rows that have both."""
     rows = [
         (i if x_key is None else m[x_key], m[key])
         for i, m in enumerate(metrics)
@@ -179,9 +202,3 @@ def _series(metrics: Sequence[Mapping[str, float]], x_key: str | None, key: str)
 def _running_mean(y: np.ndarray, span: int) -> np.ndarray:
     """Mean over each point and `span` neighbours on either side, where there are so many."""
     return np.convolve(y, np.full(2 * span + 1, 1 / (2 * span + 1)), mode="valid")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,22 +1,25 @@
-"""Importance weights: effective sample size, tail diagnostics, normalising constant, resampling.
+"""Importance weights: effective sample size, tail diagnostics, normalising constant, resampling, when to trust them.
 
-Everything here takes unnormalised log weights in nats, a numpy array of shape (n,), and accumulates in
-float64. A weight of zero (log weight -inf, an invalid structure) is an ordinary sample: it stays counted in
-n.
+Log weights are unnormalised, in nats, a numpy array of shape (n,); sums are accumulated in float64. A weight of zero
+(log weight -inf, an invalid structure) is an ordinary sample: it stays counted in n.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 CLIP_FRACTION = 1e-4
+KHAT_RELIABLE = 0.5  # below it the weights have a finite variance
 KHAT_LIMIT = 0.7  # Vehtari et al.: beyond it, convergence is too slow to be of use
 FEW = 100.0  # effective samples, below which errors are themselves uncertain
+LOWEST = -15.0  # ln w - ln mean w, where histograms begin: lower weights would squeeze the tail that matters
+OUTSIDE_LIMIT = 0.01  # share of the weight beyond the range of a flow's splines, above which they are too narrow
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,26 @@ def normalized_weights(log_w: ArrayLike) -> np.ndarray:
 
 
 def effective_sample_size(log_w: ArrayLike) -> float:
-    """Kish's effective number of samples, (sum w)^2 / sum w^2, between 1 and n; of the raw weights, never
-    clipped."""
-    return float(1.0 / np.square(normalized_weights(log_w)).sum())
+    """Kish's effective number of samples, between 1 and n; of the raw weights, never clipped. See `kish`."""
+    return kish(normalized_weights(log_w), total=1.0)
+
+
+def kish(w: np.ndarray, total: ArrayLike | None = None) -> Any:
+    """Kish's effective number of samples, (sum w)^2 / sum w^2, of weights that need not be normalised.
+
+    Parameters
+    ----------
+    w : (n, ...)
+        Weights, or sums of weights over blocks; each column has a number of its own.
+    total : (...), optional
+        sum w where it is known: 1 for normalised weights.
+
+    Returns
+    -------
+    float or (...)
+    """
+    found = (w.sum(0) if total is None else np.asarray(total)) ** 2 / np.square(w).sum(0)
+    return found if np.ndim(found) else float(found)
 
 
 def clipped(log_w: ArrayLike, fraction: float = CLIP_FRACTION) -> np.ndarray:
@@ -215,19 +235,26 @@ def weighted_mean(log_w: ArrayLike, values: ArrayLike) -> Estimate:
     log_w : (n,)
     values : (n, ...)
     """
-    w, values = _aligned(normalized_weights(log_w), values)
+    w = normalized_weights(log_w)
+    values = weighted_values(w, values)
     mean = np.tensordot(w, values, axes=1)
     error = np.sqrt(np.tensordot(np.square(w), np.square(values - mean), axes=1))
     return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
 
 
-def _aligned(w: np.ndarray, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and values in float64, with the values of samples of weight zero (perhaps nan) set to zero."""
+def weighted_values(w: np.ndarray, values: ArrayLike) -> np.ndarray:
+    """Values (n, ...) in float64, those of samples of weight zero, which may be nan, set to zero.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many values as weights (n,).
+    """
     values = np.asarray(values, dtype=np.float64)
     if values.shape[:1] != w.shape:
         raise ValueError(f"Expected one value a sample, shape ({w.size}, ...); got {values.shape}.")
     positive = (w > 0.0).reshape((-1,) + (1,) * (values.ndim - 1))
-    return w, np.where(positive, values, 0.0)
+    return np.where(positive, values, 0.0)
 
 
 def systematic_resample(log_w: ArrayLike, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -258,12 +285,12 @@ def diagnosis(log_w: ArrayLike) -> str:
 
 
 def diagnosed(ess: float, khat: float) -> str:
-    """The same from the two numbers."""
+    """What an effective sample size and a Pareto k-hat say about estimates made with such weights, in words."""
     if khat == -np.inf:
         tail = "no tail: the largest weights are equal"
     elif np.isnan(khat):
         tail = "k-hat cannot be estimated: do not trust these weights"
-    elif khat < 0.5:
+    elif khat < KHAT_RELIABLE:
         tail = f"k-hat {khat:.2f}: reliable"
     elif khat <= KHAT_LIMIT:
         tail = f"k-hat {khat:.2f}: usable, errors are underrated"
@@ -272,11 +299,44 @@ def diagnosed(ess: float, khat: float) -> str:
     return tail + (f"; effective sample size {ess:.0f}: too few, draw more samples" if ess < FEW else "")
 
 
+def relative_free_energy(probability: np.ndarray) -> np.ndarray:
+    """-ln p in kT above its minimum, of probabilities of any shape; inf where p is zero."""
+    with np.errstate(divide="ignore"):
+        # + 0.0 turns the minimum's -0.0 into 0.0.
+        return -np.log(probability / probability.max()) + 0.0
+
+
 def count_blocks(n: int, block: ArrayLike | None = None) -> int:
     """How many of n samples are independent: the different labels in block (n,), or n where each is its own."""
     return n if block is None else len(np.unique(np.asarray(block)))
 
 
-def kish(w: np.ndarray) -> float:
-    """Effective number of weights that need not be normalised: (sum w)^2 / sum w^2."""
-    return float(w.sum() ** 2 / np.square(w).sum())
+def histogram(log_w: ArrayLike, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Histograms of ln w - ln mean w over the samples of positive weight; None where those weights are all equal.
+
+    Parameters
+    ----------
+    log_w : (n,)
+    bins : int
+
+    Returns
+    -------
+    edges : (bins + 1,)
+        From the smallest weight, but no lower than exp(`LOWEST`) of the mean: the first bin holds all below.
+    samples : (bins,)
+        Shares of the samples.
+    weight : (bins,)
+        Shares of the weight.
+    """
+    w = normalized_weights(log_w)
+    log_w = _checked(log_w)
+    has = log_w > -np.inf
+    centred = log_w[has] - log_mean_exp(log_w)
+    if np.ptp(centred) == 0.0:
+        return None
+    edges = np.linspace(max(centred.min(), LOWEST), centred.max(), bins + 1)
+    index = np.clip(np.searchsorted(edges, centred, side="right") - 1, 0, bins - 1)
+    samples, weight = (
+        np.bincount(index, weights=part, minlength=bins) for part in (np.full(len(index), 1.0 / len(index)), w[has])
+    )
+    return edges, samples, weight

@@ -95,7 +95,7 @@ def test_frames_of_one_run_in_time_blocks() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
         ensemble = two_wells(telegraph(1, 6000, 0.02, rng), rng)
-        ensemble = backbone(ensemble.phi()[:, 0], ensemble.psi()[:, 0], block=time_blocks(ensemble))
+        ensemble = backbone(ensemble.phi()[:, 0], ensemble.psi()[:, 0], block=time_blocks(ensemble.slow_angles()))
         basin = basin_difference(ensemble, lambda t, e=ensemble: e.phi()[:, 0] > 0, 60, seed)
         z.append((basin.value - np.log((1 - P) / P)) / basin.error)
     honest(z, bias=0.2)

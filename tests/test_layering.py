@@ -26,7 +26,7 @@ ORDER = (
     *("molecule", "preparation", "drawing", "energy", "coordinates"),
     "target",  # the seam
     *("flow", "ais", "train"),
-    *("ensemble", "free_energy", "generator", "plots", "md", "compare", "report", "interop"),
+    *("ensemble", "free_energy", "plots", "generator", "md", "compare", "report", "interop"),
     *("__init__", "cli", "__main__"),
 )
 # Nothing here has seen an atom.

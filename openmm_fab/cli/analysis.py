@@ -64,7 +64,7 @@ def sample(
       openmm-fab sample my.pdb --run runs/my-laptop --n 10000000 --out samples.nc --resume
     """
     with told_in_words():
-        from ..ensemble.export import write_ensemble
+        from ..ensemble.ensemble import write_ensemble
         from ..ensemble.netcdf import SUFFIX
         from ..generator.presets import load_pretrained
         from ..weights import diagnosis

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 import typer
 
+from ..tools.quiet import quiet
 from . import analysis, checkup, dynamics, structure, training
 
 EXIT_CODES = (
@@ -24,13 +23,13 @@ app = typer.Typer(
 
 
 @app.callback()
-def main() -> None:
+def main(context: typer.Context) -> None:
     """Boltzmann ensembles and free energies from an OpenMM energy alone.
 
     A SYSTEM is the name of a shipped molecule (openmm-fab systems), a folder with a system.toml, or a PDB or PDBx/mmCIF
     file.
     """
-    logging.getLogger("pymbar").setLevel(logging.ERROR)  # it greets with the lack of JAX
+    context.with_resource(quiet("pymbar"))  # it greets with the lack of JAX
 
 
 for command in (

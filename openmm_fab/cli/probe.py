@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..tools.tables import table
+from ..tools.progress import duration
 
 if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
@@ -51,7 +52,7 @@ class Cost:
             "one iteration": f"{self.iteration:.2f} s, {self.evaluations} energy evaluations",
             f"{minutes:g} minutes": f"about {iterations:.2g} iterations, {iterations * self.evaluations:.2g} energy "
             f"evaluations; at most {self.filling:.0f} s fill the buffer first",
-            f"{samples} samples": f"{_duration(samples * self.sampling)} after the training",
+            f"{samples} samples": f"{duration(samples * self.sampling)} after the training",
             "flow": f"{weights:,} parameters",
             "files": f"checkpoint up to {checkpoint / MIB:.0f} MiB, ensemble {ensemble / MIB:.0f} MiB",
         }
@@ -101,7 +102,3 @@ def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

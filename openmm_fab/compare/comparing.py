@@ -327,11 +327,5 @@ def _missing(what: str, both: tuple[tuple[Side, np.ndarray], ...]) -> list[str]:
 
 def _weight_histogram(ensemble: Ensemble) -> WeightHistogram | None:
     """None for equal weights."""
-    has = ensemble.log_w > -np.inf
-    log_w = ensemble.log_w[has] - _weights.log_mean_exp(ensemble.log_w)
-    if np.ptp(log_w) == 0.0:
-        return None
-    edges = np.linspace(max(log_w.min(), -15.0), max(log_w.max(), -14.0), BINS + 1)
-    index = open_bins(log_w, edges)
-    weights = (np.full(len(index), 1.0 / len(index)), ensemble.weights[has])
-    return WeightHistogram(edges, *(np.bincount(index, weights=w, minlength=BINS) for w in weights))
+    found = _weights.histogram(ensemble.log_w, BINS)
+    return None if found is None else WeightHistogram(*found)

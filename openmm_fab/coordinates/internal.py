@@ -18,13 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..drawing.view import view
 from ..energy.protocol import Energy
 from ..molecule.names import atom_names
+from ..molecule.stereo import stereocentres
 from ..molecule.system import MolecularSystem
 from ..tools.circle import wrap
 from ..tools.fusing import FusedMap
 from .constraints import MassMetric, fixed_lengths
 from .isomers import NITROGENS, OMEGAS, amide_bonds, inverting_rows, with_trans_amides
+from .marks import marked_bonds, marked_centres
 from .placement import Placement
 from .sparse import SparseProduct, sparse_pair
 from .symmetry import SYMMETRIES, Rotor, find_rotors, same_energy
@@ -373,9 +376,13 @@ class InternalCoordinates(torch.nn.Module):
 
     def view(self) -> Any:
         """nglview widget of the molecule with its rotatable bonds, rotors, closed rings and stereocentres marked."""
-        from ..drawing.view import view_coordinates
-
-        return view_coordinates(self)
+        if self.system is None:
+            raise ValueError("Expected coordinates made with InternalCoordinates.from_system; these know no system.")
+        x, _ = self.to_cartesian(torch.zeros(1, self.dim, dtype=torch.float64))
+        rotors = {rotor.rows[0] for rotor in self.rotors}
+        marks = marked_bonds(self.zmatrix, rotors, self.lengths, self.atom_names)
+        marks += marked_centres(list(stereocentres(self.system.graph)), self.atom_names)
+        return view(x.numpy(), self.system.md_topology, marks, aspectRatio=1.5)
 
     def compile(self, chunk: int | None = None) -> InternalCoordinates:  # type: ignore[override]
         """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on.

@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import mdtraj
 import numpy as np
 
-from ..ensemble.ensemble import draw_structures
-from ..free_energy.profiles import surface
-from ..molecule.torsions import named_torsions
 from .sticks import sticks
-from .structures import elements_and_bonds
+from .structures import Structures, elements_and_bonds
 from .style import REWEIGHTED, angle_axis, draw_surface, new_figure, torsion_label
 from .view import png, structure_widget, with_picture
 
@@ -19,15 +17,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..ensemble.ensemble import Ensemble
-
 
 class Explorer:
-    """Structures drawn by weight, with a slider, beside F on their two torsions; the last line of a notebook's cell.
+    """Structures with a slider, beside the free energy F on their two torsions; the last line of a notebook's cell.
 
     The size of a dot is its structure's share of the draws, the colour its energy. The slider moves a ring on the map.
     Clicks on the map need ipympl, of which nothing else is asked; in a script, the figure may be put on any of
     matplotlib's interactive backends. A page without widgets shows map and structures as a picture.
+
+    Parameters
+    ----------
+    structures : Structures
+        With two torsions to place them by.
+    topology : mdtraj.Topology
+    u : (structures,)
+        Reduced energies; nan where they are not known.
+    free_energy : (bins, bins), kT
+        F on the two torsions, in equal bins from -pi to pi; inf where nothing was seen.
 
     Attributes
     ----------
@@ -38,13 +44,11 @@ class Explorer:
         The map.
     """
 
-    def __init__(self, ensemble: Ensemble, n: int = 100, seed: int = 0) -> None:
-        self.structures = draw_structures(ensemble, seed, n)
-        if not self.structures.axes:
-            raise ValueError("Expected a molecule with two torsions to make a map of; ensemble.view() shows any.")
-        self.chosen = 0
-        self._ensemble = ensemble
-        u = ensemble.u[self.structures.frame]
+    def __init__(
+        self, structures: Structures, topology: mdtraj.Topology, u: np.ndarray, free_energy: np.ndarray
+    ) -> None:
+        self.structures, self.chosen = structures, 0
+        self._topology, self._free_energy = topology, free_energy
         self._u = u - u.min()
         self.figure = new_figure(4.8, 4.0)
         self.figure.set_dpi(100)
@@ -81,10 +85,10 @@ class Explorer:
         self.show(int(np.linalg.norm(np.angle(np.exp(1j * off)), axis=1).argmin()))
 
     def _map(self, ax: Axes) -> Any:
-        ensemble, axes = self._ensemble, self.structures.axes
-        torsions = named_torsions(ensemble.topology)
-        a, b = ensemble.torsions([torsions[name] for name in axes]).T
-        draw_surface(ax, surface(ensemble, a, b), alpha=0.35)
+        """Draw F with a dot for each structure, and return the ring that goes around the chosen one."""
+        axes = self.structures.axes
+        edges = np.linspace(-np.pi, np.pi, len(self._free_energy) + 1)
+        draw_surface(ax, edges, edges, self._free_energy, alpha=0.35)
         size = 20 + 600 * self.structures.share
         # Those drawn less often lie on top, so that each can be hit.
         x, y = self.structures.angles.T
@@ -108,9 +112,7 @@ class Explorer:
         ImportError
             Without nglview; the message has the install command.
         """
-        import mdtraj
-
-        self.viewer = structure_widget(mdtraj.Trajectory(self.structures.x, self._ensemble.topology))
+        self.viewer = structure_widget(mdtraj.Trajectory(self.structures.x, self._topology))
         import ipywidgets  # comes with nglview
 
         self.viewer.observe(lambda change: self.show(change["new"]), "frame")
@@ -139,7 +141,7 @@ class Explorer:
         figure = new_figure(9.6, 4.0)
         left, right = figure.subplots(1, 2)
         self._map(left)
-        sticks(right, self.structures.x, *elements_and_bonds(self._ensemble.topology))
+        sticks(right, self.structures.x, *elements_and_bonds(self._topology))
         right.set_title("the one drawn most often, the others behind it", fontsize=10)
         return figure
 

@@ -1,4 +1,4 @@
-"""Structures to look at: drawn from an ensemble by weight, superposed, each with its place on a map."""
+"""Structures to look at: superposed, each with its share and its place on a map; elements, bonds and PDB of them."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class Structures:
     pdb: str
 
     def to_json(self) -> str:
+        """All but x as JSON, fit to stand within a script element of a page."""
         about: dict[str, Any] = {
             "pdb": self.pdb,
             "frame": self.frame.tolist(),
@@ -66,7 +67,8 @@ def elements_and_bonds(topology: mdtraj.Topology) -> tuple[list[str], np.ndarray
     return [atom.element.symbol for atom in topology.atoms], np.array(bonds, dtype=int).reshape(-1, 2)
 
 
-def _pdb(trajectory: Any) -> str:
+def pdb_models(trajectory: mdtraj.Trajectory) -> str:
+    """Text of a PDB file with a model a frame."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "structures.pdb"
         trajectory.save_pdb(str(path))

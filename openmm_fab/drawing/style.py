@@ -1,4 +1,4 @@
-"""What all figures share: an empty figure, colours safe for the colour-blind, axes of angles in rad."""
+"""What all figures share: an empty figure, colours safe for the colour-blind, axes of angles in rad, surfaces of F."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from ..free_energy.profiles import Surface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,12 +20,10 @@ F_SHOWN = 8.0  # kT
 
 
 def new_figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError as error:
-        raise ImportError("Plotting needs matplotlib: pip install openmm_fab, or pip install matplotlib.") from error
+    """An empty figure of this size in inches, laid out so that labels do not overlap; a notebook shows it as it is."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     class NotebookFigure(Figure):
         """A Figure that a notebook shows as a picture, with or without %matplotlib inline."""
@@ -44,6 +40,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def angle_axis(ax: Axes, which: str, label: str) -> None:
+    """Ticks at multiples of pi / 2, limits of +-pi and a label, for the x or the y axis."""
     axis = getattr(ax, f"{which}axis")
     axis.set_ticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
     getattr(ax, f"set_{which}lim")(-np.pi, np.pi)
@@ -51,6 +48,7 @@ def angle_axis(ax: Axes, which: str, label: str) -> None:
 
 
 def torsion_label(name: str, unit: bool = True) -> str:
+    """A torsion's name ("phi ALA2", "C-C, 3-fold") as the label of an axis, with its unit unless told otherwise."""
     kind, _, residue = name.partition(" ")
     label = rf"$\{kind}$ {residue}" if kind in ("phi", "psi") else name
     if folded := re.fullmatch(r"(.*), (\d)-fold", name):  # the value is fold times the torsion
@@ -58,10 +56,14 @@ def torsion_label(name: str, unit: bool = True) -> str:
     return label + " / rad" if unit else label
 
 
-def draw_surface(ax: Axes, found: Surface, alpha: float = 1.0) -> Any:
-    """Draw F on a plane, cut at 8 kT; returns the image, for a colour bar."""
-    # Empty bins stay white: never visited is not the same as high.
-    value = np.ma.masked_invalid(np.where(np.isinf(found.value), np.nan, found.value)).T
-    return ax.pcolormesh(
-        found.edges_a, found.edges_b, value, cmap=CMAP, vmin=0.0, vmax=F_SHOWN, alpha=alpha, rasterized=True
-    )
+def draw_surface(ax: Axes, edges_x: np.ndarray, edges_y: np.ndarray, value: np.ndarray, alpha: float = 1.0) -> Any:
+    """Draw F on a plane, cut at 8 kT; returns the image, for a colour bar.
+
+    Parameters
+    ----------
+    edges_x, edges_y : (bins_x + 1,), (bins_y + 1,)
+    value : (bins_x, bins_y), kT
+        Above the minimum; inf or nan in bins that were never visited, which stay white.
+    """
+    shown = np.ma.masked_invalid(np.where(np.isinf(value), np.nan, value)).T
+    return ax.pcolormesh(edges_x, edges_y, shown, cmap=CMAP, vmin=0.0, vmax=F_SHOWN, alpha=alpha, rasterized=True)

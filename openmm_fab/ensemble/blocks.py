@@ -1,26 +1,29 @@
-"""Ensemble: structures with importance weights. A flow's samples and an MD trajectory are the same class."""
+"""Independent blocks of a run in time order, from how long its slowest torsion stays correlated."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-if TYPE_CHECKING:
-    from .ensemble import Ensemble
 import warnings
 from collections.abc import Sequence
 
-from ..molecule.torsions import slow_torsions
+import numpy as np
+
+from ..tools.quiet import quiet
 
 
-def time_blocks(ensemble: Ensemble, blocks: int = 50) -> np.ndarray:
+def time_blocks(angles: np.ndarray, blocks: int = 50) -> np.ndarray:
     """Labels (n,) of contiguous equal time blocks, each longer than twice the slowest torsion's statistical
     inefficiency.
 
     Without pymbar there is no estimate of it, and 20 blocks are made.
+
+    Parameters
+    ----------
+    angles : (n, torsions), rad
+        Of frames in time order.
+    blocks : int
+        No more than so many.
     """
-    n, slowest = ensemble.n, slowest_inefficiency(ensemble)
+    n, slowest = len(angles), slowest_inefficiency(angles)
     if slowest is None:
         return np.arange(n) * min(20, n) // n
     count = min(blocks, int(n / (2.0 * slowest)))
@@ -34,10 +37,10 @@ def time_blocks(ensemble: Ensemble, blocks: int = 50) -> np.ndarray:
     return np.arange(n) * min(max(count, 2), n) // n
 
 
-def slowest_inefficiency(ensemble: Ensemble) -> float | None:
-    """Frames for one independent one, of the slowest torsion of a run in time order; None without pymbar."""
-    quadruples = list(slow_torsions(ensemble.topology).values())
-    angles = ensemble.torsions(quadruples) if quadruples else np.zeros((ensemble.n, 0))
+def slowest_inefficiency(angles: np.ndarray) -> float | None:
+    """Statistical inefficiency, in frames, of the slowest of the torsions (n, torsions), rad, of a run in time order:
+    so many frames are worth one independent one. At least 1; None without pymbar.
+    """
     # The half circle catches rare jumps that motion within one basin hides in cos and sin.
     series = np.hstack([np.cos(angles), np.sin(angles), (angles > 0) & (angles < 2.5)]).T
     found = [1.0, *(inefficiency([one]) for one in series)]
@@ -47,7 +50,8 @@ def slowest_inefficiency(ensemble: Ensemble) -> float | None:
 def inefficiency(runs: Sequence[np.ndarray]) -> float | None:
     """Statistical inefficiency (>= 1, in frames) of runs of equal length; nan for constants, None without pymbar."""
     try:
-        from pymbar.timeseries import ParameterError, statistical_inefficiency_multiple
+        with quiet("pymbar"):
+            from pymbar.timeseries import ParameterError, statistical_inefficiency_multiple
     except ImportError:
         return None
     n, found = len(runs[0]), np.nan

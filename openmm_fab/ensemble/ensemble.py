@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,21 +13,30 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import weights as _weights
-from ..drawing.structures import MOST_ATOMS, STRUCTURES, Structures, _pdb, superposed
+from ..drawing.explore import Explorer
+from ..drawing.structures import MOST_ATOMS, STRUCTURES, Structures, pdb_models, superposed
+from ..drawing.view import view
+from ..energy.backends import reduced_energy
 from ..molecule.stereo import check_chirality, stereocentres
-from ..molecule.torsions import map_axes, named_torsions
-from ..tools.files import load_npz, write_atomically
-from ..weights import Estimate, systematic_resample
-from . import export as _export
+from ..molecule.system import GAS_CONSTANT, MolecularSystem
+from ..molecule.torsions import map_axes, named_torsions, slow_torsions
+from ..tools.circle import circular_bins
+from ..tools.files import check_format, load_npz, write_atomically
+from ..weights import Estimate, relative_free_energy, systematic_resample
 from .blocks import slowest_inefficiency, time_blocks
+from .energies import energies_of
+from .export import Table, extra_columns, to_arviz, to_pandas, to_xarray, write_colvar
 from .netcdf import SUFFIX, WeightedTrajectory
 from .trajectories import check_same_atoms, topology_from_arrays, topology_to_arrays, whole_structures
 
 if TYPE_CHECKING:
-    from ..molecule.system import MolecularSystem
+    import pandas
+    import xarray
 
 
 _FORMAT = "openmm_fab ensemble 1"
+TABLES = (".csv", ".colvar")  # suffixes of tables that `write_ensemble` knows
+MAP_BINS = 64  # of either torsion in the map of `Ensemble.explore`
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,14 +149,14 @@ class Ensemble:
         if u is not None:
             ensemble = replace(ensemble, u=np.asarray(u, dtype=np.float64))
         if subsample:
-            if (slowest := slowest_inefficiency(ensemble)) is None:
+            if (slowest := slowest_inefficiency(ensemble.slow_angles())) is None:
                 raise ImportError("subsample=True needs pymbar: pip install openmm_fab[md].")
             ensemble = ensemble[:: int(np.ceil(slowest))]
             block = np.arange(ensemble.n)
-        block = time_blocks(ensemble) if block is None else np.asarray(block)
+        block = time_blocks(ensemble.slow_angles()) if block is None else np.asarray(block)
         if u is None and not energies:
             return replace(ensemble, block=block)
-        u = _energies(ensemble.x, system) if u is None else ensemble.u
+        u = energies_of(reduced_energy(system), ensemble.x) if u is None else ensemble.u
         log_w = np.where(np.isfinite(u), ensemble.log_w, -np.inf)
         return replace(ensemble, u=u, log_w=log_w, block=block, invalid=int((~np.isfinite(u)).sum()))
 
@@ -157,6 +166,11 @@ class Ensemble:
     def n(self) -> int:
         """Number of frames, invalid ones included."""
         return len(self.x)
+
+    @property
+    def kT(self) -> float:
+        """float, kJ/mol, with OpenMM's own gas constant."""
+        return GAS_CONSTANT * self.temperature
 
     @property
     def weights(self) -> np.ndarray:
@@ -171,11 +185,12 @@ class Ensemble:
 
     @property
     def ess_fraction(self) -> float:
+        """`ess` over the number of frames."""
         return self.ess / self.n
 
     @property
     def ess_clipped(self) -> float:
-        """The same with the largest 1e-4 of the weights clipped; flatters, so never show it alone."""
+        """`ess` with the largest 1e-4 of the weights clipped; flatters, so never show it alone."""
         return _weights.effective_sample_size(_weights.clipped(self.log_w))
 
     @property
@@ -204,7 +219,8 @@ class Ensemble:
         values : (n, ...), or callable taking an mdtraj.Trajectory and returning it
         """
         values = values(self.to_mdtraj()) if callable(values) else values
-        w, values = _weights._aligned(self.weights, values)
+        w = self.weights
+        values = _weights.weighted_values(w, values)
         mean = np.tensordot(w, values, axes=1)
         error = self.standard_error(self.bootstrap(lambda w: np.tensordot(w, values, axes=1), n_bootstrap, seed))
         return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
@@ -250,6 +266,7 @@ class Ensemble:
         return np.nanstd(replicas, axis=0, ddof=1) * np.sqrt(blocks / (blocks - 1))
 
     def _blocks(self) -> tuple[int, np.ndarray]:
+        """How many blocks there are, and the number of each frame's, (n,)."""
         labels, label = np.unique(np.asarray(self.block), return_inverse=True)
         return len(labels), label
 
@@ -278,6 +295,11 @@ class Ensemble:
         """Backbone psi angles (n, residues that have one), rad."""
         return self.torsions("psi")
 
+    def slow_angles(self) -> np.ndarray:
+        """Angles (n, torsions), rad, of the torsions that are slow to turn, see `molecule.torsions.slow_torsions`."""
+        quadruples = list(slow_torsions(self.topology).values())
+        return self.torsions(quadruples) if quadruples else np.zeros((self.n, 0))
+
     def resample(self, n: int, seed: int = 0) -> Ensemble:
         """Equally weighted ensemble of n frames drawn by weight; copies of one frame share a block label.
 
@@ -294,22 +316,101 @@ class Ensemble:
 
     # For other tools
 
-    to_colvar = _export.to_colvar
-    to_pandas = _export.to_pandas
-    to_xarray = _export.to_xarray
-    to_arviz = _export.to_arviz
+    def columns(self, extra: Mapping[str, ArrayLike] | None = None) -> Table:
+        """Energy, weights and named torsions of every frame as columns (n,), with more of them in `extra`.
 
-    def view(self, n: int = 20) -> Any:
-        """nglview widget of n structures drawn by weight."""
-        from ..drawing.view import view
+        Raises
+        ------
+        ValueError
+            Extra columns of another length, or under a name that is taken.
+        """
+        named = named_torsions(self.topology)
+        found = self.torsions(list(named.values())).T if named else ()
+        return Table(
+            u=self.u,
+            log_w=self.log_w,
+            angles=dict(zip(named, found, strict=True)),
+            extra=extra_columns(extra, self.n, list(named)),
+            log_q=self.log_q,
+            block=self.block,
+            about={"temperature_K": self.temperature, "name": self.name, "invalid": self.invalid},
+        )
 
-        return view(self, n)
+    def to_colvar(self, path: str | Path, extra: Mapping[str, ArrayLike] | None = None) -> Path:
+        """Write a PLUMED COLVAR file; returns its path.
 
-    def explore(self, n: int = 100) -> Any:
-        """n structures drawn by weight beside a map of two torsions, in a notebook: see `drawing.explore.Explorer`."""
-        from ..drawing.explore import Explorer
+        Columns: time (the frame's number), the named torsions (rad), those of `extra`, energy U (kJ/mol), logweight,
+        and bias = kT logweight (kJ/mol): PLUMED's ``REWEIGHT_BIAS ARG=bias TEMP=...`` gives the weights exp(bias / kT).
+        The largest weight is 1; frames of weight zero, which have no logarithm, are left out.
 
-        return Explorer(self, n)
+        Parameters
+        ----------
+        extra : mapping of str to (n,), optional
+        """
+        return write_colvar(self.columns(extra), path, self.kT)
+
+    def to_pandas(self, extra: Mapping[str, ArrayLike] | None = None) -> pandas.DataFrame:
+        """A row a frame: u, log_w, weight (they sum to 1), log_q and block where known, named torsions (rad), `extra`.
+
+        Parameters
+        ----------
+        extra : mapping of str to (n,), optional
+        """
+        return to_pandas(self.columns(extra))
+
+    def to_xarray(self, extra: Mapping[str, ArrayLike] | None = None, positions: bool = True) -> xarray.Dataset:
+        """The columns of `to_pandas` over (chain, draw), one chain; x (nm) over (chain, draw, atom, xyz); with units.
+
+        ArviZ takes it as it is, and knows nothing of weights: for ArviZ's plots and statistics use `to_arviz`.
+
+        Parameters
+        ----------
+        extra : mapping of str to (n,), optional
+        positions : bool
+            False leaves x out.
+        """
+        atoms = [str(atom) for atom in self.topology.atoms]
+        return to_xarray(self.columns(extra), self.x if positions else None, atoms)
+
+    def to_arviz(self, n: int, seed: int = 0, extra: Mapping[str, ArrayLike] | None = None) -> Any:
+        """ArviZ data (an xarray DataTree) of n frames drawn by weight, as `resample` does.
+
+        Group posterior: the named torsions (rad) and `extra`; sample_stats: u, and the frame that each draw is. The
+        draws are no chain in time, so ArviZ's ess and rhat say nothing here; `ess` and `khat` do.
+
+        Parameters
+        ----------
+        extra : mapping of str to (n,), optional
+        """
+        return to_arviz(self.columns(extra), n, seed)
+
+    def view(self, n: int = 20, seed: int = 0) -> Any:
+        """nglview widget of n structures drawn by weight, superposed on the first by their heavy atoms.
+
+        Raises
+        ------
+        ImportError
+            Without nglview; the message has the install command.
+        """
+        return view(self.resample(n, seed).x, self.topology)
+
+    def explore(self, n: int = 100, seed: int = 0) -> Explorer:
+        """n structures drawn by weight beside a map of two torsions, in a notebook.
+
+        Raises
+        ------
+        ValueError
+            For a molecule without two torsions to make a map of.
+        """
+        structures = draw_structures(self, seed, n)
+        if not structures.axes:
+            raise ValueError("Expected a molecule with two torsions to make a map of; ensemble.view() shows any.")
+        torsions = named_torsions(self.topology)
+        angles = self.torsions([torsions[name] for name in structures.axes])
+        w = self.weights
+        a, b = circular_bins(angles[w > 0.0], MAP_BINS).T
+        p = np.bincount(a * MAP_BINS + b, weights=w[w > 0.0], minlength=MAP_BINS**2).reshape(MAP_BINS, MAP_BINS)
+        return Explorer(structures, self.topology, self.u[structures.frame], relative_free_energy(p))
 
     def __len__(self) -> int:
         return self.n
@@ -370,8 +471,7 @@ class Ensemble:
             raise FileNotFoundError(f"Expected an ensemble file; there is none at {path}.")
         try:
             arrays = load_npz(path, "an ensemble file")
-            if str(arrays["format"]) != _FORMAT:
-                raise KeyError(f"format {str(arrays['format'])!r} is not {_FORMAT!r}")
+            check_format(str(arrays["format"]), _FORMAT, "an ensemble", path, "Read it with the version that wrote it.")
             fields: dict[str, Any] = {key: arrays.get(key) for key in ("x", "u", "log_w", "block", "log_q")}
             return cls(**fields, topology=topology_from_arrays(arrays), **json.loads(str(arrays["about"])))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -381,16 +481,31 @@ class Ensemble:
             ) from error
 
 
-def _energies(x: np.ndarray, system: MolecularSystem, batch: int = 1000) -> np.ndarray:
-    import torch
+def write_ensemble(ensemble: Ensemble, path: str | Path) -> list[Path]:
+    """Write by suffix: .npz (`Ensemble.save`), .csv, .colvar, or a trajectory with its weights in a .colvar beside it.
 
-    from ..energy.backends import reduced_energy
-
-    u, parts = reduced_energy(system), []
-    with torch.no_grad():
-        for start in range(0, len(x), batch):
-            parts.append(u(torch.as_tensor(x[start : start + batch])).detach().cpu().double().numpy())
-    return np.concatenate(parts) if parts else np.zeros(0)
+    Returns
+    -------
+    list of Path
+        What was written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in ("", ".npz"):
+        return [ensemble.save(path)]
+    if suffix == ".csv":
+        table = ensemble.to_pandas()
+        return [write_atomically(path, lambda file: table.to_csv(file), "w")]
+    if suffix == ".colvar":
+        return [ensemble.to_colvar(path)]
+    try:
+        ensemble.to_mdtraj().save(str(path))
+    except OSError as error:
+        if error.errno:  # a full disk, say
+            raise
+        known = ", ".join((".npz", *TABLES))
+        raise ValueError(f"Expected {known}, or a suffix that mdtraj writes; got {path.name!r} ({error}).") from error
+    return [path, ensemble.to_colvar(path.with_suffix(".colvar"))]
 
 
 def _with_suffix(path: str | Path) -> Path:
@@ -408,4 +523,4 @@ def draw_structures(ensemble: Ensemble, seed: int = 0, n: int | None = None) -> 
     trajectory = superposed(chosen.to_mdtraj())
     torsions, axes = named_torsions(ensemble.topology), map_axes(ensemble.topology)
     angles = chosen.torsions([torsions[name] for name in axes]) if axes else np.zeros((len(frame), 0))
-    return Structures(trajectory.xyz, frame, share, axes, angles, _pdb(trajectory))
+    return Structures(trajectory.xyz, frame, share, axes, angles, pdb_models(trajectory))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import mdtraj
 import numpy as np
 
-from ..tools.files import NotWrittenError
+from ..tools.files import NotWrittenError, check_format
 from .trajectories import topology_from_arrays, topology_to_arrays
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FORMAT = "openmm_fab stream 1"
 SUFFIX = ".nc"
+OURS = "a file that generator.sample(n, out=...) wrote"
+ADVICE = "Read another trajectory with mdtraj.load and Ensemble.from_mdtraj."
 ANGSTROM = 10.0  # a nm
 COLUMNS = {"u": "kT", "log_w": "nat", "log_q": "nat"}
 _COUNTS = struct.Struct("<QQI")  # frames, the frame that `state` belongs to, checksum
@@ -109,10 +111,9 @@ class WeightedTrajectory:
         try:
             file = netCDF4.Dataset(path, "r+" if append else "r")
         except (OSError, RuntimeError) as error:
-            raise ValueError(_not_ours(path, f"NetCDF cannot read it: {error}")) from error
+            raise ValueError(f"Expected {OURS} at {path}; NetCDF cannot read it: {error}. {ADVICE}") from error
         try:
-            if getattr(file, "programVersion", None) != FORMAT:
-                raise ValueError(_not_ours(path, f"its format is {getattr(file, 'programVersion', None)!r}"))
+            check_format(getattr(file, "programVersion", None), FORMAT, OURS, path, ADVICE)
             file.set_auto_mask(False)
             # NetCDF reads zeros behind the end of a file, in silence.
             atoms, rows = len(file.dimensions["atom"]), len(file.dimensions["frame"])
@@ -218,10 +219,3 @@ class WeightedTrajectory:
             # netCDF4 would close it once more when it is collected, which ends the process.
             cast(Any, type(self._file))._isopen.__set__(self._file, 0)
             raise
-
-
-def _not_ours(path: Path, why: str) -> str:
-    return (
-        f"Expected a file that generator.sample(n, out=...) wrote; got {path}, and {why}. Read another trajectory with "
-        "mdtraj.load and Ensemble.from_mdtraj."
-    )

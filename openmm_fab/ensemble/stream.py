@@ -174,7 +174,7 @@ class StreamedEnsemble:
         total = 0.0
         for chunk in self.chunks(size):
             w = np.exp(chunk.log_w - self.weights.log_sum)
-            w, found = _weights._aligned(w, values(chunk.to_mdtraj()))
+            found = _weights.weighted_values(w, values(chunk.to_mdtraj()))
             if shift is None and w.any():  # sums about a value near the mean lose no digits
                 shift = np.tensordot(w / w.sum(), found, axes=1)
             found = found - (0.0 if shift is None else shift)
@@ -292,4 +292,5 @@ def _statistics(file: WeightedTrajectory, n: int) -> RunningWeights:
 
 
 def _state(random: torch.Generator) -> bytes:
+    """State of the random numbers, as it is kept in the file."""
     return random.get_state().numpy().tobytes()

@@ -1,5 +1,4 @@
-"""What an Ensemble asks of an mdtraj.Topology: names of torsions, the same atoms or not, arrays to put in a
-file."""
+"""Checks of trajectories against a system, molecules made whole, and topologies as arrays to put in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""log Z of a generator, and free-energy differences between force fields, lambdas and temperatures, from ensembles.
+"""log Z of a flow's samples, and free-energy differences between force fields, lambdas and temperatures.
 
 Every result is configurational: -ln of the integral of exp(-u) over shapes, nm^(3N - 6); momenta are left out.
 """
@@ -7,24 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..energy.backends import reduced_energy
+from ..ensemble.energies import energies_of
+from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
 from .estimators import FreeEnergy, StateFreeEnergies, bar_estimate, exponential_average, mbar_estimate
 
-if TYPE_CHECKING:
-    from ..ensemble.ensemble import Ensemble
-
-
 # A molecule, a function x (n, atoms, 3) in nm -> u (n,), or the numbers u (n,) themselves.
 Energy: TypeAlias = "MolecularSystem | Callable[[Tensor], Tensor] | np.ndarray"
-
-BATCH = 1000
 
 
 def log_z(ensemble: Ensemble) -> FreeEnergy:
@@ -42,7 +37,7 @@ def log_z(ensemble: Ensemble) -> FreeEnergy:
             "Expected an ensemble drawn by a flow, whose weights are exp(-u) / q; got one without log_q. Weights of MD "
             "have no absolute level: use generator.sample(n), or log_z_bar(generator, ensemble)."
         )
-    _refuse_other_weights(ensemble)
+    check_weights_of_flow(ensemble)
     return exponential_average(ensemble.log_w, block=ensemble.block, method="importance sampling")
 
 
@@ -75,7 +70,7 @@ def difference_bar(a: Ensemble, b: Ensemble, energy_a: Energy, energy_b: Energy,
     energy_a, energy_b : MolecularSystem or callable
         energy_a is evaluated on frames of b, energy_b on frames of a.
     """
-    a, b = _unweighted(a, seed), _unweighted(b, seed + 1)
+    a, b = equally_weighted(a, seed), equally_weighted(b, seed + 1)
     return bar_estimate(_change(a, energy_b), _change(b, energy_a), a.block, b.block, names=("a", "b"))
 
 
@@ -119,8 +114,8 @@ def mbar(ensembles: Sequence[Ensemble], energies: Sequence[Energy], seed: int = 
             f"Expected an energy for each ensemble, and more if you like; got {len(energies)} energies and "
             f"{len(ensembles)} ensembles."
         )
-    frames = [_unweighted(e, seed + k) for k, e in enumerate(ensembles)]
-    u_kn = [np.concatenate([_energies(energy, e) for e in frames]) for energy in energies]
+    frames = [equally_weighted(e, seed + k) for k, e in enumerate(ensembles)]
+    u_kn = [np.concatenate([energies_in(energy, e) for e in frames]) for energy in energies]
     rest = len(energies) - len(frames)
     return mbar_estimate(u_kn, [e.n for e in frames] + [0] * rest, [e.block for e in frames] + [None] * rest)
 
@@ -138,10 +133,11 @@ def flow_samples(ensemble: Ensemble) -> Ensemble:
     return replace(ensemble, log_w=np.zeros(ensemble.n), invalid=0)
 
 
-# --- inside ---
+# --- of ensembles ---
 
 
-def _refuse_other_weights(samples: Ensemble) -> None:
+def check_weights_of_flow(samples: Ensemble) -> None:
+    """Raise a ValueError unless the weights of a flow's samples are exp(-u) / q, whose level gives Z."""
     weighted = np.isfinite(samples.log_w)
     expected = -samples.u - samples.log_q
     if not np.allclose(samples.log_w[weighted], expected[weighted], atol=1e-3):
@@ -151,18 +147,13 @@ def _refuse_other_weights(samples: Ensemble) -> None:
         )
 
 
-def _energies(energy: Energy, ensemble: Ensemble) -> np.ndarray:
-    """u (n,) float64; +inf where there is no density."""
+def energies_in(energy: Energy, ensemble: Ensemble) -> np.ndarray:
+    """u (n,) float64 of an ensemble's frames in another Hamiltonian; +inf where there is no density."""
     if isinstance(energy, np.ndarray):
         if energy.shape != (ensemble.n,):
             raise ValueError(f"Expected one energy a frame, shape ({ensemble.n},); got {energy.shape}.")
         return np.where(np.isfinite(energy), energy, np.inf)
-    u = reduced_energy(energy) if isinstance(energy, MolecularSystem) else energy
-    with torch.no_grad():
-        x = torch.as_tensor(ensemble.x)
-        found = torch.cat([torch.as_tensor(u(part)).cpu().double() for part in x.split(BATCH)]).numpy()
-    if found.shape != (ensemble.n,):
-        raise ValueError(f"Expected an energy that returns shape (batch,); got {found.shape} for {ensemble.n} frames.")
+    found = energies_of(reduced_energy(energy) if isinstance(energy, MolecularSystem) else energy, ensemble.x)
     return np.where(np.isfinite(found), found, np.inf)
 
 
@@ -173,10 +164,10 @@ def _change(ensemble: Ensemble, energy: Energy) -> np.ndarray:
         raise ValueError(
             "Expected an ensemble with energies; some frames have none. Make it with energies=True, or set u."
         )
-    return np.where(used, _energies(energy, ensemble) - np.where(used, ensemble.u, 0.0), 0.0)
+    return np.where(used, energies_in(energy, ensemble) - np.where(used, ensemble.u, 0.0), 0.0)
 
 
-def _unweighted(ensemble: Ensemble, seed: int) -> Ensemble:
+def equally_weighted(ensemble: Ensemble, seed: int) -> Ensemble:
     """The ensemble itself where all weights are equal; else as many frames as their effective number, by weight."""
     if np.ptp(ensemble.log_w) == 0.0:  # -inf among them makes it inf or nan
         return ensemble
@@ -184,12 +175,14 @@ def _unweighted(ensemble: Ensemble, seed: int) -> Ensemble:
 
 
 def _beta_ratio(ensemble: Ensemble, temperature: float) -> float:
+    """T / T' for a new temperature T', K."""
     if not float(temperature) > 0.0:
         raise ValueError(f"Expected a temperature above 0 K; got {temperature}.")
     return ensemble.temperature / float(temperature)
 
 
-def _same_temperature(a: Ensemble, b: Ensemble) -> None:
+def check_same_temperature(a: Ensemble, b: Ensemble) -> None:
+    """Raise a ValueError unless two ensembles are of one temperature."""
     if abs(a.temperature - b.temperature) > 1e-6 * a.temperature:
         raise ValueError(
             f"Expected both at one temperature; got {a.temperature:g} K and {b.temperature:g} K. "

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from .. import weights as _weights
+from ..tools.quiet import quiet
 from ..weights import FEW, Estimate, log_ratio
 
 OVERLAP_LIMIT = 0.06  # O_ij + O_ji; an overlap-matrix element of 0.03 for equal numbers: Klimovich et al. 2015
@@ -169,7 +170,7 @@ def bar_estimate(
 
     w_f, w_r = _works(w_f), _works(w_r)
     try:
-        with _quiet():
+        with _solving():
             found = bar(w_f, w_r, uncertainty_method="MBAR")
     except (BoundsError, ConvergenceError, ParameterError, FloatingPointError) as failure:
         return FreeEnergy(
@@ -236,7 +237,7 @@ def mbar_estimate(
         raise ValueError("Expected every sample to have density in some state; got some that have none anywhere.")
     u_kn, offset = _levelled(np.stack([_works(row) for row in u_kn]))
     try:
-        with _quiet():
+        with _solving():
             solved = MBAR(u_kn, n_k)
             found = solved.compute_free_energy_differences()
             w = solved.weights()
@@ -262,7 +263,7 @@ def mbar_estimate(
         covariance = 0.5 * (v[0][:, None] + v[0][None, :] - v)
     with np.errstate(invalid="ignore"):
         error = np.sqrt(np.diag(covariance))
-    ess = 1.0 / np.square(w).sum(0)
+    ess = np.asarray(_weights.kish(w, total=1.0))
     words, trusted = _about_states(overlap, ess, n_k)
     trusted = trusted and bool(np.isfinite(error).all())
     return StateFreeEnergies(value, error, covariance, overlap, ess, "; ".join(words + _about_blocks(blocks)), trusted)
@@ -271,7 +272,7 @@ def mbar_estimate(
 def import_pymbar() -> Any:
     """pymbar, or an ImportError that names what to install."""
     try:
-        with _quiet():
+        with quiet("pymbar"):
             import pymbar
     except ImportError as error:
         raise ImportError('BAR and MBAR need pymbar: pip install "openmm_fab[md]", or pip install pymbar.') from error
@@ -282,17 +283,10 @@ def import_pymbar() -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without pymbar's advertisement of JAX and its warnings, which the diagnosis repeats; numpy's error state, which
-    pymbar changes, is put back."""
-    logger = logging.getLogger("pymbar")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
+def _solving() -> Iterator[None]:
+    """No warnings of pymbar's, which the diagnosis repeats; numpy's error state, which pymbar changes, is put back."""
+    with quiet("pymbar", level=logging.CRITICAL), np.errstate(all="ignore"):
+        yield
 
 
 def _works(w: ArrayLike) -> np.ndarray:
@@ -345,12 +339,13 @@ def _block_covariance(w: np.ndarray, n_k: np.ndarray, blocks: Sequence[ArrayLike
 
 
 def _one_sided(log_w: np.ndarray, block: ArrayLike | None) -> tuple[str, bool, float, float]:
+    """What log weights (n,) are worth, in words, whether they can be trusted, their effective number and k-hat."""
     ess, khat = _weights.effective_sample_size(log_w), _weights.pareto_khat(log_w)
     words, trusted = _weights.diagnosis(log_w), _weights.trusted(log_w)
     if block is not None:
         words = "; ".join([words, *_about_blocks([block])])
         shares = _weights.block_sums(_weights.normalized_weights(log_w), block)
-        if len(shares) >= FEW_BLOCKS and (carrying := 1.0 / np.square(shares).sum()) < 5.0:
+        if len(shares) >= FEW_BLOCKS and (carrying := _weights.kish(shares, total=1.0)) < 5.0:
             words, trusted = words + f"; only {carrying:.1f} of {len(shares)} blocks carry the weight", False
     return words, trusted, ess, khat
 
@@ -361,7 +356,7 @@ def _two_sides(
     """Do the two one-sided estimates agree, and does either side lie where the other never goes?"""
     forward, reverse = log_ratio(-w_f, np.zeros_like(w_f), blocks[0]), log_ratio(-w_r, np.zeros_like(w_r), blocks[1])
     # A stricter k-hat: an infinite variance would raise the alarm by itself.
-    reliable = all(_weights.trusted(-w) and _weights.pareto_khat(-w) < 0.5 for w in (w_f, w_r))
+    reliable = all(_weights.trusted(-w) and _weights.pareto_khat(-w) < _weights.KHAT_RELIABLE for w in (w_f, w_r))
     gap = -float(forward.value) - float(reverse.value)
     spread = float(np.hypot(forward.error, reverse.error))
     words, agree = [], True
@@ -381,10 +376,10 @@ def _two_sides(
 
 
 def _about_states(overlap: np.ndarray, ess: np.ndarray, n_k: np.ndarray) -> tuple[list[str], bool]:
-    linked = overlap + overlap.T >= OVERLAP_LIMIT
-    part = connected_components(linked, directed=False)[1]
+    """What the overlap matrix (K, K) and the effective samples (K,) of K states say, and whether all can be trusted."""
+    _, group = connected_components(overlap + overlap.T >= OVERLAP_LIMIT, directed=False)
     words, trusted = [], True
-    apart = np.flatnonzero(part != part[0]).tolist()
+    apart = np.flatnonzero(group != group[0]).tolist()
     if apart:
         words.append(f"states {apart} have too little overlap with state 0 and those joined to it")
         trusted = False
@@ -400,6 +395,7 @@ def _about_states(overlap: np.ndarray, ess: np.ndarray, n_k: np.ndarray) -> tupl
 
 
 def _about_blocks(blocks: Sequence[ArrayLike | None]) -> list[str]:
-    counts = [len(np.unique(np.asarray(block))) for block in blocks if block is not None]
+    """A sentence where there are few independent blocks; none otherwise."""
+    counts = [_weights.count_blocks(0, block) for block in blocks]
     few = [count for count in counts if 0 < count < FEW_BLOCKS]
     return [f"only {min(few)} independent blocks: the error is itself uncertain"] if few else []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..weights import Estimate
+from ..weights import Estimate, kish
 from .profiles import few_inside
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def basins(
         relative = np.where(inside > 0, replicas[:, :-1] / inside, 0.0)
         difference = np.where(np.eye(len(names), dtype=bool), 0.0, f[None, :] - f[:, None])
         spread = ensemble.standard_error(relative[:, :, None] - relative[:, None, :])
-        effective = np.where(inside > 0, inside**2 / (masks * w**2).sum(1), 0.0)
+        effective = np.where(inside > 0, kish((masks * w).T, total=inside), 0.0)
     spread = np.where(np.isfinite(difference), spread, np.nan)
     missed = f"no frame of any weight out of {ensemble.n} is inside: missed, or rarer than can be seen"
     notes = {

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..molecule.torsions import named_torsions
-from ..weights import Estimate, block_sums, kish
+from ..weights import Estimate, block_sums, kish, relative_free_energy
 
 if TYPE_CHECKING:
     import mdtraj
@@ -304,8 +304,7 @@ def _histogram(
 
 
 def _free_energy(probability: np.ndarray) -> np.ndarray:
+    """-ln p in kT above its minimum; a ValueError where no bin has any weight."""
     if not (probability > 0.0).any():
         raise ValueError("Expected some weight inside the range; every bin is empty. Check the range and its unit.")
-    with np.errstate(divide="ignore"):
-        # + 0.0 turns the minimum's -0.0 into 0.0.
-        return -np.log(probability / probability.max()) + 0.0
+    return relative_free_energy(probability)

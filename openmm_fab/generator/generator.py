@@ -29,11 +29,13 @@ from ..flow.base import TrainableFlow, beyond
 from ..flow.coupling import CouplingFlow
 from ..free_energy.profiles import basin_difference
 from ..molecule.system import MolecularSystem
+from ..plots import training_figures
 from ..target import BoltzmannTarget, Coordinates
 from ..tools.devices import checked, stream
 from ..tools.graphs import Graphs
 from ..tools.memory import Halving, keep_freed_memory
-from ..tools.progress import History
+from ..tools.progress import History, LivePlot, bar
+from ..train.buffer import ReplayBuffer
 from ..train.distributed import Ranks
 from ..train.objectives import Objective, named
 from ..train.settings import Budget, parse_budget
@@ -176,9 +178,35 @@ class BoltzmannGenerator:
             self._compile(self.settings.train.batch)
         chosen = self._objective(objective, samples)
         trainer = Trainer(self.flow, self.target, budget, self.settings.train, self._random, chosen, self._about())
-        return training.run(self, trainer, started, folder, resume, progress, evaluate_every, evaluate_samples, measure)
+        plot = None
+        if progress == "plot" and trainer.ranks.first:
+            plot = LivePlot(lambda history: training_figures(history, self.sample))
+        return training.run(
+            trainer,
+            lambda: self.evaluate(evaluate_samples, measure) | self._annealed(trainer.buffer),
+            evaluate_every,
+            self.settings.energy_cut,
+            started,
+            folder,
+            resume,
+            bool(progress),
+            plot,
+        )
+
+    def _annealed(self, buffer: ReplayBuffer) -> Metrics:
+        """Where the annealed structures in the buffer lie; see `train`."""
+        metrics = {}
+        if isinstance(self.coordinates, InternalCoordinates) and self.has_spline_range:
+            n_stiff, bound = self.coordinates.n_stiff, self.settings.flow.bound
+            metrics["annealed_outside"] = training.weight_outside(buffer.z, buffer.log_w, n_stiff, bound)
+        if buffer.size:
+            z, log_w = buffer.newest(self.settings.train.batch)
+            found = training.weight_above_cut(z, log_w, self.coordinates, self.energy, self.cut)
+            metrics["annealed_above_cut"] = found
+        return metrics
 
     def _objective(self, objective: str | Objective, samples: Ensemble | None) -> Objective:
+        """The objective itself, or the one of this name, which learns from `samples` where it needs some."""
         if callable(objective):
             return objective
         if samples is None:
@@ -195,6 +223,7 @@ class BoltzmannGenerator:
         self._compile(self.batch)
 
     def _compile(self, batch: int) -> None:
+        """`compile`, with the flow fused for batches of this size."""
         if isinstance(self.energy, CompiledEnergy):
             self.energy.compile(self._chunk)
         if isinstance(self.coordinates, InternalCoordinates):
@@ -264,24 +293,43 @@ class BoltzmannGenerator:
         resume : bool
             Go on with the file until it holds n.
         """
-        from ..tools.progress import bar
-
         if n < 1:
             raise ValueError(f"Expected n >= 1 samples; got {n}.")
+        if out is not None and refine is not None:
+            raise ValueError("Expected out or refine; got both. Refined samples are drawn into memory only.")
         seed = self.seed + 1 if seed is None else seed
-        size, topology, random = self.batch, self.system.md_topology, stream(self.device, seed)
         if out is not None:
-            if refine is not None:
-                raise ValueError("Expected out or refine; got both. Refined samples are drawn into memory only.")
-            about = {"fingerprint": self.system.fingerprint, "temperature": float(self.system.temperature)}
-            about |= {"name": name, "seed": str(seed), "batch": size, "model": self.digest}
-            return sample_to_file(out, n, partial(sampling.draw, self), topology, about, resume, progress, random)
+            return self._sample_to_file(out, n, seed, name, progress, resume)
+        rng, log_q = stream(self.device, seed), None
         if refine is not None:
-            return sampling.refined(self, n, random, name, refine)
-        parts = [sampling.draw(self, random) for _ in bar(range(math.ceil(n / size)), "sampling", progress)]
-        x, u, log_w, log_q = (torch.cat(column)[:n].numpy() for column in zip(*parts, strict=True))
-        invalid = int((log_w == -np.inf).sum())
-        return Ensemble(x, u, log_w, topology, self.system.temperature, name=name, invalid=invalid, log_q=log_q)
+            x, u, log_w = sampling.refined(self.flow, self.coordinates, self.energy, n, rng, refine, self.batch)
+        else:
+            batches = bar(range(math.ceil(n / self.batch)), "sampling", progress)
+            parts = zip(*(self._draw(rng) for _ in batches), strict=True)
+            x, u, log_w, log_q = (torch.cat(part)[:n] for part in parts)
+        return Ensemble(
+            x=x.numpy(),
+            u=u.numpy(),
+            log_w=log_w.numpy(),
+            topology=self.system.md_topology,
+            temperature=self.system.temperature,
+            name=name,
+            invalid=int((~torch.isfinite(log_w)).sum()),
+            log_q=None if log_q is None else log_q.numpy(),
+        )
+
+    def _sample_to_file(
+        self, path: str | Path, n: int, seed: int, name: str, progress: bool, resume: bool
+    ) -> StreamedEnsemble:
+        """`sample` into a file; what is written there besides the structures says which of them may be added later."""
+        about = {"fingerprint": self.system.fingerprint, "temperature": float(self.system.temperature)}
+        about |= {"name": name, "seed": str(seed), "batch": self.batch, "model": self.digest}
+        rng = stream(self.device, seed)
+        return sample_to_file(path, n, self._draw, self.system.md_topology, about, resume, progress, rng)
+
+    def _draw(self, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One batch of x, u, log w and log q, see `sampling.draw`."""
+        return sampling.draw(self.flow, self.coordinates, self.energy, self.batch, rng, self._halving)
 
     @property
     def batch(self) -> int:
@@ -350,7 +398,7 @@ class BoltzmannGenerator:
             "log_z": float(ensemble.log_z.value),
             "log_z_error": float(ensemble.log_z.error),
         }
-        if self.ranged:
+        if self.has_spline_range:
             metrics["outside"], metrics["outside_weight"] = self.outside_range(ensemble)
         if ensemble.phi().shape[1]:
             basin = basin_difference(ensemble)
@@ -359,7 +407,7 @@ class BoltzmannGenerator:
 
     def outside_range(self, ensemble: Ensemble) -> tuple[float, float]:
         """Shares of samples and of weight with a stiff coordinate beyond the range of the splines."""
-        if not isinstance(self.coordinates, InternalCoordinates) or not self.ranged:
+        if not isinstance(self.coordinates, InternalCoordinates) or not self.has_spline_range:
             raise TypeError(
                 "Expected openmm_fab's own flow and coordinates; those of other libraries have no such range."
             )
@@ -378,7 +426,7 @@ class BoltzmannGenerator:
         return about if self.device.type == "cpu" else about | {"device": self.device.type}
 
     @property
-    def ranged(self) -> bool:
+    def has_spline_range(self) -> bool:
         """Whether flow and coordinates are our own, whose splines have a range to stay within."""
         return isinstance(self.flow, CouplingFlow) and isinstance(self.coordinates, InternalCoordinates)
 
@@ -389,9 +437,10 @@ class BoltzmannGenerator:
             raise TypeError(f"Expected coordinates with to_internal(x); {type(self.coordinates).__name__} has none.")
         return self.coordinates.to_internal(x.to(self.device))
 
-    def relabelled(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """x with equal atoms under labels drawn at random, where the coordinates keep them in one sector."""
-        return self.coordinates.relabelled(x, generator) if isinstance(self.coordinates, InternalCoordinates) else x
+    def relabelled(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """x (batch, n_atoms, 3) with equal atoms under labels drawn at random, where the coordinates keep them in one
+        sector."""
+        return sampling.relabelled(self.coordinates, x, rng)
 
     def save(self, path: str | Path, half: bool = False) -> Path:
         """Write the model (.safetensors): flow, coordinates, settings, and the molecule's fingerprint.
@@ -405,7 +454,8 @@ class BoltzmannGenerator:
             The flow's weights in float16, for a file of half the size. What is loaded is a flow as exact, and nearly
             the same one: see how good it is with `evaluate`.
         """
-        return models.write(self, path, half)
+        fingerprint = self.target.fingerprint
+        return models.write(path, self.flow, self.coordinates, self.settings, self.system, self.seed, fingerprint, half)
 
     @classmethod
     def load(
@@ -435,10 +485,15 @@ class BoltzmannGenerator:
             If the file is no model, or was trained for another molecule, force field or temperature, or with another
             flow, other coordinates or another energy.
         """
-        return models.read(cls, path, system, coordinates, flow, device, energy)
+        model = models.read(path, system, coordinates is None, flow is None)
+        coordinates = model.coordinates if coordinates is None else coordinates
+        generator = cls(system, model.settings, model.seed, energy, coordinates, flow, device)
+        model.restore(generator.flow, generator.target)
+        return generator
 
 
 def _checked_energy(system: MolecularSystem) -> Energy:
+    """The system's reduced energy; a translated one is compared with OpenMM on a few structures."""
     energy = reduced_energy(system)
     jiggle = np.random.default_rng(0).normal(scale=CHECK_JIGGLE, size=(4, system.n_atoms, 3))
     refuse_fixed_in_space(energy, torch.from_numpy(system.positions + jiggle))  # before a minimum is looked for

@@ -1,4 +1,4 @@
-"""log Z of a generator, and free-energy differences between force fields, lambdas and temperatures, from ensembles.
+"""log Z of a generator by annealing and by BAR against MD frames, and the flow as a state of known free energy.
 
 Every result is configurational: -ln of the integral of exp(-u) over shapes, nm^(3N - 6); momenta are left out.
 """
@@ -6,25 +6,20 @@ Every result is configurational: -ln of the integral of exp(-u) over shapes, nm^
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..ais.annealing import PILOTS, AISSettings, anneal_to_target
+from ..ensemble.ensemble import Ensemble
 from ..flow.base import Flow
-from ..free_energy.differences import _energies, _refuse_other_weights, _same_temperature, _unweighted
+from ..free_energy.differences import check_same_temperature, check_weights_of_flow, energies_in, equally_weighted
 from ..free_energy.estimators import FreeEnergy, bar_estimate, exponential_average
 from ..target import BoltzmannTarget, Target
 from ..tools.devices import stream
-
-if TYPE_CHECKING:
-    from ..ensemble.ensemble import Ensemble
-    from .generator import BoltzmannGenerator
-
-
-ANNEALING = AISSettings(alpha=1.0, intermediate=8)
+from .generator import BoltzmannGenerator
+from .sampling import ANNEALING
 
 
 def log_z_ais(
@@ -41,8 +36,8 @@ def log_z_ais(
     """
     settings.refuse_dependence()
     target = BoltzmannTarget(generator.energy, generator.coordinates)
-    random = stream(generator.device, seed)
-    log_w = ais_log_weights(generator.flow, target, n, settings, random, generator.batch)
+    rng = stream(generator.device, seed)
+    log_w = ais_log_weights(generator.flow, target, n, settings, rng, generator.batch)
     return exponential_average(log_w, method=f"AIS over {settings.intermediate} intermediate densities")
 
 
@@ -51,7 +46,7 @@ def ais_log_weights(
     target: Target,
     n: int,
     settings: AISSettings = ANNEALING,
-    generator: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
     batch: int = 256,
     pilots: int = PILOTS,
 ) -> np.ndarray:
@@ -64,7 +59,7 @@ def ais_log_weights(
     pilots : int
         Passes before the first that counts, in which step sizes are adapted; then they are held.
     """
-    return anneal_to_target(flow, target, n, settings, generator, batch, pilots)[1].cpu().numpy()
+    return anneal_to_target(flow, target, n, settings, rng, batch, pilots)[1].cpu().numpy()
 
 
 def log_z_bar(
@@ -82,12 +77,12 @@ def log_z_bar(
         What `generator.sample` gave, or how many to draw.
     """
     flow = generator.sample(samples, seed=seed) if isinstance(samples, int) else samples
-    _same_temperature(flow, reference)
+    check_same_temperature(flow, reference)
     if flow.log_q is None:
         raise ValueError("Expected samples of the generator; got an ensemble without log_q. Use generator.sample(n).")
-    _refuse_other_weights(flow)
-    frames = _unweighted(reference, seed)
-    log_w = -_energies(generator.energy if np.isnan(frames.u).any() else frames.u, frames)
+    check_weights_of_flow(flow)
+    frames = equally_weighted(reference, seed)
+    log_w = -energies_in(generator.energy if np.isnan(frames.u).any() else frames.u, frames)
     log_w = log_w - np.asarray(generator.log_prob(frames.x))
     works = -np.where(np.isfinite(flow.log_w), flow.log_w, -np.inf)
     return -bar_estimate(works, log_w, flow.block, frames.block, "targeted BAR", ("the flow", "the MD frames"))

@@ -1,12 +1,10 @@
-"""A trained generator as a file: flow, coordinates, settings, and the fingerprint of the molecule that they are of."""
+"""Model files: the tensors of a flow and its coordinates, with the settings and the fingerprint of their molecule."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,94 +16,140 @@ from ..flow.base import TrainableFlow
 from ..flow.coupling import CouplingFlow
 from ..molecule.stereo import inverted_centres, stereocentres
 from ..molecule.system import MolecularSystem
-from ..target import Coordinates
-from ..tools.files import write_atomically
+from ..target import Coordinates, Target
+from ..tools.files import check_format, write_atomically
 from .settings import GeneratorSettings
-
-if TYPE_CHECKING:
-    from .generator import BoltzmannGenerator
-
 
 MODEL_FORMAT = "openmm_fab model 2"
 
 
-def write(generator: BoltzmannGenerator, path: str | Path, half: bool) -> Path:
-    """See `BoltzmannGenerator.save`."""
-    weights = generator.flow.state_dict()
+@dataclass(frozen=True)
+class Model:
+    """What a model file holds.
+
+    Attributes
+    ----------
+    path : path
+    settings : GeneratorSettings
+    seed : int
+    coordinates : InternalCoordinates or None
+        None if the model was made with those of another library.
+    flow : dict of str to Tensor
+        The flow's state.
+    fingerprint : Tensor or None
+        log p of the target at a few points, see `Target.fingerprint`; files of an early version have none.
+    """
+
+    path: str | Path
+    settings: GeneratorSettings
+    seed: int
+    coordinates: InternalCoordinates | None
+    flow: dict[str, Tensor]
+    fingerprint: Tensor | None
+
+    def restore(self, flow: TrainableFlow, target: Target) -> None:
+        """Give the flow its weights, and check that the target is the one that the model was made with.
+
+        Raises
+        ------
+        ValueError
+            If the flow has another shape, or the energy or the coordinates give other densities.
+        """
+        try:
+            flow.load_state_dict(self.flow)
+        except RuntimeError as error:
+            raise ValueError(f"Expected a flow of the shape that {self.path} was made with; {error}") from error
+        if self.fingerprint is not None and not target.matches(self.fingerprint):
+            raise ValueError(
+                f"Expected the energy and coordinates that {self.path} was made with, which at a few points give log p "
+                f"= {self.fingerprint.tolist()}; got {target.fingerprint.tolist()}. Pass BoltzmannGenerator.load what "
+                "it was made with."
+            )
+
+
+def write(
+    path: str | Path,
+    flow: TrainableFlow,
+    coordinates: Coordinates,
+    settings: GeneratorSettings,
+    system: MolecularSystem,
+    seed: int,
+    fingerprint: Tensor,
+    half: bool,
+) -> Path:
+    """Write a model file, see `BoltzmannGenerator.save`; returns its path.
+
+    Parameters
+    ----------
+    fingerprint : Tensor
+        Of the target, see `Target.fingerprint`.
+    half : bool
+        The flow's weights in float16.
+    """
+    weights = flow.state_dict()
     if half:
         weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
     tensors = {f"flow.{k}": v for k, v in weights.items()}
-    foreign = [] if isinstance(generator.flow, CouplingFlow) else ["flow"]
-    if isinstance(generator.coordinates, InternalCoordinates):
-        tensors |= {f"coordinates.{k}": v for k, v in generator.coordinates.to_tensors().items()}
+    foreign = [] if isinstance(flow, CouplingFlow) else ["flow"]
+    if isinstance(coordinates, InternalCoordinates):
+        tensors |= {f"coordinates.{k}": v for k, v in coordinates.to_tensors().items()}
     else:
         foreign.append("coordinates")
     header = {
         "format": MODEL_FORMAT,
-        "settings": json.dumps(asdict(generator.settings)),
-        "system": generator.system.name,
-        "fingerprint": generator.system.fingerprint,
-        "seed": str(generator.seed),
+        "settings": json.dumps(asdict(settings)),
+        "system": system.name,
+        "fingerprint": system.fingerprint,
+        "seed": str(seed),
         "foreign": " ".join(foreign),
-        "marks": json.dumps(generator.target.fingerprint.tolist()),
+        "marks": json.dumps(fingerprint.tolist()),
     }
     data = to_safetensors({k: v.detach().clone().contiguous() for k, v in tensors.items()}, header)
     return write_atomically(path, lambda file: file.write(data))
 
 
-def read(
-    kind: type[BoltzmannGenerator],
-    path: str | Path,
-    system: MolecularSystem,
-    coordinates: Coordinates | None,
-    flow: TrainableFlow | None,
-    device: str | torch.device,
-    energy: Callable[[Tensor], Tensor] | None,
-) -> BoltzmannGenerator:
-    """See `BoltzmannGenerator.load`."""
+def read(path: str | Path, system: MolecularSystem, own_coordinates: bool, own_flow: bool) -> Model:
+    """Read a model file of this molecule; see `BoltzmannGenerator.load` for what is refused.
+
+    Parameters
+    ----------
+    own_coordinates, own_flow : bool
+        Whether the file is to hold coordinates and a flow of this package, as against those of another library.
+    """
     try:
         with safe_open(str(path), framework="pt") as file:
             header, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"Expected a model file written by BoltzmannGenerator.save at {path}; {error}.") from error
-    if header.get("format") != MODEL_FORMAT:
-        raise ValueError(
-            f"Expected a file of format {MODEL_FORMAT!r} at {path}; got {header.get('format')!r}. Load it with the "
-            "version that wrote it, or train anew."
-        )
+    advice = "Load it with the version that wrote it, or train anew."
+    check_format(header.get("format"), MODEL_FORMAT, "a file", path, advice)
     if header["fingerprint"] != system.fingerprint:
         raise ValueError(
             f"Expected a model of this molecule, force field and temperature ({system.name}); {path} was trained "
             f"for another one ({header['system']}). Load it with the system it was trained with."
         )
-    given = {name for name, part in (("coordinates", coordinates), ("flow", flow)) if part is not None}
+    given = {name for name, own in (("coordinates", own_coordinates), ("flow", own_flow)) if not own}
     foreign = set(header.get("foreign", "").split())
     if given != foreign:
         raise ValueError(
             f"Expected {sorted(foreign) or 'neither coordinates nor flow'} of another library, as {path} was made "
             f"with; got {sorted(given) or 'none'}. Pass BoltzmannGenerator.load what the model was made with."
         )
-    if coordinates is None:
-        coordinates = own = InternalCoordinates.from_tensors(_below("coordinates.", tensors))
-        own.system = system
-        _refuse_other_hands(path, own, system)
+    coordinates = None
+    if own_coordinates:
+        coordinates = InternalCoordinates.from_tensors(_below("coordinates.", tensors))
+        coordinates.system = system
+        _refuse_other_hands(path, coordinates, system)
     settings = GeneratorSettings.from_dict(json.loads(header["settings"]))
-    generator = kind(system, settings, int(header["seed"]), energy, coordinates, flow, device)
-    try:
-        generator.flow.load_state_dict(_below("flow.", tensors))
-    except RuntimeError as error:
-        raise ValueError(f"Expected a flow of the shape that {path} was made with; {error}") from error
-    if "marks" in header and not generator.target.matches(marks := torch.tensor(json.loads(header["marks"]))):
-        raise ValueError(
-            f"Expected the energy and coordinates that {path} was made with, which at a few points give log p = "
-            f"{marks.tolist()}; got {generator.target.fingerprint.tolist()}. Pass BoltzmannGenerator.load what "
-            "it was made with."
-        )
-    return generator
+    fingerprint = torch.tensor(json.loads(header["marks"])) if "marks" in header else None
+    return Model(path, settings, int(header["seed"]), coordinates, _below("flow.", tensors), fingerprint)
 
 
 def _refuse_other_hands(path: str | Path, coordinates: InternalCoordinates, system: MolecularSystem) -> None:
-    """Mirror images have the same bonds and force field."""
+    """Raise a ValueError if a stereocentre of the coordinates' structure has the other chirality than the system's.
+
+    Mirror images have the same bonds and force field, so that the molecule's fingerprint does not tell.
+    """
     x, _ = coordinates.to_cartesian(torch.zeros(1, coordinates.dim, dtype=torch.float64))
     inverted = inverted_centres(x.numpy(), stereocentres(system.graph), system.positions)
     atoms = list(system.md_topology.atoms)
@@ -117,4 +161,5 @@ def _refuse_other_hands(path: str | Path, coordinates: InternalCoordinates, syst
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose names begin with the prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,58 +1,87 @@
-"""What a generator's samples are made of."""
+"""Structures with their weights from a flow, coordinates and an energy: as the flow draws them, or annealed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..ais.annealing import AISSettings, anneal_to_target
-from ..ensemble.ensemble import Ensemble
-from ..target import BoltzmannTarget
-from .log_z import ANNEALING
+from ..coordinates.internal import InternalCoordinates
+from ..flow.base import Flow
+from ..target import BoltzmannTarget, Coordinates
+from ..tools.memory import Halving
 
-if TYPE_CHECKING:
-    from .generator import BoltzmannGenerator
+ANNEALING = AISSettings(alpha=1.0, intermediate=8)
+Energy = Callable[[Tensor], Tensor]  # x (batch, n_atoms, 3) in nm -> u (batch,)
 
 
 @torch.no_grad()
-def draw(generator: BoltzmannGenerator, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A batch of x, u, log w and log q(x), in the computer's own memory."""
-    parts = generator._halving(lambda a, b: _drawn(generator, b - a, random), generator.batch, random)
+def draw(
+    flow: Flow, coordinates: Coordinates, energy: Energy, n: int, rng: torch.Generator, pieces: Halving
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """n of the flow's samples, in the computer's own memory, float64.
+
+    Parameters
+    ----------
+    pieces : Halving
+        Draws them in pieces that fit into the device's memory.
+
+    Returns
+    -------
+    x : (n, n_atoms, 3), nm
+    u : (n,)
+    log_w : (n,)
+        -u - log_q; -inf where that is not finite.
+    log_q : (n,)
+        The flow's density over shapes.
+    """
+    parts = pieces(lambda a, b: _drawn(flow, coordinates, energy, b - a, rng), n, rng)
     x, u, log_w, log_q = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     return x, u, log_w, log_q
 
 
-def _drawn(generator: BoltzmannGenerator, n: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    z, log_q = generator.flow.sample(n, random)
+def _drawn(
+    flow: Flow, coordinates: Coordinates, energy: Energy, n: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    z, log_q = flow.sample(n, rng)
     if not torch.isfinite(log_q).all():
         raise FloatingPointError("Expected finite densities of the flow's own samples; the flow is broken.")
-    x, log_det = generator.coordinates.to_cartesian(z.double())
-    x, u, log_q = generator.relabelled(x, random), generator.energy(x), log_q.double()
+    x, log_det = coordinates.to_cartesian(z.double())
+    u, log_q = energy(x), log_q.double()  # which equal atom is which changes neither
+    x = relabelled(coordinates, x, rng)
     log_w = log_det - u - log_q
     return x, u, torch.where(torch.isfinite(log_w), log_w, -torch.inf), log_q - log_det
 
 
 def refined(
-    generator: BoltzmannGenerator, n: int, random: torch.Generator, name: str, refine: str | AISSettings
-) -> Ensemble:
-    """n structures annealed from the flow to the Boltzmann distribution; see `BoltzmannGenerator.sample`."""
-    settings = ANNEALING if refine == "ais" else refine
+    flow: Flow,
+    coordinates: Coordinates,
+    energy: Energy,
+    n: int,
+    rng: torch.Generator,
+    settings: str | AISSettings,
+    batch: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """n structures annealed from the flow to the Boltzmann distribution, `batch` at once: x (nm), u and log_w.
+
+    Parameters
+    ----------
+    settings : "ais" or AISSettings
+        "ais" stands for `ANNEALING`.
+    """
+    settings = ANNEALING if settings == "ais" else settings
     if not isinstance(settings, AISSettings):
-        raise ValueError(f'Expected refine="ais" or AISSettings; got {refine!r}.')
+        raise ValueError(f'Expected refine="ais" or AISSettings; got {settings!r}.')
     settings.refuse_dependence()
-    size, target = generator.batch, BoltzmannTarget(generator.energy, generator.coordinates)
     with torch.enable_grad():
-        points, log_w = anneal_to_target(generator.flow, target, n, settings, random, size)
-    x = torch.cat([generator.coordinates.to_cartesian(z.double())[0] for z in points.z.split(size)])
-    u = torch.cat([generator.energy(part) for part in x.split(size)])
-    return Ensemble(
-        x=generator.relabelled(x, random).cpu().numpy(),
-        u=u.cpu().numpy(),
-        log_w=log_w.cpu().numpy(),
-        topology=generator.system.md_topology,
-        temperature=generator.system.temperature,
-        name=name,
-        invalid=int((~torch.isfinite(log_w)).sum()),
-    )
+        points, log_w = anneal_to_target(flow, BoltzmannTarget(energy, coordinates), n, settings, rng, batch)
+    x = torch.cat([coordinates.to_cartesian(z.double())[0] for z in points.z.split(batch)])
+    u = torch.cat([energy(part) for part in x.split(batch)])
+    return relabelled(coordinates, x, rng).cpu(), u.cpu(), log_w.cpu()
+
+
+def relabelled(coordinates: Coordinates, x: Tensor, rng: torch.Generator) -> Tensor:
+    """x with equal atoms under labels drawn at random, where the coordinates keep them in one sector."""
+    return coordinates.relabelled(x, rng) if isinstance(coordinates, InternalCoordinates) else x

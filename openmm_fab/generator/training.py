@@ -4,39 +4,46 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
-from ..coordinates.internal import InternalCoordinates
+from ..target import Coordinates
 from ..tools.files import latest, previous, set_aside
-from ..tools.progress import History, RunLog, TrainingBar
+from ..tools.progress import History, LivePlot, RunLog, TrainingBar
 from ..train.trainer import Trainer
-
-if TYPE_CHECKING:
-    from ..ensemble.ensemble import Ensemble
-    from .generator import BoltzmannGenerator
-
+from ..weights import OUTSIDE_LIMIT
 
 CHECKPOINT_EVERY = 120.0  # s
-OUTSIDE = 0.01  # share of annealed weight beyond the splines' range that is worth a warning
 ABOVE = 0.5  # share of annealed structures above the energy cut that is worth a warning
 
 
 def run(
-    generator: BoltzmannGenerator,
     trainer: Trainer,
+    evaluate: Callable[[], dict[str, float]],
+    evaluate_every: float,
+    energy_cut: float,
     started: float,
     folder: str | Path | None,
     resume: bool,
-    progress: bool | Literal["plot"],
-    evaluate_every: float,
-    evaluate_samples: int,
-    measure: Callable[[Ensemble], Mapping[str, float]] | None,
+    progress: bool,
+    plot: LivePlot | None,
 ) -> History:
-    """Train until the budget is spent; see `BoltzmannGenerator.train`. `started` is a time of the ranks' clock."""
+    """Train until the budget is spent; see `BoltzmannGenerator.train`.
+
+    Parameters
+    ----------
+    evaluate : callable
+        Returns more metrics; called every `evaluate_every` seconds and at the end.
+    energy_cut : float, kT
+        For the warning's words.
+    started : float
+        A time of the ranks' clock.
+    progress, plot
+        Of the first rank; the others show nothing.
+    """
     clock = trainer.ranks.clock
     shown = trainer.ranks.first
     checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
@@ -51,20 +58,13 @@ def run(
     if not trainer.ranks.alone:
         saved = -math.inf  # a first checkpoint at once: a rank may die
     after = trainer.iteration if resume else None
-    with (
-        RunLog(folder if shown else None, after) as log,
-        TrainingBar(trainer, progress if shown else False, generator.sample) as bar,
-    ):
+    with RunLog(folder if shown else None, after) as log, TrainingBar(progress and shown, plot) as bar:
         try:
             for info in trainer:
                 now = clock()
                 trainer.seconds = now - started  # the clock on the wall: all of it counts
                 if now - evaluated > evaluate_every or trainer.spent >= 1:
-                    info |= generator.evaluate(evaluate_samples, measure)
-                    if generator.ranged:
-                        info["annealed_outside"] = _outside(generator, trainer)
-                    if trainer.buffer.size:
-                        info["annealed_above_cut"] = _above_cut(generator, trainer)
+                    info |= evaluate()
                     evaluated = clock()
                     trainer.seconds = evaluated - started
                 info |= {"seconds": trainer.seconds, "spent": trainer.spent}
@@ -83,12 +83,12 @@ def run(
     if history and history[-1].get("annealed_above_cut", 0.0) > ABOVE:
         warnings.warn(
             f"{100 * history[-1]['annealed_above_cut']:.0f} % of the weight of annealed structures lies above the cut, "
-            f"{generator.settings.energy_cut:g} kT over thermal motion, where they count only logarithmically. Train "
+            f"{energy_cut:g} kT over thermal motion, where they count only logarithmically. Train "
             "longer, raise energy_cut (of GeneratorSettings), or check the energy.",
             stacklevel=3,
         )
     outside = next((m["annealed_outside"] for m in reversed(history) if "annealed_outside" in m), 0.0)
-    if outside > OUTSIDE:
+    if outside > OUTSIDE_LIMIT:
         warnings.warn(
             f"{100 * outside:.0f} % of the weight of annealed structures lies beyond the splines' range, where the "
             "flow cannot follow the energy. Raise CoordinateSettings.inflate, or give coordinates made from a "
@@ -99,16 +99,17 @@ def run(
 
 
 @torch.no_grad()
-def _above_cut(generator: BoltzmannGenerator, trainer: Trainer) -> float:
-    """Share of the latest weight in the replay buffer with an energy above the cut of training."""
-    z, log_w = trainer.buffer.newest(generator.settings.train.batch)
-    x, _ = generator.coordinates.to_cartesian(z.double())
+def weight_above_cut(
+    z: Tensor, log_w: Tensor, coordinates: Coordinates, energy: Callable[[Tensor], Tensor], cut: float
+) -> float:
+    """Share of the weight of points z (n, dim) with log weights (n,) whose energy lies above the cut, in kT."""
+    x, _ = coordinates.to_cartesian(z.double())
     weights = torch.softmax(log_w, 0).nan_to_num(0.0)  # there may be none, among the flow's own
-    return float(weights[generator.energy(x) > generator.cut].sum())
+    return float(weights[energy(x) > cut].sum())
 
 
-def _outside(generator: BoltzmannGenerator, trainer: Trainer) -> float:
-    """Share of the replay buffer's weight with a stiff coordinate beyond the range of the splines."""
-    assert isinstance(generator.coordinates, InternalCoordinates)
-    outside = (trainer.buffer.z[:, : generator.coordinates.n_stiff].abs() > generator.settings.flow.bound).any(1)
-    return float(torch.softmax(trainer.buffer.log_w, 0)[outside].sum())
+def weight_outside(z: Tensor, log_w: Tensor, n_stiff: int, bound: float) -> float:
+    """Share of the weight of points z (n, dim) with log weights (n,) whose stiff coordinates, the first `n_stiff`, are
+    not all within the splines' range, +-bound."""
+    outside = (z[:, :n_stiff].abs() > bound).any(1)
+    return float(torch.softmax(log_w, 0)[outside].sum())

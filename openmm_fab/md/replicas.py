@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from openmm import unit
 from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
 from ..tools.progress import bar
+from ..tools.quiet import quiet
 from .convergence import ReferenceEnsemble, convergence, count_round_trips, reported
 from .ladder import mbar_log_weights, temperature_ladder
 from .settings import ReplicaExchangeSettings
@@ -170,14 +170,6 @@ def _acceptance(u: np.ndarray) -> tuple[float, ...]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """openmmtools and pymbar warn of what is meant here, and greet."""
-    loggers = [logging.getLogger(name) for name in ("openmmtools", "pymbar")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*openmmtools API is experimental.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with quiet("openmmtools", "pymbar"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*openmmtools API is experimental.*")
+        yield

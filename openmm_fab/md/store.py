@@ -11,7 +11,7 @@ import numpy as np
 from ..molecule.system import MolecularSystem
 from ..tools.files import (
     DamagedFileError,
-    FormatError,
+    check_format,
     latest,
     load_npz,
     load_torch,
@@ -109,9 +109,6 @@ def _state(path: Path) -> State:
     state = load_torch(path, "the state of a run")
     if not isinstance(state, dict) or not isinstance(state.get("frames"), int):
         raise DamagedFileError(f"Expected the state of a run at {path}; got a file of another kind.")
-    if (found := state.pop("format", 0)) != STATE_FORMAT:
-        raise FormatError(
-            f"Expected the state of a run in format {STATE_FORMAT} at {path}; got format {found} of another version. "
-            "Resume with that version, or start again in another folder."
-        )
+    advice = "Resume with that version, or start again in another folder."
+    check_format(state.pop("format", 0), STATE_FORMAT, "the state of a run", path, advice)
     return state

@@ -24,6 +24,7 @@ from . import inputs
 from .checks import check_supported
 from .graph import BondGraph, bonds_of, constraints_of
 
+GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)  # kJ / (mol K)
 FORCEFIELD = ("amber96.xml", "implicit/obc1.xml")
 LARGE = 60  # atoms
 
@@ -244,7 +245,7 @@ class MolecularSystem:
     @property
     def kT(self) -> float:
         """float, kJ/mol, with OpenMM's own gas constant."""
-        return unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin) * self.temperature
+        return GAS_CONSTANT * self.temperature
 
     @property
     def elements(self) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..compare.verdicts import DISAGREE, NO_ERROR, TOO_FEW
-from ..weights import CLIP_FRACTION, FEW, KHAT_LIMIT
+from ..weights import CLIP_FRACTION, FEW, KHAT_LIMIT, KHAT_RELIABLE, OUTSIDE_LIMIT
 
 if TYPE_CHECKING:
     from ..compare.comparison import Comparison
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 GOOD, CARE, BAD = "good", "care", "bad"
 POOR_SHARE = 0.01  # of the samples, effective: below it the flow has hardly learned the molecule
 BIG_WEIGHT = 0.05  # of all weight, in one sample
-OUTSIDE = 0.01
 ABOVE_CUT = 0.05
 CONTRADICTION = (DISAGREE, "basin missing", "rest missing")  # how such verdicts start
 
@@ -65,7 +64,7 @@ def _khat(khat: float) -> Finding:
         return Finding(
             BAD, "k-hat cannot be estimated: do not use", "There are too few samples with a weight: draw more."
         )
-    if khat < 0.5:
+    if khat < KHAT_RELIABLE:
         return Finding(
             GOOD, f"k-hat {khat:.2f}: reliable", "The tail of the weights is thin enough for averages and their errors."
         )
@@ -125,7 +124,7 @@ def _range(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
         return []
     weight = max(row["outside_weight"], row.get("annealed_outside") or 0.0)
     head = f"{_percent(weight)} of the weight lies beyond the splines' range"
-    if weight > OUTSIDE:
+    if weight > OUTSIDE_LIMIT:
         return [
             Finding(
                 CARE,

@@ -47,6 +47,26 @@ class FormatError(OpenMMFabError, ValueError):
     """A whole file of our own, in an older or newer format than this version reads."""
 
 
+def check_format(found: object, expected: object, what: str, path: str | Path, advice: str) -> None:
+    """Raise a FormatError unless a file's format is the one that this version reads.
+
+    Parameters
+    ----------
+    found, expected : int or str
+    what : str
+        What the file is: "a training checkpoint".
+    path
+    advice : str
+        What to do: one or two sentences.
+    """
+    if found == expected:
+        return
+    age = ""
+    if isinstance(found, int) and isinstance(expected, int):
+        age = f" of {'an older' if found < expected else 'a newer'} version"
+    raise FormatError(f"Expected {what} of format {expected!r} at {path}; got format {found!r}{age}. {advice}")
+
+
 def write_atomically(
     path: str | Path, write: Callable[[IO[Any]], object], mode: str = "wb", keep_previous: bool = False
 ) -> Path:

@@ -1,4 +1,7 @@
-"""What a user sees and keeps of a run: progress bars, a live plot, and metrics as JSON lines and TensorBoard files."""
+"""What a user sees and keeps of a run: progress bars, a live plot, metrics in memory and in files, durations in words.
+
+Metrics are dicts of numbers, one an iteration of a training.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,18 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from tqdm.auto import tqdm
 
 from .files import write_atomically
 
 if TYPE_CHECKING:
-    from ..ensemble.ensemble import Ensemble
-    from ..train.trainer import Trainer
+    from matplotlib.figure import Figure
 
 
 T = TypeVar("T")
-Shown = bool | Literal["plot"]
 PLOT_EVERY = 20.0  # s
-PLOT_SAMPLES = 2048
 BOARD_EVERY = 10  # iterations
 
 
@@ -74,6 +74,13 @@ class History(Sequence[dict[str, float]]):
         return f"History({self._length} iterations; the last one: {self[-1] if self._length else None})"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words: "90 s", "18 min", "2.5 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def bar(items: Iterable[T], label: str, show: bool = True) -> Iterable[T]:
     """Iterate with a progress bar."""
     return tqdm(items, desc=label, disable=not show, leave=False)
@@ -84,16 +91,14 @@ class TrainingBar:
 
     Parameters
     ----------
-    trainer : Trainer
-    show : bool or "plot"
-        "plot": besides, in a notebook, a `LivePlot`.
-    sample : callable, optional
-        n -> Ensemble of the flow as it is, for the plot.
+    show : bool
+        False shows no bar.
+    plot : LivePlot, optional
+        Gets the same metrics.
     """
 
-    def __init__(self, trainer: Trainer, show: Shown = True, sample: Callable[[int], Ensemble] | None = None) -> None:
-        self._trainer = trainer
-        self._plot = LivePlot(sample) if show == "plot" else None
+    def __init__(self, show: bool = True, plot: LivePlot | None = None) -> None:
+        self._plot = plot
         self._bar = tqdm(
             total=100.0,
             desc="training",
@@ -110,7 +115,9 @@ class TrainingBar:
         self._bar.close()
 
     def update(self, info: dict[str, float]) -> None:
-        """Show the metrics of an iteration."""
+        """Show the metrics of an iteration: loss, ess_flow, ess_ais, acceptance, evaluations, and `spent`, the share of
+        the budget; where they are known ess, basin_df and basin_df_error.
+        """
         self._evaluated |= {k: info[k] for k in ("ess", "basin_df", "basin_df_error") if k in info}
         shown = [f"loss {info['loss']:.2f}", f"ESS flow {100 * info['ess_flow']:.1f} %"]
         shown += [f"AIS {100 * info['ess_ais']:.1f} %"] if math.isfinite(info["ess_ais"]) else []
@@ -119,12 +126,14 @@ class TrainingBar:
         if "basin_df" in self._evaluated:
             shown.append(f"ΔF(φ>0) {self._evaluated['basin_df']:.1f} kT")
         self._bar.set_postfix_str(", ".join(shown), refresh=False)
-        self._bar.update(min(100.0, 100 * self._trainer.spent) - self._bar.n)
+        self._bar.update(min(100.0, 100 * info["spent"]) - self._bar.n)
         if self._plot is not None:
-            self._plot.add(info, last=self._trainer.spent >= 1)
+            self._plot.add(info, last=info["spent"] >= 1)
 
     def _speed(self, info: dict[str, float]) -> str:
-        """Of this sitting: what a resumed run did before, and the filling of the buffer, do not count."""
+        """Evaluations a second since the first update, as text: what a resumed run did before, and the filling of the
+        buffer, do not count.
+        """
         now = (time.perf_counter(), float(info["evaluations"]))
         if self._start is None:
             self._start = now
@@ -134,16 +143,16 @@ class TrainingBar:
 
 
 class LivePlot:
-    """Learning curves, and the Ramachandran plot of the flow as it is, redrawn in a notebook while training goes on.
+    """Figures of a training, redrawn in a notebook while it goes on.
 
-        live = LivePlot(generator.sample)
+        live = LivePlot(lambda history: [learning_curve(history)])
         for info in trainer:
             live.add(info)
 
     Parameters
     ----------
-    sample : callable, optional
-        n -> Ensemble; without it, and for molecules without phi and psi, only the curves are drawn.
+    figures : callable
+        Takes the metrics of all iterations so far, and returns the figures to show, always as many.
     every : float, s
         Between drawings; each takes about a second.
 
@@ -153,14 +162,14 @@ class LivePlot:
         Outside of a notebook.
     """
 
-    def __init__(self, sample: Callable[[int], Ensemble] | None = None, every: float = PLOT_EVERY) -> None:
+    def __init__(self, figures: Callable[[History], Sequence[Figure]], every: float = PLOT_EVERY) -> None:
         try:
             from IPython import get_ipython
         except ImportError:
             get_ipython = None
         if get_ipython is None or get_ipython() is None:
             raise ImportError("A live plot needs a notebook: pip install openmm_fab[notebook]. Else use progress=True.")
-        self.sample, self.every = sample, every
+        self.figures, self.every = figures, every
         self.history = History()
         self._handles: list[Any] = []
         self._drawn = -math.inf
@@ -180,12 +189,7 @@ class LivePlot:
         """Draw in place of what was drawn before."""
         from IPython.display import display
 
-        from ..plots import flow_ramachandran, learning_curve
-
-        figures = [learning_curve(self.history)]
-        if self.sample is not None:
-            picture = flow_ramachandran(self.sample(PLOT_SAMPLES))
-            figures += [] if picture is None else [picture]
+        figures = self.figures(self.history)
         if not self._handles:
             self._handles = [display(figure, display_id=True) for figure in figures]
         else:
@@ -285,5 +289,5 @@ def _weights_and_biases(folder: Path) -> Any:
 
 
 def _plain(value: Any) -> float | None:
-    """JSON has no infinity."""
+    """The number, or None where it is not finite: JSON has no infinity."""
     return value if math.isfinite(value) else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..tools.files import DamagedFileError, FormatError, load_torch, save_torch
+from ..tools.files import DamagedFileError, check_format, load_torch, save_torch
 from .distributed import RankLostError
 
 if TYPE_CHECKING:
@@ -30,12 +30,8 @@ def read(trainer: Trainer, path: str | Path) -> None:
     state = load_torch(path, "a training checkpoint")
     if not isinstance(state, dict) or not isinstance(state.get("format"), int):
         raise DamagedFileError(f"Expected a training checkpoint at {path}; got a file of another kind.")
-    if state["format"] != CHECKPOINT_FORMAT:
-        age = "an older" if state["format"] < CHECKPOINT_FORMAT else "a newer"
-        raise FormatError(
-            f"Expected a training checkpoint of format {CHECKPOINT_FORMAT} at {path}; got format {state['format']} "
-            f"of {age} version. Resume with that version, or train anew in another folder."
-        )
+    advice = "Resume with that version, or train anew in another folder."
+    check_format(state["format"], CHECKPOINT_FORMAT, "a training checkpoint", path, advice)
     try:
         refuse_other(trainer, state)
         own = state_of(trainer)

@@ -63,7 +63,7 @@ def test_a_browsers_click_arrives(ensemble) -> None:
 
 
 def test_a_click_goes_round_the_circle(ensemble) -> None:
-    explorer = Explorer(ensemble, 30)
+    explorer = ensemble.explore(30)
     explorer.structures.angles[:] = 0.0
     explorer.structures.angles[5] = (3.1, 3.1)
     click(explorer, (-3.1, -3.0))
@@ -73,7 +73,7 @@ def test_a_click_goes_round_the_circle(ensemble) -> None:
 
 
 def test_a_click_beside_the_map_changes_nothing(ensemble) -> None:
-    explorer = Explorer(ensemble, 30)
+    explorer = ensemble.explore(30)
     explorer.show(4)
     click(explorer, (9.0, 0.0))
     assert explorer.chosen == 4
@@ -83,7 +83,7 @@ def test_a_click_beside_the_map_changes_nothing(ensemble) -> None:
 
 def test_the_slider_moves_the_ring(ensemble) -> None:
     pytest.importorskip("nglview")
-    explorer = Explorer(ensemble, 30)
+    explorer = ensemble.explore(30)
     box = explorer.box
     before = bytes(explorer._picture.value) if explorer._picture else b""
     box.children[0].children[0].frame = 6
@@ -98,7 +98,7 @@ def test_size_is_the_share_and_colour_the_energy(ensemble) -> None:
     log_w = np.full(ensemble.n, -30.0)
     log_w[[5, 9]] = np.log([3.0, 1.0])
     u = np.linspace(0.0, 40.0, ensemble.n)
-    explorer = Explorer(replace(ensemble, log_w=log_w, u=u), 40)
+    explorer = replace(ensemble, log_w=log_w, u=u).explore(40)
     dots = explorer.figure.axes[0].collections[-1]
     assert explorer.structures.frame.tolist() == [5, 9]
     assert dots.get_array().tolist() == pytest.approx([0.0, u[9] - u[5]])
@@ -129,14 +129,14 @@ def test_pages_without_widgets_get_a_picture(ensemble, monkeypatch) -> None:
 def test_without_nglview_the_error_has_the_command(ensemble, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "nglview", None)
     with pytest.raises(ImportError, match=r"pip install openmm_fab\[notebook\]"):
-        _ = Explorer(ensemble, 10).box
+        _ = ensemble.explore(10).box
 
 
 def test_a_molecule_without_two_torsions_has_no_map() -> None:
     from ensembles import butane
 
     try:
-        explorer = Explorer(butane(200, 0.2, seed=0), 10)
+        explorer = butane(200, 0.2, seed=0).explore(10)
     except ValueError as error:
         assert "two torsions" in str(error)
     else:

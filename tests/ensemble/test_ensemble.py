@@ -282,24 +282,22 @@ def test_time_blocks_are_longer_than_the_slowest_torsion_remembers() -> None:
     pytest.importorskip("pymbar")
     rng, n = np.random.default_rng(5), 20_000
     independent = backbone(*rng.normal(size=(2, n)))
-    assert len(np.unique(time_blocks(independent))) == 50
+    assert len(np.unique(time_blocks(independent.slow_angles()))) == 50
     # Two-state jumps with rate p a frame: inefficiency (1 - p) / p = 399 frames, so about 25 blocks.
     state = np.cumsum(rng.random(n) < 0.0025) % 2
     slow = backbone(np.where(state == 0, -1.5, 1.0) + 0.3 * rng.normal(size=n), rng.normal(size=n))
-    block = time_blocks(slow)
+    block = time_blocks(slow.slow_angles())
     assert 12 <= len(np.unique(block)) <= 45
     assert (np.diff(block) >= 0).all() and np.ptp(np.bincount(block)) <= 1
     with pytest.warns(UserWarning, match="independent time blocks"):
-        assert len(np.unique(time_blocks(slow[:2000]))) < 10
+        assert len(np.unique(time_blocks(slow[:2000].slow_angles()))) < 10
 
 
 def test_frames_without_a_finite_energy_get_weight_zero_and_are_counted(monkeypatch) -> None:
     import torch
 
-    import openmm_fab.energy.backends
-
     energies = torch.tensor([1.0, float("inf"), float("nan"), 2.0])
-    monkeypatch.setattr(openmm_fab.energy.backends, "reduced_energy", lambda system: lambda x: energies[: len(x)])
+    monkeypatch.setattr("openmm_fab.ensemble.ensemble.reduced_energy", lambda system: lambda x: energies[: len(x)])
     ensemble = Ensemble.from_mdtraj(flat(4).to_mdtraj(), stub_system(), block=np.arange(4))
     np.testing.assert_array_equal(ensemble.weights, [0.5, 0.0, 0.0, 0.5])
     assert ensemble.invalid == 2 and ensemble.n == 4

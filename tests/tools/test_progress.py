@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 from ensembles import butane, flow
 
+from openmm_fab.plots import PLOT_SAMPLES, training_figures
 from openmm_fab.tools import progress
-from openmm_fab.tools.progress import History, LivePlot, RunLog, TrainingBar
+from openmm_fab.tools.progress import History, LivePlot, RunLog, TrainingBar, duration
 
 INFO = {
     **{"iteration": 1, "loss": 1.5, "ess_flow": 0.25, "ess_ais": 0.5, "acceptance": 0.65, "evaluations": 1000},
@@ -26,7 +27,7 @@ def shown(*infos: dict, monkeypatch: pytest.MonkeyPatch) -> str:
     clock = iter([10.0, 14.0, 20.0])
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
-    with TrainingBar(SimpleNamespace(spent=0.3)) as bar:  # type: ignore[arg-type]
+    with TrainingBar() as bar:
         for info in infos:
             bar.update(info)
         return str(bar._bar.postfix)
@@ -37,6 +38,24 @@ def test_the_bar(monkeypatch) -> None:
     # 4,000 evaluations in the 4 s between the two.
     for words in ("loss 1.50", "flow 25.0 %", "AIS 50.0 %", "acceptance 65 %", "5e+03 evaluations, 1,000/s", "5.9 kT"):
         assert words in text
+
+
+def test_the_bar_stands_at_the_share_of_the_budget(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    got: list[tuple[float, bool]] = []
+    plot = SimpleNamespace(add=lambda info, last: got.append((info["spent"], last)))
+    with TrainingBar(True, plot) as bar:  # type: ignore[arg-type]
+        for spent in (0.25, 1.5):
+            bar.update(INFO | {"spent": spent})
+            assert bar._bar.n == pytest.approx(min(100.0, 100 * spent))
+    assert got == [(0.25, False), (1.5, True)]
+
+
+@pytest.mark.parametrize(
+    "seconds, words", [(119.0, "119 s"), (121.0, "2 min"), (7199.0, "120 min"), (7201.0, "2.0 h"), (9000.0, "2.5 h")]
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 def test_the_bar_leaves_out_what_an_objective_does_not_look_at(monkeypatch) -> None:
@@ -125,23 +144,23 @@ def test_the_live_plot_is_drawn_in_place(notebook) -> None:
         asked.append(n)
         return flow(n, seed=0)
 
-    live = LivePlot(sample, every=1000.0)
+    live = LivePlot(lambda history: training_figures(history, sample), every=1000.0)
     for k in range(1, 6):
         live.add(INFO | {"iteration": k, "evaluations": 100 * k}, last=k == 5)
     # Drawn at the first iteration and the last: curves, then the Ramachandran plots, each in its place.
-    assert [place for place, _ in notebook] == [0, 1, 0, 1] and asked == [progress.PLOT_SAMPLES] * 2
+    assert [place for place, _ in notebook] == [0, 1, 0, 1] and asked == [PLOT_SAMPLES] * 2
     curves, rama = notebook[2][1], notebook[3][1]
     assert len(curves.axes[0].lines[0].get_xdata()) == 5
     assert [ax.get_title() for ax in rama.axes[:2]] == ["flow", "reweighted"]
 
 
 def test_a_molecule_without_phi_has_curves_only(notebook) -> None:
-    LivePlot(lambda n: butane(n, 0.2, seed=0)).add(INFO)
+    LivePlot(lambda history: training_figures(history, lambda n: butane(n, 0.2, seed=0))).add(INFO)
     assert len(notebook) == 1
 
 
 def test_a_plot_that_fails_does_not_end_the_training(notebook) -> None:
-    def broken(n: int):
+    def broken(history: History):
         raise ValueError("no samples")
 
     live = LivePlot(broken, every=0.0)
@@ -153,7 +172,7 @@ def test_a_plot_that_fails_does_not_end_the_training(notebook) -> None:
 
 def test_outside_of_a_notebook_it_says_so() -> None:
     with pytest.raises(ImportError, match="needs a notebook"):
-        LivePlot()
+        LivePlot(lambda history: [])
 
 
 def test_a_history_is_what_a_list_of_dicts_would_be() -> None:
