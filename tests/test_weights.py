@@ -242,3 +242,35 @@ def test_a_factor_on_all_weights_changes_log_z_only(log_w: np.ndarray, factor: f
     w = np.exp(log_w - log_w.max())
     assert mean.value == pytest.approx((w * values).sum() / w.sum())
     assert mean.error == pytest.approx(np.sqrt((w**2 * (values - mean.value) ** 2).sum()) / w.sum())
+
+
+def test_kish_of_weights_in_columns_and_blocks() -> None:
+    w = np.random.default_rng(0).random((50, 3))
+    expected = w.sum(0) ** 2 / (w**2).sum(0)
+    np.testing.assert_allclose(weights.kish(w), expected, rtol=1e-13)
+    np.testing.assert_allclose(weights.kish(w / w.sum(0), total=1.0), expected, rtol=1e-13)
+    one = weights.kish(w[:, 0])
+    assert isinstance(one, float) and one == pytest.approx(weights.effective_sample_size(np.log(w[:, 0])))
+
+
+def test_values_of_weightless_samples_do_not_matter() -> None:
+    found = weights.weighted_values(np.array([0.5, 0.0, 0.5]), [[1, 2], [np.nan, np.inf], [3, 4]])
+    assert found.tolist() == [[1.0, 2.0], [0.0, 0.0], [3.0, 4.0]]
+    with pytest.raises(ValueError, match=r"shape \(3, ...\)"):
+        weights.weighted_values(np.ones(3), np.zeros(2))
+
+
+def test_histogram_of_weights() -> None:
+    log_w = np.array([-np.inf, 0.0, -1.0, -40.0, 0.5])
+    edges, samples, weight = weights.histogram(log_w, 10)
+    assert edges[0] == weights.LOWEST and edges[-1] == pytest.approx(0.5 - weights.log_mean_exp(log_w))
+    assert samples.sum() == pytest.approx(1.0) == pytest.approx(weight.sum())
+    assert samples[0] == 0.25 and weight[0] == pytest.approx(0.0, abs=1e-15)  # what lies below is in the first bin
+    assert samples[-1] == 0.75 and weight[-1] == pytest.approx(1.0)  # 0.5, 0 and -1 are within one bin, 1.6 wide
+    assert weights.histogram(np.array([1.0, 1.0, -np.inf]), 10) is None
+
+
+def test_free_energy_of_a_histogram() -> None:
+    found = weights.relative_free_energy(np.array([[0.5, 0.25], [0.0, 0.25]]))
+    assert found.tolist() == [[0.0, pytest.approx(np.log(2))], [np.inf, pytest.approx(np.log(2))]]
+    assert not np.signbit(found[0, 0])

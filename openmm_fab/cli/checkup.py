@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 GOOD, NOTE, BAD = "ok  ", "note", "BAD "
-NEEDED = ("torch", "openmm", "numpy", "scipy", "mdtraj", "matplotlib")
+NEEDED = ("torch", "openmm", "numpy", "scipy", "mdtraj", "matplotlib", "netCDF4")
 OPTIONAL = {
     "nglview": ("structures in notebooks and reports", "notebook"),
     "openmmtools": ("replica exchange by openmmtools, the flow as an MCMC move", "md"),

@@ -61,10 +61,10 @@ def check_format(found: object, expected: object, what: str, path: str | Path, a
     """
     if found == expected:
         return
-    age = ""
+    got = repr(found)
     if isinstance(found, int) and isinstance(expected, int):
-        age = f" of {'an older' if found < expected else 'a newer'} version"
-    raise FormatError(f"Expected {what} of format {expected!r} at {path}; got format {found!r}{age}. {advice}")
+        got = f"format {found} of {'an older' if found < expected else 'a newer'} version"
+    raise FormatError(f"Expected {what} of format {expected!r} at {path}; got {got}. {advice}")
 
 
 def write_atomically(

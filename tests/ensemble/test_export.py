@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import inspect
 from dataclasses import replace
 
 import mdtraj
@@ -139,3 +140,16 @@ def test_names_stay_apart_in_colvar(tmp_path) -> None:
     ensemble = backbone(np.zeros(3), np.zeros(3))
     columns, _ = read_colvar(ensemble.to_colvar(tmp_path / "c", {"a b": np.ones(3), "a-b": np.zeros(3)}))
     assert columns["a_b_2"].tolist() == [1, 1, 1] and columns["a_b_3"].tolist() == [0, 0, 0]
+
+
+def test_a_table_has_a_row_a_frame(ensemble) -> None:
+    table = ensemble.columns({"n": np.arange(400.0)})
+    assert list(table.angles) == ["phi ALA2", "psi ALA2"] and list(table.extra) == ["n"]
+    np.testing.assert_array_equal(table.angles["psi ALA2"], ensemble.psi()[:, 0])
+    np.testing.assert_array_equal(table.weight, ensemble.weights)
+    assert table.about["temperature_K"] == 300.0 and set(table.optional) <= {"log_q", "block"}
+
+
+def test_help_speaks_of_the_method(ensemble) -> None:
+    for name in ("to_pandas", "to_colvar", "to_xarray", "to_arviz"):
+        assert next(iter(inspect.signature(getattr(type(ensemble), name)).parameters)) == "self"

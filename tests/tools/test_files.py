@@ -19,7 +19,9 @@ import torch
 from openmm_fab.tools import files
 from openmm_fab.tools.files import (
     DamagedFileError,
+    FormatError,
     NotWrittenError,
+    check_format,
     latest,
     load_json,
     load_npz,
@@ -378,3 +380,19 @@ def test_a_disk_that_is_full(tmp_path):
         assert load_torch(path, "a state")["step"] == 4
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    "found, expected, got",
+    [
+        (2, 3, "of format 3 at a/b; got format 2 of an older version. Train anew."),
+        (4, 3, "of format 3 at a/b; got format 4 of a newer version. Train anew."),
+        ("model 1", "model 2", "of format 'model 2' at a/b; got 'model 1'. Train anew."),
+        (None, "model 2", "of format 'model 2' at a/b; got None. Train anew."),
+    ],
+)
+def test_formats(found, expected, got) -> None:
+    check_format(expected, expected, "a thing", "a/b", "Train anew.")
+    with pytest.raises(FormatError) as error:
+        check_format(found, expected, "a thing", "a/b", "Train anew.")
+    assert str(error.value) == f"Expected a thing {got}"
