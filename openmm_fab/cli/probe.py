@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..tools.tables import table
 from ..tools.progress import duration
+from ..tools.tables import table
 
 if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
