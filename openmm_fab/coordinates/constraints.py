@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .layout import Layout
 from .zmatrix import ZMatrix
 
 
@@ -31,12 +32,12 @@ class MassMetric(torch.nn.Module):
     def __init__(self, pairs: np.ndarray, masses: np.ndarray) -> None:
         super().__init__()
         self.pairs, self.masses = pairs, masses
-        self.lonely = 0.0
+        self._log_det_single = 0.0
         self._groups: list[int] = []
         by_size: dict[int, list[list[int]]] = {}
         for group in _groups(pairs):
             if len(group) == 1:
-                self.lonely += 0.5 * float(np.log((1.0 / masses[pairs[group[0]]]).sum()))
+                self._log_det_single += 0.5 * float(np.log((1.0 / masses[pairs[group[0]]]).sum()))
             else:
                 by_size.setdefault(len(group), []).append(group)
         for k, groups in enumerate(by_size.values()):
@@ -47,7 +48,7 @@ class MassMetric(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, n_atoms, 3) -> (batch,)."""
-        total = x.new_full((len(x),), self.lonely)
+        total = x.new_full((len(x),), self._log_det_single)
         for k in self._groups:
             pairs, coupling = self.get_buffer(f"_pairs{k}"), self.get_buffer(f"_coupling{k}").to(x)
             bond = x[:, pairs[..., 0]] - x[:, pairs[..., 1]]
@@ -73,16 +74,15 @@ def fixed_lengths(zmatrix: ZMatrix, pairs: np.ndarray, lengths: np.ndarray, name
         A constrained bond that is no length of the Z-matrix: beyond a linear centre, or a second one that closes a
         cage at the same atom.
     """
-    rows, n = zmatrix.rows, zmatrix.n_atoms
-    place = {frozenset(row[:2].tolist()): k for k, row in enumerate(rows[1:])}
-    place |= {frozenset(rows[k, [0, 2]].tolist()): n - 1 + k - 2 for k in np.flatnonzero(zmatrix.closes).tolist()}
+    layout = Layout(zmatrix)
+    place = layout.distances()
     missing = [f"{names[i]} - {names[j]}" for i, j in pairs.tolist() if frozenset((i, j)) not in place]
     if missing:
         raise ValueError(
             f"Expected constraints of bonds that are coordinates; got {', '.join(missing[:5])}, which lie beyond a "
             "linear centre or in a cage: their lengths follow from others. Use constraints=HBonds or None."
         )
-    fixed = np.full(n - 1 + max(n - 2, 0), np.nan)
+    fixed = layout.lengths.copy()
     for (i, j), length in zip(pairs.tolist(), lengths, strict=True):
         fixed[place[frozenset((i, j))]] = length
     return fixed

@@ -10,7 +10,7 @@ translation and rotation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +27,18 @@ from ..tools.circle import wrap
 from ..tools.fusing import FusedMap
 from .constraints import MassMetric, fixed_lengths
 from .isomers import NITROGENS, OMEGAS, amide_bonds, inverting_rows, with_trans_amides
+from .layout import Layout
 from .marks import marked_bonds, marked_centres
 from .placement import Placement
+from .scales import ValueAndGradient, both_sides, covariance_at_minimum, mixing_of, moments, soften
 from .sparse import SparseProduct, sparse_pair
+from .summary import summary
 from .symmetry import SYMMETRIES, Rotor, find_rotors, same_energy
 from .zmatrix import ZMatrix, build_zmatrix
 
 if TYPE_CHECKING:
     import mdtraj
 
-
-ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 MEASURES = ("rigid", "flexible")
 CHOICES = {"symmetry": SYMMETRIES, "omega": OMEGAS, "nitrogens": NITROGENS, "measure": MEASURES}
@@ -154,17 +155,10 @@ class InternalCoordinates(torch.nn.Module):
         metric: MassMetric | None = None,
     ) -> None:
         super().__init__()
-        self.zmatrix = zmatrix
-        n = self.n_atoms = zmatrix.n_atoms
-        if n < 2:
-            raise ValueError("Expected a molecule of two atoms or more; got a single atom, which has no shape.")
-        self.n_bonds, self.n_angles = n - 1, n - 2
-        free = np.full(self.n_bonds + self.n_angles, np.nan)
-        self.lengths = free if lengths is None else np.asarray(lengths, dtype=np.float64)
+        self.layout = Layout(zmatrix, lengths)
+        self.zmatrix, self.lengths, self.n_atoms = zmatrix, self.layout.lengths, zmatrix.n_atoms
         self.rotors, self.phases, self.metric = tuple(rotors), tuple(map(float, phases)), metric
-        self.n_periodic = int(zmatrix.periodic.sum())
-        self.n_stiff = int(np.isnan(self.lengths).sum()) + max(n - 3, 0) - self.n_periodic
-        self.dim = self.n_stiff + self.n_periodic
+        self.n_stiff, self.n_periodic, self.dim = self.layout.n_stiff, self.layout.n_periodic, self.layout.dim
         self.placement = Placement(zmatrix)
         self._set_scale(
             torch.zeros(self.n_stiff, dtype=torch.float64) if mean is None else mean,
@@ -257,22 +251,23 @@ class InternalCoordinates(torch.nn.Module):
         inverting : rows of the Z-matrix, optional
             Whose torsion is centred between this side and its mirror image, and as wide as they are apart.
         """
-        from .scales import both_sides, covariance_at_minimum, mixing_of, moments, soften
-
         settings = settings or CoordinateSettings()
         x = torch.as_tensor(np.asarray(minimum), dtype=torch.float64)[None]
         phases = [float(rotor.phase(x)) for rotor in rotors]
         plain = cls(zmatrix, lengths=lengths, rotors=rotors, phases=phases, metric=metric)
+        layout = plain.layout
         z, _ = plain.to_internal(x)
         plain._set_scale(z[0, : plain.n_stiff].clone(), plain.mixing)
         z[0, : plain.n_stiff] = 0.0
         if structures is None:
-            covariance = covariance_at_minimum(plain, z[0], value_and_gradient, settings.softest)
-            covariance = soften(plain, covariance, np.asarray(minimum), settings.softest)
+            covariance = covariance_at_minimum(
+                layout, plain.to_cartesian, z[0], value_and_gradient, settings.softest, plain._fold
+            )
+            covariance = soften(layout, covariance, np.asarray(minimum), settings.softest)
         else:
-            shift, covariance = moments(plain, structures)
+            shift, covariance = moments(layout, plain.to_internal, structures)
             plain._set_scale(plain.mean + shift, plain.mixing)
-        mean, covariance = both_sides(plain, plain.mean, covariance, inverting, settings.inflate)
+        mean, covariance = both_sides(layout, plain.mean, covariance, inverting, settings.inflate)
         plain._set_scale(mean, mixing_of(covariance * settings.inflate**2, settings.whiten))
         return plain
 
@@ -357,9 +352,15 @@ class InternalCoordinates(torch.nn.Module):
 
     def summary(self) -> str:
         """What was decided, as a table of rows and in words."""
-        from .summary import summary
+        width = self.mixing.square().sum(1).sqrt().numpy()
+        measure = "flexible" if self.metric is None else "rigid"
+        mean, names = self.mean.numpy(), self.atom_names
+        return summary(self.layout, mean, width, self.rotors, measure, self.system, self.centre(), names)
 
-        return summary(self)
+    def centre(self) -> np.ndarray:
+        """(n_atoms, 3), nm: the structure at z = 0."""
+        x, _ = self.to_cartesian(torch.zeros(1, self.dim, dtype=torch.float64))
+        return x[0].numpy()
 
     @property
     def atom_names(self) -> list[str]:
@@ -370,7 +371,7 @@ class InternalCoordinates(torch.nn.Module):
         """Entry `column` of z in words: a torsion by the bond that it turns about."""
         if column < self.n_stiff:
             return f"stiff coordinate {column}"
-        _, bond, angle, _ = self.zmatrix.rows[int(self._turning[column - self.n_stiff]) + 3].tolist()
+        _, bond, angle, _ = self.zmatrix.rows[self.layout.row_of(column)].tolist()
         names = self.atom_names
         return f"the torsion about {names[angle]}-{names[bond]}"
 
@@ -378,11 +379,10 @@ class InternalCoordinates(torch.nn.Module):
         """nglview widget of the molecule with its rotatable bonds, rotors, closed rings and stereocentres marked."""
         if self.system is None:
             raise ValueError("Expected coordinates made with InternalCoordinates.from_system; these know no system.")
-        x, _ = self.to_cartesian(torch.zeros(1, self.dim, dtype=torch.float64))
         rotors = {rotor.rows[0] for rotor in self.rotors}
         marks = marked_bonds(self.zmatrix, rotors, self.lengths, self.atom_names)
         marks += marked_centres(list(stereocentres(self.system.graph)), self.atom_names)
-        return view(x.numpy(), self.system.md_topology, marks, aspectRatio=1.5)
+        return view(self.centre()[None], self.system.md_topology, marks, aspectRatio=1.5)
 
     def compile(self, chunk: int | None = None) -> InternalCoordinates:  # type: ignore[override]
         """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on.
@@ -409,35 +409,34 @@ class InternalCoordinates(torch.nn.Module):
         self.register_buffer("unmixing", torch.linalg.inv(mixing), persistent=False)
         fixed = float(np.log(self.lengths[~np.isnan(self.lengths)]).sum())
         self._log_det_scale = float(torch.linalg.slogdet(mixing).logabsdet) - fixed
-        n, z = self.n_atoms, self.zmatrix
+        layout = self.layout
+        names = ("leader", "follows", "free", "narrow", "turning")
+        places = {f"_{name}": torch.as_tensor(getattr(layout, name)) for name in names}
         rank = torch.as_tensor(np.argsort(self.placement.order))  # of rows
-        turns, leader = z.periodic[3:], z.leader[3:]
-        places = {"_leader": torch.as_tensor(np.maximum(leader - 3, 0)), "_follows": torch.as_tensor(leader >= 0)}
         places |= {f"_row_of_{name}": rank[k:] - k for k, name in enumerate(("r", "bend", "phi"), start=1)}
-        chosen = {"_free": np.isnan(self.lengths), "_narrow": ~turns, "_turning": turns}
-        places |= {name: torch.as_tensor(np.flatnonzero(kind)) for name, kind in chosen.items()}
         for name, index in places.items():
             self.register_buffer(name, index, persistent=False)
 
         # Lengths, angles and relative torsions, in the order of rows: at z = 0, and by z.
         stiff = torch.cat([mixing, torch.zeros(self.n_stiff, self.n_periodic, dtype=torch.float64)], dim=1)
-        lengths = torch.zeros(self.n_bonds + self.n_angles, self.dim, dtype=torch.float64)
+        lengths = torch.zeros(len(layout.lengths), self.dim, dtype=torch.float64)
         lengths[self._free] = stiff[: len(self._free)]
         start = torch.as_tensor(self.lengths).log()
         start[self._free] = mean[: len(self._free)]
-        torsions = torch.zeros(max(n - 3, 0), self.dim, dtype=torch.float64)
+        torsions = torch.zeros(layout.n_torsions, self.dim, dtype=torch.float64)
         torsions[self._narrow] = stiff[len(self._free) :]
-        zero = torch.zeros(max(n - 3, 0), dtype=torch.float64)
+        zero = torch.zeros(layout.n_torsions, dtype=torch.float64)
         zero[self._narrow] = mean[len(self._free) :]
         self._turn_rotors(torsions, zero)
         torsions = torsions + torch.where(self._follows[:, None], torsions[self._leader], 0.0)
         zero = zero + torch.where(self._follows, zero[self._leader], 0.0)
         by_rank = [torch.argsort(index) for index in (self._row_of_r, self._row_of_bend, self._row_of_phi)]
-        by_rank[1] = by_rank[1] + self.n_bonds
+        by_rank[1] = by_rank[1] + layout.n_bonds
         slope = torch.cat([lengths[by_rank[0]], lengths[by_rank[1]], torsions[by_rank[2]], stiff[len(self._free) :]])
         start = torch.cat([start[by_rank[0]], start[by_rank[1]], zero[by_rank[2]], 0 * mean[len(self._free) :]])
         self.register_buffer("_slope", slope, persistent=False)
         self.register_buffer("_start", start, persistent=False)
+        self._sizes = [layout.n_bonds, layout.n_angles, layout.n_torsions, len(layout.narrow)]
         self._sparse = sparse_pair(slope) if self.n_atoms > FUSED_ATOMS else None
 
     def _turn_rotors(self, torsions: Tensor, zero: Tensor) -> None:
@@ -467,8 +466,7 @@ class InternalCoordinates(torch.nn.Module):
             q = self._start[:, None] + SparseProduct.apply(z, *self._sparse)
         else:
             q = self._start.to(z)[:, None] + self._slope.to(z) @ z
-        sizes = [self.n_bonds, self.n_angles, max(self.n_atoms - 3, 0), len(self._narrow)]
-        log_r, bend, phi, deviation = q.split(sizes)
+        log_r, bend, phi, deviation = q.split(self._sizes)
         x, volume = self.placement.place(log_r, bend, phi)
         inside = (deviation.abs() < math.pi).all(0)
         return x, torch.where(inside, volume + self._log_det_scale, -torch.inf)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..tools.circle import wrap
+from .layout import Layout
 from .zmatrix import puckering
 
-if TYPE_CHECKING:
-    from .internal import InternalCoordinates, ValueAndGradient
-
+ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
+Map = Callable[[Tensor], tuple[Tensor, Tensor]]  # one direction of a bijection: value and log determinant
 
 STEP = 1e-4  # rad, or relative length
 BATCH = 256
@@ -25,70 +24,67 @@ PUCKERS = 0.08  # rad; a ring torsion of less width belongs to a cage
 
 @torch.enable_grad()
 def covariance_at_minimum(
-    plain: InternalCoordinates, z: Tensor, value_and_gradient: ValueAndGradient, softest: float
+    layout: Layout, to_cartesian: Map, z: Tensor, value_and_gradient: ValueAndGradient, softest: float, fold: Tensor
 ) -> Tensor:
     """Covariance of the stiff coordinates in the harmonic picture, from central differences of the gradient of u.
 
     Parameters
     ----------
-    plain : InternalCoordinates
-        Not scaled: its z are the coordinates.
+    to_cartesian : callable
+        z (batch, dim) -> x (batch, n_atoms, 3) and log |dx/dz| (batch,); z are the coordinates themselves, not scaled.
     z : Tensor, shape (dim,)
         The minimum of u.
+    value_and_gradient : callable
+        x -> u (batch,) and du/dx (batch, n_atoms, 3).
     softest : float
         Width beyond which a direction counts as free.
+    fold : Tensor, shape (n_periodic,)
+        How many times faster than its torsion a periodic entry of z runs: 1, or the fold of a rotor.
     """
-    dim = plain.dim
+    dim = layout.dim
     shifts = STEP * torch.eye(dim, dtype=torch.float64)
     gradients = []
     for part in torch.cat([z + shifts, z - shifts]).split(BATCH):
         part = part.detach().requires_grad_()
-        x, log_det = plain.to_cartesian(part)
+        x, log_det = to_cartesian(part)
         _, slope = value_and_gradient(x.detach())
         (gradient,) = torch.autograd.grad((x * slope).sum() - log_det.sum(), part)
         gradients.append(gradient)
     up, down = torch.cat(gradients).chunk(2)
     hessian = (up - down + (up - down).T) / (4 * STEP)
-    unit = torch.cat(
-        [torch.ones(plain.n_stiff, dtype=torch.float64), plain._fold]
-    )  # a rotor's z runs fold times faster
+    unit = torch.cat([torch.ones(layout.n_stiff, dtype=torch.float64), fold])
     hessian = hessian * unit[:, None] * unit + torch.eye(dim, dtype=torch.float64) / softest**2
     values, vectors = torch.linalg.eigh(hessian)
     values = values.clamp(min=1 / softest**2)  # an unstable direction counts as a soft one
-    return ((vectors / values) @ vectors.T)[: plain.n_stiff, : plain.n_stiff]
+    return ((vectors / values) @ vectors.T)[: layout.n_stiff, : layout.n_stiff]
 
 
-def soften(plain: InternalCoordinates, covariance: Tensor, positions: np.ndarray, softest: float) -> Tensor:
+def soften(layout: Layout, covariance: Tensor, positions: np.ndarray, softest: float) -> Tensor:
     """Covariance where the torsions of puckering rings are wide, and nothing is taken to depend on them.
 
     A ring's other pucker is several times the harmonic width away, and not along a straight line: there the picture
     of one minimum is of no use.  Rings that are planar, or too stiff to pucker, stay as they are.
     """
     width = covariance.diagonal().sqrt()
-    places = _torsion_places(plain, np.flatnonzero(puckering(plain.zmatrix, positions)))
+    places = layout.stiff_torsions(np.flatnonzero(puckering(layout.zmatrix, positions)))
     soft = [place for place in places if width[place] > PUCKERS]
     return _on_their_own(covariance, soft, width[soft].clamp(min=softest))
 
 
 def both_sides(
-    plain: InternalCoordinates, mean: Tensor, covariance: Tensor, rows: Sequence[int], inflate: float
+    layout: Layout, mean: Tensor, covariance: Tensor, rows: Sequence[int], inflate: float
 ) -> tuple[Tensor, Tensor]:
-    """Mean and covariance where the torsions of these rows are flat at z = 0, and the side that they are on, or the
-    one they are nearer to, is at |z| = 1 at most, as its mirror image is; nothing is taken to depend on them.
+    """Mean and covariance with the inverting torsions of these rows centred on the planar geometry (z = 0).
+
+    They are widened so that both mirror images lie within |z| <= 1, and their covariance with all other coordinates is
+    set to zero.
     """
-    places = _torsion_places(plain, rows)
+    places = layout.stiff_torsions(rows)
     mean = mean.clone()
     apart = math.pi - wrap(mean[places]).abs()
     mean[places] = math.pi
     wide = torch.maximum(apart / inflate, covariance.diagonal()[places].sqrt())
     return mean, _on_their_own(covariance, places, wide)
-
-
-def _torsion_places(plain: InternalCoordinates, rows: Sequence[int] | np.ndarray) -> list[int]:
-    """Where the narrow torsions of these rows are among the stiff coordinates: after lengths and angles."""
-    narrow = np.flatnonzero(~plain.zmatrix.periodic[3:]) + 3
-    first = int(np.isnan(plain.lengths).sum())
-    return [first + int(np.flatnonzero(narrow == row)[0]) for row in rows if row in narrow]
 
 
 def _on_their_own(covariance: Tensor, places: Sequence[int], width: Tensor) -> Tensor:
@@ -99,10 +95,11 @@ def _on_their_own(covariance: Tensor, places: Sequence[int], width: Tensor) -> T
     return covariance
 
 
-def moments(plain: InternalCoordinates, structures: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean, less that of `plain`, and covariance of the stiff coordinates in structures (frames, n_atoms, 3).
+def moments(layout: Layout, to_internal: Map, structures: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the stiff entries of z in structures (frames, n_atoms, 3), nm.
 
-    Correlations are shrunk as far as frames are few.
+    `to_internal` maps x (batch, n_atoms, 3) to z (batch, dim), which is not scaled, and log |dz/dx|. Correlations are
+    shrunk as far as frames are few.
 
     Raises
     ------
@@ -112,8 +109,8 @@ def moments(plain: InternalCoordinates, structures: np.ndarray) -> tuple[Tensor,
     n = len(structures)
     if n < 10:
         raise ValueError(f"Expected 10 frames or more to take scales from; got {n}.")
-    z = torch.cat([plain.to_internal(part)[0] for part in torch.as_tensor(structures).split(BATCH)])
-    z = z[:, : plain.n_stiff]
+    z = torch.cat([to_internal(part)[0] for part in torch.as_tensor(structures).split(BATCH)])
+    z = z[:, : layout.n_stiff]
     mean = z.mean(0)
     covariance = (z - mean).T @ (z - mean) / (n - 1)
     if not (covariance.diagonal() > 0).all():
@@ -121,7 +118,7 @@ def moments(plain: InternalCoordinates, structures: np.ndarray) -> tuple[Tensor,
             "Expected every length, angle and torsion to move in the trajectory; some do not. Constrain these bonds "
             "in the system, too, or take scales from the Hessian."
         )
-    share = min(1.0, plain.n_stiff / n)
+    share = min(1.0, layout.n_stiff / n)
     return mean, (1 - share) * covariance + share * torch.diag(covariance.diagonal())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,56 +12,74 @@ from ..molecule.system import MolecularSystem
 from ..molecule.torsions import rotatable_bonds
 from ..tools.tables import table
 from .isomers import amide_bonds, is_trans, pyramidal_nitrogens
-from .zmatrix import LARGEST_RING, LINEAR
-
-if TYPE_CHECKING:
-    from .internal import InternalCoordinates
-
+from .layout import Layout
+from .symmetry import Rotor
+from .zmatrix import LARGEST_RING, LINEAR, ZMatrix
 
 COLUMNS = ("atom", "bonded to", "nm", "angle with", "degrees", "torsion with", "degrees", "which")
 
 
-def summary(coordinates: InternalCoordinates) -> str:
-    """Rows of the Z-matrix with centres and widths, and what turns, is fixed, kept or hard."""
-    return "\n".join([table(COLUMNS, _rows(coordinates)), "", *_words(coordinates)])
+def summary(
+    layout: Layout,
+    mean: np.ndarray,
+    width: np.ndarray,
+    rotors: Sequence[Rotor],
+    measure: str,
+    system: MolecularSystem | None,
+    centre: np.ndarray,
+    names: Sequence[str],
+) -> str:
+    """Rows of the Z-matrix with centres and widths, and what turns, is fixed, kept or hard.
+
+    Parameters
+    ----------
+    mean, width : (n_stiff,)
+        Of the stiff coordinates: ln of nm, rad.
+    measure : "rigid" or "flexible"
+        Of fixed lengths.
+    system : MolecularSystem or None
+        The molecule, if known; then its chemistry is described, too.
+    centre : (n_atoms, 3), nm
+        The structure at z = 0.
+    names : sequence of str
+        Of the atoms.
+    """
+    words = _words(layout, rotors, measure, names)
+    if system is not None:
+        words += _chemistry(layout.zmatrix, system, centre, names)
+    if rings := int(layout.zmatrix.closes.sum()):
+        words.append(f"Rings closed by their lengths: {rings}")
+    return "\n".join([table(COLUMNS, _rows(layout, mean, width, rotors, names)), "", *words])
 
 
-def _rows(c: InternalCoordinates) -> list[tuple[str, ...]]:
-    z, names = c.zmatrix, c.atom_names
-    centre, width = _scales(c)
-    narrow = iter(range(len(c.lengths), len(centre)))
-    rotors = {rotor.rows[0]: rotor for rotor in c.rotors}
+def _rows(
+    layout: Layout, mean: np.ndarray, width: np.ndarray, rotors: Sequence[Rotor], names: Sequence[str]
+) -> list[tuple[str, ...]]:
+    z = layout.zmatrix
+    # Of every length and angle; the width of a fixed one is 0.
+    centres, widths = np.log(layout.lengths), np.zeros(len(layout.lengths))
+    centres[layout.free], widths[layout.free] = mean[: len(layout.free)], width[: len(layout.free)]
+    folds = {rotor.rows[0]: rotor.fold for rotor in rotors}
     rows: list[tuple[str, ...]] = []
     for k, (atom, *partners) in enumerate(z.rows.tolist()):
         cells = [names[atom], *(names[i] if i >= 0 else "" for i in partners)]
         length = bend = torsion = kind = ""
         if k >= 1:
-            length = _length(np.exp(centre[k - 1]), width[k - 1])
+            i = layout.length(k)
+            length = _length(np.exp(centres[i]), widths[i])
         if k >= 2:
-            i = c.n_bonds + k - 2
-            bend = _length(np.exp(centre[i]), width[i]) + " nm" if z.closes[k] else _angle(centre[i], width[i])
+            i = layout.bend(k)
+            bend = _length(np.exp(centres[i]), widths[i]) + " nm" if z.closes[k] else _angle(centres[i], widths[i])
             kind = "closes a ring" if z.closes[k] else ""
         if k >= 3 and z.periodic[k]:
             torsion = "any"
-            kind = "periodic" + (f", one of {rotors[k].fold} equal sectors" if k in rotors else "")
+            kind = "periodic" + (f", one of {folds[k]} equal sectors" if k in folds else "")
         elif k >= 3:
-            i = next(narrow)
-            torsion = _angle(centre[i], width[i])
+            (i,) = layout.stiff_torsions([k])
+            torsion = _angle(mean[i], width[i])
             kind = kind or (f"narrow, after {names[z.rows[z.leader[k], 0]]}" if z.leader[k] >= 0 else "narrow")
         rows.append((cells[0], cells[1], length, cells[2], bend, cells[3], torsion, kind))
     return rows
-
-
-def _scales(c: InternalCoordinates) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and width of every length, angle and narrow torsion; the width of a fixed one is 0."""
-    spread = c.mixing.square().sum(1).sqrt().numpy()
-    narrow = c.n_stiff - int(np.isnan(c.lengths).sum())
-    with np.errstate(invalid="ignore"):
-        centre = np.concatenate([np.log(c.lengths), np.full(narrow, np.nan)])
-    free = np.isnan(centre)
-    width = np.zeros(len(centre))
-    centre[free], width[free] = c.mean.numpy(), spread
-    return centre, width
 
 
 def _length(value: float, relative: float) -> str:
@@ -73,39 +90,31 @@ def _angle(value: float, width: float) -> str:
     return f"{np.degrees(value):.1f} ± {np.degrees(width):.1f}"
 
 
-def _words(c: InternalCoordinates) -> list[str]:
-    z, names = c.zmatrix, c.atom_names
-    lines = [f"{c.dim} coordinates: {c.n_stiff} stiff, {c.n_periodic} periodic"]
-    fixed = int((~np.isnan(c.lengths)).sum())
-    if fixed:
-        lines[0] += f"; {fixed} lengths fixed, measure of {'rigid' if c.metric is not None else 'flexible'} bonds"
-    if c.rotors:
-        groups = [f"{names[r.frame[0]]} ({r.fold} sectors)" for r in c.rotors]
+def _words(layout: Layout, rotors: Sequence[Rotor], measure: str, names: Sequence[str]) -> list[str]:
+    lines = [f"{layout.dim} coordinates: {layout.n_stiff} stiff, {layout.n_periodic} periodic"]
+    if fixed := len(layout.fixed):
+        lines[0] += f"; {fixed} lengths fixed, measure of {measure} bonds"
+    if rotors:
+        groups = [f"{names[r.frame[0]]} ({r.fold} sectors)" for r in rotors]
         lines.append(f"Equal atoms in one labelled sector: {', '.join(groups)}; log Z counts all sectors")
-    if c.system is not None:
-        lines += _chemistry(c, names)
-    rings = int(z.closes.sum())
-    if rings:
-        lines.append(f"Rings closed by their lengths: {rings}")
     return lines
 
 
-def _chemistry(c: InternalCoordinates, names: Sequence[str]) -> list[str]:
-    assert c.system is not None
-    graph, x, lines = c.system.graph, _centre(c), []
-    turning = {frozenset(row[1:3].tolist()) for row in c.zmatrix.rows[c.zmatrix.periodic]}
+def _chemistry(zmatrix: ZMatrix, system: MolecularSystem, x: np.ndarray, names: Sequence[str]) -> list[str]:
+    graph, lines = system.graph, []
+    turning = {frozenset(row[1:3].tolist()) for row in zmatrix.rows[zmatrix.periodic]}
     kept: dict[str, list[str]] = {}
     for amide in amide_bonds(graph):
         isomer = "sampled" if frozenset(amide[1:3]) in turning else "trans" if is_trans(x, amide) else "cis"
         kept.setdefault(isomer, []).append(f"{names[amide[1]]}-{names[amide[2]]}")
     lines += [f"Peptide bonds, {isomer}: {', '.join(found)}" for isomer, found in kept.items()]
-    if stiff := _stiff_bonds(c.system, turning):
+    if stiff := _stiff_bonds(system, turning):
         lines.append(f"Other bonds that do not turn: {', '.join(f'{names[i]}-{names[j]}' for i, j in stiff)}")
     centres = stereocentres(graph)
     if centres:
         lines.append(f"Stereocentres, which keep the hand of the structure: {', '.join(names[i] for i in centres)}")
     kept_side = pyramidal_nitrogens(graph, x)  # those that invert are flat at the centre
-    inverting = sorted(set(pyramidal_nitrogens(graph, c.system.minimum)) - set(kept_side))
+    inverting = sorted(set(pyramidal_nitrogens(graph, system.minimum)) - set(kept_side))
     if inverting:
         lines.append(f"Pyramidal nitrogens, both sides sampled: {', '.join(names[i] for i in inverting)}")
     if kept_side:
@@ -140,10 +149,3 @@ def _stiff_bonds(system: MolecularSystem, turning: set[frozenset[int]]) -> list[
 def _is_straight(x: np.ndarray) -> bool:
     a, b = x[0] - x[1], x[2] - x[1]
     return bool(a @ b / np.linalg.norm(a) / np.linalg.norm(b) < np.cos(LINEAR))
-
-
-def _centre(c: InternalCoordinates) -> np.ndarray:
-    import torch
-
-    x, _ = c.to_cartesian(torch.zeros(1, c.dim, dtype=torch.float64))
-    return x[0].numpy()

@@ -46,7 +46,7 @@ def _z(c: InternalCoordinates, n: int, seed: int = 0, width: float = 1.0) -> Ten
 def _row(c: InternalCoordinates, z: Tensor, rows: np.ndarray) -> Tensor:
     """Torsion variables of Z-matrix rows, unscaled, from z."""
     q = c.mean + z[:, : c.n_stiff] @ c.mixing.T
-    torsions = torch.cat([q[:, c.n_bonds + c.n_angles :], z[:, c.n_stiff :]], dim=1)
+    torsions = torch.cat([q[:, c.layout.n_bonds + c.layout.n_angles :], z[:, c.n_stiff :]], dim=1)
     kinds = np.concatenate([np.flatnonzero(~c.zmatrix.periodic[3:]), np.flatnonzero(c.zmatrix.periodic[3:])]) + 3
     return torsions[:, [int(np.flatnonzero(kinds == row)[0]) for row in rows]]
 
@@ -59,9 +59,9 @@ def test_lengths_angles_and_torsions_are_mdtrajs(alanine_dipeptide):
     trajectory = mdtraj.Trajectory(x.numpy(), alanine_dipeptide.md_topology)
     q = (c.mean + z[:, : c.n_stiff] @ c.mixing.T).numpy()
     lengths = mdtraj.compute_distances(trajectory, rows[1:, :2], periodic=False)
-    np.testing.assert_allclose(np.exp(q[:, : c.n_bonds]), lengths, atol=1e-6)
+    np.testing.assert_allclose(np.exp(q[:, : c.layout.n_bonds]), lengths, atol=1e-6)
     angles = mdtraj.compute_angles(trajectory, rows[2:, :3], periodic=False)
-    np.testing.assert_allclose(q[:, c.n_bonds : c.n_bonds + c.n_angles], angles, atol=1e-3)
+    np.testing.assert_allclose(q[:, c.layout.n_bonds : c.layout.n_bonds + c.layout.n_angles], angles, atol=1e-3)
 
     torsions = mdtraj.compute_dihedrals(trajectory, rows[3:], periodic=False)
     leader = c.zmatrix.leader[3:]
@@ -162,10 +162,10 @@ def test_outside_the_domain_the_density_is_zero(coordinates):
     """An angle beyond pi or below 0, a narrow torsion beyond half a turn: -inf there, and nothing else is touched."""
     c = coordinates
     bad = torch.zeros(4, c.n_stiff, dtype=torch.float64)
-    bad[0, c.n_bonds + 3] = 3.0
-    bad[1, c.n_bonds + 3] = -3.0
-    bad[2, c.n_bonds + c.n_angles + 2] = math.pi + 0.01
-    bad[3, c.n_bonds + c.n_angles + 2] = -math.pi - 0.01
+    bad[0, c.layout.n_bonds + 3] = 3.0
+    bad[1, c.layout.n_bonds + 3] = -3.0
+    bad[2, c.layout.n_bonds + c.layout.n_angles + 2] = math.pi + 0.01
+    bad[3, c.layout.n_bonds + c.layout.n_angles + 2] = -math.pi - 0.01
     bad = torch.cat([bad @ c.unmixing.T, torch.zeros(4, c.n_periodic, dtype=torch.float64)], dim=1)
     good = _z(c, 3)
     z = torch.cat([good, bad]).requires_grad_()
@@ -184,8 +184,8 @@ def test_outside_the_domain_the_density_is_zero(coordinates):
 def test_just_inside_the_domain(coordinates):
     c = coordinates
     edge = torch.zeros(2, c.n_stiff, dtype=torch.float64)
-    edge[0, c.n_bonds + 3] = math.pi - 0.01 - c.mean[c.n_bonds + 3]
-    edge[1, c.n_bonds + c.n_angles + 2] = math.pi - 0.01
+    edge[0, c.layout.n_bonds + 3] = math.pi - 0.01 - c.mean[c.layout.n_bonds + 3]
+    edge[1, c.layout.n_bonds + c.layout.n_angles + 2] = math.pi - 0.01
     z = torch.cat([edge @ c.unmixing.T, torch.zeros(2, c.n_periodic, dtype=torch.float64)], dim=1)
     x, log_det = c.to_cartesian(z)
     assert torch.isfinite(log_det).all()
@@ -236,7 +236,7 @@ def test_large_molecules_mix_sparsely():
     n = plain.n_stiff
     mean = plain.to_internal(torch.tensor(system.positions)[None])[0][0, :n].clone()
     near = torch.exp(-(torch.arange(n)[:, None] - torch.arange(n)).abs().double() / 0.5)
-    width = torch.where(torch.arange(n) < plain.n_bonds, 0.02, 0.05).double()
+    width = torch.where(torch.arange(n) < plain.layout.n_bonds, 0.02, 0.05).double()
     mixing = mixing_of(near * width[:, None] * width, whiten=True)
     assert (mixing == 0).double().mean() > 0.9
     torch.testing.assert_close(mixing @ mixing.T / width[:, None] / width, near, atol=5e-3, rtol=0)
