@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..drawing.view import view
+from ..drawing.view import Mark, view
 from ..energy.protocol import Energy
 from ..molecule.names import atom_names
 from ..molecule.stereo import stereocentres
@@ -379,10 +379,16 @@ class InternalCoordinates(torch.nn.Module):
         """nglview widget of the molecule with its rotatable bonds, rotors, closed rings and stereocentres marked."""
         if self.system is None:
             raise ValueError("Expected coordinates made with InternalCoordinates.from_system; these know no system.")
+        return view(self.centre()[None], self.system.md_topology, self.marks(), aspectRatio=1.5)
+
+    def marks(self) -> list[Mark]:
+        """Bonds and, where the system is known, stereocentres that stand out in a picture; see `marks`."""
         rotors = {rotor.rows[0] for rotor in self.rotors}
-        marks = marked_bonds(self.zmatrix, rotors, self.lengths, self.atom_names)
-        marks += marked_centres(list(stereocentres(self.system.graph)), self.atom_names)
-        return view(self.centre()[None], self.system.md_topology, marks, aspectRatio=1.5)
+        centres = [] if self.system is None else list(stereocentres(self.system.graph))
+        return [
+            *marked_bonds(self.zmatrix, rotors, self.lengths, self.atom_names),
+            *marked_centres(centres, self.atom_names),
+        ]
 
     def compile(self, chunk: int | None = None) -> InternalCoordinates:  # type: ignore[override]
         """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on.

@@ -9,9 +9,9 @@ import torch
 import zoo
 from openmm import app
 
+from openmm_fab.coordinates import marks
 from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
 from openmm_fab.coordinates.zmatrix import build_zmatrix
-from openmm_fab.drawing import view
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.molecule.stereo import stereocentres
 from openmm_fab.molecule.system import MolecularSystem
@@ -72,7 +72,7 @@ def test_without_a_system_atoms_are_numbers():
     c = InternalCoordinates(build_zmatrix(m.BUTANE.graph, m.BUTANE.masses, m.BUTANE.positions))
     assert "36 coordinates: 33 stiff, 3 periodic" in c.summary()
     with pytest.raises(ValueError, match="these know no system"):
-        view.view_coordinates(c)
+        c.view()
 
 
 def test_large_rings_are_called_hard():
@@ -102,11 +102,11 @@ def test_stereocentres(name, n):
 
 
 def test_what_the_picture_marks(proline):
-    marked = view.marked_bonds(proline)
-    assert sum(colour == view.TURNS for _, colour, _ in marked) == 1  # psi
-    assert sum(colour == view.SECTOR for _, colour, _ in marked) == 2
-    assert [name for _, colour, name in marked if colour == view.CLOSES] == ["closes a ring: PRO2:CD-PRO2:CG"]
-    assert view.marked_atoms(proline) == [(int(view.marked_atoms(proline)[0][0]), "keeps its hand: PRO2:CA")]
+    marked = proline.marks()
+    assert sum(colour == marks.TURNS for _, colour, _ in marked) == 1  # psi
+    assert sum(colour == marks.SECTOR for _, colour, _ in marked) == 2
+    assert [name for _, colour, name in marked if colour == marks.CLOSES] == ["closes a ring: PRO2:CD-PRO2:CG"]
+    assert [name for atoms, _, name in marked if len(atoms) == 1] == ["keeps its hand: PRO2:CA"]
     pytest.importorskip("nglview")
     sent = str(proline.view()._ngl_msg_archive)
     assert sent.count("closes a ring: ") == 1 and sent.count("turns: ") == 3 and sent.count("keeps its hand: ") == 1
