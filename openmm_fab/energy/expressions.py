@@ -22,9 +22,6 @@ import torch
 from torch import Tensor
 
 from .geometry import root
-from .tables import tabulated
-
-__all__ = ["Expression", "tabulated"]
 
 NONE: Mapping = MappingProxyType({})
 
@@ -89,7 +86,7 @@ class Expression:
         values : mapping of str to tensor or float
             A value for each of `variables`, of shapes that broadcast; further names are ignored.
         functions : mapping of str to callable
-            The tabulated functions (see `tabulated`).
+            The tabulated functions (see `energy.tables.tabulated`).
 
         Returns
         -------

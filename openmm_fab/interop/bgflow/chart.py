@@ -78,9 +78,9 @@ class Chart(nn.Module):
         spread = (-2 * turns.abs().clamp(1e-12, 1.0).log()).sqrt()
         narrow = self.circular & (spread < NARROW)
         self.register_buffer("periodic", self.circular & ~narrow)
-        around = self.low + unit * torch.remainder(turns.angle(), 2 * math.pi)
+        circular_mean = self.low + unit * torch.remainder(turns.angle(), 2 * math.pi)
         middle = self.low + self.period / 2
-        centre = torch.where(self.periodic, middle, torch.where(narrow, around, y.mean(0)))
+        centre = torch.where(self.periodic, middle, torch.where(narrow, circular_mean, y.mean(0)))
         width = torch.where(self.periodic, unit, torch.where(narrow, spread * unit, y.std(0)))
         if not (torch.isfinite(centre).all() and (width > 0).all() and torch.isfinite(width).all()):
             raise ValueError("Expected samples with a finite mean and width of every coordinate; some have none.")
