@@ -10,7 +10,8 @@ import pytest
 from ensembles import butane
 
 from openmm_fab.compare.comparing import compare
-from openmm_fab.report.words import BAD, GOOD, findings, usable
+from openmm_fab.report.words import findings, usable
+from openmm_fab.tools.findings import BAD, GOOD
 
 ROWS = [{"iteration": 100, "lost_basins": 1.0}, {"iteration": 200, "lost_basins": 0.0}]
 

@@ -8,13 +8,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated
 
 import typer
 
-GOOD, NOTE, BAD = "ok  ", "note", "BAD "
+from ..tools.findings import BAD, CARE, GOOD, Finding, worst
+
 NEEDED = ("torch", "openmm", "numpy", "scipy", "mdtraj", "matplotlib", "netCDF4")
 OPTIONAL = {
     "nglview": ("structures in notebooks and reports", "notebook"),
@@ -23,20 +23,6 @@ OPTIONAL = {
     "pdbfixer": ("missing heavy atoms", "prepare"),
     "tensorboard": ("TensorBoard files of a training", "tensorboard"),
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was looked at, what was found, and what to do about it."""
-
-    level: str
-    what: str
-    found: str
-    advice: str = ""
-
-    def __str__(self) -> str:
-        line = f"{self.level} {self.what}: {self.found}"
-        return f"{line}\n       -> {self.advice}" if self.advice else line
 
 
 def doctor(
@@ -51,19 +37,19 @@ def doctor(
       openmm-fab doctor
       openmm-fab doctor --no-compile
     """
-    worst = GOOD
     checks = (_packages, _openmm, _devices, _threads, _memory, _energy, *((_compiler,) if compile else ()))
+    grades = []
     for check in checks:
         for finding in _looked_at(check):
             typer.echo(str(finding))
-            worst = BAD if BAD in (worst, finding.level) else NOTE if NOTE in (worst, finding.level) else GOOD
+            grades.append(finding.grade)
     ends = {
         GOOD: "All is well.",
-        NOTE: "It will work; the notes say what could be better.",
+        CARE: "It will work; the notes say what could be better.",
         BAD: "Not ready: see the lines marked BAD.",
     }
-    typer.echo(f"\n{ends[worst]}")
-    if worst == BAD:
+    typer.echo(f"\n{ends[worst(grades)]}")
+    if BAD in grades:
         raise typer.Exit(1)
 
 
@@ -73,30 +59,34 @@ def _looked_at(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
         yield from check()
     except Exception as error:
         what = check.__name__.strip("_")
-        yield Finding(BAD, what, f"{type(error).__name__}: {error}", "Report this, with the lines above.")
+        yield _finding(BAD, what, f"{type(error).__name__}: {error}", "Report this, with the lines above.")
+
+
+def _finding(grade: str, what: str, found: str, advice: str = "") -> Finding:
+    return Finding(grade, f"{what}: {found}", advice)
 
 
 def _packages() -> Iterator[Finding]:
     version = sys.version.split()[0]
-    yield Finding(GOOD, "Python", f"{version}, {sys.executable}")
+    yield _finding(GOOD, "Python", f"{version}, {sys.executable}")
     for name in NEEDED:
-        yield Finding(GOOD, name, metadata.version(name))
+        yield _finding(GOOD, name, metadata.version(name))
     for name, (use, extra) in OPTIONAL.items():
         try:
-            yield Finding(GOOD, name, metadata.version(name))
+            yield _finding(GOOD, name, metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Finding(NOTE, name, "not installed", f"For {use}: pip install openmm_fab[{extra}]")
+            yield _finding(CARE, name, "not installed", f"For {use}: pip install openmm_fab[{extra}]")
 
 
 def _openmm() -> Iterator[Finding]:
     import openmm
 
     names = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
-    yield Finding(GOOD, "OpenMM's platforms", ", ".join(names))
+    yield _finding(GOOD, "OpenMM's platforms", ", ".join(names))
     failures = openmm.Platform.getPluginLoadFailures()
     if failures and shutil.which("nvidia-smi"):
-        yield Finding(
-            NOTE,
+        yield _finding(
+            CARE,
             "OpenMM's plugins",
             f"{len(failures)} cannot be loaded: {failures[0].splitlines()[0]}",
             "For energies on the GPU install the OpenMM build for its driver (openmm[cuda12], or by conda).",
@@ -108,11 +98,11 @@ def _devices() -> Iterator[Finding]:
 
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        yield Finding(GOOD, "GPU", f"{', '.join(cards)} (torch {torch.__version__})")
+        yield _finding(GOOD, "GPU", f"{', '.join(cards)} (torch {torch.__version__})")
     elif shutil.which("nvidia-smi"):
         cpu = torch.version.cuda is None
-        yield Finding(
-            NOTE,
+        yield _finding(
+            CARE,
             "GPU",
             f"there is an NVIDIA driver, but torch {torch.__version__} {'is the CPU build' if cpu else 'sees no GPU'}",
             "Install the CUDA build of PyTorch (pytorch.org says how)."
@@ -120,7 +110,7 @@ def _devices() -> Iterator[Finding]:
             else "The driver may be older than this build needs: compare nvidia-smi with torch.version.cuda.",
         )
     else:
-        yield Finding(GOOD, "GPU", "none; small molecules train well on CPU")
+        yield _finding(GOOD, "GPU", "none; small molecules train well on CPU")
 
 
 def _threads() -> Iterator[Finding]:
@@ -132,34 +122,34 @@ def _threads() -> Iterator[Finding]:
     threads, setting = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
     found = f"{threads} of torch, {allowed} cores for this process, OMP_NUM_THREADS={setting or 'not set'}"
     if threads > allowed:
-        yield Finding(
-            NOTE, "threads", found, f"More threads than cores slow each other down: export OMP_NUM_THREADS={allowed}"
+        yield _finding(
+            CARE, "threads", found, f"More threads than cores slow each other down: export OMP_NUM_THREADS={allowed}"
         )
     else:
-        yield Finding(GOOD, "threads", found)
+        yield _finding(GOOD, "threads", found)
 
 
 def _memory() -> Iterator[Finding]:
     from ..tools.memory import keep_freed_memory
 
     if keep_freed_memory():
-        yield Finding(GOOD, "memory", "glibc keeps freed memory while training")
+        yield _finding(GOOD, "memory", "glibc keeps freed memory while training")
     elif os.environ.get("OPENMM_FAB_KEEP_MEMORY") == "0":
-        yield Finding(
-            NOTE,
+        yield _finding(
+            CARE,
             "memory",
             "OPENMM_FAB_KEEP_MEMORY=0 leaves glibc to give freed memory back",
             "Unset it, unless another program needs the memory: big tensors on fresh pages can be many times slower.",
         )
     elif sys.platform.startswith("linux"):
-        yield Finding(
-            NOTE,
+        yield _finding(
+            CARE,
             "memory",
             "this C library cannot be told to keep freed memory (only glibc can)",
             "Where training is slow, try a glibc-based Python, or preload jemalloc.",
         )
     else:
-        yield Finding(GOOD, "memory", "nothing to set on this system")
+        yield _finding(GOOD, "memory", "nothing to set on this system")
 
 
 def _energy() -> Iterator[Finding]:
@@ -172,7 +162,7 @@ def _energy() -> Iterator[Finding]:
     from ..molecule.system import MolecularSystem, available_systems
 
     if "alanine_dipeptide" not in available_systems():
-        yield Finding(BAD, "shipped molecules", "alanine_dipeptide is missing", "Install openmm_fab again.")
+        yield _finding(BAD, "shipped molecules", "alanine_dipeptide is missing", "Install openmm_fab again.")
         return
     system = MolecularSystem.load("alanine_dipeptide")
     energy = CompiledEnergy(system)
@@ -181,7 +171,7 @@ def _energy() -> Iterator[Finding]:
     try:
         check(energy, x[:8])
     except DisagreementError as error:
-        yield Finding(
+        yield _finding(
             BAD, "compiled energy", str(error), 'Use reduced_energy(system, backend="openmm"), and report this.'
         )
         return
@@ -189,7 +179,7 @@ def _energy() -> Iterator[Finding]:
     started = time.perf_counter()
     energy.value_and_gradient(x)
     each = (time.perf_counter() - started) / len(x)
-    yield Finding(
+    yield _finding(
         GOOD,
         "compiled energy",
         f"agrees with OpenMM on alanine_dipeptide; {1e6 * each:.0f} µs a structure, energy and gradient, not fused",
@@ -202,7 +192,9 @@ def _compiler() -> Iterator[Finding]:
     from ..tools.fusing import fuse
 
     if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
-        yield Finding(NOTE, "torch.compile", "switched off by TORCHDYNAMO_DISABLE=1", "Unset it: fused code is faster.")
+        yield _finding(
+            CARE, "torch.compile", "switched off by TORCHDYNAMO_DISABLE=1", "Unset it: fused code is faster."
+        )
         return
     started = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
@@ -210,12 +202,12 @@ def _compiler() -> Iterator[Finding]:
         fuse(lambda x: [(x.sin() * x).sum(0)], [torch.ones(3, 64)], "A trial function")
     problems = [str(w.message) for w in caught if "is not fused" in str(w.message)]
     if problems:
-        yield Finding(
-            NOTE,
+        yield _finding(
+            CARE,
             "torch.compile",
             problems[0],
             "Training works without, slower. Install g++ (Debian: apt install g++; conda: gxx) or clang.",
         )
     else:
         compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "a C++ compiler"
-        yield Finding(GOOD, "torch.compile", f"works, with {compiler} ({time.perf_counter() - started:.0f} s)")
+        yield _finding(GOOD, "torch.compile", f"works, with {compiler} ({time.perf_counter() - started:.0f} s)")

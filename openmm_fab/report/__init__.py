@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..tools.findings import Finding
 from .html import report_html, write_report
-from .words import Finding, findings, usable
+from .words import findings, usable
 
 __all__ = [
     "Finding",

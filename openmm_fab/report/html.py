@@ -1,4 +1,4 @@
-"""A run as one HTML file that needs no network: verdicts, free energies, structures, curves, settings."""
+"""The report's HTML: its sections put together from findings, tables, figures and structures."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from ..compare.verdicts import AGREE
 from ..drawing.structures import Structures, elements_and_bonds
 from ..ensemble.ensemble import draw_structures
 from ..tools.files import write_atomically
+from ..tools.findings import BAD, CARE, GOOD, Finding
 from ..weights import Estimate
 from . import figures, page
 from .viewer import ngl_library
-from .words import BAD, CARE, CONTRADICTION, GOOD, Finding, findings, usable
+from .words import CONTRADICTION, findings, usable
 
 if TYPE_CHECKING:
     from ..compare.comparison import Comparison
@@ -212,5 +213,5 @@ def _comment(text: str) -> str:
 
 
 def _script(text: str) -> str:
-    """Safe inside <script>."""
+    """Text that does not end the <script> it stands in."""
     return text.replace("</script", "<\\/script")

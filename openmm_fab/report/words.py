@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..compare.verdicts import DISAGREE, NO_ERROR, TOO_FEW
+from ..tools.findings import BAD, CARE, GOOD, Finding, worst
 from ..weights import CLIP_FRACTION, FEW, KHAT_LIMIT, KHAT_RELIABLE, OUTSIDE_LIMIT
 
 if TYPE_CHECKING:
@@ -17,26 +17,16 @@ if TYPE_CHECKING:
     from ..ensemble.ensemble import Ensemble
 
 
-GOOD, CARE, BAD = "good", "care", "bad"
 POOR_SHARE = 0.01  # of the samples, effective: below it the flow has hardly learned the molecule
 BIG_WEIGHT = 0.05  # of all weight, in one sample
 ABOVE_CUT = 0.05
 CONTRADICTION = (DISAGREE, "basin missing", "rest missing")  # how such verdicts start
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A grade (good, care or bad), the figure with its verdict, and the reason or the advice."""
-
-    grade: str
-    head: str
-    because: str
-
-
 def findings(
     ensemble: Ensemble, comparison: Comparison | None = None, metrics: Sequence[Mapping[str, float]] = ()
 ) -> list[Finding]:
-    """Of a flow's ensemble; the first ones decide whether its numbers may be used at all."""
+    """What speaks for and against an ensemble of a flow; the first findings decide whether its numbers may be used."""
     weighted = ensemble.log_w[ensemble.log_w > -np.inf]
     if len(weighted) and np.ptp(weighted) == 0.0:  # of MD, or resampled
         found = [Finding(GOOD, f"{len(weighted)} frames of equal weight", "There is nothing to reweight.")]
@@ -49,12 +39,12 @@ def findings(
 
 
 def usable(found: Sequence[Finding]) -> Finding:
-    """One sentence for the top of the page."""
-    worst = next((grade for grade in (BAD, CARE) if any(f.grade == grade for f in found)), GOOD)
-    names = "; ".join(f.head for f in found if f.grade == worst)
-    if worst == GOOD:
+    """May the numbers be used? The worst of the findings in one sentence, for the top of the page."""
+    grade = worst(f.grade for f in found)
+    names = "; ".join(f.head for f in found if f.grade == grade)
+    if grade == GOOD:
         return Finding(GOOD, "These weights can be relied on.", "Every check below passed.")
-    if worst == CARE:
+    if grade == CARE:
         return Finding(CARE, "Usable with care.", names)
     return Finding(BAD, "Do not use these numbers yet.", names)
 
@@ -176,8 +166,10 @@ def _agreement(comparison: Comparison | None) -> Finding:
     unjudged = [name for name, _ in items if name not in {name for name, _ in judged}]
     rest = f" Not judged: {', '.join(unjudged)}." if unjudged else ""
     if apart:
-        missing = any(item.verdict.startswith(("basin missing", "rest missing"))
-                      and "in the reference" not in item.verdict for item in comparison.basins)  # fmt: skip
+        missing = any(
+            item.verdict.startswith(("basin missing", "rest missing")) and "in the reference" not in item.verdict
+            for item in comparison.basins
+        )
         grade = BAD if missing or len(apart) > len(judged) / 4 else CARE
         return Finding(grade, head, f"Beyond the errors, or missing: {', '.join(apart)}.{rest}")
     made = {name for projection in comparison.projections for name in projection.names}  # of the torsions above
