@@ -18,8 +18,8 @@ from .common import (
     Source,
     SystemArgument,
     TemperatureOption,
+    errors_in_words,
     run_settings_of,
-    told_in_words,
     write,
 )
 
@@ -63,7 +63,7 @@ def sample(
       openmm-fab sample my.pdb --run runs/my-laptop --n 100000 --out samples.dcd
       openmm-fab sample my.pdb --run runs/my-laptop --n 10000000 --out samples.nc --resume
     """
-    with told_in_words():
+    with errors_in_words():
         from ..ensemble.ensemble import write_ensemble
         from ..ensemble.netcdf import SUFFIX
         from ..generator.presets import load_pretrained
@@ -104,7 +104,7 @@ def compare(
       openmm-fab compare alanine_dipeptide runs/alanine_dipeptide-laptop
       openmm-fab compare butane runs/butane-laptop --reference md/ensemble.npz
     """
-    with told_in_words():
+    with errors_in_words():
         ensemble = _ensemble(run)
         molecule = Source(system, forcefield, temperature).as_in(run).load()
         comparison, page = finish(run, ensemble, molecule, reference)
@@ -122,7 +122,7 @@ def report(run: RunArgument, reference: ReferenceOption = None) -> None:
       openmm-fab report runs/alanine_dipeptide-laptop
       openmm-fab report runs/butane-laptop --reference md/ensemble.npz
     """
-    with told_in_words():
+    with errors_in_words():
         ensemble = _ensemble(run)
         molecule = None
         source = run_settings_of(run).get("source")

@@ -1,4 +1,4 @@
-"""Command line: ``openmm-fab run alanine_dipeptide``. Each command is a function in one of the modules beside this."""
+"""The application of the command line, ``app``, made of the commands in the modules beside this."""
 
 from __future__ import annotations
 

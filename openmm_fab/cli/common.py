@@ -1,4 +1,4 @@
-"""What the commands share: the SYSTEM argument, a run's folder, and errors told in words."""
+"""Arguments and options that commands share, the molecule that they name, a run's folder, and errors in words."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ MAY_CHANGE = ("minutes", "samples", "source")
 
 
 @contextmanager
-def told_in_words() -> Iterator[None]:
-    """What a user can mend is told in a line, with exit code 1; Ctrl-C ends with 130. The rest keeps its traceback."""
+def errors_in_words() -> Iterator[None]:
+    """Print errors that a user can mend as one line, exit code 1; end Ctrl-C with 130; let other errors pass."""
     import openmm
 
     from ..tools.errors import OpenMMFabError
@@ -103,7 +103,7 @@ class Source:
         return replace(self, forcefield=source["forcefield"], temperature=source["temperature"])
 
     def absolute(self) -> dict[str, Any]:
-        """As a dictionary from which any folder finds the files again."""
+        """The fields, with absolute paths, so that the files are found from any folder."""
         system, *fields = (
             str(Path(name).resolve()) if Path(name).exists() else name
             for name in (self.system, *(self.forcefield or []))
@@ -143,6 +143,7 @@ def write_run_settings(path: Path, settings: dict[str, Any], resume: bool) -> No
 
 
 def write(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
     from ..tools.files import write_atomically
 
     write_atomically(path, lambda file: file.write(text), "w")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import ForcefieldOption, SeedOption, Source, SystemArgument, TemperatureOption, told_in_words
+from .common import ForcefieldOption, SeedOption, Source, SystemArgument, TemperatureOption, errors_in_words
 
 
 def reference(
@@ -35,7 +35,7 @@ def reference(
       openmm-fab reference butane --method walkers --set walkers=64 --set time_ps=400 --folder md --resume
       openmm-fab compare butane runs/butane-laptop --reference md/ensemble.npz
     """
-    with told_in_words():
+    with errors_in_words():
         from ..md.reference import reference as sample_by_md
         from ..md.settings import METHODS
         from .settings import checked, parse_assignments

@@ -1,4 +1,4 @@
-"""What a training would cost, from a few seconds of it."""
+"""The cost of a training in time and memory, measured on a few seconds of it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Cost:
     peak: int | None
 
     def words(self, minutes: float, samples: int, generator: BoltzmannGenerator) -> str:
-        """What a run of these minutes and samples costs."""
+        """The cost of a run that trains for some minutes and draws some samples, as a text table."""
         train, atoms = generator.settings.train, generator.system.n_atoms
         iterations = max(0.0, 60 * minutes - self.filling) / self.iteration
         weights = sum(p.numel() for p in generator.flow.parameters())
@@ -66,7 +66,7 @@ class Cost:
 
 
 def probe(generator: BoltzmannGenerator, seconds: float) -> Cost:
-    """Train for about so long, then sample one batch; the generator is not to be used afterwards."""
+    """Measure the cost of training for about `seconds`; the generator is trained by it, and of no further use."""
     from ..train.settings import Budget
     from ..train.trainer import Trainer
 
@@ -89,7 +89,7 @@ def probe(generator: BoltzmannGenerator, seconds: float) -> Cost:
 
 
 def peak_memory() -> int | None:
-    """Bytes, of this process so far."""
+    """Largest memory of this process so far, in bytes; None where the system does not tell."""
     try:
         import resource
     except ImportError:  # Windows

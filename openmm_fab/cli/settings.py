@@ -19,7 +19,11 @@ DEFAULT_PRESET, GPU_PRESET = "laptop", "gpu"
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that shapes a run but its molecule."""
+    """Everything that shapes a run but its molecule.
+
+    The one place where the length of a run is decided: `minutes`, `samples` and `seed` are those of the command's flag
+    (--samples), else of --set, else of the TOML file, else of the preset (`Preset.samples`); the seed is 0 otherwise.
+    """
 
     preset: str
     minutes: float
@@ -33,9 +37,16 @@ class RunSettings:
 
 
 def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str = "cpu", **flags: Any) -> RunSettings:
-    """The preset's settings, changed by the TOML file, then by `train.batch=512`, then by flags that are not None.
+    """The settings of a preset, changed by a TOML file, then by assignments, then by flags that are not None.
 
-    Which preset, where none is named, depends on the device.
+    Parameters
+    ----------
+    assignments : sequence of str
+        Values of --set, such as "train.batch=512".
+    device : str
+        Chooses the preset where none is named.
+    **flags
+        preset, minutes, samples and seed of the command line.
 
     Raises
     ------
@@ -75,6 +86,7 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str
 
 
 def read_toml(path: Path) -> dict[str, Any]:
+    """Tables of a TOML file; ValueError where there is none, or it cannot be read."""
     from ..molecule.inputs import tomllib
 
     if not path.is_file():

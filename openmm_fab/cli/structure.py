@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .common import ForcefieldOption, told_in_words
+from .common import ForcefieldOption, errors_in_words
 
 FileArgument = Annotated[Path, typer.Argument(help="PDB or PDBx/mmCIF file.")]
 OutOption = Annotated[Path | None, typer.Option(help="Mend, and write here; ends in .pdb or .cif.")]
@@ -33,7 +33,7 @@ def prepare(
       openmm-fab prepare my.pdb --forcefield amber14-all.xml --forcefield implicit/gbn2.xml --out fixed.pdb
       openmm-fab prepare my.pdb --out fixed.pdb --fix "missing hydrogens" --ph 4.5
     """
-    with told_in_words():
+    with errors_in_words():
         from ..molecule.system import FORCEFIELD
         from ..preparation.findings import find_problems
 

@@ -16,8 +16,8 @@ from .common import (
     Source,
     SystemArgument,
     TemperatureOption,
+    errors_in_words,
     run_folder,
-    told_in_words,
     write,
     write_run_settings,
 )
@@ -78,7 +78,7 @@ def run(
       openmm-fab run alanine_dipeptide --resume          # after Ctrl-C, or for longer
     """
     started = time.perf_counter()
-    with told_in_words():
+    with errors_in_words():
         chosen = run_settings(
             settings, change or (), device, preset=preset, seed=seed, minutes=minutes, samples=samples
         )
@@ -135,7 +135,7 @@ def train(
     """
     from ..train.distributed import joined
 
-    with told_in_words(), joined() as ranks:
+    with errors_in_words(), joined() as ranks:
         chosen = run_settings(settings, change or (), device, preset=preset, seed=seed, minutes=minutes)
         source = Source(system, forcefield, temperature)
         molecule = source.load()

@@ -222,7 +222,7 @@ def _key(basin: str) -> str:
 
 
 def _profiles(sides: tuple[Side, Side, Side], name: str, edges: np.ndarray, split: list[np.ndarray]) -> dict[str, Any]:
-    """Fields of a `ProfileComparison`."""
+    """Fields of a `ProfileComparison`: profiles, divergences with their noise, verdict, and the largest difference."""
     a, flow, b = sides
     ensemble, unweighted, reference = (side.profile(name, edges) for side in sides)
     distance = divergence(reference.probability, ensemble.probability)
@@ -326,6 +326,6 @@ def _missing(what: str, both: tuple[tuple[Side, np.ndarray], ...]) -> list[str]:
 
 
 def _weight_histogram(ensemble: Ensemble) -> WeightHistogram | None:
-    """None for equal weights."""
+    """Histogram of the weights; None where all are equal."""
     found = _weights.histogram(ensemble.log_w, BINS)
     return None if found is None else WeightHistogram(*found)

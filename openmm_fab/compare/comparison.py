@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What `compare` found. `print` it for a table, `.plot()` it for the figure, `.to_dict()` it for a
-    file.
+    """The result of `compare`.
+
+    `print` it for the tables, `.plot()` it for the figure, `.to_dict()` it for a file.
 
     Parameters
     ----------

@@ -31,6 +31,7 @@ class Side:
 
     @classmethod
     def of(cls, ensemble: Ensemble, columns: Mapping[str, Column], n_bootstrap: int, seed: int) -> Side:
+        """A side whose columns are all resampled together, `n_bootstrap` times."""
         found = replicas(ensemble, list(columns.values()), n_bootstrap, seed)
         return cls(
             ensemble,
@@ -41,18 +42,19 @@ class Side:
         )
 
     def probability(self, name: str) -> np.ndarray:
+        """Weighted histogram (bins,) of a column."""
         index, bins = self.columns[name]
         return np.bincount(index, weights=self.weights, minlength=bins)
 
     def profile(self, name: str, edges: np.ndarray) -> Profile:
-        """As `free_energy.profile` has it."""
+        """F (bins,) in kT with standard errors, of a column over bins between `edges` (bins + 1,)."""
         p = self.probability(name)
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.where(p > 0.0, self.ensemble.standard_error(self.replicas[name]) / p, np.nan)
             return Profile(edges, -np.log(p / p.max()) + 0.0, error, p)
 
     def difference(self, name: str) -> BasinDifference:
-        """As `free_energy.basin_difference` has it, of the frames in bin 1 of a column of two."""
+        """Free energy of the basin that the frames in bin 1 of a column of two make up, less that of the rest, kT."""
         mask = self.columns[name][0] == 1
         return BasinDifference.of(
             self.ensemble, mask, lambda: float(self.ensemble.standard_error(self.replicas[name][:, 1]))
@@ -66,6 +68,6 @@ class Side:
         return Estimate(mean, float(np.sqrt(np.square(sums).sum() * n / (n - 1))) if n > 1 else np.nan)
 
     def noise(self, name: str, other: Side) -> Estimate:
-        """Total variation from the other side that noise alone makes."""
+        """Total variation that noise alone makes between a column of this side and of the other."""
         sides = ((s.probability(name), s.replicas[name], s.blocks) for s in (self, other))
         return noise(*next(sides), *next(sides))

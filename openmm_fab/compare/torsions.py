@@ -45,7 +45,7 @@ class Torsion:
 
 
 def rotatable_torsions(reference: Ensemble) -> list[Torsion]:
-    """Those of `named_torsions` first, then every other bond that turns.
+    """The torsions of all bonds that turn: first those of `named_torsions`, then the others.
 
     A bond turns when it is one of `rotatable_bonds` and its neighbours are not in line with it. Methyls and other ends
     that look alike after a part of a turn (CF3, COO, phenyl, tert-butyl) are folded.

@@ -17,7 +17,7 @@ DISTRUST = "the weights are not to be trusted (k-hat)"
 
 
 def verdict(z: float, khat: float, freedom: float = math.inf) -> str:
-    """|z| below 2, below 3, or beyond, in words; and whether the weights allow to say so.
+    """Whether two numbers agree, by |z| below 2, below 3 or beyond, in words; with a doubt where k-hat is too large.
 
     Parameters
     ----------

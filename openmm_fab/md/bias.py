@@ -43,7 +43,7 @@ class TorsionBias:
         self._places = [[atoms.index(i) for i in t] for t in self.torsions]
 
     def angles(self, x: Tensor) -> Tensor:
-        """(batch, torsions), rad, of structures (batch, atoms, 3)."""
+        """The biased torsions (batch, torsions), rad, of structures (batch, atoms, 3)."""
         return self._angles(x[:, self._atoms.to(x.device)])
 
     def value(self, angles: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class TorsionBias:
         return v.detach(), torch.zeros_like(x).index_add_(1, atoms, slope)
 
     def with_hills(self, angles: Tensor, heights: Tensor) -> TorsionBias:
-        """The same with hills of `heights` (batch,), kT, at `angles` (batch, torsions)."""
+        """A new bias: this one plus hills of `heights` (batch,), kT, at `angles` (batch, torsions), rad."""
         scaled = [self.share * f for f in self._basis(angles.double().cpu())]
         h = heights.double().cpu()
         added = h @ scaled[0] if len(scaled) == 1 else (scaled[0] * h[:, None]).T @ scaled[1]

@@ -21,7 +21,7 @@ Basin = Callable[[mdtraj.Trajectory], np.ndarray]
 
 @dataclass(frozen=True)
 class Convergence:
-    """What speaks for and against a reference; printable.
+    """How long and how well a reference was sampled, and what its halves say of each other; printable.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Convergence:
 
     @property
     def length(self) -> float:
-        """Of each walker, in `unit`."""
+        """Length of each walker's run, in `unit`."""
         return self.frames / self.walkers * self.frame_ps
 
     @property
@@ -83,7 +83,7 @@ class Convergence:
 
     @property
     def warnings(self) -> list[str]:
-        """What speaks against it."""
+        """Reasons to sample longer or otherwise, one sentence each; empty for a reference that passes every check."""
         found = []
         if np.isnan(self.effective):
             why = "no torsion moves, or pymbar is not installed" if self.inefficiency else "no torsion is looked at"
@@ -226,7 +226,7 @@ def convergence(
 
 
 def reported(ensemble: Ensemble, report: Convergence) -> ReferenceEnsemble:
-    """The ensemble with its report."""
+    """The ensemble as a `ReferenceEnsemble`, which carries the report."""
     fields = {k: getattr(ensemble, k) for k in ensemble.__dataclass_fields__ if k != "convergence"}
     return replace(ReferenceEnsemble(**fields), convergence=report)
 

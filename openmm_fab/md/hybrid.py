@@ -139,7 +139,7 @@ class HybridWalkers:
         return Points(z, log_q, log_p, torch.zeros_like(z))
 
     def about(self, state: State) -> dict[str, Any]:
-        """What the convergence report says besides."""
+        """Shares of accepted proposals and trajectories, and the longest wait: fields of `Convergence`."""
         flow, walk = (state["accepted"] / state["tried"].clamp(min=1.0)).tolist()
         return {"proposals": flow, "trajectories": walk, "longest_wait": state["longest"], "unit": "sweeps"}
 

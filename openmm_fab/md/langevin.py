@@ -38,7 +38,10 @@ def langevin(
     start: ArrayLike | None,
     basin: Any,
 ) -> ReferenceEnsemble:
-    """See `reference`. Files: trajectory.dcd, checkpoint.npz."""
+    """An ensemble by OpenMM's Langevin integrator; the arguments are those of `reference`.
+
+    Leaves trajectory.dcd and checkpoint.npz in the folder, and goes on from them if they are there.
+    """
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -72,7 +75,7 @@ def _run(
     start: ArrayLike | None,
     kept: bool,
 ) -> np.ndarray:
-    """Reduced energies of the frames in the file."""
+    """Run the trajectory to its end or to Ctrl-C; returns the reduced energies (n,) of the frames in the file."""
     context = context_of(system, settings, seed)
     integrator = context.getIntegrator()
     step = integrator.getStepSize().value_in_unit(unit.picosecond)
@@ -125,7 +128,7 @@ def _run(
 
 
 def _steps(integrator: openmm.Integrator, steps: int, progress: bool) -> None:
-    """In pieces, so that Ctrl-C is heard and the bar moves."""
+    """Integrate some steps in up to 100 pieces, so that Ctrl-C is heard and the progress bar moves."""
     edges = np.linspace(0, steps, min(steps, 100) + 1).astype(int)
     for piece in bar(np.diff(edges).tolist(), "equilibration", progress):
         integrator.step(piece)

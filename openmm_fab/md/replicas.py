@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from openmm import unit
 from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
 from ..tools.progress import bar
+from ..tools.quiet import quiet
 from ..tools.quiet import quiet
 from .convergence import ReferenceEnsemble, convergence, count_round_trips, reported
 from .ladder import mbar_log_weights, temperature_ladder
@@ -35,11 +35,14 @@ def replica_exchange(
     start: ArrayLike | None,
     basin: Any,
 ) -> ReferenceEnsemble:
-    """See `reference`. Files: replicas.nc and its checkpoint, both openmmtools'.
+    """An ensemble by parallel tempering with openmmtools; the arguments are those of `reference`.
+
+    Leaves replicas.nc and its checkpoint, both openmmtools', in the folder, and goes on from them if they are there.
 
     openmmtools takes no seed for its integrators: two runs are two samples.
     """
-    with _quiet(), contextlib.ExitStack() as stack:
+    with quiet("openmmtools", "pymbar"), warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.filterwarnings("ignore", message=".*openmmtools API is experimental.*")
         kept = folder is not None
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -165,11 +168,3 @@ def _acceptance(u: np.ndarray) -> tuple[float, ...]:
     k = np.arange(u.shape[1] - 1)
     log_ratio = u[:, k, k] + u[:, k + 1, k + 1] - u[:, k, k + 1] - u[:, k + 1, k]
     return tuple(np.minimum(1.0, np.exp(np.minimum(log_ratio, 0.0))).mean(axis=0).tolist())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """openmmtools and pymbar warn of what is meant here, and greet."""
-    with quiet("openmmtools", "pymbar"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*openmmtools API is experimental.*")
-        yield

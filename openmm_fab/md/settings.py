@@ -1,4 +1,4 @@
-"""What shapes a reference run: one frozen dataclass a method, saved beside the frames."""
+"""Settings of the methods of `reference`: one frozen dataclass each, saved beside the frames."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MethodSettings:
 
 @dataclass(frozen=True)
 class Settings(MethodSettings):
-    """What all molecular dynamics share.
+    """Lengths, time step and friction, which all molecular dynamics have.
 
     Parameters
     ----------

@@ -95,9 +95,11 @@ class Walkers:
     # --- what methods change ---
 
     def _round_ps(self) -> float:
+        """Time, ps, between two calls of `_between`."""
         return self.settings.frame_ps
 
     def _before_ps(self) -> float:
+        """Time, ps, before production."""
         return self.settings.equilibration_ps
 
     def _levels(self) -> Tensor:
@@ -105,15 +107,19 @@ class Walkers:
         return torch.zeros(self.settings.walkers, 1, dtype=torch.long, device=self.device)
 
     def _extra(self) -> State:
+        """What the state holds besides the walkers."""
         return {}
 
     def _potential(self, state: State) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """x (walkers, atoms, 3) -> u (walkers,) in kT that they move in, and its gradient."""
         return self.energy.value_and_gradient
 
     def _between(self, state: State, generator: torch.Generator) -> State:
+        """The state after what a method does between rounds of dynamics: an exchange, a hill."""
         return state
 
     def _frame(self, state: State) -> Frame:
+        """What is kept of the state: arrays (walkers, ...)."""
         return self._recorded(state["x"])
 
     def _recorded(self, x: Tensor) -> Frame:
@@ -121,7 +127,7 @@ class Walkers:
         return {"x": x.cpu().numpy(), "u": self.exact(x.double()).cpu().numpy()}
 
     def about(self, state: State) -> dict[str, Any]:
-        """What the convergence report says besides."""
+        """Further fields of `Convergence`, from the state at the end of the run."""
         return {}
 
 
@@ -261,7 +267,7 @@ class Sampled:
 
 
 class Method(Protocol):
-    """What `sample` runs: `Walkers`, or the walkers of another module."""
+    """Contract of what `sample` runs: `Walkers` and `HybridWalkers` keep it."""
 
     @property
     def settings(self) -> MethodSettings: ...
@@ -308,6 +314,7 @@ def sample(method: Method, store: Store, progress: bool) -> Sampled:
 
 
 def stopped_message(share: float, kept: bool) -> str:
+    """The warning after Ctrl-C: share of the run that is done, and how to go on where its files are kept."""
     advice = "the same call with resume=True goes on" if kept else "with a folder=... it could be resumed"
     return f"Stopped after {100 * share:.0f} % of the run; what was sampled is returned, and {advice}."
 
@@ -316,6 +323,7 @@ def stopped_message(share: float, kept: bool) -> str:
 
 
 def _check_system(system: MolecularSystem) -> None:
+    """Raise ValueError for constraints, and for forces that the compiled energy does not know."""
     if system.system.getNumConstraints():
         raise ValueError(
             f"Expected a molecule without constraints; {system.name} has {system.system.getNumConstraints()}. "

@@ -58,7 +58,7 @@ def svg(name: str, label: str, draw: Callable[[], Figure]) -> str:
 
 
 def ramachandrans(ensemble: Ensemble, reference: Ensemble | None, residue: int = 0) -> list[str]:
-    """Flow, reweighted and, where there is one, reference; empty for a molecule without phi and psi."""
+    """Ramachandran plots, SVG, of flow, reweighted ensemble and reference, if any; none without phi and psi."""
     pairs = list(backbone_pairs(ensemble.topology))
     if not pairs:
         return []

@@ -1,4 +1,4 @@
-"""What the weights, the training and the comparison say, in words: each finding with a grade and what to do."""
+"""Findings on the weights, the training and the comparison of an ensemble: each with a grade and what to do."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _cut(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
 
 
 def _lost(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
-    """What training knew at its last look; see `train.health`."""
+    """Basins that the replay buffer holds and the flow does not draw, when training last looked."""
     lost = next((int(m["lost_basins"]) for m in reversed(metrics) if m.get("lost_basins") is not None), None)
     if lost is None:
         return []
