@@ -18,7 +18,6 @@ from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
 from ..tools.progress import bar
 from ..tools.quiet import quiet
-from ..tools.quiet import quiet
 from .convergence import ReferenceEnsemble, convergence, count_round_trips, reported
 from .ladder import mbar_log_weights, temperature_ladder
 from .settings import ReplicaExchangeSettings
