@@ -59,7 +59,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "path gradient 1": {"train": {"path_gradient": 1.0}},
     "no control variate": {"train": {"control_variate": False}},
     "no averaging of weights": {"train": {"averaging": 0.0}},
-    "products in float32": {"train": {"products": "float32"}},
+    "products in float32": {"train": {"matmul_dtype": "float32"}},
     "rare basins not lifted": {"train": {"basin_share": 0.0}},
     "8 layers": {"flow": {"layers": 8}},
     "24 layers": {"flow": {"layers": 24}},

@@ -47,9 +47,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         seconds["fused"] = _seconds(ours, z, repeats)
     cold = time.perf_counter() - started
     if not options.quick:
-        ours.rounded = True
+        ours.matmul_dtype = torch.bfloat16
         seconds["fused, bfloat16"] = _seconds(ours, z, repeats)
-        ours.rounded = False
+        ours.matmul_dtype = None
     peers = {"normflows": _normflows(periodic), "bgflow": _bgflow(periodic)}
     peers = {name: peer for name, peer in peers.items() if peer is not None}
     for name, peer in peers.items():
@@ -256,7 +256,7 @@ def table(figures: dict[str, Any]) -> str:
     over = ", ".join(f"{part} {figures[f'{_key(part)}_over_products']:.1f}" for part in PARTS)
     text.append(f"Times the matrix products alone: {over}.")
     for name in list(figures["parameters"])[1:]:
-        for suffix, how in (("", ""), ("_bfloat16", " with products in bfloat16 (TrainSettings.products)")):
+        for suffix, how in (("", ""), ("_bfloat16", " with products in bfloat16 (TrainSettings.matmul_dtype)")):
             ratios = {part: figures.get(f"{_key(part)}_ratio_{name}{suffix}") for part in PARTS}
             if None not in ratios.values():
                 shown = ", ".join(f"{part} {ratio:.1f}" for part, ratio in ratios.items())

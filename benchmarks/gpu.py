@@ -26,8 +26,9 @@ from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.train.experience import RECENT
 from openmm_fab.train.settings import Budget, TrainSettings
-from openmm_fab.train.trainer import RECENT, Trainer
+from openmm_fab.train.trainer import Trainer
 
 from .runner import Skip
 
@@ -68,7 +69,7 @@ def runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for batch in [64] if options.quick else options.batches:
         for how in options.how:
             products, graphs = HOW[how]
-            train = TrainSettings(batch=batch, buffer_min=4, buffer_max=16, products=products)
+            train = TrainSettings(batch=batch, buffer_min=4, buffer_max=16, matmul_dtype=products)
             settings = GeneratorSettings(flow=FlowSettings(options.layers, options.hidden), train=train)
             generator = BoltzmannGenerator(system, settings, device=options.device)
             if not options.quick:
@@ -82,7 +83,7 @@ def runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def parts(generator: BoltzmannGenerator, graphs: bool, options: argparse.Namespace) -> dict[str, Any]:
     """Medians in ms of each part, and the seconds of its first call, in which it is compiled and recorded."""
     trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**9), generator.settings.train)
-    flow, n = trainer.learner, trainer.settings.batch
+    flow, n = trainer.learner.flow, trainer.settings.batch
     if not graphs:
         flow._graphs = None
     parameters = list(flow.parameters())
@@ -91,7 +92,7 @@ def parts(generator: BoltzmannGenerator, graphs: bool, options: argparse.Namespa
 
     def iteration(below: float) -> Callable[[], object]:
         def step() -> None:
-            trainer.settings = replace(trainer.settings, anneal_below=below)
+            trainer.experience.settings = replace(trainer.settings, anneal_below=below)
             trainer.iteration = RECENT + 1  # no pass out of turn, and no look at the buffer
             trainer.step()
 
@@ -104,7 +105,7 @@ def parts(generator: BoltzmannGenerator, graphs: bool, options: argparse.Namespa
         "gradient to parameters": lambda: torch.autograd.grad(flow.log_prob(z).mean(), parameters),
         "coordinates": lambda: generator.coordinates.to_cartesian(z.double()),
         "energy and its gradient": lambda: generator.energy.value_and_gradient(x),
-        "log p and its gradient": lambda: trainer.lifted.log_prob_and_gradient(z),
+        "log p and its gradient": lambda: trainer.experience.target.log_prob_and_gradient(z),
         "iteration, annealed": iteration(1.0),
         "iteration, drawn": iteration(0.0),
     }
@@ -118,7 +119,7 @@ def parts(generator: BoltzmannGenerator, graphs: bool, options: argparse.Namespa
         found[name] = median(part, 2 if options.quick else options.repeats, generator.device)
         print(f"{n} {name}: {found['first'][name]:.1f} s, then {found[name]:.2f} ms", file=sys.stderr, flush=True)
     if options.profile and graphs:
-        profile(work["iteration, drawn"], options.profile.with_suffix(f".{n}.{trainer.settings.products}.txt"))
+        profile(work["iteration, drawn"], options.profile.with_suffix(f".{n}.{trainer.settings.matmul_dtype}.txt"))
     return found
 
 

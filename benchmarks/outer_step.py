@@ -14,9 +14,9 @@ batch 1024, 8 intermediate densities of 4 leapfrog steps, 8 gradient steps on it
 own layers over OpenMM's Reference platform, in this process (n_threads = 1: its pool serves more cores). It is timed in
 double precision, which is its default, and in single, which is ours. Ours is timed with the same gradients, with the
 flow's gradients taken at every 4th leapfrog step only (AISSettings.flow_every), and, on processors that multiply
-bfloat16 quickly, with the flow's matrix products in that (TrainSettings.products). fab-torch's flow, target, annealing,
-buffer and optimiser run as they are, composed as its experiments/aldp/train.py does; a name that left NumPy since, and
-packages that this step does not use, are filled in.
+bfloat16 quickly, with the flow's matrix products in that (TrainSettings.matmul_dtype). fab-torch's flow, target,
+annealing, buffer and optimiser run as they are, composed as its experiments/aldp/train.py does; a name that left NumPy
+since, and packages that this step does not use, are filled in.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ PAPER = (
         updates=8,
         buffer_min=8,
         buffer_max=64,
-        products="float32",
+        matmul_dtype="float32",
         ais=AISSettings(intermediate=8, leapfrogs=4),
     ),
 )
@@ -179,8 +179,8 @@ def prepared(
     trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**6), shape[1])
     with torch.no_grad():  # a buffer's content does not shape the cost of a step: filled without annealing
         for _ in range(shape[1].buffer_min):
-            z, log_q = trainer.learner.sample(shape[1].batch, trainer.generator)
-            trainer.buffer.add(z, torch.zeros(len(z), dtype=torch.float64), log_q, torch.zeros_like(z))
+            z, log_q = trainer.learner.flow.sample(shape[1].batch, trainer.generator)
+            trainer.experience.buffer.add(z, torch.zeros(len(z), dtype=torch.float64), log_q, torch.zeros_like(z))
     trainer.step()  # compiles what is left
     return generator, trainer, time.perf_counter() - started
 
@@ -189,18 +189,19 @@ def timed(name: str, shape: tuple[FlowSettings, TrainSettings], repeats: int, fu
     """Medians over outer steps of one molecule: seconds of each part and of all, and evaluations."""
     generator, trainer, first = prepared(name, shape, fused)
     watch = Stopwatch()
-    trainer.counted.flow = TimedFlow(trainer.learner, watch)  # type: ignore[assignment]
-    trainer.lifted.log_prob_and_gradient = watch.timed(  # type: ignore[method-assign]
-        "energy and coordinates", trainer.lifted.log_prob_and_gradient
+    learner, experience = trainer.learner, trainer.experience
+    learner.counted.flow = TimedFlow(learner.flow, watch)  # type: ignore[assignment]
+    experience.target.log_prob_and_gradient = watch.timed(  # type: ignore[method-assign]
+        "energy and coordinates", experience.target.log_prob_and_gradient
     )
-    trainer.fill = watch.timed("rest of the pass", trainer.fill)  # type: ignore[method-assign]
+    experience.fill = watch.timed("rest of the pass", experience.fill)  # type: ignore[method-assign]
     rows = []
     for _ in range(repeats):
         watch.seconds.clear()
-        before = generator.target.evaluations, trainer.counted.evaluations
+        before = generator.target.evaluations, learner.counted.evaluations
         with watch.part("updates"):
             trainer.step()
-        spent = generator.target.evaluations - before[0], trainer.counted.evaluations - before[1]
+        spent = generator.target.evaluations - before[0], learner.counted.evaluations - before[1]
         rows.append((dict(watch.seconds), spent))
     seconds = {part: statistics.median(row.get(part, 0.0) for row, _ in rows) for part in PARTS}
     energies, flows = rows[-1][1]
@@ -292,7 +293,7 @@ def beside_peer(options: argparse.Namespace) -> dict[str, Any]:
     flow, train = shape
     variants = {"ours": shape, "ours, flow once a trajectory": seldom(shape)}
     if rounds_quickly(torch.device("cpu")):
-        variants["ours, products in bfloat16"] = (flow, replace(train, products="bfloat16"))
+        variants["ours, products in bfloat16"] = (flow, replace(train, matmul_dtype="bfloat16"))
     for name, asked in variants.items():
         found = timed(SIZES[0], asked, repeats, fused=not options.quick)
         columns[name] = {**found["seconds"], "all": found["total"]}

@@ -30,9 +30,10 @@ from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.memory import keep_freed_memory
-from openmm_fab.train.distributed import joined
+from openmm_fab.train.distributed import process_group
+from openmm_fab.train.experience import BASINS_EVERY
 from openmm_fab.train.settings import Budget, TrainSettings
-from openmm_fab.train.trainer import BASINS_EVERY, Trainer
+from openmm_fab.train.trainer import Trainer
 
 from .runner import ROOT
 
@@ -83,7 +84,7 @@ def work(out: str, batch: int, steps: int, quick: bool) -> None:
     keep_freed_memory()
     flow = FlowSettings(layers=2, hidden=32) if quick else FlowSettings()
     settings = GeneratorSettings(flow=flow, train=TrainSettings(batch=batch, buffer_min=4, buffer_max=64))
-    with joined() as ranks:
+    with process_group() as ranks:
         generator = BoltzmannGenerator(MolecularSystem.load("alanine_dipeptide"), settings)
         if not quick:
             generator.compile()
@@ -94,16 +95,16 @@ def work(out: str, batch: int, steps: int, quick: bool) -> None:
         rows = []
         for _ in range(steps):
             traffic.clear()
-            ranks.objects(None)  # start together
+            ranks.all_gather(None)  # start together
             started = time.perf_counter()
             trainer.step()
             rows.append((time.perf_counter() - started, dict(traffic)))
         medians = {key: statistics.median(row.get(key, 0) for _, row in rows) for key in rows[-1][1]}
         alone = parameters_alone(trainer, ranks.size)
-        if ranks.first:
+        if ranks.is_main:
             seconds = statistics.median(seconds for seconds, _ in rows)
-            parameters = sum(p.numel() for p in trainer.learner.parameters())
-            z = trainer.buffer.z
+            parameters = sum(p.numel() for p in trainer.learner.flow.parameters())
+            z = trainer.experience.buffer.z
             buffer = settings.train.buffer_max * batch * (z.shape[1] * z.element_size() + 8)
             found = {
                 "buffer_bytes": buffer,
@@ -140,7 +141,7 @@ def parameters_alone(trainer: Trainer, size: int, repeats: int = 10) -> float:
     """Median seconds of all-reducing the gradients, with nobody to wait for."""
     if size == 1:
         return 0.0
-    flat, times = torch.cat([p.detach().reshape(-1) for p in trainer.learner.parameters()]), []
+    flat, times = torch.cat([p.detach().reshape(-1) for p in trainer.learner.flow.parameters()]), []
     for _ in range(repeats):
         dist.barrier()
         started = time.perf_counter()

@@ -39,7 +39,7 @@ from .md.reference import reference
 from .molecule.checks import UnsupportedSystemError
 from .molecule.system import MolecularSystem, available_systems
 from .preparation.findings import find_problems
-from .train.health import TrainingError
+from .train.errors import TrainingError
 from .train.settings import Budget, TrainSettings
 from .train.trainer import Trainer
 from .weights import Estimate

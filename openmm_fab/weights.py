@@ -1,7 +1,8 @@
 """Importance weights: effective sample size, tail diagnostics, normalising constant, resampling, when to trust them.
 
-Log weights are unnormalised, in nats, a numpy array of shape (n,); sums are accumulated in float64. A weight of zero
-(log weight -inf, an invalid structure) is an ordinary sample: it stays counted in n.
+Log weights are unnormalised, in nats, a numpy array of shape (n,), in `effective_share` alone a tensor; sums are
+accumulated in float64. A weight of zero (log weight -inf, an invalid structure) is an ordinary sample: it stays counted
+in n.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
+from torch import Tensor
 
 CLIP_FRACTION = 1e-4
 KHAT_RELIABLE = 0.5  # below it the weights have a finite variance
@@ -340,3 +343,13 @@ def histogram(log_w: ArrayLike, bins: int) -> tuple[np.ndarray, np.ndarray, np.n
         np.bincount(index, weights=part, minlength=bins) for part in (np.full(len(index), 1.0 / len(index)), w[has])
     )
     return edges, samples, weight
+
+
+def effective_share(log_w: Tensor) -> float:
+    """Kish effective sample size of log weights (n,), a tensor, as a share of n.
+
+    What is not finite has no weight; 0 if no sample has any.
+    """
+    log_w = torch.where(torch.isfinite(log_w), log_w, -torch.inf)
+    share = float((2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()) / len(log_w)
+    return 0.0 if math.isnan(share) else share

@@ -106,9 +106,9 @@ def slopes_along(flow: torch.nn.Module, value: Callable[[], Tensor], generator: 
     return expected, (values[0] - values[1]) / 2e-6
 
 
-def losses_of(objective: Callable[[Any], None], trainer: Any) -> list[Tensor]:
+def losses_of(objective: Callable[..., None], trainer: Any) -> list[Tensor]:
     """The losses (scalars) of one iteration of an objective, with their graphs; no gradient step is made."""
     found: list[Tensor] = []
-    trainer.learn = found.append
-    objective(trainer)
+    trainer.learner.learn = found.append
+    objective(trainer.learner, trainer.experience, trainer.settings)
     return found

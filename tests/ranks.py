@@ -15,7 +15,7 @@ from examples import losses_of
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import ManyWell
 from openmm_fab.train.buffer import ReplayBuffer
-from openmm_fab.train.distributed import RankLostError, Ranks, joined
+from openmm_fab.train.distributed import RankLostError, Ranks, process_group
 from openmm_fab.train.objectives import pooled_loss, replay
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.trainer import Trainer
@@ -66,8 +66,9 @@ def gradients(ranks: Ranks) -> dict[str, Any]:
     for part, own in ((slice(0, ANNEALED), False), (slice(ANNEALED, None), True)):
         buffer.add(z[part], log_w[part], line(z[part], at.detach()), torch.zeros_like(z[part]), own)
     settings = TrainSettings(batch=8, updates=1, buffer_min=1)
-    asked: Any = SimpleNamespace(settings=settings, buffer=buffer, ranks=ranks, generator=random, path_share=0.0)
-    asked.log_probs = lambda z, slope: line(z, at)[:, None].expand(-1, 2)
+    experience = SimpleNamespace(buffer=buffer, ranks=ranks, generator=random)
+    learner = SimpleNamespace(log_probs=lambda z, slope, share: (line(z, at), line(z, at)))
+    asked = SimpleNamespace(settings=settings, learner=learner, experience=experience)
     buffer.adjust = lambda *change: None  # type: ignore[method-assign]  # the buffer stays as it is
     for _ in range(300):
         at.grad = None
@@ -142,12 +143,12 @@ def main(folder: Path) -> None:
     def write(name: str, value: Any) -> None:
         torch.save(value, folder / f"{name}{rank}.pt")
 
-    with joined() as ranks:
+    with process_group() as ranks:
         write("gradients", gradients(ranks))
         write("training", training(folder))
         write("stopped", stopped(rank, folder))
     os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
-    with joined():  # a new group: the first one was told to stop
+    with process_group():  # a new group: the first one was told to stop
         write("learned", learned())
         write("bereft", bereft(rank))
         os._exit(0)  # without the other there is nothing to take leave of

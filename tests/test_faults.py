@@ -142,7 +142,7 @@ def test_checkpoints_with_other_settings_are_not_called_damaged(tmp_path) -> Non
     trainer = _trainer()
     trainer.save(tmp_path / "checkpoint.pt")
     trainer.settings = replace(trainer.settings, ais=replace(trainer.settings.ais, widths=True))
-    trainer.widths = torch.ones(2)
+    trainer.experience.widths = torch.ones(2)
     with pytest.raises(ValueError, match="Resume with the settings it was made with"):
         trainer.load(tmp_path / "checkpoint.pt")
 

@@ -23,8 +23,8 @@ from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.target import Gaussian, ManyWell, Target
-from openmm_fab.tools.memory import Halving
-from openmm_fab.train.health import TrainingError
+from openmm_fab.tools.adaptive_batch import AdaptiveBatch
+from openmm_fab.train.errors import TrainingError
 from openmm_fab.train.multimodal import evaluate
 from openmm_fab.train.objectives import replay
 from openmm_fab.train.settings import Budget, TrainSettings
@@ -223,7 +223,7 @@ class Small(CouplingFlow):
 
 FLOW = FlowSettings(layers=2, hidden=8)
 TRAIN = TrainSettings(
-    batch=16, updates=2, buffer_min=2, buffer_max=4, warmup=2, path_gradient=0.5, path_above=0.0, products="float32"
+    batch=16, updates=2, buffer_min=2, buffer_max=4, warmup=2, path_gradient=0.5, path_above=0.0, matmul_dtype="float32"
 )
 
 
@@ -233,7 +233,7 @@ def _trainer(target: Target, settings: TrainSettings = TRAIN) -> Trainer:
 
 
 def test_halving_covers_every_row_once_and_remembers():
-    halving, calls = Halving("Sampling"), []
+    halving, calls = AdaptiveBatch("Sampling"), []
 
     def rows(start: int, stop: int) -> list[int]:
         calls.append(stop - start)
@@ -254,7 +254,7 @@ def test_halving_gives_up_at_one_row():
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
     with pytest.raises(torch.cuda.OutOfMemoryError), pytest.warns(UserWarning):
-        Halving("Sampling")(never, 8)
+        AdaptiveBatch("Sampling")(never, 8)
 
 
 def test_other_errors_are_not_taken_for_memory():
@@ -262,38 +262,39 @@ def test_other_errors_are_not_taken_for_memory():
         raise RuntimeError("no memory of that")
 
     with pytest.raises(RuntimeError, match="no memory of that"):
-        Halving("Sampling")(broken, 8)
+        AdaptiveBatch("Sampling")(broken, 8)
 
 
 def test_a_gradient_step_in_pieces_is_the_same_step():
     """Parameters after two steps in pieces of 2 rows are those after two steps on all 16, but for rounding."""
     whole, pieces = _trainer(ManyWell(4)), _trainer(ManyWell(4))
     for trainer in (whole, pieces):
-        trainer.fill()
-    pieces.learner.with_graph = 2
-    expected = whole.learn(replay(whole))
+        trainer.experience.fill()
+    pieces.learner.flow.with_graph = 2
+    replay(whole.learner, whole.experience, whole.settings)
     with pytest.warns(UserWarning, match="Gradient step: out of memory with 16 rows at once; goes on with 8"):
-        got = pieces.learn(replay(pieces))
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
-    for a, b in zip(pieces.learner.parameters(), whole.learner.parameters(), strict=True):
+        replay(pieces.learner, pieces.experience, pieces.settings)
+    np.testing.assert_allclose(pieces.learner.steps, whole.learner.steps, rtol=1e-5)
+    for a, b in zip(pieces.learner.flow.parameters(), whole.learner.flow.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
-    assert pieces.counted.evaluations == whole.counted.evaluations
-    torch.testing.assert_close(pieces.buffer.log_w, whole.buffer.log_w, rtol=1e-5, atol=1e-4)
+    assert pieces.learner.counted.evaluations == whole.learner.counted.evaluations
+    torch.testing.assert_close(pieces.experience.buffer.log_w, whole.experience.buffer.log_w, rtol=1e-5, atol=1e-4)
 
 
 def test_training_goes_on_where_a_batch_does_not_fit():
     trainer = _trainer(ManyWell(4))
-    trainer.learner.room = trainer.learner.with_graph = 5
+    trainer.learner.flow.room = trainer.learner.flow.with_graph = 5
     with pytest.warns(UserWarning, match="Annealing: out of memory with 16 rows at once; goes on with 8"):
         infos = list(trainer)
     assert len(infos) == 10 and all(np.isfinite(info["loss"]) for info in infos)
-    assert trainer.buffer.size == 4 * 16 and trainer.annealing.limit == trainer.differentiating.limit == 4
+    assert trainer.experience.buffer.size == 4 * 16
+    assert trainer.experience.annealing.limit == trainer.learner.differentiating.limit == 4
 
 
 def test_no_memory_for_the_gradient_stops_training_with_advice(monkeypatch):
     trainer = _trainer(ManyWell(4))
     next(iter(trainer))
-    before = [p.clone() for p in trainer.learner.parameters()]
+    before = [p.clone() for p in trainer.learner.flow.parameters()]
 
     def backward(loss: torch.Tensor) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
@@ -301,7 +302,7 @@ def test_no_memory_for_the_gradient_stops_training_with_advice(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     with pytest.raises(TrainingError, match=r"a gradient step on 16 samples.*smaller TrainSettings\.batch"):
         trainer.step()
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.learner.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.learner.flow.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("settings", [{}, {"spacing": "adaptive", "ess_drop": 0.5}, {"resample": 0.99}], ids=str)

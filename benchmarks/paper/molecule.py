@@ -22,7 +22,7 @@ from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.tools.devices import stream
 from openmm_fab.tools.progress import History
-from openmm_fab.train.health import TrainingError
+from openmm_fab.train.errors import TrainingError
 from openmm_fab.train.multimodal import LOST
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.snf import PathSampler, StochasticFlow

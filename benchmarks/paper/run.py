@@ -27,7 +27,7 @@ from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import GaussianMixture, ManyWell, Multimodal
 from openmm_fab.tools.devices import stream
 from openmm_fab.tools.files import write_atomically
-from openmm_fab.train.health import TrainingError
+from openmm_fab.train.errors import TrainingError
 from openmm_fab.train.multimodal import evaluate, evaluate_ais
 from openmm_fab.train.objectives import MaximumLikelihood, Objective, alpha_divergence, fab, fab_no_buffer, reverse_kl
 from openmm_fab.train.settings import Budget, TrainSettings
@@ -275,7 +275,7 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict
         "settings": {"flow": asdict(setting.flow), "train": asdict(train), "annealing": asdict(setting.annealing)},
         "samples": samples,
         "iterations": trainer.iteration,
-        "updates": trainer.updates,
+        "updates": trainer.learner.updates,
         "diverged": diverged,
         "best_mean_log_q": float(target.log_prob(exact).double().mean()) - target.log_z,
         "n_modes": len(target.modes),
@@ -317,7 +317,7 @@ def _figures(
     figures |= {
         "iteration": trainer.iteration,
         "evaluations": trainer.evaluations,
-        "flow_evaluations": trainer.counted.evaluations,
+        "flow_evaluations": trainer.learner.counted.evaluations,
         "seconds": trainer.seconds,
     }
     return {key: value if math.isfinite(value) else None for key, value in figures.items()}

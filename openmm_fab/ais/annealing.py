@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..flow.base import Flow
 from ..target import Target
-from ..tools.memory import Halving
+from ..tools.adaptive_batch import AdaptiveBatch
 from ..weights import effective_sample_size, log_mean_exp, systematic_resample
-from .kernels import KERNELS, adapt, hmc
-from .path import Path, Points
+from .kernels import KERNELS, adapted, hmc
+from .path import AnnealedDensity, Path, Points
 
 SPACINGS = ("linear", "geometric", "adaptive")
 GEOMETRIC_FIRST = 0.01  # lam of the first density above 0
@@ -79,7 +79,7 @@ class AISSettings:
         if not 0 < self.ess_drop < 1 or not 0 <= self.resample <= 1:
             raise ValueError(f"Expected 0 < ess_drop < 1 and 0 <= resample <= 1; got {self}.")
 
-    def refuse_dependence(self) -> None:
+    def require_independent_chains(self) -> None:
         """Raise a ValueError unless chains are independent of each other and of a training."""
         if self.resample or self.widths:
             raise ValueError(
@@ -114,7 +114,7 @@ class AISResult:
     ladder : list of float
         lam from 0 to 1.
     resampled : int
-        How often chains were.
+        Number of times the chains were resampled.
     """
 
     points: Points
@@ -157,20 +157,24 @@ def run_ais(
                 points, log_w = _resampled(points, log_w, generator)
                 resampled += 1
             step = step_sizes[k] if widths is None else step_sizes[k] * widths
-            points, accept = kernel(points, path, lam, flow, target, step, settings.leapfrogs, generator)
+            density = AnnealedDensity(path, lam, flow, target)
+            points, accept = kernel(points, density, step, settings.leapfrogs, generator)
             acceptance.append(float(accept.mean()))
     return AISResult(points, log_w, start, acceptance, passed, resampled)
 
 
 def in_passes(
-    run: Callable[[int], AISResult], n: int, halving: Halving, generator: torch.Generator | None = None
+    run: Callable[[int], AISResult], n: int, adaptive: AdaptiveBatch, generator: torch.Generator | None = None
 ) -> AISResult:
     """run(n); where memory does not hold n chains, several passes, each right by itself: chains of two never meet."""
-    return joined(halving(lambda start, stop: run(stop - start), n, generator))
+    return concatenate(adaptive(lambda start, stop: run(stop - start), n, generator))
 
 
-def joined(parts: Sequence[AISResult]) -> AISResult:
-    """Passes as one: all points, mean acceptance of those chains that a density saw, the first ladder."""
+def concatenate(parts: Sequence[AISResult]) -> AISResult:
+    """Several passes as one.
+
+    Acceptances are averaged per density over the chains that reached it; the ladder is that of the first pass.
+    """
     if len(parts) == 1:
         return parts[0]
 
@@ -190,12 +194,6 @@ def joined(parts: Sequence[AISResult]) -> AISResult:
         parts[0].ladder,
         sum(part.resampled for part in parts),
     )
-
-
-def adapted(step_sizes: Sequence[float], result: AISResult, goal: float, factor: float = 1.05) -> list[float]:
-    """Step sizes after a pass; those of densities that it did not reach stay."""
-    used = [adapt(e, a, goal, factor) for e, a in zip(step_sizes, result.acceptance, strict=False)]
-    return used + list(step_sizes[len(used) :])
 
 
 def anneal_to_target(
@@ -228,17 +226,17 @@ def anneal_to_target(
             "to p^alpha q^(1 - alpha), not to p."
         )
     steps, ladder = [settings.step_size] * settings.intermediate, None
-    halving = Halving("Annealing")
+    adaptive = AdaptiveBatch("Annealing")
 
     def run(chains: int) -> AISResult:
         return run_ais(flow, target, chains, settings, steps, generator, ladder=ladder)
 
     for _ in range(pilots if settings.intermediate else 0):
-        pilot = in_passes(run, min(batch, PILOT_CHAINS), halving, generator)
-        steps = adapted(steps, pilot, settings.acceptance, 1.3)
+        pilot = in_passes(run, min(batch, PILOT_CHAINS), adaptive, generator)
+        steps = adapted(steps, pilot.acceptance, settings.acceptance, 1.3)
     if settings.spacing == "adaptive" and pilots and settings.intermediate:
         ladder = pilot.ladder
-    whole = joined([in_passes(run, min(batch, n - k), halving, generator) for k in range(0, n, batch)])
+    whole = concatenate([in_passes(run, min(batch, n - k), adaptive, generator) for k in range(0, n, batch)])
     if not torch.isfinite(whole.start.log_q).all():
         raise FloatingPointError("Expected finite densities of the flow's own samples; the flow is broken.")
     return whole.points, whole.log_w

@@ -1,4 +1,4 @@
-"""Points, and the annealed path between a flow q and FAB's goal p^alpha q^(1 - alpha).
+"""Points, the annealed path between a flow q and FAB's goal p^alpha q^(1 - alpha), and its densities.
 
 Every density on the path is a linear combination of log q and log p (FAB paper, section 3):
 ``log f = (1 - lam) log q + lam (alpha log p + (1 - alpha) log q)``.
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..flow.base import Flow
 from ..target import Target
+from ..tools.circle import wrap_periodic
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ class Path:
         return (a * points.log_q if a else 0.0) + (b * points.log_p if b else torch.zeros_like(points.log_p))
 
     def gradient(self, points: Points, lam: float, flow_times: int = 1) -> Tensor:
-        """Of points that have the flow's gradient, see `Points.with_flow_gradient`, if q has an exponent.
+        """Gradient (batch, dim) of the path's log density at `points`.
 
-        The flow's part counts `flow_times`, which is for steps of several lengths.
+        If q has an exponent at `lam`, the points must have the flow's gradient, see `Points.with_flow_gradient`; its
+        part of the sum is multiplied by `flow_times`, which is for steps of several lengths.
         """
         a, b = self.exponents(lam)
         if not a:
@@ -97,8 +99,49 @@ class Path:
         assert points.grad_log_q is not None
         return flow_times * a * points.grad_log_q + b * points.grad_log_p
 
-    def gradient_at(self, z: Tensor, lam: float, flow: Flow, target: Target, flow_times: int = 1) -> Tensor:
+
+@dataclass(frozen=True)
+class AnnealedDensity:
+    """One density of a path, between a flow and a target: what a Markov kernel leaves invariant.
+
+    Attributes
+    ----------
+    path : Path
+    lam : float
+    flow : Flow
+        q.
+    target : Target
+        p.
+    """
+
+    path: Path
+    lam: float
+    flow: Flow
+    target: Target
+
+    @property
+    def exponents(self) -> tuple[float, float]:
+        """Exponents of q and of p."""
+        return self.path.exponents(self.lam)
+
+    def points(self, z: Tensor) -> Points:
+        """Everything known at z (batch, dim); with the flow's gradient where q has an exponent."""
+        return Points.at(z, self.flow, self.target, flow_gradient=self.exponents[0] != 0)
+
+    def log_prob(self, points: Points) -> Tensor:
+        """Log density (batch,), unnormalised."""
+        return self.path.log_prob(points, self.lam)
+
+    def gradient(self, points: Points, flow_times: int = 1) -> Tensor:
+        """Gradient (batch, dim) of the log density; see `Path.gradient`."""
+        return self.path.gradient(points, self.lam, flow_times)
+
+    def gradient_at(self, z: Tensor, flow_times: int = 1) -> Tensor:
         """The gradient (batch, dim) at z, where nothing is known yet; without the flow's part if `flow_times` is 0."""
-        a, b = self.exponents(lam)
-        gradient = b * target.log_prob_and_gradient(z)[1]
-        return gradient + flow_times * a * flow.log_prob_and_gradient(z)[1] if a and flow_times else gradient
+        a, b = self.exponents
+        gradient = b * self.target.log_prob_and_gradient(z)[1]
+        return gradient + flow_times * a * self.flow.log_prob_and_gradient(z)[1] if a and flow_times else gradient
+
+    def wrapped(self, z: Tensor) -> Tensor:
+        """z (batch, dim) with angles taken back to [-pi, pi)."""
+        return wrap_periodic(z, self.target.periodic.to(z.device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -33,7 +33,7 @@ class RunSettings:
 
     def to_dict(self) -> dict[str, Any]:
         whole = {key: getattr(self, key) for key in WHOLE_RUN}
-        return {**whole, **asdict(self.settings)}
+        return {**whole, **self.settings.to_dict()}
 
 
 def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str = "cpu", **flags: Any) -> RunSettings:

@@ -133,7 +133,7 @@ def train(
       openmm-fab sample alanine_dipeptide --run runs/long --n 100000 --out long.npz
       torchrun --nproc-per-node 4 -m openmm_fab train alanine_dipeptide --minutes 60      # four processes, one flow
     """
-    from ..train.distributed import joined
+    from ..train.distributed import process_group
 
     with errors_in_words(), joined() as ranks:
         chosen = run_settings(settings, change or (), device, preset=preset, seed=seed, minutes=minutes)
@@ -162,10 +162,10 @@ def _trained(
     from ..train.settings import Budget
 
     budget = Budget(minutes=chosen.minutes)
-    folder = ranks.from_first(lambda: run_folder(runs, name or f"{molecule.name}-{chosen.preset}", resume))
+    folder = ranks.from_main(lambda: run_folder(runs, name or f"{molecule.name}-{chosen.preset}", resume))
     generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)
     untrained = generator.digest
-    if len(set(ranks.objects(untrained))) > 1:
+    if len(set(ranks.all_gather(untrained))) > 1:
         raise ValueError("Expected the same coordinates on all ranks; got different ones. Are versions the same?")
     about = {
         "system": molecule.name,
@@ -173,7 +173,7 @@ def _trained(
         **chosen.to_dict(),
         "source": source.absolute(),
     }
-    ranks.from_first(lambda: write_run_settings(folder / "settings.json", about, resume))
+    ranks.from_main(lambda: write_run_settings(folder / "settings.json", about, resume))
     coordinates = generator.coordinates
     typer.echo(
         f"{molecule}: {coordinates.dim} internal coordinates, {int(coordinates.periodic.sum())} of them periodic; "
@@ -182,7 +182,7 @@ def _trained(
     try:
         generator.train(budget, folder=folder, resume=resume, compile=compile)
     except KeyboardInterrupt:
-        if not ranks.first:
+        if not ranks.is_main:
             raise typer.Exit(STOPPED) from None
         if generator.digest != untrained:  # stopped while it compiled: the model that may be there is the better one
             generator.save(folder / "model.safetensors")
@@ -191,7 +191,7 @@ def _trained(
         advice = again if kept else "it is too early to resume: start anew"
         typer.echo(f"\nStopped. Everything so far is in {folder}; {advice}.", err=True)
         raise typer.Exit(STOPPED) from None
-    ranks.from_first(lambda: generator.save(folder / "model.safetensors"))
+    ranks.from_main(lambda: generator.save(folder / "model.safetensors"))
     return generator, folder
 
 

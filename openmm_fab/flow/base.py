@@ -1,9 +1,6 @@
-"""Points, and the annealed path between a flow q and FAB's goal p^alpha q^(1 - alpha).
+"""What the rest of the package asks of a flow, as protocols, and a flow that counts how often it is asked.
 
-Every density on the path is a linear combination of log q and log p (FAB paper, section 3):
-``log f = (1 - lam) log q + lam (alpha log p + (1 - alpha) log q)``.
-Points keep log q, log p and their gradients, so another lam costs no evaluation.  The flow's gradient, by far the
-dearest of the four, is taken only where q has an exponent: for alpha = 2 the middle of the path is p itself.
+A flow is a density q on z (batch, dim): it draws samples with their log q, and tells log q and its gradient anywhere.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ class TrainableFlow(Flow, Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
-def beyond(z: Tensor, periodic: Tensor) -> float:
+def share_outside_circle(z: Tensor, periodic: Tensor) -> float:
     """Share of z (n, dim) with an angle outside [-pi, pi], but for rounding."""
     return float((z.abs() > math.pi + 1e-4)[:, periodic.to(z.device)].any(1).double().mean())
 

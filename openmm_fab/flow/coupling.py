@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,8 @@ class CouplingFlow(nn.Module):
         if self.settings.resampled:
             points = self._plain_base(POINTS, torch.zeros(()), torch.Generator().manual_seed(0))
             self.resampling = Resampling(periodic, self.settings.hidden, points, generator)
-        self.rounded = False  # the conditioners' matrix products are in bfloat16; everything else keeps its precision
+        # Of the conditioners' matrix products, if not the parameters' own; everything else keeps its precision.
+        self.matmul_dtype: torch.dtype | None = None
         self._compiled: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {}
         self._graphs: Graphs | None = None
 
@@ -130,14 +131,16 @@ class CouplingFlow(nn.Module):
     ) -> list[Tensor]:
         """function(z), by a CUDA graph where there are any; with derivatives by z and the parameters `of`, see
         `tools.graphs.Graphs`."""
-        return list(function(z) if self._graphs is None else self._graphs((name, self.rounded), function, z, of))
+        return list(function(z) if self._graphs is None else self._graphs((name, self.matmul_dtype), function, z, of))
 
     def couple(self, z: Tensor, layer: nn.Module, inverse: bool = False, frozen: bool = False) -> tuple[Tensor, Tensor]:
         """One of `layers` applied to z (batch, dim): data -> base, or back if `inverse`; z and log |det| (batch,)."""
         couple = self._compiled.get(len(z), _couple)
         z = z.T.contiguous().T  # layers work along the batch, and leave z so: only the first has to copy
         arrays = cast(_Coupling, layer).arrays()
-        return couple(z, *([a.detach() for a in arrays] if frozen else arrays), inverse, self.rounded)
+        if frozen:
+            arrays = _Arrays(*(a.detach() for a in arrays))
+        return couple(z, arrays, inverse, self.matmul_dtype)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""
@@ -248,6 +251,37 @@ class CouplingFlow(nn.Module):
         return log_prob if self.resampling is None else log_prob + self.resampling.log_ratio(base)
 
 
+class _Arrays(NamedTuple):
+    """What differs from one coupling layer to the next.
+
+    Attributes
+    ----------
+    kept_lines, kept_circles, moved : Tensor of int
+        Coordinates that the layer reads, straight and circular, and those that it moves.
+    circular : Tensor of bool, shape (n_moved,)
+        Which of the moved ones are angles.
+    bound : Tensor, shape (n_moved,)
+        Of the splines of straight coordinates.
+    restore : Tensor of int, shape (dim,)
+        Order that takes (kept_lines, kept_circles, moved) back to that of z.
+    w1, b1, w2, b2, w3, b3 : Tensor
+        Weights (n_out, n_in) and biases (n_out,) of the conditioner.
+    """
+
+    kept_lines: Tensor
+    kept_circles: Tensor
+    moved: Tensor
+    circular: Tensor
+    bound: Tensor
+    restore: Tensor
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
+    w3: Tensor
+    b3: Tensor
+
+
 class _Coupling(nn.Module):
     """Weights and index sets of one coupling layer; `_couple` is what it does with them."""
 
@@ -284,38 +318,24 @@ class _Coupling(nn.Module):
             for w in (self.w1, self.w2):
                 w.normal_(0.0, max(w.shape[1], 1) ** -0.5, generator=generator)
 
-    def arrays(self) -> list[Tensor]:
-        """The arguments of `_couple` that differ from layer to layer."""
-        names = "kept_lines kept_circles moved circular bound restore w1 b1 w2 b2 w3 b3"
-        return [getattr(self, name) for name in names.split()]
+    def arrays(self) -> _Arrays:
+        """What `_couple` needs to know of this layer."""
+        return _Arrays(*(getattr(self, name) for name in _Arrays._fields))
 
 
-def _couple(
-    z: Tensor,
-    kept_lines: Tensor,
-    kept_circles: Tensor,
-    moved: Tensor,
-    circular: Tensor,
-    bound: Tensor,
-    restore: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    w3: Tensor,
-    b3: Tensor,
-    inverse: bool,
-    bfloat16: bool,
-) -> tuple[Tensor, Tensor]:
+def _couple(z: Tensor, layer: _Arrays, inverse: bool, matmul_dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
     """One layer, data -> base (or back, if `inverse`): z (batch, dim) -> z and log |det| (batch,) of this direction.
 
-    With products in bfloat16 it is as exact a bijection: whatever the conditioner gives, it gives to both directions.
+    With products of less precision it is as exact a bijection: whatever the conditioner gives, it gives to both
+    directions.
     """
     z = z.T
-    kept, angles, x = z[kept_lines], z[kept_circles], z[moved]
+    kept, angles, x = z[layer.kept_lines], z[layer.kept_circles], z[layer.moved]
+    circular, bound = layer.circular, layer.bound
     features = torch.cat([kept, angles.cos(), angles.sin()])
-    hidden = silu(_product(w2, silu(_product(w1, features, bfloat16) + b1[:, None]), bfloat16) + b2[:, None])
-    raw = (_product(w3, hidden, bfloat16) + b3[:, None]).view(len(w3) // len(x), *x.shape)
+    hidden = silu(_product(layer.w1, features, matmul_dtype) + layer.b1[:, None])
+    hidden = silu(_product(layer.w2, hidden, matmul_dtype) + layer.b2[:, None])
+    raw = (_product(layer.w3, hidden, matmul_dtype) + layer.b3[:, None]).view(len(layer.w3) // len(x), *x.shape)
     log_scale = torch.where(circular[:, None], 0.0, MAX_LOG_SCALE * torch.tanh(raw[0] / MAX_LOG_SCALE))
     shift = raw[1]
     if inverse:
@@ -326,11 +346,11 @@ def _couple(
         x = x * log_scale.exp() + shift
         x, log_det = splines.spline(wrap_periodic(x, circular[:, None]), raw[2:], bound, circular)
         log_det = log_det + log_scale
-    return torch.cat([kept, angles, x])[restore].T, log_det.sum(0)
+    return torch.cat([kept, angles, x])[layer.restore].T, log_det.sum(0)
 
 
-def _product(w: Tensor, x: Tensor, bfloat16: bool) -> Tensor:
-    return (w.bfloat16() @ x.bfloat16()).to(x.dtype) if bfloat16 else w @ x
+def _product(w: Tensor, x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return w @ x if dtype is None else (w.to(dtype) @ x.to(dtype)).to(x.dtype)
 
 
 def _halves(lines: Tensor, circles: Tensor) -> list[Tensor]:

@@ -25,19 +25,20 @@ from ..energy.protocol import Energy
 from ..energy.verify import check, refuse_fixed_in_space
 from ..ensemble.ensemble import Ensemble
 from ..ensemble.stream import StreamedEnsemble, sample_to_file
-from ..flow.base import TrainableFlow, beyond
+from ..flow.base import TrainableFlow, share_outside_circle
 from ..flow.coupling import CouplingFlow
 from ..free_energy.profiles import basin_difference
 from ..molecule.system import MolecularSystem
 from ..plots import training_figures
 from ..target import BoltzmannTarget, Coordinates
+from ..tools.adaptive_batch import AdaptiveBatch
 from ..tools.devices import checked, stream
 from ..tools.graphs import Graphs
-from ..tools.memory import Halving, keep_freed_memory
+from ..tools.memory import keep_freed_memory
 from ..tools.progress import History, LivePlot, bar
 from ..train.buffer import ReplayBuffer
 from ..train.distributed import Ranks
-from ..train.objectives import Objective, named
+from ..train.objectives import Objective, objective_by_name
 from ..train.settings import Budget, parse_budget
 from ..train.trainer import Trainer
 from . import models, sampling, training
@@ -98,7 +99,7 @@ class BoltzmannGenerator:
             coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, exact)
         self.coordinates = coordinates.to(self.device) if isinstance(coordinates, InternalCoordinates) else coordinates
         self._random = stream("cpu", seed)
-        self._halving = Halving("Sampling")
+        self._adaptive = AdaptiveBatch("Sampling")
         if flow is None:  # the same first weights on every device
             flow = CouplingFlow(coordinates.periodic, self.settings.flow, self._random).to(self.device)
         else:
@@ -108,7 +109,7 @@ class BoltzmannGenerator:
                     f"Expected a flow over z (batch, {coordinates.dim}); {LOOKED_AT} of its samples have shape "
                     f"{tuple(z.shape)}."
                 )
-            if share := beyond(z, coordinates.periodic):
+            if share := share_outside_circle(z, coordinates.periodic):
                 warnings.warn(
                     f"{100 * share:.2g} % of the flow's samples have angles beyond +-pi, where the circle begins anew: "
                     "places that count more than once make weights wrong. Take a flow whose angles stay on the circle.",
@@ -179,11 +180,11 @@ class BoltzmannGenerator:
         chosen = self._objective(objective, samples)
         trainer = Trainer(self.flow, self.target, budget, self.settings.train, self._random, chosen, self._about())
         plot = None
-        if progress == "plot" and trainer.ranks.first:
+        if progress == "plot" and trainer.ranks.is_main:
             plot = LivePlot(lambda history: training_figures(history, self.sample))
         return training.run(
             trainer,
-            lambda: self.evaluate(evaluate_samples, measure) | self._annealed(trainer.buffer),
+            lambda: self.evaluate(evaluate_samples, measure) | self._annealed(trainer.experience.buffer),
             evaluate_every,
             self.settings.energy_cut,
             started,
@@ -210,10 +211,10 @@ class BoltzmannGenerator:
         if callable(objective):
             return objective
         if samples is None:
-            return named(objective)
+            return objective_by_name(objective)
         drawn = samples.resample(samples.n, seed=self.seed)
         z, _ = self.to_internal(torch.as_tensor(drawn.x, dtype=torch.float64))
-        return named(objective, z.to(next(self.flow.parameters())))
+        return objective_by_name(objective, z.to(next(self.flow.parameters())))
 
     def compile(self) -> None:
         """Fuse flow, coordinates and energy with torch.compile: a minute or two that long sampling pays back.
@@ -329,7 +330,7 @@ class BoltzmannGenerator:
 
     def _draw(self, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One batch of x, u, log w and log q, see `sampling.draw`."""
-        return sampling.draw(self.flow, self.coordinates, self.energy, self.batch, rng, self._halving)
+        return sampling.draw(self.flow, self.coordinates, self.energy, self.batch, rng, self._adaptive)
 
     @property
     def batch(self) -> int:
@@ -358,7 +359,7 @@ class BoltzmannGenerator:
         """
         parts = [torch.zeros(0, dtype=torch.float64)]
         for part in torch.as_tensor(x, dtype=torch.float64).split(self.batch) if len(x) else []:
-            parts += self._halving(lambda a, b: self._log_prob(part[a:b]), len(part))  # noqa: B023
+            parts += self._adaptive(lambda a, b: self._log_prob(part[a:b]), len(part))  # noqa: B023
         return torch.cat(parts)
 
     @property

@@ -34,7 +34,7 @@ def log_z_ais(
     settings : AISSettings
         With alpha = 1, so that the path ends at the Boltzmann density; without resampling.
     """
-    settings.refuse_dependence()
+    settings.require_independent_chains()
     target = BoltzmannTarget(generator.energy, generator.coordinates)
     rng = stream(generator.device, seed)
     log_w = ais_log_weights(generator.flow, target, n, settings, rng, generator.batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -97,7 +97,7 @@ def write(
         foreign.append("coordinates")
     header = {
         "format": MODEL_FORMAT,
-        "settings": json.dumps(asdict(settings)),
+        "settings": json.dumps(settings.to_dict()),
         "system": system.name,
         "fingerprint": system.fingerprint,
         "seed": str(seed),

@@ -11,7 +11,7 @@ from ..ais.annealing import AISSettings, anneal_to_target
 from ..coordinates.internal import InternalCoordinates
 from ..flow.base import Flow
 from ..target import BoltzmannTarget, Coordinates
-from ..tools.memory import Halving
+from ..tools.adaptive_batch import AdaptiveBatch
 
 ANNEALING = AISSettings(alpha=1.0, intermediate=8)
 Energy = Callable[[Tensor], Tensor]  # x (batch, n_atoms, 3) in nm -> u (batch,)
@@ -19,13 +19,13 @@ Energy = Callable[[Tensor], Tensor]  # x (batch, n_atoms, 3) in nm -> u (batch,)
 
 @torch.no_grad()
 def draw(
-    flow: Flow, coordinates: Coordinates, energy: Energy, n: int, rng: torch.Generator, pieces: Halving
+    flow: Flow, coordinates: Coordinates, energy: Energy, n: int, rng: torch.Generator, pieces: AdaptiveBatch
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """n of the flow's samples, in the computer's own memory, float64.
 
     Parameters
     ----------
-    pieces : Halving
+    pieces : AdaptiveBatch
         Draws them in pieces that fit into the device's memory.
 
     Returns
@@ -74,7 +74,7 @@ def refined(
     settings = ANNEALING if settings == "ais" else settings
     if not isinstance(settings, AISSettings):
         raise ValueError(f'Expected refine="ais" or AISSettings; got {settings!r}.')
-    settings.refuse_dependence()
+    settings.require_independent_chains()
     with torch.enable_grad():
         points, log_w = anneal_to_target(flow, BoltzmannTarget(energy, coordinates), n, settings, rng, batch)
     x = torch.cat([coordinates.to_cartesian(z.double())[0] for z in points.z.split(batch)])

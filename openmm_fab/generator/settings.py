@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..ais.annealing import AISSettings
 from ..coordinates.internal import CoordinateSettings
 from ..flow.coupling import FlowSettings
 from ..train.settings import TrainSettings
@@ -29,14 +28,16 @@ class GeneratorSettings:
     train: TrainSettings = field(default_factory=TrainSettings)
     energy_cut: float = 70.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by the names that they have in files; those of `train` see `TrainSettings.to_dict`."""
+        return {**asdict(self), "train": self.train.to_dict()}
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GeneratorSettings:
-        """The inverse of `dataclasses.asdict`."""
-        train = dict(values["train"])
-        train["ais"] = AISSettings(**train["ais"])
+        """The inverse of `to_dict`."""
         return cls(
             CoordinateSettings(**values["coordinates"]),
             FlowSettings(**values["flow"]),
-            TrainSettings(**train),
+            TrainSettings.from_dict(values["train"]),
             values["energy_cut"],
         )

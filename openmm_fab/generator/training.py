@@ -45,17 +45,17 @@ def run(
         Of the first rank; the others show nothing.
     """
     clock = trainer.ranks.clock
-    shown = trainer.ranks.first
+    shown = trainer.ranks.is_main
     checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
     if checkpoint is not None and (checkpoint.exists() or previous(checkpoint).exists()):
         if resume:
             latest(checkpoint, trainer.load)
             started -= trainer.seconds
         else:  # of another training: nobody shall go on from it by mistake
-            trainer.ranks.from_first(lambda: set_aside(checkpoint))
+            trainer.ranks.from_main(lambda: set_aside(checkpoint))
     history = History()
     evaluated = saved = clock()
-    if not trainer.ranks.alone:
+    if not trainer.ranks.single:
         saved = -math.inf  # a first checkpoint at once: a rank may die
     after = trainer.iteration if resume else None
     with RunLog(folder if shown else None, after) as log, TrainingBar(progress and shown, plot) as bar:

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..flow.base import Flow, beyond
+from ..flow.base import Flow, share_outside_circle
 from ..tools.circle import wrap_periodic
 
 TEAR = 0.1  # nats at +-pi that are worth a warning
@@ -205,7 +205,7 @@ def _check(flow: ForeignFlow, dim: int) -> ForeignFlow:
         raise ValueError(f"Expected periodic with shape ({dim},), one flag a coordinate; got {flow.periodic.shape}.")
     with torch.no_grad(), seeded(torch.Generator().manual_seed(0), next(flow.parameters()).device):
         z, _ = flow._sample(SAMPLES)
-    if share := beyond(z, flow.periodic):
+    if share := share_outside_circle(z, flow.periodic):
         warnings.warn(
             f"{100 * share:.2g} % of this flow's samples have angles beyond +-pi. They are taken back to the circle "
             "with the log q of where they were, which makes their weights wrong. Take a flow whose angles stay on the "

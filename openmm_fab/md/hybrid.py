@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..ais.kernels import adapt, hmc
-from ..ais.path import Path, Points
+from ..ais.path import AnnealedDensity, Path, Points
 from ..generator.generator import BoltzmannGenerator
 from ..target import BoltzmannTarget
 from ..tools.devices import stream
@@ -109,7 +109,8 @@ class HybridWalkers:
         step_size, wait = state["step_size"], torch.where(taken.cpu(), 0, state["wait"] + 1)
         if state["sweeps"] % s.walk_every == 0:
             here = Points(here.z, here.log_q, *self.target.log_prob_and_gradient(here.z))
-            here, moved = hmc(here, BOLTZMANN, 1.0, flow, self.target, step_size, s.leapfrogs, random)
+            density = AnnealedDensity(BOLTZMANN, 1.0, flow, self.target)
+            here, moved = hmc(here, density, step_size, s.leapfrogs, random)
             counted[1], tried[1] = float(moved.sum()), float(len(z))
             if not producing:
                 step_size = adapt(step_size, float(moved.mean()), 0.8)

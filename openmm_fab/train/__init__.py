@@ -1,8 +1,12 @@
-"""Training of a flow on a target: settings and budget, objectives, the replay buffer, the loop, its checkpoints."""
+"""Training a flow on a target, by Flow AIS Bootstrap or another objective.
+
+`trainer` holds the loop, `learner` the flow that learns, `experience` what it learns from, `objectives` what is
+minimised, and `health` what is done when training goes wrong.
+"""
 
 from __future__ import annotations
 
-from .health import TrainingError
+from .errors import TrainingError
 from .settings import Budget, TrainSettings, parse_budget
 from .trainer import Trainer
 

@@ -1,4 +1,6 @@
-"""Prioritised replay buffer (FAB paper, algorithm 1): annealed samples, and with `own` the flow's as they come.
+"""Prioritised replay buffer (FAB paper, algorithm 1), and the control variate that its weights make possible.
+
+The buffer holds annealed samples and, stored with `own`, samples of the flow as it drew them.
 
 Of a sample that the flow drew as it came, two things are known: a = pi / q_then, its weight towards
 pi = p^alpha q^(1 - alpha), as of every sample; and b = q / q_then, that towards the flow as it is now. The gradient of
@@ -10,11 +12,14 @@ their weights as in the paper.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_COLUMNS = ("z", "log_w", "log_q", "grad_log_p", "log_b")  # of a buffer's state: one row a sample
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,9 @@ class Drawn:
     log_q : Tensor, shape (n,)
     grad_log_p : Tensor, shape (n, dim)
         As stored.
-    toward, away : Tensor, shape (n,), float64
-        a and kappa b, over what they were drawn by: mean of `toward` f - `away` f is an estimate of the mean of f over
-        pi, less kappa' times that over the flow.
+    weight, control_weight : Tensor, shape (n,), float64
+        Importance weights a for an average over pi, and kappa b for that over the flow, which is the control variate.
+        Both are divided by what the samples were drawn by.
     log_total : Tensor, scalar, float64
         Logarithm of the sum of what all samples were drawn by.
     """
@@ -39,13 +44,13 @@ class Drawn:
     z: Tensor
     log_q: Tensor
     grad_log_p: Tensor
-    toward: Tensor
-    away: Tensor
+    weight: Tensor
+    control_weight: Tensor
     log_total: Tensor
 
     def split(self, size: int) -> list[Drawn]:
-        """In parts of this size."""
-        names = ("index", "z", "log_q", "grad_log_p", "toward", "away")
+        """The same samples in batches of this size; each keeps the whole's `log_total`."""
+        names = ("index", "z", "log_q", "grad_log_p", "weight", "control_weight")
         columns = zip(*(getattr(self, name).split(size) for name in names), strict=True)
         return [replace(self, **dict(zip(names, parts, strict=True))) for parts in columns]
 
@@ -116,9 +121,15 @@ class ReplayBuffer:
         index = index[torch.randperm(n, generator=generator, device=self._z.device)]
         by = priority[index]
         parts = (self._log_w[index], self._log_b[index] + log_kappa)
-        toward, away = (torch.where(torch.isfinite(by), (part - by).exp(), 0.0) for part in parts)
+        weight, control_weight = (torch.where(torch.isfinite(by), (part - by).exp(), 0.0) for part in parts)
         return Drawn(
-            index, self._z[index], self._log_q[index], self._grad_log_p[index], toward, away, priority.logsumexp(0)
+            index,
+            self._z[index],
+            self._log_q[index],
+            self._grad_log_p[index],
+            weight,
+            control_weight,
+            priority.logsumexp(0),
         )
 
     def adjust(self, index: Tensor, log_w_change: Tensor, log_q: Tensor) -> None:
@@ -151,7 +162,7 @@ class ReplayBuffer:
         """Log weights of what is stored, shape (size,)."""
         return self._log_w[: self.size]
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, Any]:
         """What is stored, without the empty places."""
         filled = {"z": self._z, "log_w": self._log_w, "log_q": self._log_q, "grad_log_p": self._grad_log_p}
         filled["log_b"] = self._log_b
@@ -173,3 +184,42 @@ class ReplayBuffer:
         self._log_b[: self.size] = state["log_b"]
         self._z[: self.size], self._log_w[: self.size] = state["z"], state["log_w"]
         self._log_q[: self.size], self._grad_log_p[: self.size] = state["log_q"], state["grad_log_p"]
+
+    @staticmethod
+    def merged(states: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, list[int]]]:
+        """States of the shards of a buffer as one, and of each shard its "size" and the "next" row to be written.
+
+        The rows of the shards lie one below the other; capacity and all that is no row are those of the first.
+        """
+        first = states[0]
+        rows = {key: torch.cat([state[key].to(first[key].device) for state in states]) for key in _COLUMNS}
+        sizes, nexts = [len(state["z"]) for state in states], [int(state["next"]) for state in states]
+        return {**first, **rows}, {"size": sizes, "next": nexts}
+
+    @staticmethod
+    def split(state: dict[str, Any], shards: dict[str, list[int]], number: int, of: int) -> dict[str, Any]:
+        """The state of shard `number` of a buffer that `merged` put together.
+
+        Where there were as many shards as `of` it is the one that was; otherwise the samples are dealt out, the newest
+        first, as many as fit.
+        """
+        capacity, sizes, nexts = state["capacity"], shards["size"], shards["next"]
+        if len(sizes) == of:
+            start = sum(sizes[:number])
+            rows, after = torch.arange(start, start + sizes[number]), nexts[number]
+        else:
+            rows = _newest(sizes, nexts, capacity)[number::of]
+            rows = rows[:capacity].flip(0)  # a shard has its oldest first
+            after = len(rows) % capacity
+        return {**state, **{key: state[key][rows] for key in _COLUMNS}, "next": after}
+
+
+def _newest(sizes: Sequence[int], nexts: Sequence[int], capacity: int) -> Tensor:
+    """Row numbers of shards that lie one below the other, the newest of each first, in turn."""
+    ages, rows, start = [], [], 0
+    for size, after in zip(sizes, nexts, strict=True):
+        place = torch.arange(size)
+        ages.append((after - 1 - place) % (capacity if size == capacity else max(size, 1)))
+        rows.append(start + place)
+        start += size
+    return torch.cat(rows)[torch.argsort(torch.cat(ages), stable=True)]

@@ -16,18 +16,17 @@ import math
 import statistics
 import warnings
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..tools.circle import circular_bins, circular_density, label_basins
-from ..tools.errors import OpenMMFabError
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
-
+from ..weights import effective_share
+from .errors import TrainingError
+from .experience import Experience
+from .learner import Learner
 
 WINDOW = 20  # iterations that a running mean or median is over
 KEEP_EVERY = 25  # iterations between two states to go back to
@@ -41,23 +40,20 @@ BASIN, FOUND, MANY = 0.02, 0.05, 20.0  # share in the buffer; the flow's share o
 SAMPLES = 1024
 
 
-class TrainingError(OpenMMFabError, RuntimeError):
-    """Training cannot go on; the message says what was seen and what to change."""
-
-
 class Health:
-    """What a `Trainer` asks after every iteration; its state is part of the checkpoint.
+    """Looks at the metrics of every iteration, and now and then at learner and experience; part of the checkpoint.
 
     Attributes
     ----------
-    rate : float
-        Factor on the learning rate; halved whenever training goes back to a good state.
+    restored : int
+        How often training went back to a good state, each time with half the learning rate.
     lost : list of str
         Basins, in words, that the buffer held and the flow did not at the last look.
     """
 
     def __init__(self) -> None:
-        self.rate, self.restored, self.lost = 1.0, 0, []  # type: ignore[var-annotated]
+        self.restored = 0
+        self.lost: list[str] = []
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._ess: deque[float] = deque(maxlen=WINDOW)
         self._lowest, self._best = math.inf, 0.0
@@ -65,17 +61,17 @@ class Health:
         self._told: set[str] = set()
         self._good: dict[str, Any] | None = None
 
-    def check(self, trainer: Trainer, info: dict[str, float]) -> dict[str, float]:
-        """The metrics of an iteration, with those found here; may change the trainer, as the table says."""
-        self._loss(trainer, info["loss"])
-        self._acceptance(trainer, info["acceptance"])
+    def check(self, learner: Learner, experience: Experience, info: dict[str, float]) -> dict[str, float]:
+        """The metrics of an iteration, with those found here; may change both parts, as the table says."""
+        self._loss(learner, experience, info)
+        self._acceptance(experience, info["acceptance"])
         self._share(info["ess_flow"])
-        if trainer.iteration % LOOK_EVERY == 0 and trainer.buffer.size:
-            self._buffer(trainer)
-            return {**info, "lost_basins": self._basins(trainer)}
+        if info["iteration"] % LOOK_EVERY == 0 and experience.buffer.size:
+            self._buffer(experience)
+            return {**info, "lost_basins": self._basins(learner, experience, int(info["iteration"]))}
         return info
 
-    def back_off(self, trainer: Trainer, seen: str) -> None:
+    def back_off(self, learner: Learner, experience: Experience, seen: str) -> None:
         """Back to the last good state with half the learning rate.
 
         Raises
@@ -85,13 +81,15 @@ class Health:
         """
         self.restored += 1
         if self._good is not None:
-            trainer.take_back(copy.deepcopy(self._good))
+            good = copy.deepcopy(self._good)
+            learner.load_state_dict(good)
+            experience.load_steps_state(good)
         self._losses.clear()
-        self.rate *= 0.5
+        learner.rate *= 0.5
         if self.restored >= TRIES:
             raise TrainingError(
                 f"{seen} This is the {self.restored}. time, each with half the learning rate of the one before. Lower "
-                f"TrainSettings.learning_rate (now {trainer.settings.learning_rate:.1e}), or raise batch."
+                f"TrainSettings.learning_rate (now {learner.settings.learning_rate:.1e}), or raise batch."
             )
         warnings.warn(
             f"{seen} Training goes back to its last good state, with half the learning rate "
@@ -99,24 +97,24 @@ class Health:
             stacklevel=5,
         )
 
-    def _loss(self, trainer: Trainer, loss: float) -> None:
+    def _loss(self, learner: Learner, experience: Experience, info: dict[str, float]) -> None:
+        loss = info["loss"]
         if not math.isfinite(loss):
             return  # its gradient steps were skipped, and counted
         self._losses.append(loss)
         recent = statistics.fmean(list(self._losses)[-5:])
-        allowed = max(20.0, 2.0 * trainer.target.dim)
+        allowed = max(20.0, 2.0 * experience.target.dim)
         if len(self._losses) >= 5 and recent > self._lowest + allowed:
             lowest, self._lowest = self._lowest, math.inf
-            self.back_off(
-                trainer, f"Expected losses near {lowest:.4g} as before; they rose to {recent:.4g}: training explodes."
-            )
+            seen = f"Expected losses near {lowest:.4g} as before; they rose to {recent:.4g}: training explodes."
+            self.back_off(learner, experience, seen)
             return
         if len(self._losses) == WINDOW:
             self._lowest = min(self._lowest, statistics.fmean(self._losses))
-        if self._good is None or trainer.iteration % KEEP_EVERY == 0:
-            self._good = copy.deepcopy(trainer.learned())
+        if self._good is None or info["iteration"] % KEEP_EVERY == 0:
+            self._good = copy.deepcopy({**learner.state_dict(), **experience.steps_state()})
 
-    def _acceptance(self, trainer: Trainer, acceptance: float) -> None:
+    def _acceptance(self, experience: Experience, acceptance: float) -> None:
         if math.isnan(acceptance):
             return
         out_of_range = (acceptance < REFUSED, acceptance > TAKEN)
@@ -124,7 +122,7 @@ class Health:
         if max(self._dead) < DEAD:
             return
         refuses, takes = self._dead[0] >= DEAD, self._dead[1] >= DEAD
-        trainer.step_sizes = [size * (0.25 if refuses else 2.0) for size in trainer.step_sizes]
+        experience.step_sizes = [size * (0.25 if refuses else 2.0) for size in experience.step_sizes]
         self._dead = [0, 0]
         self._tell(
             "acceptance",
@@ -153,31 +151,31 @@ class Health:
             self._told.discard("ess")
         self._best = max(self._best, now)
 
-    def _buffer(self, trainer: Trainer) -> None:
-        weights = torch.softmax(trainer.buffer.log_w, 0)
-        largest, effective = float(weights.max()), float(1.0 / weights.square().sum())
+    def _buffer(self, experience: Experience) -> None:
+        log_w = experience.buffer.log_w
+        largest = float(torch.softmax(log_w, 0).max())
         if largest < DOMINATED:
             self._told.discard("buffer")
             return
         self._tell(
             "buffer",
-            f"One sample holds {100 * largest:.0f} % of the buffer's weight ({effective:.1f} effective samples of "
-            f"{trainer.buffer.size}): training learns from few points. Anneal in more steps "
-            "(AISSettings.intermediate), or with larger batches.",
+            f"One sample holds {100 * largest:.0f} % of the buffer's weight "
+            f"({len(log_w) * effective_share(log_w):.1f} effective samples of {len(log_w)}): training learns from few "
+            "points. Anneal in more steps (AISSettings.intermediate), or with larger batches.",
         )
 
     @torch.no_grad()
-    def _basins(self, trainer: Trainer) -> float:
+    def _basins(self, learner: Learner, experience: Experience, iteration: int) -> float:
         """Number of basins that the buffer holds and the learner does not sample."""
-        buffer, batch = trainer.buffer, trainer.settings.batch
+        buffer, batch, target = experience.buffer, learner.settings.batch, experience.target
         # A generator of its own: looking changes nothing.
-        random = torch.Generator(trainer.generator.device).manual_seed(trainer.iteration)
-        drawn = torch.cat([trainer.learner.sample(batch, random)[0] for _ in range(math.ceil(SAMPLES / batch))])
+        random = torch.Generator(experience.generator.device).manual_seed(iteration)
+        drawn = torch.cat([learner.flow.sample(batch, random)[0] for _ in range(math.ceil(SAMPLES / batch))])
         weights = torch.softmax(buffer.log_w, 0)
         self.lost = []
-        for column in torch.nonzero(trainer.target.periodic)[:, 0].tolist():
+        for column in torch.nonzero(target.periodic)[:, 0].tolist():
             held, sampled = (z[:, column] for z in (buffer.z, drawn))
-            self.lost += [f"{trainer.target.named(column)} {words}" for words in missing_basins(held, weights, sampled)]
+            self.lost += [f"{target.named(column)} {words}" for words in missing_basins(held, weights, sampled)]
         if self.lost:
             self._tell(
                 "basins",
@@ -189,14 +187,13 @@ class Health:
         return float(len(self.lost))
 
     def _tell(self, kind: str, message: str) -> None:
-        """Once, until it was well in between."""
+        """Warn once of each kind, until it was well in between."""
         if kind not in self._told:
             warnings.warn(message, stacklevel=5)
         self._told.add(kind)
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "rate": self.rate,
             "restored": self.restored,
             "losses": list(self._losses),
             "ess": list(self._ess),
@@ -208,7 +205,7 @@ class Health:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rate, self.restored, self.lost = state["rate"], state["restored"], list(state["lost"])
+        self.restored, self.lost = state["restored"], list(state["lost"])
         self._losses, self._ess = deque(state["losses"], WINDOW), deque(state["ess"], WINDOW)
         (self._lowest, self._best), self._dead = state["best"], list(state["dead"])
         self._told, self._good = set(state["told"]), state["good"]

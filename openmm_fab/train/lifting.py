@@ -21,7 +21,7 @@ ORDER = 18  # of the Fourier series that b is
 ROWS = 4096  # that are evaluated at once: they stay in the processor's caches
 
 
-class LiftedTarget(Target):
+class BiasedTarget(Target):
     """p exp(b), where b is a sum of functions of one periodic coordinate each; zero until `update` is called.
 
     Parameters
@@ -47,24 +47,28 @@ class LiftedTarget(Target):
     def evaluations(self) -> int:  # type: ignore[override]
         return self.target.evaluations
 
+    def named(self, column: int) -> str:
+        return self.target.named(column)
+
     def log_prob(self, z: Tensor) -> Tensor:
         return self.target.log_prob(z) + self.bias(z)[0].to(z.dtype)
 
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         log_p, gradient = self.target.log_prob_and_gradient(z)
         bias, slope = self.bias(z.detach())
-        gradient = self._steeper(gradient, slope)
+        gradient = self._added(gradient, slope)
         return log_p + bias.to(z.dtype), torch.where(torch.isfinite(log_p)[:, None], gradient, 0.0)
 
-    def lifted(self, gradient: Tensor, z: Tensor) -> Tensor:
-        """The gradient (batch, dim) of log p at z, with that of b."""
-        return self._steeper(gradient, self.bias(z)[1])
+    def add_bias(self, gradient: Tensor, z: Tensor) -> Tensor:
+        """Gradient (batch, dim) of log p at z -> that of log p + b."""
+        return self._added(gradient, self.bias(z)[1])
 
-    def unlifted(self, gradient: Tensor, z: Tensor) -> Tensor:
-        """The inverse of `lifted`, for as long as b is the same."""
-        return self._steeper(gradient, -self.bias(z)[1])
+    def remove_bias(self, gradient: Tensor, z: Tensor) -> Tensor:
+        """Gradient (batch, dim) of log p + b at z -> that of log p; undoes `add_bias`, until the next `update`."""
+        return self._added(gradient, -self.bias(z)[1])
 
-    def _steeper(self, gradient: Tensor, slope: Tensor) -> Tensor:
+    def _added(self, gradient: Tensor, slope: Tensor) -> Tensor:
+        """The gradient (batch, dim), with slopes (batch, n_periodic) added in the periodic coordinates."""
         return gradient.index_add(1, self._angles, slope.to(gradient.dtype))
 
     def bias(self, z: Tensor) -> tuple[Tensor, Tensor]:

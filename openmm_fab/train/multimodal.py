@@ -13,7 +13,7 @@ from torch import Tensor
 from ..ais.annealing import AISSettings, anneal_to_target
 from ..flow.base import Flow
 from ..target import Multimodal
-from ..tools.memory import Halving
+from ..tools.adaptive_batch import AdaptiveBatch
 from ..weights import clipped, effective_sample_size, log_mean_exp
 
 BLOCK = 2000  # samples in an estimate of log Z whose error is looked at, as in FAB's own tables
@@ -33,7 +33,9 @@ class Sampler(Protocol):
 def evaluate(
     sampler: Sampler, target: Multimodal, n: int, generator: torch.Generator, batch: int, modes: bool = True
 ) -> dict[str, float]:
-    """Figures of n samples of the sampler, n exact samples, and the target's modes; costs the target's count nothing.
+    """Metrics from n samples of the sampler, n exact samples and the target's modes.
+
+    Exact samples and modes do not count towards `target.evaluations`.
 
     Parameters
     ----------
@@ -50,11 +52,11 @@ def evaluate(
         exact samples), forward_kl, modes (with at least a tenth of the density that is due there), modes_log_q (mean
         over the modes' test set).
     """
-    halving = Halving("Evaluation")
+    adaptive = AdaptiveBatch("Evaluation")
     drawn = [
         part
         for k in range(0, n, batch)
-        for part in halving(lambda a, b: sampler.sample(b - a, generator), min(batch, n - k), generator)
+        for part in adaptive(lambda a, b: sampler.sample(b - a, generator), min(batch, n - k), generator)
     ]
     z, log_q = (torch.cat(part) for part in zip(*drawn, strict=True))
     log_p = torch.cat([target.log_prob(part) for part in z.split(batch)])
@@ -98,9 +100,9 @@ def _at(z: Tensor, sampler: Sampler, target: Multimodal, batch: int) -> tuple[Te
     """log q and log p at z, float64."""
 
     def of(function: Callable[[Tensor], Tensor]) -> Tensor:
-        found = [v for part in z.split(batch) for v in halving(lambda a, b: function(part[a:b]), len(part))]  # noqa: B023
+        found = [v for part in z.split(batch) for v in adaptive(lambda a, b: function(part[a:b]), len(part))]  # noqa: B023
         return torch.cat(found).double()
 
-    halving = Halving("Evaluation")
+    adaptive = AdaptiveBatch("Evaluation")
     log_q, log_p = of(sampler.log_prob), of(target.log_prob)
     return log_q.nan_to_num(LOST, LOST, LOST), log_p

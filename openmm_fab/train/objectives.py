@@ -1,96 +1,112 @@
-"""What training minimises.
+"""What training minimises: the steps of one iteration, and the losses.
 
-An objective is a function of the trainer that makes the gradient steps of one iteration: `trainer.learn(loss)` each.
+An objective is a function of the learner, the experience and the settings.  One call is one iteration: it makes
+`settings.updates` gradient steps, each by `learner.learn(loss)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .distributed import Ranks
-    from .trainer import Trainer
+from ..tools.gradients import with_gradient_of
+from . import pathwise
+from .distributed import Ranks
+from .experience import Experience
+from .learner import Learner
+from .settings import TrainSettings
+
+Objective: TypeAlias = Callable[[Learner, Experience, TrainSettings], None]
+
+PATH_FROM = 0.6  # of the budget, where the learning rate has fallen: before, path gradients undo what they gain
 
 
-Objective: TypeAlias = "Callable[[Trainer], None]"
+def fab(learner: Learner, experience: Experience, settings: TrainSettings) -> None:
+    """FAB with the prioritised buffer (FAB paper, algorithm 1)."""
+    experience.fill()  # sample the flow, anneal towards p^alpha q^(1 - alpha), add to the buffer
+    replay(learner, experience, settings)  # draw from the buffer, make a gradient step, adjust weights to the flow
 
 
-def fab(trainer: Trainer) -> None:
-    """FAB with the prioritised buffer: one pass of annealing into the buffer, then gradient steps on what it draws."""
-    trainer.fill()
-    replay(trainer)
-
-
-def replay(trainer: Trainer) -> None:
-    """Gradient steps on prioritised samples, whose weights then follow the flow; see `train.buffer` for the control
-    variate."""
-    s, buffer, ranks = trainer.settings, trainer.buffer, trainer.ranks
+def replay(learner: Learner, experience: Experience, settings: TrainSettings) -> None:
+    """Batches drawn from the buffer by their weights, a gradient step on each, after which their weights follow the
+    flow; see `train.buffer` for the control variate."""
+    s, buffer, ranks = settings, experience.buffer, experience.ranks
     log_a, log_a_own, log_b = ranks.log_totals(buffer.log_sums())
     log_kappa = log_a_own - log_b if s.control_variate and torch.isfinite(log_b) else -torch.inf
-    batches = buffer.sample(s.updates * s.batch, trainer.generator, log_kappa)
+    batches = buffer.sample(s.updates * s.batch, experience.generator, log_kappa)
     log_total = batches.log_total[None]  # of this rank
     scale = (ranks.log_totals(log_total)[0] - log_a).exp() * ranks.share(log_total)
     for drawn in batches.split(s.batch):
-        slope = trainer.lifted.lifted(drawn.grad_log_p, drawn.z) if trainer.path_share else None
-        mixed, log_q = trainer.log_probs(drawn.z, slope).unbind(1)
-        loss, log_adjustment = fab_buffer_loss(mixed, drawn.log_q, s.ais.alpha, s.max_adjustment, drawn.toward * scale)
-        away = drawn.away * scale * (1 - trainer.path_share)  # path gradients have no such noise
-        against = control_variate(log_q, drawn.log_q, s.max_adjustment, away)
-        trainer.learn(loss + (against - against.detach()))
+        share = path_share(learner, experience, s)
+        slope = experience.target.add_bias(drawn.grad_log_p, drawn.z) if share else None
+        mixed, log_q = learner.log_probs(drawn.z, slope, share)
+        loss, log_adjustment = fab_buffer_loss(mixed, drawn.log_q, s.ais.alpha, s.max_adjustment, drawn.weight * scale)
+        weight = drawn.control_weight * scale * (1 - share)  # path gradients have no such noise
+        against = control_variate(log_q, drawn.log_q, s.max_adjustment, weight)
+        learner.learn(with_gradient_of(loss, against))
         buffer.adjust(drawn.index, log_adjustment, log_q.detach())
 
 
-def fab_no_buffer(trainer: Trainer) -> None:
+def fab_no_buffer(learner: Learner, experience: Experience, settings: TrainSettings) -> None:
     """FAB on the annealed samples themselves, each pass used once (FAB paper, eq. 7)."""
-    for _ in range(trainer.settings.updates):
-        result = trainer.anneal()
-        log_q = trainer.log_prob(result.points.z, result.points.grad_log_p)
-        trainer.learn(pooled_loss(log_q, result.log_w, trainer.ranks))
+    for _ in range(settings.updates):
+        result = experience.anneal()
+        share = path_share(learner, experience, settings)
+        log_q = learner.log_prob(result.points.z, result.points.grad_log_p, share)
+        learner.learn(pooled_loss(log_q, result.log_w, experience.ranks))
 
 
-def alpha_divergence(trainer: Trainer) -> None:
+def alpha_divergence(learner: Learner, experience: Experience, settings: TrainSettings) -> None:
     """The alpha-divergence on weighted samples of the flow, not annealed (Müller et al. 2019, arXiv 1808.03856)."""
-    s = trainer.settings
-    for _ in range(s.updates):
-        z, log_q = trainer.counted.sample(s.batch, trainer.generator)
-        log_p, grad_log_p = trainer.lifted.log_prob_and_gradient(z)
+    for _ in range(settings.updates):
+        z, log_q = learner.counted.sample(settings.batch, experience.generator)
+        log_p, grad_log_p = experience.target.log_prob_and_gradient(z)
         log_w = log_p.double() - log_q.double()
-        trainer.watch(log_w)
-        log_w = s.ais.alpha * log_w
-        trainer.learn(pooled_loss(trainer.log_prob(z, grad_log_p), log_w, trainer.ranks))
+        experience.record_log_w(log_w)
+        log_w = settings.ais.alpha * log_w
+        log_q = learner.log_prob(z, grad_log_p, path_share(learner, experience, settings))
+        learner.learn(pooled_loss(log_q, log_w, experience.ranks))
 
 
-def reverse_kl(trainer: Trainer) -> None:
+def path_share(learner: Learner, experience: Experience, settings: TrainSettings) -> float:
+    """Share of the next gradient that is a path gradient; see `TrainSettings.path_above`."""
+    s = settings
+    if not s.path_gradient or not pathwise.has_base(learner.flow):
+        return 0.0
+    late = learner.spent >= PATH_FROM and experience.ess_above(s.path_above)
+    return s.path_gradient if s.path_above == 0 or late else 0.0
+
+
+def reverse_kl(learner: Learner, experience: Experience, settings: TrainSettings) -> None:
     """The Kullback-Leibler divergence from the flow to the target, up to log Z, on samples of the flow.
 
     Where some of them have no density it is that of the others, as a distribution of their own, and their share v adds
     -log v: else the flow would gain by moving to where nothing is counted. What crosses the wall of such a hole as the
     flow moves is not in the gradient.
     """
-    learner, n = trainer.learner, trainer.settings.batch
-    if not hasattr(learner, "rsample"):
+    flow, n = learner.flow, settings.batch
+    if not hasattr(flow, "rsample"):
         raise ValueError(
-            f"Expected a flow with rsample(n, generator), which is sample with a graph; {type(learner).__name__} has "
+            f"Expected a flow with rsample(n, generator), which is sample with a graph; {type(flow).__name__} has "
             "none. Use another objective."
         )
-    for _ in range(trainer.settings.updates):
-        z, log_q = learner.rsample(n, trainer.generator)
-        trainer.counted.evaluations += n
-        loss, inside = reverse_loss(trainer, z, log_q)
+    for _ in range(settings.updates):
+        z, log_q = flow.rsample(n, experience.generator)
+        learner.counted.evaluations += n
+        loss, inside = reverse_loss(experience, z, log_q)
         if not inside.all():
             share = inside.double().mean()
             # grad log v = E[1 / v, or 0 outside, times grad log q]; minus E[grad log q] = 0, for less noise.
-            pull = ((inside / share - 1).to(log_q) * trainer.log_prob(z)).mean()
-            loss = loss - share.log().to(loss) - (pull - pull.detach())
-        trainer.learn(loss)
+            pull = ((inside / share - 1).to(log_q) * learner.log_prob(z)).mean()
+            loss = with_gradient_of(loss - share.log().to(loss), -pull)
+        learner.learn(loss)
 
 
-def reverse_loss(trainer: Trainer, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+def reverse_loss(experience: Experience, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of log q - log p over samples that have a density, the target's gradient handed on by its own formula.
 
     Returns
@@ -99,9 +115,9 @@ def reverse_loss(trainer: Trainer, z: Tensor, log_q: Tensor) -> tuple[Tensor, Te
     inside : Tensor of bool, shape (batch,)
         Which samples have one.
     """
-    log_p, gradient = trainer.lifted.log_prob_and_gradient(z)
-    trainer.watch(log_p - log_q.detach())
-    log_p = log_p + ((z - z.detach()) * gradient).sum(1)
+    log_p, gradient = experience.target.log_prob_and_gradient(z)
+    experience.record_log_w(log_p - log_q.detach())
+    log_p = with_gradient_of(log_p, (z * gradient).sum(1))
     difference = log_q - log_p
     inside = torch.isfinite(difference.detach())
     return difference[inside].mean(), inside
@@ -119,16 +135,15 @@ class MaximumLikelihood:
 
     samples: Tensor | Callable[[int, torch.Generator], Tensor]
 
-    def __call__(self, trainer: Trainer) -> None:
-        s = trainer.settings
+    def __call__(self, learner: Learner, experience: Experience, settings: TrainSettings) -> None:
+        s, random = settings, experience.generator
         for _ in range(s.updates):
             if callable(self.samples):
-                z = self.samples(s.batch, trainer.generator)
+                z = self.samples(s.batch, random)
             else:
-                random = trainer.generator
                 drawn = torch.randint(len(self.samples), (s.batch,), generator=random, device=random.device)
                 z = self.samples[drawn.to(self.samples.device)]
-            trainer.learn(-trainer.log_prob(z.to(next(trainer.learner.parameters()))).mean())
+            learner.learn(-learner.log_prob(z.to(next(learner.flow.parameters()))).mean())
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -139,7 +154,7 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def named(name: str, samples: Tensor | None = None) -> Objective:
+def objective_by_name(name: str, samples: Tensor | None = None) -> Objective:
     """The objective of this name; "maximum_likelihood" is the one that needs samples z (n, dim), and takes them."""
     if (name == "maximum_likelihood") != (samples is not None) or name not in {*OBJECTIVES, "maximum_likelihood"}:
         raise ValueError(

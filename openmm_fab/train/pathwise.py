@@ -30,8 +30,7 @@ def has_base(flow: object) -> bool:
 
 
 def log_probs(flow: Invertible, z: Tensor, grad_log_p: Tensor, alpha: float, share: float) -> Tensor:
-    """log q(z) twice (batch, 2): with a gradient in the parameters that is in part, by `share`, the path gradient, and
-    with its own.
+    """log q(z) twice (batch, 2): with a gradient that is by `share` the path gradient, and with its own gradient.
 
     Parameters
     ----------

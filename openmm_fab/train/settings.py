@@ -1,9 +1,11 @@
-"""How the flow learns, and for how long."""
+"""Settings of training: how the flow learns, and its budget."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from ..ais.annealing import AISSettings
 
@@ -35,10 +37,10 @@ class TrainSettings:
         budget; with 0 they are there from the start.
     averaging : float
         Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
-    products : str
-        The learner's matrix products: "bfloat16", "float32" (as its parameters are), or "auto", which is bfloat16 for a
-        `CouplingFlow` of float32 where the processor or the GPU has instructions for it (AVX512-BF16, AMX; Ampere and
-        newer). The flow that training leaves keeps its own precision.
+    matmul_dtype : str
+        Of the learner's matrix products: "bfloat16", "float32" (as its parameters are), or "auto", which is bfloat16
+        for a `CouplingFlow` of float32 where the processor or the GPU has instructions for it (AVX512-BF16, AMX; Ampere
+        and newer). The flow that training leaves keeps its own precision.
     anneal_below : float
         FAB with the buffer anneals every pass while the flow's ESS towards the target is below this share. Above, one
         pass in 16 is annealed, and the others are twice the batch as the flow gives it: for half the energies, and in
@@ -63,7 +65,7 @@ class TrainSettings:
     path_gradient: float = 0.0
     path_above: float = 0.7
     averaging: float = 0.99
-    products: str = "auto"
+    matmul_dtype: str = "auto"
     anneal_below: float = 0.5
     control_variate: bool = True
     basin_share: float = 0.05
@@ -72,18 +74,35 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if not 0 < self.updates <= self.buffer_min <= self.buffer_max or self.batch < 2:
             raise ValueError(f"Expected 0 < updates <= buffer_min <= buffer_max and batch >= 2; got {self}.")
+        positive(self, "learning_rate", "max_gradient", "max_adjustment")
+        if self.warmup < 0:
+            raise ValueError(f"Expected warmup >= 0; got {self.warmup}.")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"Expected 0 <= averaging < 1; got {self.averaging}.")
-        if not 0 <= self.path_gradient <= 1:
-            raise ValueError(f"Expected 0 <= path_gradient <= 1; got {self.path_gradient}.")
-        if not 0 <= self.path_above <= 1:
-            raise ValueError(f"Expected 0 <= path_above <= 1; got {self.path_above}.")
-        if self.products not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f'Expected products "auto", "float32" or "bfloat16"; got {self.products!r}.')
-        if not 0 <= self.anneal_below <= 1:
-            raise ValueError(f"Expected 0 <= anneal_below <= 1; got {self.anneal_below}.")
+        for name in ("path_gradient", "path_above", "anneal_below"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"Expected 0 <= {name} <= 1; got {getattr(self, name)}.")
+        if self.matmul_dtype not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f'Expected matmul_dtype "auto", "float32" or "bfloat16"; got {self.matmul_dtype!r}.')
         if not 0 <= self.basin_share < 0.5:
             raise ValueError(f"Expected 0 <= basin_share < 0.5; got {self.basin_share}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by the names that they have in files, where `matmul_dtype` is called "products"."""
+        return {"products" if key == "matmul_dtype" else key: value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
+        """The inverse of `to_dict`."""
+        given = {"matmul_dtype" if key == "products" else key: value for key, value in values.items()}
+        return cls(**{**given, "ais": AISSettings(**given["ais"])})
+
+
+def positive(settings: object, *names: str) -> None:
+    """Raise ValueError unless each of these attributes is a number above zero."""
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"Expected {name} > 0; got {getattr(settings, name)}.")
 
 
 @dataclass(frozen=True)

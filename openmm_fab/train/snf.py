@@ -1,28 +1,27 @@
 """Stochastic normalizing flows (Wu, Köhler, Noé 2020, arXiv 2002.06707): Markov kernels between a flow's layers.
 
 After every few layers a kernel moves the samples towards base^(1 - lam) p^lam, where lam is the share of layers passed.
-Such a flow has no density in closed form; a sample's weight is that of its whole path, and `push` gives that as log q:
-log p - log q is a proper log weight.
+Such a flow has no density in closed form; a sample's weight is that of its whole path, and `sample_path` gives that as
+log q: log p - log q is a proper log weight.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..ais.kernels import KERNELS
-from ..ais.path import Path, Points
+from ..ais.path import AnnealedDensity, Path, Points
 from ..flow.coupling import CouplingFlow
 from ..target import Target
+from ..tools.gradients import with_gradient_of
+from .experience import Experience
+from .learner import Learner
 from .objectives import reverse_loss
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
-
+from .settings import TrainSettings
 
 PATH = Path(alpha=1.0)
 SNF_KERNELS = ("hmc", "mala", "metropolis")  # between layers there is no base
@@ -30,7 +29,7 @@ SNF_KERNELS = ("hmc", "mala", "metropolis")  # between layers there is no base
 
 @dataclass(frozen=True)
 class StochasticFlow:
-    """The kernels, and as a function of the trainer their objective: reverse KL of the paths (SNF paper, eq. 12).
+    """The kernels, and as a function their objective: reverse KL of the paths (SNF paper, eq. 12).
 
     Attributes
     ----------
@@ -51,16 +50,16 @@ class StochasticFlow:
                 f"Expected every >= 1, a kernel of {SNF_KERNELS}, steps >= 1 and step_size > 0; got {self}."
             )
 
-    def __call__(self, trainer: Trainer) -> None:
-        s, learner = trainer.settings, trainer.learner
-        if not isinstance(learner, CouplingFlow) or learner.resampling is not None:
-            raise ValueError(f"Expected a CouplingFlow of plain base, whose layers are known; got {learner}.")
-        for _ in range(s.updates):
-            z, log_q = self.push(learner, trainer.lifted, s.batch, trainer.generator)
-            trainer.counted.evaluations += s.batch
-            trainer.learn(reverse_loss(trainer, z, log_q)[0])
+    def __call__(self, learner: Learner, experience: Experience, settings: TrainSettings) -> None:
+        flow, n = learner.flow, settings.batch
+        if not isinstance(flow, CouplingFlow) or flow.resampling is not None:
+            raise ValueError(f"Expected a CouplingFlow of plain base, whose layers are known; got {flow}.")
+        for _ in range(settings.updates):
+            z, log_q = self.sample_path(flow, experience.target, n, experience.generator)
+            learner.counted.evaluations += n
+            learner.learn(reverse_loss(experience, z, log_q)[0])
 
-    def push(
+    def sample_path(
         self, flow: CouplingFlow, target: Target, n: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """n samples z (n, dim), and log q (n,) of their paths, both with a graph of the flow's parameters.
@@ -77,7 +76,9 @@ class StochasticFlow:
                 log_q = log_q + gain
         return flow.scaled(z), log_q
 
-    def pull(self, flow: CouplingFlow, target: Target, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def log_prob_path(
+        self, flow: CouplingFlow, target: Target, z: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """log q (n,) of one random path backwards from each z (n, dim): exp of it is right, its mean is a lower bound.
 
         Kernels are reversible: the way back is the same move, and the ratio of its two directions that of f.
@@ -98,18 +99,20 @@ class StochasticFlow:
         lam, base = k / len(flow.layers), _Base(flow)
         z = flow.scaled(z)
         before = Points.at(z.detach(), base, target, flow_gradient=True)
-        after, _ = KERNELS[self.kernel](before, PATH, lam, base, target, self.step_size, self.steps, generator)
+        density = AnnealedDensity(PATH, lam, base, target)
+        after, _ = KERNELS[self.kernel](before, density, self.step_size, self.steps, generator)
         after = after.with_flow_gradient(base)
         moved = z + (after.z - before.z)
-        gain = _with_graph(after, moved, lam) - _with_graph(before, z, lam)
+        gain = _with_graph(density, after, moved) - _with_graph(density, before, z)
         # Where f is zero the kernel stays, which is as likely both ways; a later layer may lead out.
-        held = torch.isneginf(PATH.log_prob(before, lam))
+        held = torch.isneginf(density.log_prob(before))
         return flow.unscaled(torch.where(held[:, None], z, moved)), torch.where(held, 0.0, gain)
 
 
 @dataclass(frozen=True)
 class PathSampler:
-    """A stochastic flow made ready to be looked at: samples with the log q of their paths, and `pull`'s bound.
+    """A stochastic flow with its target, as a sampler: log q is that of paths, and for given z the bound of
+    `StochasticFlow.log_prob_path`.
 
     Attributes
     ----------
@@ -127,11 +130,11 @@ class PathSampler:
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return self.layers.push(self.flow, self.target, n, generator)
+            return self.layers.sample_path(self.flow, self.target, n, generator)
 
     def log_prob(self, z: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.layers.pull(self.flow, self.target, z, self.generator)
+            return self.layers.log_prob_path(self.flow, self.target, z, self.generator)
 
 
 class _Base:
@@ -156,8 +159,8 @@ class _Base:
         return log_q.detach(), gradient
 
 
-def _with_graph(points: Points, z: Tensor, lam: float) -> Tensor:
-    """log f at points, whose gradient in z is that of f."""
-    slope = PATH.gradient(points, lam)
+def _with_graph(density: AnnealedDensity, points: Points, z: Tensor) -> Tensor:
+    """Log density (n,) at points, whose gradient in their z (n, dim) is that of the density."""
+    slope = density.gradient(points)
     slope = torch.where(torch.isfinite(slope), slope, 0.0)
-    return PATH.log_prob(points, lam) + ((z - z.detach()) * slope).sum(1)
+    return with_gradient_of(density.log_prob(points), (z * slope).sum(1))

@@ -11,8 +11,8 @@ import torch
 from examples import GaussianFlow
 from torch import Tensor
 
-from openmm_fab.ais.annealing import AISSettings, adapted, anneal_to_target, joined, run_ais
-from openmm_fab.ais.kernels import KERNELS
+from openmm_fab.ais.annealing import AISSettings, anneal_to_target, concatenate, run_ais
+from openmm_fab.ais.kernels import KERNELS, adapted
 from openmm_fab.target import Gaussian
 from openmm_fab.weights import Estimate, effective_sample_size, log_z, z_score
 
@@ -263,7 +263,7 @@ def test_resampling_drops_the_lost_and_still_counts_them():
 
 def test_step_sizes_of_densities_not_reached_stay():
     result = _run(AISSettings(intermediate=2, leapfrogs=2), 100)
-    steps = adapted([0.1, 0.1, 0.1], result, goal=0.65)
+    steps = adapted([0.1, 0.1, 0.1], result.acceptance, goal=0.65)
     assert steps[2] == 0.1 and all(s != 0.1 for s in steps[:2])
 
 
@@ -333,18 +333,18 @@ def test_pilots_come_before_what_counts():
     assert target.evaluations == 250
 
 
-def test_passes_are_joined_by_their_sizes():
+def test_passes_are_concatenated_by_their_sizes():
     settings = AISSettings(alpha=1.0, intermediate=2, leapfrogs=2)
     a, b = _run(settings, 30, 0), _run(settings, 10, 1)
-    whole = joined([a, b])
+    whole = concatenate([a, b])
     expected = [(30 * x + 10 * y) / 40 for x, y in zip(a.acceptance, b.acceptance, strict=True)]
     assert whole.acceptance == pytest.approx(expected) and whole.ladder == a.ladder and whole.resampled == 0
     for name in ("z", "log_q", "log_p", "grad_log_p"):
         torch.testing.assert_close(getattr(whole.points, name)[30:], getattr(b.points, name))
         torch.testing.assert_close(getattr(whole.start, name)[:30], getattr(a.start, name))
-    assert torch.equal(whole.log_w, torch.cat([a.log_w, b.log_w])) and joined([a]) is a
+    assert torch.equal(whole.log_w, torch.cat([a.log_w, b.log_w])) and concatenate([a]) is a
     short = replace(b, acceptance=b.acceptance[:1], resampled=2)
-    longer = joined([short, a])
+    longer = concatenate([short, a])
     assert longer.acceptance[1] == a.acceptance[1] and len(longer.acceptance) == 2 and longer.resampled == 2
 
 

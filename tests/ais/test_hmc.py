@@ -10,7 +10,7 @@ from examples import GaussianFlow
 from torch import Tensor
 
 from openmm_fab.ais.kernels import adapt, hmc, widths
-from openmm_fab.ais.path import Path, Points
+from openmm_fab.ais.path import AnnealedDensity, Path, Points
 from openmm_fab.flow.base import Counted
 from openmm_fab.target import Gaussian, Target, VonMises
 from openmm_fab.tools.circle import wrap_periodic
@@ -38,7 +38,7 @@ def _run(z: Tensor, target: Target, step_size: float, leapfrogs: int, path=None,
     path, flow = path or Path(1.0), flow or _flow(z.shape[1])
     points, accepted = Points.at(z, flow, target), []
     for _ in range(n):
-        points, acceptance = hmc(points, path, lam, flow, target, step_size, leapfrogs, random)
+        points, acceptance = hmc(points, AnnealedDensity(path, lam, flow, target), step_size, leapfrogs, random)
         accepted.append(float(acceptance.mean()))
     return points, sum(accepted) / n
 
@@ -139,7 +139,9 @@ def test_a_broken_proposal_is_refused():
     target = Plain(1, lambda z: -(z[:, 0] ** 4))
     flow = _flow(1)
     points = Points.at(_normal(50, 1), flow, target)
-    after, acceptance = hmc(points, Path(1.0), 1.0, flow, target, 1e200, 3, torch.Generator().manual_seed(0))
+    after, acceptance = hmc(
+        points, AnnealedDensity(Path(1.0), 1.0, flow, target), 1e200, 3, torch.Generator().manual_seed(0)
+    )
     assert (acceptance == 0).all()
     assert torch.equal(after.z, points.z) and torch.equal(after.log_p, points.log_p)
 
@@ -164,7 +166,7 @@ def test_costs_one_evaluation_a_leapfrog_step():
     target = Gaussian(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
     points = Points.at(_normal(10, 1), _flow(1), target)
     before = target.evaluations
-    hmc(points, Path(2.0), 0.5, _flow(1), target, 0.1, 4)
+    hmc(points, AnnealedDensity(Path(2.0), 0.5, _flow(1), target), 0.1, 4)
     assert target.evaluations - before == 40
 
 
@@ -175,7 +177,7 @@ def test_small_steps_conserve_the_energy():
     for step, leapfrogs in ((0.02, 20), (0.01, 40)):
         random, flow = torch.Generator().manual_seed(0), _flow(1)
         points = Points.at(_normal(500, 1), flow, target)
-        _, acceptance = hmc(points, Path(1.0), 1.0, flow, target, step, leapfrogs, random)
+        _, acceptance = hmc(points, AnnealedDensity(Path(1.0), 1.0, flow, target), step, leapfrogs, random)
         lost.append(float((1 - acceptance).mean()))
     assert 0 < lost[1] < lost[0] < 0.05
     assert lost[0] / lost[1] == pytest.approx(4, rel=0.2)
@@ -186,7 +188,7 @@ def test_adapted_steps_reach_the_wanted_acceptance():
     flow, random, step, last = _flow(8), torch.Generator().manual_seed(0), 0.01, []
     points = Points.at(_normal(300, 8), flow, target)
     for k in range(160):
-        points, acceptance = hmc(points, Path(1.0), 1.0, flow, target, step, 3, random)
+        points, acceptance = hmc(points, AnnealedDensity(Path(1.0), 1.0, flow, target), step, 3, random)
         step = adapt(step, float(acceptance.mean()), goal=0.65)
         last += [float(acceptance.mean())] if k >= 120 else []
     assert sum(last) / len(last) == pytest.approx(0.65, abs=0.04)
@@ -208,7 +210,9 @@ def test_the_flow_may_pull_less_often(flow_every):
     points = Points.at(centre + width * _normal(CHAINS, 2), flow, target, flow_gradient=True)
     before, random, accepted = points.z, torch.Generator().manual_seed(7), []
     for _ in range(5):
-        points, acceptance = hmc(points, path, lam, counted, target, 0.6 * width, 4, random, flow_every)
+        points, acceptance = hmc(
+            points, AnnealedDensity(path, lam, counted, target), 0.6 * width, 4, random, flow_every
+        )
         accepted.append(float(acceptance.mean()))
     assert 0.4 < sum(accepted) / 5 < 0.995
     assert float((points.z - before).abs().mean()) > 0.5 * width
@@ -225,7 +229,7 @@ def test_a_step_for_each_coordinate_is_a_mass_for_each():
     for scale in (torch.ones(2, dtype=torch.float64), std):
         target, random = Gaussian(torch.zeros(2).double(), scale), torch.Generator().manual_seed(1)
         points = Points.at(x * scale, _flow(2), target)
-        points, acceptance = hmc(points, Path(1.0), 1.0, _flow(2), target, 0.7 * scale, 3, random)
+        points, acceptance = hmc(points, AnnealedDensity(Path(1.0), 1.0, _flow(2), target), 0.7 * scale, 3, random)
         ends.append((points.z / scale, acceptance))
     torch.testing.assert_close(ends[0], ends[1])
 
@@ -255,6 +259,6 @@ def test_short_steps_of_any_pattern_conserve_energy(flow_every):
     )
     points = Points.at(0.3 + 0.7 * _normal(2000, 2), flow, target, flow_gradient=True)
     random = torch.Generator().manual_seed(7)
-    after, acceptance = hmc(points, path, 0.3, flow, target, 0.01, 80, random, flow_every)
+    after, acceptance = hmc(points, AnnealedDensity(path, 0.3, flow, target), 0.01, 80, random, flow_every)
     assert float((after.z - points.z).abs().mean()) > 0.3
     assert float(acceptance.mean()) > 0.995

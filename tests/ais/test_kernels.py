@@ -11,8 +11,8 @@ from examples import GaussianFlow
 from scipy.stats import chi2
 from torch import Tensor
 
-from openmm_fab.ais.kernels import KERNELS, _pulled, hmc, latent_hmc, mala, metropolis
-from openmm_fab.ais.path import Path, Points
+from openmm_fab.ais.kernels import KERNELS, _in_base, hmc, latent_hmc, mala, metropolis
+from openmm_fab.ais.path import AnnealedDensity, Path, Points
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
 
@@ -47,7 +47,9 @@ def test_keeps_every_density_of_the_path(name, alpha, lam):
     start = centre + width * torch.randn(CHAINS, 1, generator=_random(0), dtype=torch.float64)
     points, random = Points.at(start, flow, target), _random(1)
     for _ in range(4):
-        points, acceptance = KERNELS[name](points, Path(alpha), lam, flow, target, 1.4 * width, 3, random)
+        points, acceptance = KERNELS[name](
+            points, AnnealedDensity(Path(alpha), lam, flow, target), 1.4 * width, 3, random
+        )
     assert 0.3 < float(acceptance.mean()) < 0.97  # rejections matter
     assert float((points.z - start).abs().mean()) > 0.5 * width
     x = (points.z[:, 0] - centre) / width
@@ -66,7 +68,7 @@ def test_finds_a_density_from_elsewhere(name):
     step = {"hmc": 0.12, "mala": 0.3, "metropolis": 1.2, "latent": 0.12}[name]
     # At lam = 0.1 the barrier is 0.9 kT high.
     for _ in range(40):
-        points, _ = KERNELS[name](points, Path(1.0), 0.1, flow, target, step, 5, random)
+        points, _ = KERNELS[name](points, AnnealedDensity(Path(1.0), 0.1, flow, target), step, 5, random)
     x = np.linspace(-4, 4, 8001)
     density = np.exp(-0.9 * 0.5 * x**2 + 0.1 * (-(x**4) + 6 * x**2 + 0.5 * x))
     cdf = np.cumsum(density) / density.sum()
@@ -78,7 +80,9 @@ def test_mala_is_the_langevin_proposal_with_its_correction():
     target = ManyWell(2)
     flow = GaussianFlow(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
     z, h = torch.randn(500, 2, generator=_random(0), dtype=torch.float64), 0.25
-    points, acceptance = mala(Points.at(z, flow, target), Path(1.0), 1.0, flow, target, h, 1, _random(1))
+    points, acceptance = mala(
+        Points.at(z, flow, target), AnnealedDensity(Path(1.0), 1.0, flow, target), h, 1, _random(1)
+    )
     random = _random(1)
     noise = torch.randn(z.shape, generator=random, dtype=torch.float64)
     log_p, gradient = target.log_prob_and_gradient(z)
@@ -98,7 +102,9 @@ def test_mala_is_the_langevin_proposal_with_its_correction():
 def test_metropolis_accepts_by_the_ratio_of_densities():
     flow, target = _flow(), Gaussian(torch.tensor([0.7]).double(), torch.tensor([0.5]).double())
     z = torch.randn(500, 1, generator=_random(0), dtype=torch.float64)
-    points, acceptance = metropolis(Points.at(z, flow, target), Path(1.0), 1.0, flow, target, 0.8, 1, _random(1))
+    points, acceptance = metropolis(
+        Points.at(z, flow, target), AnnealedDensity(Path(1.0), 1.0, flow, target), 0.8, 1, _random(1)
+    )
     proposal = z + 0.8 * torch.randn(z.shape, generator=_random(1), dtype=torch.float64)
     torch.testing.assert_close(acceptance, (target.log_prob(proposal) - target.log_prob(z)).exp().clamp(max=1))
     moved = (points.z != z)[:, 0]
@@ -109,11 +115,12 @@ def test_metropolis_accepts_by_the_ratio_of_densities():
 def test_several_moves_are_one_after_another():
     flow, target = _flow(), Gaussian(torch.tensor([0.7]).double(), torch.tensor([0.5]).double())
     start = Points.at(torch.randn(50, 1, generator=_random(0), dtype=torch.float64), flow, target)
+    density = AnnealedDensity(Path(1.0), 1.0, flow, target)
     for name, kernel in (("mala", mala), ("metropolis", metropolis)):
-        at_once, random = kernel(start, Path(1.0), 1.0, flow, target, 0.6, 3, _random(1))[0], _random(1)
+        at_once, random = kernel(start, density, 0.6, 3, _random(1))[0], _random(1)
         one_by_one = start
         for _ in range(3):
-            one_by_one, _ = KERNELS[name](one_by_one, Path(1.0), 1.0, flow, target, 0.6, 1, random)
+            one_by_one, _ = KERNELS[name](one_by_one, density, 0.6, 1, random)
         assert torch.equal(at_once.z, one_by_one.z)
 
 
@@ -122,7 +129,7 @@ def test_latent_force_is_the_gradient_of_its_density(lam):
     """A bent flow with circles: density by change of variables, force by finite differences."""
     target, flow, x = _bent()
     path = Path(2.0)
-    pulled = _pulled(x, path, lam, flow, target)
+    pulled = _in_base(x, AnnealedDensity(path, lam, flow, target))
     z, log_det = flow.from_base(x)
     expected = path.log_prob(Points.at(z, flow, target), lam) + log_det
     torch.testing.assert_close(pulled.log_density, expected.detach(), rtol=1e-9, atol=1e-9)
@@ -132,7 +139,7 @@ def test_latent_force_is_the_gradient_of_its_density(lam):
     for k in range(x.shape[1]):
         step = torch.zeros_like(x)
         step[:, k] = h
-        up, down = (_pulled(x + s, path, lam, flow, target).log_density for s in (step, -step))
+        up, down = (_in_base(x + s, AnnealedDensity(path, lam, flow, target)).log_density for s in (step, -step))
         torch.testing.assert_close(pulled.force[:, k], (up - down) / (2 * h), rtol=1e-5, atol=1e-5)
 
 
@@ -142,7 +149,7 @@ def test_latent_moves_keep_a_density_on_a_line_and_a_circle():
     start = target.sample(CHAINS, _random(3))
     points, random = Points.at(start, flow, target), _random(4)
     for _ in range(5):
-        points, acceptance = latent_hmc(points, Path(1.0), 1.0, flow, target, 0.5, 4, random)
+        points, acceptance = latent_hmc(points, AnnealedDensity(Path(1.0), 1.0, flow, target), 0.5, 4, random)
     assert 0.5 < float(acceptance.mean()) < 0.98
     assert float((points.z - start).abs().mean()) > 0.4
     for values, exact in zip(_moments(points.z), _moments(target.sample(400_000, _random(5))), strict=True):
@@ -188,7 +195,7 @@ def test_latent_needs_a_base():
     target = Gaussian(torch.zeros(1).double(), torch.ones(1).double())
     points = Points.at(torch.zeros(5, 1).double(), NoBase(), target)
     with pytest.raises(ValueError, match=r"to_base.*Use the kernel hmc"):
-        latent_hmc(points, Path(2.0), 0.5, NoBase(), target, 0.1, 2)
+        latent_hmc(points, AnnealedDensity(Path(2.0), 0.5, NoBase(), target), 0.1, 2)
 
 
 def test_walks_on_circles():
@@ -196,7 +203,7 @@ def test_walks_on_circles():
     target, flow = VonMises(mean, kappa), _flow()
     points, random = Points.at(2 * torch.ones(CHAINS, 1, dtype=torch.float64), flow, target), _random(0)
     for _ in range(6):
-        points, _ = metropolis(points, Path(1.0), 1.0, flow, target, 2.0, 5, random)
+        points, _ = metropolis(points, AnnealedDensity(Path(1.0), 1.0, flow, target), 2.0, 5, random)
     assert (points.z >= -math.pi).all() and (points.z < math.pi).all() and (points.z < 0).any()
     ratio = float(torch.special.i1(kappa) / torch.special.i0(kappa))
     cosine = (points.z - mean).cos()
@@ -208,7 +215,7 @@ def test_costs_one_evaluation_a_step(name, cost):
     target = Gaussian(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
     points = Points.at(torch.zeros(10, 1, dtype=torch.float64), _flow(), target)
     before = target.evaluations
-    KERNELS[name](points, Path(2.0), 0.5, _flow(), target, 0.1, 4, _random(0))
+    KERNELS[name](points, AnnealedDensity(Path(2.0), 0.5, _flow(), target), 0.1, 4, _random(0))
     assert target.evaluations - before == 10 * cost
 
 
@@ -223,7 +230,7 @@ def test_a_hole_is_never_entered(name):
     target, flow, random = Half(), _flow(), _random(0)
     points = Points.at(torch.randn(CHAINS, 1, generator=random, dtype=torch.float64).abs(), flow, target)
     for _ in range(4):
-        points, _ = KERNELS[name](points, Path(1.0), 1.0, flow, target, 0.9, 3, random)
+        points, _ = KERNELS[name](points, AnnealedDensity(Path(1.0), 1.0, flow, target), 0.9, 3, random)
     assert (points.z > 0).all()
     _check_counts(points.z[:, 0], lambda v: np.vectorize(math.erf)(v / math.sqrt(2)))
 
@@ -231,5 +238,5 @@ def test_a_hole_is_never_entered(name):
 def test_one_leapfrog_of_hmc_is_one_move_of_mala():
     target, flow = ManyWell(2), GaussianFlow(torch.zeros(2).double(), torch.ones(2).double())
     start = Points.at(torch.randn(20, 2, generator=_random(0), dtype=torch.float64), flow, target)
-    one, other = (k(start, Path(1.0), 1.0, flow, target, 0.2, 1, _random(1))[0].z for k in (hmc, mala))
+    one, other = (k(start, AnnealedDensity(Path(1.0), 1.0, flow, target), 0.2, 1, _random(1))[0].z for k in (hmc, mala))
     assert torch.equal(one, other)

@@ -9,7 +9,7 @@ import torch
 from examples import GaussianFlow
 
 from openmm_fab.ais.kernels import hmc
-from openmm_fab.ais.path import Path, Points
+from openmm_fab.ais.path import AnnealedDensity, Path, Points
 from openmm_fab.target import Gaussian, ManyWell
 
 FLOW = GaussianFlow(torch.tensor([0.3, -0.2], dtype=torch.float64), torch.tensor([1.1, 0.9], dtype=torch.float64))
@@ -107,7 +107,7 @@ def test_the_flows_gradient_is_taken_only_where_it_counts(lam, values, gradients
     """In the middle of FAB's path stands p alone."""
     target, flow = ManyWell(2), Counting()
     start = replace(_points(target), grad_log_q=None)
-    end, _ = hmc(start, Path(2.0), lam, flow, target, 0.1, 4, torch.Generator().manual_seed(0))
+    end, _ = hmc(start, AnnealedDensity(Path(2.0), lam, flow, target), 0.1, 4, torch.Generator().manual_seed(0))
     assert (flow.values, flow.gradients) == (values, gradients)
     torch.testing.assert_close(end.log_q, FLOW.log_prob(end.z))
 

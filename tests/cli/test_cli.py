@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from openmm_fab.cli.app import app
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.generator.generator import BoltzmannGenerator
-from openmm_fab.train.health import TrainingError
+from openmm_fab.train.errors import TrainingError
 from openmm_fab.train.trainer import Trainer
 
 OUTPUTS = {

@@ -211,17 +211,17 @@ def test_float32_agrees_with_float64():
 def test_products_in_bfloat16_make_a_density_as_well():
     """Samples know their density, it integrates to one, and it is another flow's: the products were rounded."""
     flow = _flow(3, 2).float()
-    flow.rounded = True
+    flow.matmul_dtype = torch.bfloat16
     z, log_q = flow.sample(20_000, torch.Generator().manual_seed(1))
     difference = (flow.log_prob(z) - log_q).abs().detach()
     # Where rounding errors of z tip a number over to the next bfloat16, both densities are right, of flows nearby.
     assert float(difference.median()) < 1e-5 and float(difference.quantile(0.99)) < 0.02
-    flow.rounded = False
+    flow.matmul_dtype = None
     plain = flow.log_prob(z).detach()
     assert float((plain - log_q).abs().median()) > 1e-3
     w = (plain - log_q).double().exp()  # towards a density of integral one
     assert abs(float(w.mean()) - 1) < 4 * float(w.std()) / len(w) ** 0.5
-    flow.rounded = True
+    flow.matmul_dtype = torch.bfloat16
     back = flow.from_base(flow.to_base(z)[0])[0].detach()
     far = torch.where(flow.periodic, torch.remainder(back - z + math.pi, 2 * math.pi) - math.pi, back - z).abs()
     assert float(far.amax(1).quantile(0.99)) < 0.01

@@ -18,13 +18,13 @@ from torch.utils._pytree import tree_leaves
 
 import openmm_fab as fab
 from openmm_fab.ais.kernels import hmc, widths
-from openmm_fab.ais.path import Path, Points
+from openmm_fab.ais.path import AnnealedDensity, Path, Points
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.tools import devices
 from openmm_fab.train import pathwise
-from openmm_fab.train.lifting import LiftedTarget
+from openmm_fab.train.lifting import BiasedTarget
 from openmm_fab.train.objectives import fab_buffer_loss
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.trainer import Trainer
@@ -115,12 +115,12 @@ def test_energy_and_target(generator, uncounted) -> None:
 
 def test_annealing_and_losses(generator, uncounted) -> None:
     flow, z, random = generator.flow, z_of(generator), torch.Generator()
-    target = LiftedTarget(generator.target, 0.05)
+    target = BiasedTarget(generator.target, 0.05)
     target.coefficients = torch.zeros_like(target.coefficients)  # those of `update` are on the CPU, too
-    points, acceptance = hmc(Points.at(z, flow, target), Path(), 0.5, flow, target, 0.1, 3, random)
+    points, acceptance = hmc(Points.at(z, flow, target), AnnealedDensity(Path(), 0.5, flow, target), 0.1, 3, random)
     steps = 0.1 * widths(z, acceptance.double(), generator.target.periodic).float()
-    points, acceptance = hmc(points, Path(), 0.3, flow, target, steps, 4, random, flow_every=2)
-    gradient = target.lifted(points.grad_log_p, points.z)
+    points, acceptance = hmc(points, AnnealedDensity(Path(), 0.3, flow, target), steps, 4, random, flow_every=2)
+    gradient = target.add_bias(points.grad_log_p, points.z)
     log_q = pathwise.log_probs(flow, points.z, gradient, 2.0, 0.5)[:, 0]
     loss, change = fab_buffer_loss(log_q, points.log_q, 2.0, 10.0)
     loss.backward()
@@ -142,7 +142,7 @@ def test_a_trainer_keeps_its_tensors_where_the_flow_is() -> None:
     generator = BoltzmannGenerator(fab.MolecularSystem.load("butane"), SMALL, device="meta")
     settings = TrainSettings(batch=16, updates=1, buffer_min=2, buffer_max=4)
     trainer = Trainer(generator.flow, generator.target, Budget(iterations=1), settings, torch.Generator())
-    assert trainer.buffer.z.device.type == next(trainer.learner.parameters()).device.type == "meta"
+    assert trainer.experience.buffer.z.device.type == next(trainer.learner.flow.parameters()).device.type == "meta"
 
 
 def test_checkpoints_belong_to_their_device() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from openmm_fab.target import Target, VonMises
 from openmm_fab.tools.circle import BINS, circular_bins, label_basins
-from openmm_fab.train.lifting import MAX_LIFT, ORDER, ROWS, LiftedTarget
+from openmm_fab.train.lifting import MAX_LIFT, ORDER, ROWS, BiasedTarget
 
 GRID = torch.from_numpy(-math.pi + 2 * math.pi * (np.arange(720) + 0.5) / 720)
 
@@ -54,7 +54,7 @@ def _circle(*wells: tuple[float, float, float]) -> np.ndarray:
 
 def test_a_rare_basin_gets_its_share():
     target = _Wells(0.002)
-    lifted = LiftedTarget(target, 0.05)
+    lifted = BiasedTarget(target, 0.05)
     assert _share(lifted) == pytest.approx(0.002, rel=1e-3)
     z = _uniform(50_000)
     lifted.update(z, _log_w(lifted, z))
@@ -64,7 +64,7 @@ def test_a_rare_basin_gets_its_share():
 
 
 def test_common_basins_are_left_alone():
-    lifted = LiftedTarget(VonMises(torch.zeros(1), torch.tensor([4.0]), modes=3), 0.05)
+    lifted = BiasedTarget(VonMises(torch.zeros(1), torch.tensor([4.0]), modes=3), 0.05)
     z = _uniform(20_000)[:, 1:]
     lifted.update(z, lifted.log_prob(z))
     assert lifted.coefficients.abs().max() < 1e-12
@@ -72,7 +72,7 @@ def test_common_basins_are_left_alone():
 
 def test_an_update_starts_from_the_target_itself():
     """Not from the bias before: a second one changes nothing, and says by how much weights change."""
-    lifted = LiftedTarget(_Wells(0.002), 0.05)
+    lifted = BiasedTarget(_Wells(0.002), 0.05)
     z = _uniform(5_000)
     log_w = _log_w(lifted, z)
     change = lifted.update(z, log_w)
@@ -83,7 +83,7 @@ def test_an_update_starts_from_the_target_itself():
 
 def test_the_bias_is_its_fourier_series():
     """Value and slope against sums of cosines and sines, for more rows than are evaluated at once."""
-    lifted = LiftedTarget(_Wells(0.01), 0.05)
+    lifted = BiasedTarget(_Wells(0.01), 0.05)
     periodic = torch.nonzero(lifted.periodic)[:, 0]
     random = torch.Generator().manual_seed(0)
     lifted.coefficients = torch.randn(len(periodic), 2 * ORDER, generator=random, dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_the_bias_is_its_fourier_series():
     bias, slope = lifted.bias(z)
     torch.testing.assert_close(bias, (a * phase.cos() + b * phase.sin()).sum((1, 2)))
     torch.testing.assert_close(slope, (k * (b * phase.cos() - a * phase.sin())).sum(2))
-    target = LiftedTarget(_Wells(0.01), 0.05)
+    target = BiasedTarget(_Wells(0.01), 0.05)
     before = lifted.update(z, torch.zeros(len(z), dtype=torch.float64))
     target.coefficients = lifted.coefficients
     torch.testing.assert_close(before, target.bias(z)[0] - bias)
@@ -101,16 +101,16 @@ def test_the_bias_is_its_fourier_series():
 
 def test_an_interrupted_update_changes_nothing(monkeypatch):
     """Else what is stored keeps the weights of before."""
-    lifted, z = LiftedTarget(_Wells(0.01), 0.1), _uniform(2_000)
-    calls, height = [], LiftedTarget._height
+    lifted, z = BiasedTarget(_Wells(0.01), 0.1), _uniform(2_000)
+    calls, height = [], BiasedTarget._height
 
-    def interrupted(self: LiftedTarget, z: torch.Tensor) -> torch.Tensor:
+    def interrupted(self: BiasedTarget, z: torch.Tensor) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return height(self, z)
 
-    monkeypatch.setattr(LiftedTarget, "_height", interrupted)
+    monkeypatch.setattr(BiasedTarget, "_height", interrupted)
     with pytest.raises(KeyboardInterrupt):
         lifted.update(z, _log_w(lifted, z))
     assert not lifted.coefficients.any()
@@ -120,7 +120,7 @@ def test_an_interrupted_update_changes_nothing(monkeypatch):
 
 
 def test_the_lift_is_bounded():
-    lifted = LiftedTarget(_Wells(1e-7), 0.05)
+    lifted = BiasedTarget(_Wells(1e-7), 0.05)
     z = _uniform(20_000)
     lifted.update(z, _log_w(lifted, z))
     b, _ = lifted.bias(torch.tensor([[0.0, -1.5], [0.0, 1.5]], dtype=torch.float64))
@@ -129,7 +129,7 @@ def test_the_lift_is_bounded():
 
 def test_gradient_and_count():
     target = _Wells(0.01)
-    lifted = LiftedTarget(target, 0.1)
+    lifted = BiasedTarget(target, 0.1)
     z = _uniform(2_000)
     lifted.update(z, _log_w(lifted, z))
     z = z[:50]
@@ -149,7 +149,7 @@ def test_points_of_zero_density_stay_so():
         def log_prob(self, z: Tensor) -> Tensor:
             return torch.where(z[:, 0] > 0, super().log_prob(z), -torch.inf)
 
-    lifted = LiftedTarget(Half(0.01), 0.1)
+    lifted = BiasedTarget(Half(0.01), 0.1)
     z = _uniform(2_000)
     lifted.update(z, _log_w(lifted, z))
     log_p, gradient = lifted.log_prob_and_gradient(z)
@@ -165,7 +165,7 @@ def test_no_circles_no_bias():
         def log_prob(self, z: Tensor) -> Tensor:
             return -z[:, 0].square()
 
-    lifted = LiftedTarget(Line(), 0.05)
+    lifted = BiasedTarget(Line(), 0.05)
     z = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
     assert (lifted.update(z, torch.zeros(5, dtype=torch.float64)) == 0).all()
     torch.testing.assert_close(lifted.log_prob(z), -z[:, 0].square())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from openmm_fab.train.buffer import ReplayBuffer
+from openmm_fab.train.buffer import ReplayBuffer, _newest
 
 
 def _filled(weights, capacity: int | None = None) -> ReplayBuffer:
@@ -59,7 +59,7 @@ def test_returns_what_was_stored():
     torch.testing.assert_close(drawn.log_q, -index.float())
     torch.testing.assert_close(drawn.grad_log_p, torch.stack([index, index**2], 1).float())
     first, rest = drawn.split(2)
-    assert torch.equal(torch.cat([first.z, rest.z]), drawn.z) and len(rest.toward) == 1
+    assert torch.equal(torch.cat([first.z, rest.z]), drawn.z) and len(rest.weight) == 1
 
 
 def test_huge_differences_of_log_weights():
@@ -143,8 +143,8 @@ def test_draws_by_what_the_control_variate_leaves(kappa):
     possible = priority > 0
     _check_counts(np.bincount(index, minlength=5)[possible], priority[possible])
     for d, k in zip(drawn[:40], index, strict=False):
-        assert float(d.toward) == pytest.approx(a[k] / priority[k])
-        assert float(d.away) == pytest.approx(kappa * b[k] / priority[k])
+        assert float(d.weight) == pytest.approx(a[k] / priority[k])
+        assert float(d.control_weight) == pytest.approx(kappa * b[k] / priority[k])
 
 
 def test_weights_towards_the_flow_follow_it():
@@ -193,3 +193,43 @@ def test_state_round_trip():
 def test_the_state_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"Expected a buffer of \(capacity, dim\)"):
         ReplayBuffer(5, 2).load_state_dict(_filled([1.0, 2.0]).state_dict())
+
+
+def test_the_newest_come_first():
+    """Shards of four places: one full, whose next place is 1, and one with two samples."""
+    assert _newest([4, 2], [1, 2], 4).tolist() == [0, 5, 3, 4, 2, 1]
+
+
+def _shard(first: int, last: int) -> ReplayBuffer:
+    """Four places, into which the numbers `first` to `last` were put one by one."""
+    buffer = ReplayBuffer(4, 1)
+    for number in range(first, last + 1):
+        value = torch.tensor([float(number)])
+        buffer.add(value[:, None], value, -value, 2 * value[:, None], own=bool(number % 2))
+    return buffer
+
+
+def test_merged_shards_are_split_as_they_were():
+    """All columns, and where the ring goes on; also where it has come round."""
+    shards = [_shard(1, 5), _shard(11, 12), _shard(21, 24)]
+    merged, layout = ReplayBuffer.merged([shard.state_dict() for shard in shards])
+    assert layout == {"size": [4, 2, 4], "next": [1, 2, 0]}
+    assert merged["z"][:, 0].tolist() == [5, 2, 3, 4, 11, 12, 21, 22, 23, 24]
+    for number, shard in enumerate(shards):
+        expected, got = shard.state_dict(), ReplayBuffer.split(merged, layout, number, 3)
+        assert expected.keys() == got.keys()
+        for key, value in expected.items():
+            assert torch.equal(torch.as_tensor(got[key]), torch.as_tensor(value)), key
+
+
+def test_merged_shards_are_dealt_out_to_another_number():
+    """The newest in turn; what does not fit is the oldest; a shard has its oldest first, and is overwritten so."""
+    merged, layout = ReplayBuffer.merged([_shard(1, 5).state_dict(), _shard(11, 12).state_dict()])
+    alone = ReplayBuffer(4, 1)
+    alone.load_state_dict(ReplayBuffer.split(merged, layout, 0, 1))
+    assert alone.z[:, 0].tolist() == [11, 4, 12, 5]
+    torch.testing.assert_close(alone._log_q, -alone._z[:, 0])
+    alone.add(torch.tensor([[9.0]]), torch.zeros(1), torch.zeros(1), torch.zeros(1, 1))
+    assert alone.z[:, 0].tolist() == [9, 4, 12, 5]
+    three = [ReplayBuffer.split(merged, layout, number, 3)["z"][:, 0].tolist() for number in range(3)]
+    assert three == [[11, 5], [3, 12], [2, 4]]

@@ -16,7 +16,7 @@ import pytest
 import ranks as work
 import torch
 
-from openmm_fab.train.distributed import Ranks, _newest
+from openmm_fab.train.distributed import Ranks
 from openmm_fab.train.objectives import weighted_loss
 from openmm_fab.weights import Estimate, z_score
 
@@ -92,7 +92,7 @@ def test_both_have_one_flow_and_chains_of_their_own(folder) -> None:
     assert one["whole"]["step_sizes"] == other["whole"]["step_sizes"]
     assert torch.equal(one["whole"]["basins"], other["whole"]["basins"])
     assert not torch.equal(one["whole"]["buffer"]["z"][:4], other["whole"]["buffer"]["z"][:4])
-    start = work.trainer(work.SMALL, 1, seed=5).learner.state_dict()
+    start = work.trainer(work.SMALL, 1, seed=5).learner.flow.state_dict()
     assert any(not torch.equal(tensor, start[name]) for name, tensor in one["whole"]["learner"].items())
     shared = [k for k in one["infos"][0] if k != "seconds"]
     for a, b in zip(one["infos"], other["infos"], strict=True):
@@ -117,12 +117,14 @@ def test_one_process_reads_the_checkpoint_of_two(folder) -> None:
     alone.load(folder / "six.pt")
     assert alone.iteration == 6
     assert alone.evaluations == _both(folder, "training")[0]["infos"][-1]["evaluations"]
-    for name, tensor in alone.learner.state_dict().items():
+    for name, tensor in alone.learner.flow.state_dict().items():
         assert torch.equal(tensor, one["learner"][name])
     # the newest of both shards, as many as one process keeps
-    assert alone.buffer.size == min(alone.buffer.capacity, len(one["buffer"]["z"]) + len(other["buffer"]["z"]))
+    assert alone.experience.buffer.size == min(
+        alone.experience.buffer.capacity, len(one["buffer"]["z"]) + len(other["buffer"]["z"])
+    )
     rows = {tuple(row) for part in (one, other) for row in part["buffer"]["z"].tolist()}
-    kept = [tuple(row) for row in alone.buffer.z.tolist()]
+    kept = [tuple(row) for row in alone.experience.buffer.z.tolist()]
     assert len(set(kept)) == len(kept) and set(kept) <= rows
     for part in (one, other):
         assert len(set(kept) & {tuple(row) for row in part["buffer"]["z"].tolist()}) == pytest.approx(
@@ -165,13 +167,8 @@ def test_the_loss_of_a_rank_is_told(folder) -> None:
 
 def test_alone_nothing_changes_hands() -> None:
     ranks, log_w = Ranks(), torch.randn(5)
-    assert (ranks.rank, ranks.size, ranks.first, ranks.share(log_w)) == (0, 1, True, 1.0)
+    assert (ranks.rank, ranks.size, ranks.is_main, ranks.share(log_w)) == (0, 1, True, 1.0)
     state = {"buffer": {}, "random": None}
     assert ranks.pool(state) is state
-    assert ranks.dealt(state, torch.device("cpu")) == state
+    assert ranks.redistribute(state, torch.device("cpu")) == state
     assert ranks.gathered(log_w) is log_w
-
-
-def test_the_newest_come_first() -> None:
-    """Shards of four places: one full, whose next place is 1, and one with two samples."""
-    assert _newest([4, 2], [1, 2], 4).tolist() == [0, 5, 3, 4, 2, 1]

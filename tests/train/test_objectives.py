@@ -19,7 +19,7 @@ from openmm_fab.train.objectives import (
     fab,
     fab_buffer_loss,
     fab_no_buffer,
-    named,
+    objective_by_name,
     reverse_kl,
     reverse_loss,
     weighted_loss,
@@ -195,7 +195,7 @@ def test_gradients_are_those_of_the_divergence(name):
     # A draw without replacement is one by weights only if it is small beside the buffer.
     trainer = _trainer(objective, batch=800, updates=12, filling=40) if name == "fab" else _trainer(objective)
     gradients = torch.stack(
-        [torch.autograd.grad(loss, trainer.learner.theta)[0] for loss in losses_of(objective, trainer)]
+        [torch.autograd.grad(loss, trainer.learner.flow.theta)[0] for loss in losses_of(objective, trainer)]
     )
     assert len(gradients) == trainer.settings.updates
     error = gradients.std(0) / len(gradients) ** 0.5
@@ -217,7 +217,7 @@ def test_reverse_kl_hands_on_the_whole_gradient_of_the_target():
     target = Gaussian(torch.tensor([0.0, 1.0, -2.0]).double(), torch.tensor([1.0, 0.5, 2.0]).double())
     z = torch.randn(64, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     shift = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    loss, _ = reverse_loss(_trainer(reverse_kl, target), z + shift, torch.zeros(64, dtype=torch.float64))
+    loss, _ = reverse_loss(_trainer(reverse_kl, target).experience, z + shift, torch.zeros(64, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(loss, shift)
     torch.testing.assert_close(gradient, ((z - target.mean) / target.std.square()).mean(0))
 
@@ -226,22 +226,24 @@ def test_reverse_kl_leaves_out_samples_without_density():
     trainer = _trainer(reverse_kl, Half(), updates=1)
     (loss,) = losses_of(reverse_kl, trainer)
     loss.backward()
-    assert torch.isfinite(loss) and torch.isfinite(trainer.learner.theta.grad).all()
-    assert 0.2 < (trainer._recent[-1] == -torch.inf).double().mean() < 0.5  # and counts them
+    assert torch.isfinite(loss) and torch.isfinite(trainer.learner.flow.theta.grad).all()
+    assert 0.2 < (trainer.experience._recent[-1] == -torch.inf).double().mean() < 0.5  # and counts them
 
 
 def test_reverse_kl_adds_minus_the_logarithm_of_the_share_with_density():
     """By quadrature: what it adds to the mean over those samples, and its gradient."""
     with_share, without = (_trainer(reverse_kl, Half(), updates=16) for _ in range(2))
-    theta = without.learner.theta
+    theta = without.learner.flow.theta
     exact = -torch.trapezoid(torch.where(X > -0.5, _log_normal(X, *theta).exp(), 0.0), X).log()
     (slope,) = torch.autograd.grad(exact, theta)
     values, slopes = [], []
     for loss in losses_of(reverse_kl, with_share):
-        plain, _ = reverse_loss(without, *without.learner.rsample(without.settings.batch, without.generator))
+        plain, _ = reverse_loss(
+            without.experience, *without.learner.flow.rsample(without.settings.batch, without.generator)
+        )
         values.append(float(loss.detach() - plain.detach()))
         gradients = (
-            torch.autograd.grad(part, of)[0] for part, of in ((loss, with_share.learner.theta), (plain, theta))
+            torch.autograd.grad(part, of)[0] for part, of in ((loss, with_share.learner.flow.theta), (plain, theta))
         )
         slopes.append(next(gradients) - next(gradients))
     values, slopes = torch.tensor(values)[:, None], torch.stack(slopes)
@@ -253,14 +255,14 @@ def test_reverse_kl_adds_minus_the_logarithm_of_the_share_with_density():
 def test_reverse_kl_does_not_move_to_where_nothing_is_counted():
     trainer = _trainer(reverse_kl, Half(), batch=200, updates=1)
     with torch.no_grad():
-        trainer.learner.theta.copy_(torch.tensor([-1.2, 0.0]))  # three quarters lie there
-    optimizer = torch.optim.Adam(trainer.learner.parameters(), lr=0.05)
+        trainer.learner.flow.theta.copy_(torch.tensor([-1.2, 0.0]))  # three quarters lie there
+    optimizer = torch.optim.Adam(trainer.learner.flow.parameters(), lr=0.05)
     for _ in range(150):
         optimizer.zero_grad()
         (loss,) = losses_of(reverse_kl, trainer)
         loss.backward()
         optimizer.step()
-    assert float((trainer._recent[-1] == -torch.inf).double().mean()) < 0.1
+    assert float((trainer.experience._recent[-1] == -torch.inf).double().mean()) < 0.1
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -275,7 +277,7 @@ def test_steps_are_counted(name):
     assert trainer.target.evaluations == 10 * target
     flow = {"reverse_kl": 2, "maximum_likelihood": 2, "alpha_divergence": 4}
     # sample, then per density a gradient at the start where none is known and one a leapfrog step; then the loss
-    assert trainer.counted.evaluations == 10 * flow.get(name, passes * (1 + 1 + 3 + 3) + 2)
+    assert trainer.learner.counted.evaluations == 10 * flow.get(name, passes * (1 + 1 + 3 + 3) + 2)
 
 
 def test_reverse_kl_needs_samples_with_a_graph():
@@ -283,16 +285,16 @@ def test_reverse_kl_needs_samples_with_a_graph():
         pass
 
     trainer = _trainer(reverse_kl)
-    trainer.learner = Plain()
+    trainer.learner.flow = Plain()
     with pytest.raises(ValueError, match="Expected a flow with rsample"):
-        reverse_kl(trainer)
+        losses_of(reverse_kl, trainer)
 
 
 def test_maximum_likelihood_draws_from_given_samples():
     samples = torch.arange(3.0, dtype=torch.float64)[:, None]
     trainer = _trainer(MaximumLikelihood(samples), batch=3000, updates=1)
     (loss,) = losses_of(trainer.objective, trainer)
-    exact = -trainer.learner.log_prob(samples).detach()
+    exact = -trainer.learner.flow.log_prob(samples).detach()
     assert float(loss.detach()) == pytest.approx(float(exact.mean()), abs=5 * float(exact.std()) / 3000**0.5)
 
 
@@ -306,8 +308,8 @@ def test_weighted_loss():
 
 def test_names():
     for name, objective in OBJECTIVES.items():
-        assert named(name) is objective
-    assert isinstance(named("maximum_likelihood", torch.zeros(3, 1)), MaximumLikelihood)
+        assert objective_by_name(name) is objective
+    assert isinstance(objective_by_name("maximum_likelihood", torch.zeros(3, 1)), MaximumLikelihood)
     for wrong in (("maximum_likelihood", None), ("fab", torch.zeros(3, 1)), ("fob", None)):
         with pytest.raises(ValueError, match="Expected one of"):
-            named(*wrong)
+            objective_by_name(*wrong)

@@ -45,7 +45,7 @@ def test_path_weights_are_proper(name, scale):
     target = _target()
     flow, n = _flow(target, scale), 20_000
     with torch.no_grad():
-        z, log_q = LAYERS[name].push(flow, target, n, _random(2))
+        z, log_q = LAYERS[name].sample_path(flow, target, n, _random(2))
         plain, plain_log_q = flow.sample(n, _random(2))
     w = (target.log_prob(z) - log_q).exp()
     error = float(w.std()) / math.sqrt(n)
@@ -59,13 +59,13 @@ def test_path_weights_are_proper(name, scale):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_backward_paths_give_the_density(name):
-    """exp of `pull` averages to q: over exact samples of p, q / p averages to one; and its log is a lower bound."""
+    """Over exact samples of p, q / p averages to one, q being exp of `log_prob_path`, whose mean is a lower bound."""
     # Wider than the flow, so that q / p is bounded.
     target = Gaussian(torch.tensor([0.3, -0.2]).double(), torch.tensor([1.6, 1.4]).double(), log_z=1.2)
     flow, n = _flow(target), 20_000
     z = target.mean + target.std * torch.randn(n, 2, generator=_random(3), dtype=torch.float64)
     with torch.no_grad():
-        log_q = LAYERS[name].pull(flow, target, z, _random(4))
+        log_q = LAYERS[name].log_prob_path(flow, target, z, _random(4))
     ratio = (log_q - target.log_prob(z) + target.log_z).exp()
     error = float(ratio.std()) / math.sqrt(n)
     assert error < 0.05 and abs(float(ratio.mean()) - 1) < 4 * error
@@ -76,9 +76,9 @@ def test_backward_paths_give_the_density(name):
 def test_without_kernels_it_is_the_flow():
     target = _target()
     flow, never = _flow(target, 1.5), StochasticFlow(every=5)
-    z, log_q = never.push(flow, target, 50, _random(2))
+    z, log_q = never.sample_path(flow, target, 50, _random(2))
     torch.testing.assert_close(log_q, flow.log_prob(z), atol=1e-8, rtol=0)
-    torch.testing.assert_close(never.pull(flow, target, z.detach(), _random(0)), log_q, atol=1e-8, rtol=0)
+    torch.testing.assert_close(never.log_prob_path(flow, target, z.detach(), _random(0)), log_q, atol=1e-8, rtol=0)
 
 
 @pytest.mark.parametrize("target", [_target(), ManyWell(2)])
@@ -87,7 +87,7 @@ def test_gradient_is_that_of_the_loss(target):
     flow, layers = _flow(target), LAYERS["metropolis"]
 
     def loss() -> torch.Tensor:
-        z, log_q = layers.push(flow, target, 200, _random(2))
+        z, log_q = layers.sample_path(flow, target, 200, _random(2))
         log_p, gradient = target.log_prob_and_gradient(z)
         return (log_q - log_p - ((z - z.detach()) * gradient).sum(1)).mean()
 
@@ -99,7 +99,7 @@ def test_gradient_is_that_of_the_loss(target):
 def test_kernels_on_circles():
     target = VonMises(torch.tensor([0.5, -2.0]).double(), torch.tensor([2.0, 1.0]).double())
     with torch.no_grad():
-        z, log_q = StochasticFlow(every=1, kernel="metropolis", steps=3, step_size=1.0).push(
+        z, log_q = StochasticFlow(every=1, kernel="metropolis", steps=3, step_size=1.0).sample_path(
             _flow(target), target, 20_000, _random(2)
         )
     assert (z >= -math.pi).all() and (z < math.pi).all()
@@ -134,7 +134,7 @@ def test_other_flows_are_refused():
     resampled = CouplingFlow(torch.tensor([False, False]), FlowSettings(layers=2, hidden=4, resampled=True))
     for flow in (object(), resampled):
         with pytest.raises(ValueError, match="Expected a CouplingFlow of plain base"):
-            StochasticFlow()(SimpleNamespace(settings=TrainSettings(), learner=flow))
+            StochasticFlow()(SimpleNamespace(flow=flow), None, TrainSettings())
 
 
 def test_paths_may_rest_where_there_is_no_density() -> None:
@@ -150,12 +150,12 @@ def test_paths_may_rest_where_there_is_no_density() -> None:
     flow, n = _flow(target, weight=0.2), 160_000
     layers = StochasticFlow(every=2, kernel="metropolis", steps=2, step_size=0.3)
     with torch.no_grad():
-        z, log_q = layers.push(flow, target, n, _random(2))
+        z, log_q = layers.sample_path(flow, target, n, _random(2))
     rested = torch.isfinite(log_q)
     w = torch.where(rested, target.log_prob(z) - log_q, -torch.inf).exp().nan_to_num(0.0)
     error = float(w.std()) / math.sqrt(n)
     assert not torch.isnan(log_q).any() and error < 0.005 and abs(float(w.mean()) - exact) < 4 * error
-    z, log_q = layers.push(flow, target, 500, _random(3))
+    z, log_q = layers.sample_path(flow, target, 500, _random(3))
     kept = torch.isfinite(target.log_prob(z) - log_q)
     (log_q[kept] - target.log_prob(z)[kept]).mean().backward()
     assert all(torch.isfinite(p.grad).all() for p in flow.parameters() if p.grad is not None)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
-from openmm_fab.train.health import TrainingError
-from openmm_fab.train.objectives import OBJECTIVES, MaximumLikelihood, replay
+from openmm_fab.train.errors import TrainingError
+from openmm_fab.train.experience import BASINS_EVERY, PLAIN, RECENT
+from openmm_fab.train.objectives import OBJECTIVES, MaximumLikelihood, path_share, replay
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.snf import StochasticFlow
-from openmm_fab.train.trainer import BASINS_EVERY, PLAIN, RECENT, Trainer
+from openmm_fab.train.trainer import Trainer
 from openmm_fab.weights import Estimate, effective_sample_size, log_z, normalized_weights, z_score
 
 SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=4, path_gradient=0.3, path_above=0.0)
@@ -63,17 +64,18 @@ def _log_w(trainer: Trainer, n: int) -> tuple[Tensor, Tensor]:
     return z, trainer.target.log_prob(z).double() - log_q.double()
 
 
-@pytest.mark.parametrize("products, path", [("float32", 0.0), ("bfloat16", 0.0), ("float32", 0.7)])
-def test_learns_double_wells(products, path):
+@pytest.mark.parametrize("dtype, path", [("float32", 0.0), ("bfloat16", 0.0), ("float32", 0.7)])
+def test_learns_double_wells(dtype, path):
     target = ManyWell(4)
     trainer = _trainer(
         target,
-        replace(LEARN, products=products, path_gradient=path, path_above=0.0),
+        replace(LEARN, matmul_dtype=dtype, path_gradient=path, path_above=0.0),
         iterations=45,
         hidden=48,
         layers=6,
     )
-    assert trainer.learner.rounded == (products == "bfloat16") and not trainer.flow.rounded
+    assert trainer.learner.flow.matmul_dtype is (torch.bfloat16 if dtype == "bfloat16" else None)
+    assert trainer.flow.matmul_dtype is None
     _, before = _log_w(trainer, 8192)
     assert effective_sample_size(before.numpy()) < 0.05 * 8192
     assert abs(log_z(before.numpy()).value - target.log_z) > 0.05
@@ -116,9 +118,9 @@ def test_learns_angles_and_lines():
 def test_a_plain_pass_is_plain_with_every_ladder(ladder):
     """One step from q to p^alpha q^(1 - alpha): the samples stay, and their weights are (p / q)^alpha."""
     trainer = _trainer(ManyWell(2), replace(SMALL, ais=AISSettings(intermediate=3, **ladder)), 1)
-    sizes = list(trainer.step_sizes)
-    result = trainer.draw()
-    assert result.ladder == [0.0, 1.0] and result.resampled == 0 and trainer.step_sizes == sizes
+    sizes = list(trainer.experience.step_sizes)
+    result = trainer.experience.draw()
+    assert result.ladder == [0.0, 1.0] and result.resampled == 0 and trainer.experience.step_sizes == sizes
     assert torch.equal(result.points.z, result.start.z)
     torch.testing.assert_close(result.log_w, 2 * (result.start.log_p - result.start.log_q).double())
 
@@ -150,7 +152,9 @@ def test_passes_of_both_kinds_have_weights_of_one_scale():
     target = Gaussian(mean, std, log_z=0.7)
     settings = TrainSettings(batch=512, updates=1, buffer_min=20, buffer_max=400, basin_share=0.0, anneal_below=0.0)
     trainer = _trainer(target, settings, 1)  # a new flow is the identity: q is the standard normal
-    annealed, plain = (torch.cat([one().log_w for _ in range(200)]) for one in (trainer.anneal, trainer.draw))
+    annealed, plain = (
+        torch.cat([one().log_w for _ in range(200)]) for one in (trainer.experience.anneal, trainer.experience.draw)
+    )
     assert len(plain) == PLAIN * len(annealed)
     # p = Z N(mean, std): p^2 / q is a Gaussian of precision 2 / std^2 - 1, times a constant.
     m, s = float(mean), float(std)
@@ -159,11 +163,11 @@ def test_passes_of_both_kinds_have_weights_of_one_scale():
     exact = 2 * 0.7 - 2 * math.log(s) - 0.5 * math.log(precision) + 0.5 * precision * peak**2 - m**2 / s**2
     for estimate in (log_z(annealed.numpy()), log_z(plain.numpy())):
         assert estimate.error < 0.01 and abs(z_score(estimate, Estimate(exact, 0.0))) < 4
-    trainer.iteration = 1  # the first of every 16 is annealed
+    trainer.experience.begin(1)  # the first of every 16 is annealed
     for _ in range(30):
-        trainer.fill()
-    z, weights = trainer.buffer.z[:, 0].double(), torch.softmax(trainer.buffer.log_w, 0)
-    assert trainer.buffer.size > 25 * PLAIN * 512
+        trainer.experience.fill()
+    z, weights = trainer.experience.buffer.z[:, 0].double(), torch.softmax(trainer.experience.buffer.log_w, 0)
+    assert trainer.experience.buffer.size > 25 * PLAIN * 512
     assert float((weights * z).sum()) == pytest.approx(peak, abs=0.02)
     assert float((weights * (z - peak) ** 2).sum()) == pytest.approx(1 / precision, abs=0.02)
 
@@ -187,10 +191,10 @@ def test_resumed_is_uninterrupted(tmp_path, name):
         assert _comparable(a) == _comparable(b)
     states = [{k: v for k, v in t.state_dict().items() if k != "counts"} for t in (whole, second)]
     _check_equal(*states)
-    assert whole.evaluations == second.evaluations and whole.updates == second.updates
-    assert whole.counted.evaluations == second.counted.evaluations > 0
+    assert whole.evaluations == second.evaluations and whole.learner.updates == second.learner.updates
+    assert whole.learner.counted.evaluations == second.learner.counted.evaluations > 0
     if name == "fab":
-        assert whole.buffer.size == 8 * 32  # full, and already overwritten
+        assert whole.experience.buffer.size == 8 * 32  # full, and already overwritten
 
 
 def _comparable(info: dict[str, float]) -> dict[str, float | str]:
@@ -213,7 +217,7 @@ def test_every_objective_learns(name):
     _, before = _log_w(trainer, 4096)
     history = list(trainer)
     if name == "snf":
-        z, log_q = objective.push(trainer.flow, target, 4096, torch.Generator().manual_seed(99))
+        z, log_q = objective.sample_path(trainer.flow, target, 4096, torch.Generator().manual_seed(99))
         log_w = (target.log_prob(z) - log_q).detach().double()
     else:
         _, log_w = _log_w(trainer, 4096)
@@ -282,10 +286,10 @@ def test_broken_losses_end_training():
     trainer = Trainer(flow, target, Budget(iterations=100), SMALL, random)
     trainer.step()
     before = [p.clone() for p in flow.parameters()]
-    trainer.learner.broken = True
+    trainer.learner.flow.broken = True
     with pytest.raises(TrainingError, match="Expected finite losses; got nan"):
         for _ in range(40):
-            replay(trainer)
+            replay(trainer.learner, trainer.experience, trainer.settings)
     assert all(torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
 
 
@@ -296,12 +300,12 @@ def test_a_poisoned_learner_is_taken_back(poison):
     steps = iter(trainer)
     next(steps)
     with torch.no_grad():
-        for parameter in trainer.learner.parameters():
+        for parameter in trainer.learner.flow.parameters():
             parameter.fill_(poison)
     with pytest.warns(UserWarning, match="goes back to its last good state"):
         infos = [next(steps) for _ in range(16)]
     assert infos[0]["ess_ais"] == 0.0 and math.isfinite(infos[-1]["loss"]) and infos[-1]["ess_ais"] > 0.0
-    assert all(torch.isfinite(p).all() for p in trainer.learner.parameters())
+    assert all(torch.isfinite(p).all() for p in trainer.learner.flow.parameters())
 
 
 @pytest.mark.parametrize("buffer_min", [2, 16])
@@ -364,32 +368,36 @@ def test_steps_follow_the_widths_in_the_buffer(tmp_path):
 
     settings = replace(LEARN, ais=AISSettings(widths=True), updates=2)
     trainer = _trainer(Uneven(), settings, iterations=60)
-    assert torch.equal(trainer.widths, torch.ones(4))
+    assert torch.equal(trainer.experience.widths, torch.ones(4))
     for _ in range(BASINS_EVERY + 2):
         trainer.step()
-    assert 2.0 < float(trainer.widths[2] / trainer.widths[0]) < 8.0
-    assert float(trainer.widths.log().sum()) == pytest.approx(0.0, abs=1e-5)
+    assert 2.0 < float(trainer.experience.widths[2] / trainer.experience.widths[0]) < 8.0
+    assert float(trainer.experience.widths.log().sum()) == pytest.approx(0.0, abs=1e-5)
     trainer.save(tmp_path / "checkpoint.pt")
     other = _trainer(Uneven(), settings, iterations=60)
     other.load(tmp_path / "checkpoint.pt")
-    assert torch.equal(other.widths, trainer.widths)
+    assert torch.equal(other.experience.widths, trainer.experience.widths)
 
 
 def test_forces_in_the_buffer_are_those_of_the_target_as_trained_on():
     """Whatever basins were lifted when a sample was annealed, and since."""
     trainer = _trainer(Mixed(), replace(LEARN, basin_share=0.0), iterations=3)
     for seed in (0, 1):
-        trainer.lifted.coefficients = torch.randn(2, 36, generator=torch.Generator().manual_seed(seed)).double()
-        trainer.fill()
-    drawn = trainer.buffer.sample(trainer.buffer.size, trainer.generator)
-    lifted = trainer.lifted.lifted(drawn.grad_log_p, drawn.z)
-    torch.testing.assert_close(lifted, trainer.lifted.log_prob_and_gradient(drawn.z)[1], rtol=1e-4, atol=1e-4)
+        trainer.experience.target.coefficients = torch.randn(
+            2, 36, generator=torch.Generator().manual_seed(seed)
+        ).double()
+        trainer.experience.fill()
+    drawn = trainer.experience.buffer.sample(trainer.experience.buffer.size, trainer.generator)
+    lifted = trainer.experience.target.add_bias(drawn.grad_log_p, drawn.z)
+    torch.testing.assert_close(
+        lifted, trainer.experience.target.log_prob_and_gradient(drawn.z)[1], rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("path", [0.0, 0.6])
 def test_the_control_variate_takes_noise_away_and_nothing_else(path):
     """Of single gradient steps on a buffer of annealed and of the flow's own samples, for a flow that has moved on."""
-    settings = replace(LEARN, path_gradient=path, path_above=0.0, products="float32", anneal_below=0.0)
+    settings = replace(LEARN, path_gradient=path, path_above=0.0, matmul_dtype="float32", anneal_below=0.0)
     noise = {}
     for control in (False, True):
         trainer = _trainer(Mixed(), replace(settings, control_variate=True), iterations=400)
@@ -397,12 +405,12 @@ def test_the_control_variate_takes_noise_away_and_nothing_else(path):
             if trainer.iteration == 250:
                 break
         trainer.settings = replace(trainer.settings, control_variate=control, updates=1, batch=16)
-        buffer, gradients = trainer.buffer, []
+        buffer, gradients = trainer.experience.buffer, []
         own = torch.isfinite(buffer._log_b[: buffer.size])
-        assert own.any() and not own.all() and trainer._ess_flow() > 0.8
+        assert own.any() and not own.all() and trainer.experience.ess > 0.8
 
         def gradient(loss: Tensor, trainer: Trainer = trainer) -> Tensor:
-            by = torch.autograd.grad(loss, list(trainer.learner.parameters()))
+            by = torch.autograd.grad(loss, list(trainer.learner.flow.parameters()))
             return torch.cat([g.reshape(-1) for g in by]).double()
 
         buffer.adjust = lambda *change: None  # the buffer stays as it is
@@ -412,8 +420,8 @@ def test_the_control_variate_takes_noise_away_and_nothing_else(path):
         noise[control] = drawn.var(0).sum()
 
         # What it should be on average: sums over all of the buffer.
-        slope = trainer.lifted.lifted(buffer._grad_log_p[: buffer.size], buffer.z)
-        mixed, log_q = trainer.log_probs(buffer.z, slope if path else None).unbind(1)
+        slope = trainer.experience.target.add_bias(buffer._grad_log_p[: buffer.size], buffer.z)
+        mixed, log_q = trainer.learner.log_probs(buffer.z, slope, path)
         moved = (log_q.detach() - buffer._log_q[: buffer.size]).double()
         a, b = buffer.log_w.exp(), buffer._log_b[: buffer.size].exp()
         kappa = a[own].sum() / b[own].sum() if control else 0.0
@@ -432,17 +440,17 @@ def test_path_gradients_are_the_share_that_was_asked_for():
     found = {}
     for share in (0.0, 1.0, 0.25):
         trainer = _trainer(
-            Mixed(), replace(LEARN, path_gradient=share, path_above=0.0, products="float32"), iterations=60
+            Mixed(), replace(LEARN, path_gradient=share, path_above=0.0, matmul_dtype="float32"), iterations=60
         )
-        for parameter in trainer.learner.parameters():
+        for parameter in trainer.learner.flow.parameters():
             with torch.no_grad():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        z, _ = trainer.learner.sample(64, torch.Generator().manual_seed(2))
-        _, slope = trainer.lifted.log_prob_and_gradient(z)
-        log_q = trainer.log_prob(z, slope)
+        z, _ = trainer.learner.flow.sample(64, torch.Generator().manual_seed(2))
+        _, slope = trainer.experience.target.log_prob_and_gradient(z)
+        log_q = trainer.learner.log_prob(z, slope, share)
         log_q.mean().backward()
-        gradient = torch.cat([p.grad.reshape(-1) for p in trainer.learner.parameters()])
-        found[share] = log_q.detach(), gradient, trainer.counted.evaluations
+        gradient = torch.cat([p.grad.reshape(-1) for p in trainer.learner.flow.parameters()])
+        found[share] = log_q.detach(), gradient, trainer.learner.counted.evaluations
     (plain, ml, one), (path, along, two), (mixed, both, _) = found.values()
     torch.testing.assert_close(plain, mixed)
     torch.testing.assert_close(plain, path)
@@ -467,10 +475,11 @@ def test_path_gradients_come_in_late_once_the_flow_is_good():
         trainer = _trainer(Mixed(), replace(SMALL, path_above=above), iterations=10)
         trainer.iteration = done
         for _ in range(passes):
-            trainer.watch(log_w)
-        assert trainer.path_share == share, (above, passes, done)
+            trainer.experience.record_log_w(log_w)
+        assert path_share(trainer.learner, trainer.experience, trainer.settings) == share, (above, passes, done)
         without = replace(SMALL, path_gradient=0.0, path_above=above)
-        assert _trainer(Mixed(), without, iterations=3).path_share == 0
+        trainer = _trainer(Mixed(), without, iterations=3)
+        assert path_share(trainer.learner, trainer.experience, trainer.settings) == 0
     for above in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="Expected 0 <= path_above <= 1"):
             TrainSettings(path_above=above)
@@ -499,25 +508,26 @@ def test_a_flow_that_shows_no_base_is_trained_as_published():
 
 def test_bfloat16_needs_a_flow_that_has_it():
     with pytest.raises(ValueError, match='"auto", "float32" or "bfloat16"'):
-        TrainSettings(products="float16")
+        TrainSettings(matmul_dtype="float16")
     flow = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="Expected a CouplingFlow"):
-        Trainer(flow, ManyWell(2), Budget(iterations=1), replace(SMALL, products="bfloat16"))
+        Trainer(flow, ManyWell(2), Budget(iterations=1), replace(SMALL, matmul_dtype="bfloat16"))
 
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_auto_takes_bfloat16_where_it_is_quick(quick, monkeypatch):
     monkeypatch.setattr("openmm_fab.train.trainer.rounds_quickly", lambda device: quick)
 
-    def learner(flow, products):
-        budget, settings = Budget(iterations=1), replace(SMALL, products=products)
-        return Trainer(flow, ManyWell(2), budget, settings, torch.Generator()).learner
+    def lower(flow, dtype):
+        budget, settings = Budget(iterations=1), replace(SMALL, matmul_dtype=dtype)
+        trainer = Trainer(flow, ManyWell(2), budget, settings, torch.Generator())
+        return getattr(trainer.learner.flow, "matmul_dtype", None) is torch.bfloat16
 
     flow = CouplingFlow(ManyWell(2).periodic, FlowSettings(layers=2, hidden=8))
-    assert learner(flow, "auto").rounded == quick and not flow.rounded
-    assert learner(flow, "bfloat16").rounded and not learner(flow, "float32").rounded
-    assert not learner(flow.double(), "auto").rounded  # who asks for more digits gets them
-    learner(torch.nn.Linear(2, 2), "auto")  # and a flow of another library stays as it is
+    assert lower(flow, "auto") == quick and flow.matmul_dtype is None
+    assert lower(flow, "bfloat16") and not lower(flow, "float32")
+    assert not lower(flow.double(), "auto")  # who asks for more digits gets them
+    lower(torch.nn.Linear(2, 2), "auto")  # and a flow of another library stays as it is
 
 
 def test_learning_rate_rises_then_falls_to_zero():
@@ -534,16 +544,16 @@ def test_the_flow_is_the_learners_running_average():
     )
     trainer = _trainer(ManyWell(2), settings, 3)
     average = [p.detach().clone() for p in trainer.flow.parameters()]
-    step = trainer.optimizer.step
+    step = trainer.learner.optimizer.step
 
     def watched():
         step()
-        for own, new in zip(average, trainer.learner.parameters(), strict=True):
+        for own, new in zip(average, trainer.learner.flow.parameters(), strict=True):
             own.copy_(0.9 * own + 0.1 * new.detach())
 
-    trainer.optimizer.step = watched
+    trainer.learner.optimizer.step = watched
     list(trainer)
-    for own, flow, learner in zip(average, trainer.flow.parameters(), trainer.learner.parameters(), strict=True):
+    for own, flow, learner in zip(average, trainer.flow.parameters(), trainer.learner.flow.parameters(), strict=True):
         torch.testing.assert_close(own, flow)
         assert not torch.equal(flow, learner) or not own.any()
 
@@ -553,11 +563,11 @@ def test_the_buffer_follows_the_learner():
     settings = TrainSettings(batch=32, updates=1, buffer_min=1, buffer_max=1, learning_rate=1e-2, warmup=1)
     trainer = _trainer(ManyWell(2), settings, 100)
     trainer.step()  # the learner moves away from where the samples were annealed
-    buffer = trainer.buffer
+    buffer = trainer.experience.buffer
     log_w, log_q = buffer.log_w.clone(), buffer._log_q.clone()
     with torch.no_grad():
-        now = trainer.learner.log_prob(buffer._z)
-    replay(trainer)  # from the whole buffer
+        now = trainer.learner.flow.log_prob(buffer._z)
+    replay(trainer.learner, trainer.experience, trainer.settings)  # from the whole buffer
     assert (now - log_q).abs().max() > 0.01
     torch.testing.assert_close(buffer._log_q, now)
     torch.testing.assert_close(buffer.log_w, log_w - (now - log_q).double())
@@ -569,14 +579,14 @@ def test_step_sizes_follow_the_acceptance():
     )
     trainer = _trainer(ManyWell(2), settings, 10)
     list(trainer)
-    assert all(e == pytest.approx(1e-3 * 1.05**10) for e in trainer.step_sizes)
+    assert all(e == pytest.approx(1e-3 * 1.05**10) for e in trainer.experience.step_sizes)
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     trainer, path = _trainer(ManyWell(2), SMALL, 2), tmp_path / "checkpoint.pt"
     trainer.save(path)
     before = path.read_bytes()
-    monkeypatch.setattr(trainer.buffer, "state_dict", lambda: {"broken": lambda: 0})
+    monkeypatch.setattr(trainer.experience.buffer, "state_dict", lambda: {"broken": lambda: 0})
     with pytest.raises((AttributeError, pickle.PicklingError)):
         trainer.save(path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
@@ -604,8 +614,8 @@ def test_running_statistics_of_other_flows_reach_the_averaged_one() -> None:
     objective = MaximumLikelihood(lambda n, generator: 3.0 + torch.randn(n, 2, generator=generator))
     trainer = Trainer(flow, target, Budget(iterations=10), SMALL, torch.Generator().manual_seed(0), objective)
     list(trainer)
-    assert trainer.learner is not flow and float(flow.seen.min()) > 1.0
-    assert torch.equal(flow.seen, trainer.learner.seen)
+    assert trainer.learner.flow is not flow and float(flow.seen.min()) > 1.0
+    assert torch.equal(flow.seen, trainer.learner.flow.seen)
 
 
 def test_a_resampled_base_is_resumed_uninterrupted(tmp_path) -> None:

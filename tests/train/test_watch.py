@@ -14,7 +14,8 @@ from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import ManyWell, VonMises
 from openmm_fab.train import health as watch
-from openmm_fab.train.health import TrainingError, missing_basins
+from openmm_fab.train.errors import TrainingError
+from openmm_fab.train.health import missing_basins
 from openmm_fab.train.objectives import OBJECTIVES, MaximumLikelihood
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.trainer import Trainer
@@ -30,7 +31,11 @@ def _trainer(target=None, iterations: int = 1000, settings: TrainSettings = SMAL
 
 
 def _parameters(trainer: Trainer) -> list[Tensor]:
-    return [p.detach().clone() for p in (*trainer.flow.parameters(), *trainer.learner.parameters())]
+    return [p.detach().clone() for p in (*trainer.flow.parameters(), *trainer.learner.flow.parameters())]
+
+
+def _check(trainer: Trainer, info: dict[str, float]) -> dict[str, float]:
+    return trainer.health.check(trainer.learner, trainer.experience, {"iteration": trainer.iteration, **info})
 
 
 def _told(caught) -> list[str]:
@@ -52,18 +57,18 @@ def test_an_explosion_is_taken_back() -> None:
         trainer.step()
     good, steps = copy.deepcopy(trainer.health._good), trainer.iteration
     with torch.no_grad():  # a step of training gone wild
-        for p in trainer.learner.parameters():
+        for p in trainer.learner.flow.parameters():
             p.mul_(8.0)
     with pytest.warns(UserWarning, match="training explodes. Training goes back to its last good state, with half"):
         while trainer.health.restored == 0 and trainer.iteration < steps + 20:
             trainer.step()
-    for name, p in trainer.learner.state_dict().items():
+    for name, p in trainer.learner.flow.state_dict().items():
         assert torch.equal(p, good["learner"][name])
-    assert trainer.health.rate == 0.5 and trainer.iteration > steps  # time goes on
-    before = trainer._learning_rate()
-    trainer.health.rate = 1.0
-    assert trainer._learning_rate() == pytest.approx(2 * before)
-    trainer.health.rate = 0.5
+    assert trainer.learner.rate == 0.5 and trainer.iteration > steps  # time goes on
+    before = trainer.learner.learning_rate
+    trainer.learner.rate = 1.0
+    assert trainer.learner.learning_rate == pytest.approx(2 * before)
+    trainer.learner.rate = 0.5
     losses = [trainer.step()["loss"] for _ in range(10)]
     assert max(losses) < 20 and trainer.health.restored == 1
 
@@ -81,15 +86,15 @@ def test_losses_that_stay_nan_stop_training_with_advice() -> None:
     trainer = Trainer(flow, target, Budget(iterations=1000), SMALL, random)
     trainer.step()
     good = _parameters(trainer)
-    trainer.learner.broken = True
+    trainer.learner.flow.broken = True
     with warnings.catch_warnings(record=True) as caught, pytest.raises(TrainingError) as stopped:
         warnings.simplefilter("always")
         for loss in iter(lambda: torch.ones((), requires_grad=True) * math.nan, None):
-            trainer.learn(loss * sum(p.sum() for p in trainer.learner.parameters()))
+            trainer.learner.learn(loss * sum(p.sum() for p in trainer.learner.flow.parameters()))
     assert len(caught) == watch.TRIES - 1 and all("last good state" in text for text in _told(caught))
     assert "This is the 3. time" in str(stopped.value) and "Lower TrainSettings.learning_rate" in str(stopped.value)
     assert all(torch.equal(a, b) for a, b in zip(good, _parameters(trainer), strict=True))
-    assert trainer.health.rate == 0.125
+    assert trainer.learner.rate == 0.125
 
 
 @pytest.mark.parametrize(("acceptance", "factor"), [(0.0, 0.25), (1.0, 2.0)])
@@ -99,14 +104,14 @@ def test_hmc_that_is_dead_gets_other_steps(acceptance, factor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(watch.DEAD - 1):
-            trainer.health.check(trainer, step | {"acceptance": acceptance})
-        trainer.health.check(trainer, step | {"acceptance": 0.6})  # lives: counted anew
+            _check(trainer, step | {"acceptance": acceptance})
+        _check(trainer, step | {"acceptance": 0.6})  # lives: counted anew
         for _ in range(watch.DEAD - 1):
-            trainer.health.check(trainer, step | {"acceptance": acceptance})
-    sizes = list(trainer.step_sizes)
+            _check(trainer, step | {"acceptance": acceptance})
+    sizes = list(trainer.experience.step_sizes)
     with pytest.warns(UserWarning, match="HMC (refuses|accepts) nearly every step"):
-        trainer.health.check(trainer, step | {"acceptance": acceptance})
-    assert trainer.step_sizes == [factor * size for size in sizes]
+        _check(trainer, step | {"acceptance": acceptance})
+    assert trainer.experience.step_sizes == [factor * size for size in sizes]
 
 
 def test_a_hopeless_step_size_is_found_again() -> None:
@@ -116,26 +121,26 @@ def test_a_hopeless_step_size_is_found_again() -> None:
     with pytest.warns(UserWarning, match=r"HMC refuses nearly every step \(0 % for 50 iterations\)"):
         for _ in range(watch.DEAD):
             trainer.step()
-    assert trainer.step_sizes[0] == pytest.approx(300.0 / 1.05**50 / 4, rel=0.01)
+    assert trainer.experience.step_sizes[0] == pytest.approx(300.0 / 1.05**50 / 4, rel=0.01)
 
 
 def test_an_ess_that_collapses_is_told_once() -> None:
     trainer = _trainer()
     with pytest.warns(UserWarning, match=r"ESS collapsed from 60.0 % to 1 %") as caught:
         for ess in [0.6] * 30 + [0.01] * 60:
-            trainer.health.check(trainer, {"loss": math.nan, "acceptance": math.nan, "ess_flow": ess})
+            _check(trainer, {"loss": math.nan, "acceptance": math.nan, "ess_flow": ess})
     assert len(caught) == 1
     with pytest.warns(UserWarning, match="ESS collapsed"):  # again, after it was well in between
         for ess in [0.6] * 30 + [0.01] * 60:
-            trainer.health.check(trainer, {"loss": math.nan, "acceptance": math.nan, "ess_flow": ess})
+            _check(trainer, {"loss": math.nan, "acceptance": math.nan, "ess_flow": ess})
 
 
 def test_one_point_that_holds_the_buffer_is_told() -> None:
     trainer = _trainer()
     trainer.step()
-    trainer.buffer._log_w[3] += 30.0
+    trainer.experience.buffer._log_w[3] += 30.0
     with pytest.warns(UserWarning, match=r"One sample holds \d+ % of the buffer's weight \(1\.0 effective samples"):
-        trainer.health._buffer(trainer)
+        trainer.health._buffer(trainer.experience)
 
 
 def test_a_mode_that_is_lost_is_told_and_counted(monkeypatch) -> None:
@@ -145,25 +150,25 @@ def test_a_mode_that_is_lost_is_told_and_counted(monkeypatch) -> None:
     settings = TrainSettings(batch=64, updates=8, buffer_min=16, warmup=5, learning_rate=3e-2, averaging=0.9)
     trainer = _trainer(target, 40, settings, MaximumLikelihood(angles))
     list(trainer)
-    trainer.flow.load_state_dict(trainer.learner.state_dict())
+    trainer.flow.load_state_dict(trainer.learner.flow.state_dict())
     z, _ = trainer.flow.sample(4096, torch.Generator().manual_seed(2))
     assert float((z - 0.5).cos().gt(0).double().mean()) > 0.98
 
     both = torch.remainder(angles + math.pi * torch.arange(2).repeat(2000)[:, None] + math.pi, 2 * math.pi) - math.pi
-    trainer.buffer.add(both[:1000], torch.zeros(1000), torch.zeros(1000), torch.zeros(1000, 1))
+    trainer.experience.buffer.add(both[:1000], torch.zeros(1000), torch.zeros(1000), torch.zeros(1000, 1))
     monkeypatch.setattr(watch, "LOOK_EVERY", 1)
     nothing = dict.fromkeys(("loss", "ess_flow", "acceptance"), math.nan)
     random = trainer.generator.get_state()
     with pytest.warns(UserWarning, match=r"lost 1 basin.* near -15\d degrees \(\d\d\.\d % of the buffer, [01]\S* % of"):
-        info = trainer.health.check(trainer, nothing)
+        info = _check(trainer, nothing)
     assert info["lost_basins"] == 1.0
     assert torch.equal(random, trainer.generator.get_state())  # looking changes nothing
 
     healthy = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=16), torch.Generator().manual_seed(0))
-    trainer.learner.load_state_dict(healthy.state_dict())  # nearly uniform: knows both
+    trainer.learner.flow.load_state_dict(healthy.state_dict())  # nearly uniform: knows both
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert trainer.health.check(trainer, nothing)["lost_basins"] == 0.0
+        assert _check(trainer, nothing)["lost_basins"] == 0.0
 
 
 def test_missing_basins() -> None:
@@ -186,11 +191,11 @@ def test_health_is_part_of_the_checkpoint(tmp_path) -> None:
     trainer = _trainer()
     for _ in range(8):
         trainer.step()
-    trainer.health.rate, trainer.health.restored, trainer.health._told = 0.25, 2, {"ess"}
+    trainer.learner.rate, trainer.health.restored, trainer.health._told = 0.25, 2, {"ess"}
     trainer.save(tmp_path / "checkpoint.pt")
     other = _trainer()
     other.load(tmp_path / "checkpoint.pt")
-    assert other.health.rate == 0.25 and other.health.restored == 2 and other.health._told == {"ess"}
+    assert other.learner.rate == 0.25 and other.health.restored == 2 and other.health._told == {"ess"}
     assert other.health._losses == trainer.health._losses
     for name, p in other.health._good["learner"].items():
         assert torch.equal(p, trainer.health._good["learner"][name])

@@ -1,0 +1,74 @@
+"""A batch for which the accelerator has too little memory is evaluated in pieces that fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class AdaptiveBatch:
+    """Evaluates a batch in one piece; where the accelerator runs out of memory in halves, quarters, ..., and says so.
+
+    Parameters
+    ----------
+    what : str
+        What the warning speaks of: "Sampling".
+
+    Attributes
+    ----------
+    limit : int or None
+        Rows that fit, once a piece did not; later batches start with it.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.limit: int | None = None
+
+    def __call__(self, function: Callable[[int, int], T], n: int, generator: torch.Generator | None = None) -> list[T]:
+        """What function(start, stop) returns for pieces that cover rows 0 to n, in order.
+
+        Parameters
+        ----------
+        function : callable
+        n : int
+        generator : torch.Generator, optional
+            All randomness of the function: a piece that failed leaves no trace in it.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            If there is no memory for a single row.
+        """
+        parts: list[T] = []
+        start = 0
+        while start < n or not parts:
+            stop = min(n, start + (self.limit or n))
+            state = generator.get_state() if generator is not None else None
+            try:
+                parts.append(function(start, stop))
+                start = stop
+                continue
+            except torch.cuda.OutOfMemoryError:
+                if stop - start <= 1:
+                    raise
+            # Behind the `except`: within it, the traceback holds all that the failed piece allocated.
+            if generator is not None and state is not None:
+                generator.set_state(state)
+            self.halve(stop - start)
+        return parts
+
+    def halve(self, rows: int) -> None:
+        """Take pieces of at most half as many rows from now on."""
+        self.limit = (rows + 1) // 2
+        warnings.warn(
+            f"{self.what}: out of memory with {rows} rows at once; goes on with {self.limit}. A smaller batch "
+            "(TrainSettings.batch) would save the attempt.",
+            stacklevel=3,
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

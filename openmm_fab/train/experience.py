@@ -1,0 +1,190 @@
+"""What training learns from: samples of the flow, annealed or as they come, and the buffer that holds them."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ais.annealing import AISResult, AISSettings, concatenate, in_passes, run_ais
+from ..ais.kernels import adapted, widths
+from ..flow.base import Flow
+from ..target import Target
+from ..tools.adaptive_batch import AdaptiveBatch
+from ..weights import effective_share
+from .buffer import ReplayBuffer
+from .distributed import Ranks
+from .errors import TrainingError
+from .lifting import BiasedTarget
+from .settings import TrainSettings
+
+BASINS_EVERY = 25  # iterations
+RECENT = 16  # passes that the flow's ESS is that of, and of which one is annealed where annealing does not pay
+PLAIN = 2  # batches in a pass that is not annealed
+
+
+class Experience:
+    """The target as trained on, the replay buffer, and the passes of annealed importance sampling that fill it.
+
+    Parameters
+    ----------
+    flow : Flow
+        The learner; it is asked for samples and densities, and not changed.
+    target : Target
+    settings : TrainSettings
+    ranks : Ranks
+    generator : torch.Generator
+    like : Tensor
+        With the dtype and the device of the flow.
+
+    Attributes
+    ----------
+    target : BiasedTarget
+        p as trained on, see `train.lifting`.
+    buffer : ReplayBuffer
+    step_sizes : list of float
+        Of each density between the two ends of the path; adapted after every pass.
+    widths : Tensor, shape (dim,), or None
+        Of the coordinates in the buffer, if HMC's steps are in proportion.
+    last : AISResult or None
+        The latest pass of this iteration, where it had one; log weights and acceptances of all ranks.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        target: Target,
+        settings: TrainSettings,
+        ranks: Ranks,
+        generator: torch.Generator,
+        like: Tensor,
+    ) -> None:
+        s = settings
+        self.flow, self.settings, self.ranks, self.generator = flow, settings, ranks, generator
+        self.target = BiasedTarget(target, s.basin_share)
+        self.buffer = ReplayBuffer(s.buffer_max * s.batch, target.dim, like.dtype, like.device)
+        self.step_sizes = [s.ais.step_size] * s.ais.intermediate
+        self.widths = torch.ones(target.dim, dtype=like.dtype, device=like.device) if s.ais.widths else None
+        self.annealing = AdaptiveBatch("Annealing")
+        self.last: AISResult | None = None
+        self._iteration = 0
+        self._recent: deque[Tensor] = deque(maxlen=RECENT)
+        self._ess: float | None = None
+
+    def begin(self, iteration: int) -> None:
+        """Begin an iteration, the first one being number 0."""
+        self._iteration, self.last = iteration, None
+
+    def fill(self) -> None:
+        """One pass into the buffer, and more while it holds too little; bias and widths follow now and then.
+
+        Raises
+        ------
+        TrainingError
+            Passes leave hardly any sample of finite energy.
+        """
+        s, passes = self.settings, 0
+        while passes == 0 or self.ranks.minimum(self.buffer.size) < s.buffer_min * s.batch:
+            if passes == 4 * s.buffer_min:
+                raise TrainingError(
+                    f"Expected at least {s.buffer_min * s.batch} usable samples after {passes} passes of "
+                    f"annealing; got {self.buffer.size}. Nearly every structure has a non-finite energy: check the "
+                    "system, or lower the energy cut."
+                )
+            annealed = self.annealing_pays
+            result, passes = self.anneal() if annealed else self.draw(), passes + 1
+            points, own = result.points, s.control_variate and not annealed
+            unbiased = self.target.remove_bias(points.grad_log_p, points.z)
+            self.buffer.add(points.z, result.log_w, points.log_q, unbiased, own)
+        if self._iteration % BASINS_EVERY == 0:
+            self._follow_buffer()
+
+    def anneal(self) -> AISResult:
+        """One pass of annealed importance sampling; adapts the step sizes."""
+        return self._pass(1, self.settings.ais)
+
+    def draw(self) -> AISResult:
+        """One pass of flow samples as they come, with weights towards what annealing ends at."""
+        return self._pass(PLAIN, replace(self.settings.ais, intermediate=0))
+
+    def _pass(self, batches: int, s: AISSettings) -> AISResult:
+        def run(n: int) -> AISResult:
+            return run_ais(self.flow, self.target, n, s, self.step_sizes, self.generator, self.widths)
+
+        n = self.settings.batch
+        result = concatenate([in_passes(run, n, self.annealing, self.generator) for _ in range(batches)])
+        start = result.start.log_p.double() - result.start.log_q.double()
+        log_w, start = self.ranks.gathered(torch.stack([result.log_w.double(), start], 1)).unbind(1)
+        self.last = replace(result, log_w=log_w, acceptance=self.ranks.mean(result.acceptance))
+        self.step_sizes = adapted(self.step_sizes, self.last.acceptance, s.acceptance)
+        self._remember(start)
+        return result
+
+    def _follow_buffer(self) -> None:
+        """Bias of the target and widths of the steps anew, from the weighted samples of all ranks' buffers."""
+        s = self.settings
+        if s.basin_share:
+            (z, log_w), here = self.ranks.gather_rows(self.buffer.z, self.buffer.log_w)
+            self.buffer.reweight(s.ais.alpha * self.target.update(z, log_w)[here])
+        if self.widths is not None:
+            (z, log_w), _ = self.ranks.gather_rows(self.buffer.z, self.buffer.log_w)
+            self.widths = widths(z, log_w, self.target.periodic).to(self.widths)
+
+    @property
+    def annealing_pays(self) -> bool:
+        """Whether the next pass is annealed; see `TrainSettings.anneal_below`."""
+        return self._iteration % RECENT == 0 or not self.ess_above(self.settings.anneal_below)
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size of the flow's samples in the last passes, as a share; nan if there were none."""
+        if self._ess is None:  # asked more than once a pass, and each time a GPU is waited for
+            self._ess = effective_share(torch.cat(list(self._recent))) if self._recent else math.nan
+        return self._ess
+
+    def ess_above(self, share: float) -> bool:
+        """Whether the flow's effective sample size is known, and above this share."""
+        return len(self._recent) == RECENT and self.ess > share
+
+    @property
+    def invalid(self) -> float:
+        """Samples of zero density among the flow's in the last pass; nan if there was none."""
+        return int((~torch.isfinite(self._recent[-1])).sum()) if self._recent else math.nan
+
+    def record_log_w(self, log_w: Tensor) -> None:
+        """Keep log weights (n,) of the learner's samples towards the target, for the metrics."""
+        self._remember(self.ranks.gathered(log_w.double()))
+
+    def _remember(self, log_w: Tensor) -> None:
+        self._recent.append(log_w)
+        self._ess = None
+
+    def steps_state(self) -> dict[str, Any]:
+        """How points are moved: "step_sizes" and "widths"."""
+        return {"step_sizes": list(self.step_sizes), "widths": self.widths}
+
+    def load_steps_state(self, state: dict[str, Any]) -> None:
+        """Take over what `steps_state` gave; other keys are left alone."""
+        self.step_sizes = list(state["step_sizes"])
+        self.widths = None if state["widths"] is None else state["widths"].to(self.buffer.z)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds: `steps_state`, the "buffer", the "basins" of the bias, the "recent" log weights."""
+        return {
+            **self.steps_state(),
+            "buffer": self.buffer.state_dict(),
+            "basins": self.target.coefficients,
+            "recent": list(self._recent),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave; other keys are left alone."""
+        self.load_steps_state(state)
+        self.buffer.load_state_dict(state["buffer"])
+        self.target.coefficients = state["basins"]
+        self._recent = deque([log_w.to(self.buffer.z.device) for log_w in state["recent"]], RECENT)
+        self._ess = None
