@@ -135,7 +135,7 @@ def train(
     """
     from ..train.distributed import process_group
 
-    with errors_in_words(), joined() as ranks:
+    with errors_in_words(), process_group() as ranks:
         chosen = run_settings(settings, change or (), device, preset=preset, seed=seed, minutes=minutes)
         source = Source(system, forcefield, temperature)
         molecule = source.load()
