@@ -106,7 +106,14 @@ def find_rotors(zmatrix: ZMatrix, graph: BondGraph, positions: np.ndarray, symme
 def same_energy(
     rotor: Rotor, positions: np.ndarray, energy: Callable[[Tensor], Tensor], metric: Callable | None = None
 ) -> bool:
-    """Whether the exchange leaves the energy as it is, also of distorted structures."""
+    """Whether the rotor's exchange of atoms changes no energy by 1e-3 or more, in four randomly distorted structures.
+
+    Parameters
+    ----------
+    positions : (n_atoms, 3), nm
+    energy, metric : callable
+        x (batch, n_atoms, 3) -> (batch,): the reduced energy and, if given, the mass metric.
+    """
     noise = np.random.default_rng(0).normal(scale=0.003, size=(4, *positions.shape))
     x = torch.as_tensor(positions + noise)
     both = [u(x) - u(rotor.turned(x, torch.ones(4, dtype=torch.long))) for u in (energy, metric) if u is not None]

@@ -16,7 +16,7 @@ from ..molecule.graph import topology_bonds
 from ..molecule.openmm_private import residues_with_hydrogens
 from .problems import BUILT
 from .records import residue_key
-from .structure import Lacking, in_nanometers, is_hydrogen, lacking, residue_label, solute_of
+from .structure import MissingAtoms, in_nanometers, is_hydrogen, missing_atoms, residue_label, solute_of
 
 IN_THE_WAY = 0.15  # nm; two bonds apart are 0.2
 
@@ -29,7 +29,8 @@ def add_heavy_atoms(model: app.Modeller, field: app.ForceField) -> list[str]:
     ImportError
         Without PDBFixer, if anything is missing.
     """
-    missing = {k: names for k, names in _lacking(model, field).heavy.items() if _residue(model, k).name in BUILT}
+    heavy = _missing_of_solute(model, field).heavy
+    missing = {k: names for k, names in heavy.items() if _residue(model, k).name in BUILT}
     if not missing:
         return []
     try:
@@ -68,24 +69,27 @@ def add_heavy_atoms(model: app.Modeller, field: app.ForceField) -> list[str]:
 def add_hydrogens(
     model: app.Modeller, field: app.ForceField, variants: dict[tuple[str, str, str], str], pH: float
 ) -> list[str]:
-    """Let Modeller add hydrogens, the same in every call, if the solute lacks some; as `add_heavy_atoms` otherwise.
+    """Add missing hydrogens of the solute with OpenMM's Modeller; changes `model`, the same in every call.
+
+    `variants` are Modeller's names of residues whose protonation is known, by `records.residue_key`. Returns a
+    description of what was added; empty if nothing was missing.
 
     Raises
     ------
     ValueError
         Residues that lack heavy atoms.
     """
-    lack = _lacking(model, field)
-    torsos = [residue_label(_residue(model, k)) for k in lack.heavy if _residue(model, k).name in BUILT]
-    if torsos:
+    found = _missing_of_solute(model, field)
+    lacking_heavy_atoms = [residue_label(_residue(model, k)) for k in found.heavy if _residue(model, k).name in BUILT]
+    if lacking_heavy_atoms:
         raise ValueError(
-            f"Expected all heavy atoms before hydrogens are added; {some(torsos)} lack some. Accept 'missing heavy "
-            "atoms' too, or leave 'missing hydrogens' out."
+            f"Expected all heavy atoms before hydrogens are added; {some(lacking_heavy_atoms)} lack some. Accept "
+            "'missing heavy atoms' too, or leave 'missing hydrogens' out."
         )
-    bare = [k for k in lack.hydrogens if _residue(model, k).name in residues_with_hydrogens()]
-    if not bare:
+    lacking_hydrogens = [k for k in found.hydrogens if _residue(model, k).name in residues_with_hydrogens()]
+    if not lacking_hydrogens:
         return []
-    named = [variants.get(residue_key(r)) if r.index in bare else None for r in model.topology.residues()]
+    named = [variants.get(residue_key(r)) if r.index in lacking_hydrogens else None for r in model.topology.residues()]
     before, state = model.topology.getNumAtoms(), random.getstate()
     reference = openmm.Platform.getPlatformByName("Reference")
     without = ""
@@ -101,7 +105,7 @@ def add_hydrogens(
     finally:
         random.setstate(state)
     _open_ends(model)
-    forms = [f"{residue_label(_residue(model, k))} is {chosen[k]}" for k in bare if chosen[k]]
+    forms = [f"{residue_label(_residue(model, k))} is {chosen[k]}" for k in lacking_hydrogens if chosen[k]]
     count = model.topology.getNumAtoms() - before
     return [f"missing hydrogens: {count} at pH {pH:g}{without}{f'; {some(forms)}' if forms else ''}"]
 
@@ -118,12 +122,12 @@ def _open_ends(model: app.Modeller) -> None:
     model.delete(extra)
 
 
-def _lacking(model: app.Modeller, field: app.ForceField) -> Lacking:
+def _missing_of_solute(model: app.Modeller, field: app.ForceField) -> MissingAtoms:
     """Of the solute, by the residue's index in `model`."""
     solute, at = solute_of(model, field)
-    lack = lacking(solute.topology, field)
-    heavy = {at[k]: names for k, names in lack.heavy.items()}
-    return Lacking(heavy, {at[k]: count for k, count in lack.hydrogens.items()}, lack.unknown)
+    found = missing_atoms(solute.topology, field)
+    heavy = {at[k]: names for k, names in found.heavy.items()}
+    return MissingAtoms(heavy, {at[k]: count for k, count in found.hydrogens.items()}, found.unknown)
 
 
 def _make_way(model: app.Modeller, new: Sequence[Any]) -> None:

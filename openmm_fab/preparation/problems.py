@@ -48,13 +48,13 @@ class Problem:
     fixable: bool
 
 
-def mended(kind: str, places: Iterable[str], also: str = "") -> list[Problem]:
-    """The problem as a list, empty without places; `fix` mends it as `FIXES` says."""
+def fixable(kind: str, places: Iterable[str], also: str = "") -> list[Problem]:
+    """A problem that `fix` mends as `FIXES` says, and `also`, as a list; empty without places."""
     places = tuple(places)
     return [Problem(kind, places, FIXES[kind] + also, True)] if places else []
 
 
-def told(kind: str, places: Iterable[str], advice: str) -> list[Problem]:
-    """The problem as a list, empty without places; it is left to the reader."""
+def unfixable(kind: str, places: Iterable[str], advice: str) -> list[Problem]:
+    """A problem that is left to the user, with advice, as a list; empty without places."""
     places = tuple(places)
     return [Problem(kind, places, advice, False)] if places else []

@@ -16,7 +16,7 @@ from openmm import app
 
 from ..molecule.inputs import MMCIF, check_pdb, naming
 from ..molecule.openmm_private import residue_replacements, residue_templates, standard_bonds
-from .problems import AMINO, MODIFIED, PROTONATED, VARIANTS, Problem, mended, told
+from .problems import AMINO, MODIFIED, PROTONATED, VARIANTS, Problem, fixable, unfixable
 
 # Where the line of an atom has what: columns of PDB, names in PDBx/mmCIF (of several the first that is there).
 PDB = {
@@ -207,7 +207,7 @@ def record_problems(records: Records, field: app.ForceField) -> list[tuple[Probl
     """Problems with the edits that mend them."""
     found: list[tuple[Problem, Edits]] = []
     if records.models > 1:
-        found += [(problem, {}) for problem in mended("models", [f"{records.models} models"])]
+        found += [(problem, {}) for problem in fixable("models", [f"{records.models} models"])]
     residues = [list(rows) for _, rows in groupby(records.rows, key=lambda row: row.residue)]
     finders: dict[str, Callable[[list[Row]], list[Found]]] = {
         "alternate locations": _alternate_locations,
@@ -218,9 +218,9 @@ def record_problems(records: Records, field: app.ForceField) -> list[tuple[Probl
     for kind, find in finders.items():
         places = [place for rows in residues for place in find(rows)]
         edits = merged(edit for _, edit in places)
-        found += [(problem, edits) for problem in mended(kind, [place for place, edit in places if edit])]
+        found += [(problem, edits) for problem in fixable(kind, [place for place, edit in places if edit])]
         beyond = "their names do not tell; write them into the file"  # of elements only
-        found += [(problem, {}) for problem in told(kind, [place for place, edit in places if not edit], beyond)]
+        found += [(problem, {}) for problem in unfixable(kind, [place for place, edit in places if not edit], beyond)]
     return found
 
 

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from ..molecule.graph import molecules_of, topology_bonds
 from ..molecule.names import residue_run
 from ..molecule.openmm_private import residue_templates, residues_with_hydrogens
-from .problems import AMINO, BUILT, NUCLEIC, PROTONATED, Problem, mended, told
+from .problems import AMINO, BUILT, NUCLEIC, PROTONATED, Problem, fixable, unfixable
 from .records import standard_atoms
 
 # nm: closer atoms are in one place, closer sulfurs bonded, closer residues joined; bonds beyond the last are none.
@@ -27,7 +27,7 @@ Pair = tuple[int, int]
 
 
 def structure_problems(model: app.Modeller, field: app.ForceField, files: Sequence[str]) -> list[Problem]:
-    """Problems that are not of the file's records; nothing is changed."""
+    """Problems of the structure that OpenMM reads: bonds, molecules, missing atoms, shape. Changes nothing."""
     alone, _ = solute_of(model, field)
     atom_problems = _atom_problems(alone.topology, field, files)
     return molecule_problems(model, field) + atom_problems + _shape_problems(model, alone)
@@ -37,31 +37,31 @@ def molecule_problems(model: app.Modeller, field: app.ForceField) -> list[Proble
     """Missing bonds, and what is not of the solute."""
     bonds, pieces = missing_bonds(model, field)
     atoms = list(model.topology.atoms())
-    problems = mended("missing bonds", [f"{_atom(atoms[i])} - {_atom(atoms[j])}" for i, j in bonds])
-    problems += told("missing bonds", pieces, "CONECT records (PDB) or chem_comp_bond (PDBx/mmCIF) are needed")
+    problems = fixable("missing bonds", [f"{_atom(atoms[i])} - {_atom(atoms[j])}" for i, j in bonds])
+    problems += unfixable("missing bonds", pieces, "CONECT records (PDB) or chem_comp_bond (PDBx/mmCIF) are needed")
     solute, *others = molecules(model.topology, bonds)
     for kind in ("solvent and ions", "other molecules"):
         counts = Counter(residue_run(residues) for residues in others if kind_of(residues) == kind)
         places = [f"{n} x {name}" if n > 1 else name for name, n in counts.items()]
-        problems += mended(kind, places, f"; the solute is {residue_run(solute)}")
+        problems += fixable(kind, places, f"; the solute is {residue_run(solute)}")
     return problems
 
 
 def _atom_problems(solute: app.Topology, field: app.ForceField, files: Sequence[str]) -> list[Problem]:
-    lack = lacking(solute, field)
+    found = missing_atoms(solute, field)
     residues = list(solute.residues())
     advice = f"{', '.join(files)} has none that fits; name one that has, or take MolecularSystem.from_openmm (ligands)"
-    problems = told("unknown residues", lack.unknown, advice)
-    heavy = {k: " ".join(names) for k, names in lack.heavy.items()}
-    bare = {k: str(count) for k, count in lack.hydrogens.items()}
-    for kind, found, known, tool in (
+    problems = unfixable("unknown residues", found.unknown, advice)
+    heavy = {k: " ".join(names) for k, names in found.heavy.items()}
+    bare = {k: str(count) for k, count in found.hydrogens.items()}
+    for kind, lacking, known, tool in (
         ("missing heavy atoms", heavy, BUILT, "PDBFixer"),
         ("missing hydrogens", bare, residues_with_hydrogens(), "Modeller"),
     ):
-        places = [(residues[k].name in known, f"{residue_label(residues[k])} ({what})") for k, what in found.items()]
-        problems += mended(kind, [place for fixable, place in places if fixable])
+        places = [(residues[k].name in known, f"{residue_label(residues[k])} ({what})") for k, what in lacking.items()]
+        problems += fixable(kind, [place for built, place in places if built])
         beyond = f"{tool} has no such residue; add them with a program of chemistry"
-        problems += told(kind, [place for fixable, place in places if not fixable], beyond)
+        problems += unfixable(kind, [place for built, place in places if not built], beyond)
     return problems
 
 
@@ -75,9 +75,9 @@ def _shape_problems(model: app.Modeller, solute: app.Modeller) -> list[Problem]:
     torn = "OpenMM bonds the ends; build what is missing, or take a shorter chain"
     hand = "only to know: every sample keeps the hand of this structure"
     return [
-        *told("overlapping atoms", overlaps, "less than 0.05 nm apart; mend or delete them in the file"),
-        *told("missing residues", _gaps(solute), torn),
-        *told("D-amino acids", _d_amino_acids(solute), hand),
+        *unfixable("overlapping atoms", overlaps, "less than 0.05 nm apart; mend or delete them in the file"),
+        *unfixable("missing residues", _gaps(solute), torn),
+        *unfixable("D-amino acids", _d_amino_acids(solute), hand),
     ]
 
 
@@ -192,7 +192,7 @@ def _joint(before: Any, after: Any) -> tuple[str, str] | None:
 
 
 @dataclass(frozen=True)
-class Lacking:
+class MissingAtoms:
     """By index of the residue the names of missing heavy atoms and the number of missing hydrogens; other residues."""
 
     heavy: dict[int, list[str]]
@@ -200,22 +200,22 @@ class Lacking:
     unknown: list[str]
 
 
-def lacking(topology: app.Topology, field: app.ForceField) -> Lacking:
+def missing_atoms(topology: app.Topology, field: app.ForceField) -> MissingAtoms:
     """Compare residues with the force field's templates, by elements: they may call the atoms otherwise."""
-    lack = Lacking({}, {}, [])
+    found = MissingAtoms({}, {}, [])
     try:
         field.createSystem(topology)
     except ValueError as error:
         if "No template found" in str(error):
             for residue in field.getUnmatchedResidues(topology):
-                _compare(residue, field, lack)
-        if not (lack.heavy or lack.hydrogens or lack.unknown):
-            lack.unknown.append(str(error).split("  For more information")[0])
-    return lack
+                _compare(residue, field, found)
+        if not (found.heavy or found.hydrogens or found.unknown):
+            found.unknown.append(str(error).split("  For more information")[0])
+    return found
 
 
-def _compare(residue: Any, field: app.ForceField, lack: Lacking) -> None:
-    """Enter into `lack` what makes the residue differ from the nearest of its templates."""
+def _compare(residue: Any, field: app.ForceField, found: MissingAtoms) -> None:
+    """Enter into `found` what makes the residue differ from the nearest of its templates."""
     ends, whole = _external(residue)
     templates = _templates(residue.name, field)
     fitting = [t for t in templates if Counter(t.atoms[k].name for k in t.externalBonds) == ends]
@@ -232,16 +232,16 @@ def _compare(residue: Any, field: app.ForceField, lack: Lacking) -> None:
         return less.total() + more.total(), template.name[-3:] in PROTONATED, bare
 
     if not templates:
-        lack.unknown.append(residue_label(residue))
+        found.unknown.append(residue_label(residue))
         return
     nearest = min(fitting or templates, key=difference)
     less, more, bare = missing(nearest)
     if more or (fitting and whole and not less and bare <= 0):
-        lack.unknown.append(f"{residue_label(residue)} differs from {nearest.name}")
+        found.unknown.append(f"{residue_label(residue)} differs from {nearest.name}")
     elif less:
-        lack.heavy[residue.index] = _missing_names(residue, nearest, less, "C" not in ends)
+        found.heavy[residue.index] = _missing_names(residue, nearest, less, "C" not in ends)
     elif bare > 0:
-        lack.hydrogens[residue.index] = bare
+        found.hydrogens[residue.index] = bare
 
 
 def _templates(name: str, field: app.ForceField) -> list[Any]:
