@@ -67,6 +67,7 @@ class Placement(nn.Module):
         The first atom lies in the origin, the second on x, the third in the xy plane. Where an angle is not in
         (0, pi), or two lengths do not reach across a ring, the volume is -inf and positions mean nothing.
         """
+        # Volume elements of all atoms but those of closed rings, whose distances are known only when they are placed.
         r = log_r.exp()
         sine, cosine = bend.sin(), bend.cos()
         angles = (bend > 0) & (bend < math.pi)
@@ -77,26 +78,28 @@ class Placement(nn.Module):
         else:
             volume = volume + sine.abs().log().sum(0)
         volume = torch.where(angles.all(0), volume, -torch.inf)
-        placed = here = self._seeds(r, sine, cosine)
-        new = [placed]
+        # `here` are the atoms placed so far that a later block refers to; `placed` are all, block by block.
+        here = self._seeds(r, sine, cosine)
+        placed = [here]
         # Split once: the derivative of a split is one concatenation, that of slices one full-sized sum for each.
         sizes = [cut.stop - cut.start for cut, _ in self._blocks]
         rows = (part.split(sizes) for part in (r[2:], bend[1:], sine[1:], cosine[1:], phi.cos(), phi.sin()))
         blocks = zip(self._partners, self._kept, self._blocks, *rows, strict=True)
         for partners, kept, (cut, any_closes), length, angle_, s, c, cos_phi, sin_phi in blocks if sizes else ():
-            origin, hinge, side = partners(here).unbind(1)
+            origin, hinge, side = partners(here).unbind(1)  # bond, angle and torsion partner
             back = origin - hinge
             if any_closes:
                 c, s, log_d, reaches = _triangle(length, angle_, back, self._closes[1:][cut], s, c)
                 volume = torch.where(reaches.all(0), volume - log_d.sum(0), -torch.inf)
+            # A right-handed frame at the bond partner: along the bond, and in and across the partners' plane.
             axis = _unit(back)
             normal = _unit(cross(hinge - side, axis))
             across = length * s
             block = origin - axis * (length * c) + cross(normal, axis) * (across * cos_phi)
             block = block + normal * (across * sin_phi)
-            new.append(block)
+            placed.append(block)
             here = kept(torch.cat([here, block], dim=1))
-        return self._atoms(torch.cat(new, dim=1)), volume
+        return self._atoms(torch.cat(placed, dim=1)), volume
 
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log_r, bend, phi and volume of positions (3, n_atoms, batch); phi in (-pi, pi]."""

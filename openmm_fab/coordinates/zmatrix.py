@@ -61,6 +61,19 @@ class ZMatrix:
         return len(self.rows)
 
 
+@dataclass(frozen=True)
+class Row:
+    """One row of a Z-matrix while it is built: an atom, and the atoms that it is placed from; see `ZMatrix`."""
+
+    atom: int
+    bond: int = -1
+    angle: int = -1
+    torsion: int = -1
+    leader: int = -1  # row
+    turns: bool = False
+    closes_ring: bool = False
+
+
 def puckering(zmatrix: ZMatrix, positions: np.ndarray) -> np.ndarray:
     """Rows (n_atoms,) bool whose torsion puckers a ring, one that is not planar at `positions` (n_atoms, 3)."""
     bonds = [*zmatrix.rows[1:, :2], *zmatrix.rows[zmatrix.closes][:, [0, 2]]]
@@ -95,34 +108,20 @@ def build_zmatrix(
         If the molecule is not connected, or all its atoms lie on one line.
     """
     tree = _Tree(graph, masses, positions)
-    flexible = _RotatableBonds(tree, turning)
-    rows: list[tuple[int, ...]] = []
-    leader: list[int] = []
-    periodic: list[bool] = []
-    closes: list[bool] = []
-    row_of: dict[int, int] = {}
+    turns = _RotatableBonds(tree, turning)
+    rows: list[Row] = []
+    row_of: dict[int, int] = {}  # of atoms that are placed
 
-    def place(
-        atom: int,
-        bond: int = -1,
-        angle: int = -1,
-        torsion: int = -1,
-        lead: int = -1,
-        turns: bool = False,
-        by: bool = False,
-    ) -> None:
-        row_of[atom] = len(rows)
-        rows.append((atom, bond, angle, torsion))
-        leader.append(row_of.get(lead, -1))
-        periodic.append(turns)
-        closes.append(by)
+    def add_row(row: Row) -> None:
+        row_of[row.atom] = len(rows)
+        rows.append(row)
 
     first, second = tree.seeds()  # the molecule's frame is fixed to these and the root
-    place(tree.root)
+    add_row(Row(tree.root))
     if first >= 0:
-        place(first, tree.root)
+        add_row(Row(first, tree.root))
     if second >= 0:
-        place(second, *((first, tree.root) if tree.parent[second] == first else (tree.root, first)))
+        add_row(Row(second, *((first, tree.root) if tree.parent[second] == first else (tree.root, first))))
 
     waiting = list(tree.order)
     while waiting:
@@ -130,33 +129,42 @@ def build_zmatrix(
         centre = next((a for a in waiting if a in row_of and tree.closed(a, row_of)), None)
         centre = next(a for a in waiting if a in row_of) if centre is None else centre
         waiting.remove(centre)
-        kids = [kid for kid in tree.children[centre] if kid not in row_of]
-        if not kids:
+        children = [child for child in tree.children[centre] if child not in row_of]
+        if not children:
             continue
         axis = tree.parent[centre] if centre != tree.root else first
         if second in tree.children[centre] or centre == tree.root:
             reference = second
         else:
             reference = tree.reference(centre, axis, first)
-        lead, anchor = -1, tree.anchor(centre, axis, row_of)
-        closing = {kid: tree.closing(kid, row_of) for kid in kids}
-        for kid in sorted(kids, key=lambda kid: (tree.in_line(kid, centre, axis), closing[kid] is None)):
-            partners = closing[kid]
+        leader, anchor = -1, tree.anchor(centre, axis, row_of)
+        closing = {child: tree.closing(child, row_of) for child in children}
+        in_line = {child: tree.in_line(child, centre, axis) for child in children}
+        # Those that close rings first, and before all that lie in line with the axis.
+        children.sort(key=lambda child: closing[child] is None)
+        children.sort(key=lambda child: in_line[child])
+        for child in children:
+            partners = closing[child]
             if partners is not None:
-                place(kid, centre, partners[0], partners[1], by=True)
-                anchor = kid if anchor is None and not tree.in_line(kid, centre, axis) else anchor
-            elif tree.in_line(kid, centre, axis):  # a sibling takes the part of the axis
-                beside = [k for k in tree.children[centre] if k in row_of and not tree.in_line(kid, centre, k)]
-                place(kid, centre, beside[0], axis)
+                add_row(Row(child, centre, partners[0], partners[1], closes_ring=True))
+                anchor = child if anchor is None and not in_line[child] else anchor
+            elif in_line[child]:  # a sibling takes the part of the axis
+                beside = [k for k in tree.children[centre] if k in row_of and not tree.in_line(child, centre, k)]
+                add_row(Row(child, centre, beside[0], axis))
             elif anchor is not None:
-                place(kid, centre, axis, anchor)
-            elif lead >= 0 or second in tree.children[centre]:
+                add_row(Row(child, centre, axis, anchor))
+            elif leader >= 0 or second in tree.children[centre]:
                 # A seed leads its siblings, without a torsion of its own.
-                place(kid, centre, axis, reference, lead=lead)
+                add_row(Row(child, centre, axis, reference, leader=row_of.get(leader, -1)))
             else:
-                lead = kid
-                place(kid, centre, axis, reference, turns=flexible(centre))
-    return ZMatrix.from_rows(np.array(rows, dtype=int), np.array(leader), np.array(periodic), np.array(closes))
+                leader = child
+                add_row(Row(child, centre, axis, reference, turns=turns(centre)))
+    return ZMatrix.from_rows(
+        np.array([(row.atom, row.bond, row.angle, row.torsion) for row in rows], dtype=int),
+        np.array([row.leader for row in rows]),
+        np.array([row.turns for row in rows]),
+        np.array([row.closes_ring for row in rows]),
+    )
 
 
 class _Tree:
@@ -199,7 +207,8 @@ class _Tree:
         for atom in reversed(self.order[1:]):
             size[self.parent[atom]] += size[atom]
         self.children: dict[int, list[int]] = {atom: [] for atom in self.order}
-        for atom in sorted(self.order[1:], key=lambda b: (self.parent[b] != self.bonded[b], -size[b], b)):
+        by_size = sorted(self.order[1:], key=lambda atom: (-size[atom], atom))
+        for atom in sorted(by_size, key=lambda atom: self.parent[atom] != self.bonded[atom]):  # beyond linear ones last
             self.children[self.parent[atom]].append(atom)
 
     def _root(self, masses: np.ndarray) -> int:
