@@ -280,7 +280,7 @@ def test_reference_md_goes_on_from_the_state_before(molecules, tmp_path) -> None
 
 def test_states_of_md_of_another_kind(tmp_path) -> None:
     save_torch(tmp_path / "state.pt", {"frames": 3})
-    with pytest.raises(FormatError, match="got format 0 of another version"):
+    with pytest.raises(FormatError, match="got format 0 of an older version"):
         Store(tmp_path).load()
     save_torch(tmp_path / "state.pt", {"weights": torch.ones(2)})
     with pytest.raises(DamagedFileError, match="got a file of another kind"):

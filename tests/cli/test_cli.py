@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -317,7 +318,7 @@ def test_reference_refuses(folders, tmp_path, monkeypatch):
     def unstable(*_: object, **__: object):
         raise UnstableDynamicsError("Expected finite energies; got nan.")
 
-    monkeypatch.setattr("openmm_fab.md.reference.reference", unstable)
+    monkeypatch.setattr(sys.modules["openmm_fab.md.reference"], "reference", unstable)
     assert "openmm-fab: Expected finite energies; got nan." in refused()
 
 
