@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -258,6 +261,14 @@ def test_values_of_weightless_samples_do_not_matter() -> None:
     assert found.tolist() == [[1.0, 2.0], [0.0, 0.0], [3.0, 4.0]]
     with pytest.raises(ValueError, match=r"shape \(3, ...\)"):
         weights.weighted_values(np.ones(3), np.zeros(2))
+
+
+def test_share_of_effective_samples_of_a_tensor() -> None:
+    log_w = np.random.default_rng(0).normal(size=50) + 900.0
+    assert weights.effective_share(torch.from_numpy(log_w)) == pytest.approx(weights.effective_sample_size(log_w) / 50)
+    odd = torch.tensor([0.0, math.log(3.0), -torch.inf, torch.nan])
+    assert weights.effective_share(odd) == pytest.approx(1.6 / 4)  # (1 + 3)^2 / (1 + 9), of four
+    assert weights.effective_share(torch.full((3,), -torch.inf)) == 0.0
 
 
 def test_histogram_of_weights() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -464,7 +464,7 @@ def test_training_is_reproducible(system, energy):
 
 @pytest.mark.parametrize("settings", [SMALL, *(p.settings for p in PRESETS.values())])
 def test_settings_survive_json(settings):
-    assert GeneratorSettings.from_dict(json.loads(json.dumps(asdict(settings)))) == settings
+    assert GeneratorSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
 @pytest.mark.parametrize(

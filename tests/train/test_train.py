@@ -356,6 +356,19 @@ def test_settings_are_checked(wrong):
     for share in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="Expected 0 <= path_gradient <= 1"):
             TrainSettings(path_gradient=share)
+    for name in ("learning_rate", "max_gradient", "max_adjustment"):
+        for value in (0.0, -1.0, math.nan):
+            with pytest.raises(ValueError, match=f"Expected {name} > 0; got {value}"):
+                TrainSettings(**{name: value})
+    with pytest.raises(ValueError, match="Expected warmup >= 0; got -1"):
+        TrainSettings(warmup=-1)
+
+
+def test_settings_keep_their_names_in_files():
+    settings = replace(SMALL, matmul_dtype="float32", ais=AISSettings(intermediate=3))
+    written = settings.to_dict()
+    assert written["products"] == "float32" and "matmul_dtype" not in written and written["ais"]["intermediate"] == 3
+    assert TrainSettings.from_dict(written) == settings
 
 
 def test_steps_follow_the_widths_in_the_buffer(tmp_path):
@@ -516,7 +529,7 @@ def test_bfloat16_needs_a_flow_that_has_it():
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_auto_takes_bfloat16_where_it_is_quick(quick, monkeypatch):
-    monkeypatch.setattr("openmm_fab.train.trainer.rounds_quickly", lambda device: quick)
+    monkeypatch.setattr("openmm_fab.train.learner.rounds_quickly", lambda device: quick)
 
     def lower(flow, dtype):
         budget, settings = Budget(iterations=1), replace(SMALL, matmul_dtype=dtype)
