@@ -13,6 +13,7 @@ import numpy as np
 
 from ..molecule.graph import graph_of
 from ..molecule.torsions import named_torsions, rotatable_bonds
+from ..tools.vectors import bond_angle
 
 if TYPE_CHECKING:
     from ..ensemble.ensemble import Ensemble
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 Four = tuple[int, int, int, int]
 NAMED = ("omega", "chi1", "chi2", "chi3", "chi4", "chi5")
-STRAIGHT = math.cos(math.radians(170.0))
+STRAIGHT = math.radians(170.0)
 SPREAD = 0.3  # mean of unit phases: CH3 and planar NH2 are near 0, a pyramidal NH2 and isopropyl near 0.5
 LOOKED_AT = 200  # frames
 
@@ -132,9 +133,5 @@ def _turning(topology: mdtraj.Topology) -> Iterator[Torsion]:
 def _straight(few: Ensemble, torsion: Torsion) -> bool:
     """Is one of the two angles so near 180 degrees that the torsion means nothing?"""
     i, j, k, m = torsion.atoms[0]
-    for a, b, c in ((i, j, k), (j, k, m)):
-        one, two = few.x[:, a] - few.x[:, b], few.x[:, c] - few.x[:, b]
-        cosine = (one * two).sum(1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1))
-        if np.median(cosine) < STRAIGHT:
-            return True
-    return False
+    x = few.x
+    return any(np.median(bond_angle(x[:, a], x[:, b], x[:, c])) > STRAIGHT for a, b, c in ((i, j, k), (j, k, m)))

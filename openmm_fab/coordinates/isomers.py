@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from ..molecule.graph import BondGraph
+from ..tools.vectors import bond_angle, torsion
 from .zmatrix import PLANAR, ZMatrix
 
 OMEGAS = ("as_given", "trans", "sample")
@@ -43,9 +46,7 @@ def amide_bonds(graph: BondGraph) -> list[Amide]:
 
 def is_trans(x: np.ndarray, amide: Amide) -> bool:
     """Whether the amide is trans, |omega| > 90 degrees, in the structure x (n_atoms, 3)."""
-    a, b, c, d = x[list(amide)]
-    n1, n2 = np.cross(b - a, c - b), np.cross(c - b, d - c)
-    return bool(n1 @ n2 < 0)
+    return bool(torsion(*torch.as_tensor(x[list(amide)])).abs() > math.pi / 2)
 
 
 def with_trans_amides(x: np.ndarray, graph: BondGraph, amides: Sequence[Amide]) -> np.ndarray:
@@ -74,10 +75,9 @@ def pyramidal_nitrogens(graph: BondGraph, x: np.ndarray) -> list[int]:
     for i, around in enumerate(near):
         if elements[i] != "N" or len(around) != 3:
             continue
-        arms = x[around] - x[i]
-        arms /= np.linalg.norm(arms, axis=1)[:, None]
+        arms = x[around]
         ends = [end for arm in around if (end := _end(arm, i, graph)) is not None]
-        flat = np.arccos((arms * np.roll(arms, 1, 0)).sum(1)).sum() > PLANAR
+        flat = bond_angle(arms, x[i], np.roll(arms, 1, 0)).sum() > PLANAR
         found += [i] * (not flat and len(set(ends)) == len(ends))
     return found
 

@@ -11,6 +11,7 @@ from ..molecule.stereo import stereocentres
 from ..molecule.system import MolecularSystem
 from ..molecule.torsions import rotatable_bonds
 from ..tools.tables import table
+from ..tools.vectors import bond_angle
 from .isomers import amide_bonds, is_trans, pyramidal_nitrogens
 from .layout import Layout
 from .symmetry import Rotor
@@ -136,16 +137,11 @@ def _chemistry(zmatrix: ZMatrix, system: MolecularSystem, x: np.ndarray, names: 
 
 def _stiff_bonds(system: MolecularSystem, turning: set[frozenset[int]]) -> list[tuple[int, int]]:
     """Bonds with something at both ends about which no torsion turns, but for those in rings and of peptides."""
-    graph, near = system.graph, system.graph.neighbours
+    graph, x = system.graph, system.minimum
     known = turning | {frozenset(amide[1:3]) for amide in amide_bonds(graph)}
     straight = {
         i
-        for i, around in enumerate(near)
-        if len(around) == 2 and _is_straight(system.minimum[[around[0], i, around[1]]])
+        for i, around in enumerate(graph.neighbours)
+        if len(around) == 2 and bond_angle(x[around[0]], x[i], x[around[1]]) > LINEAR
     }
     return [pair for pair in rotatable_bonds(graph) if frozenset(pair) not in known and not straight & set(pair)]
-
-
-def _is_straight(x: np.ndarray) -> bool:
-    a, b = x[0] - x[1], x[2] - x[1]
-    return bool(a @ b / np.linalg.norm(a) / np.linalg.norm(b) < np.cos(LINEAR))

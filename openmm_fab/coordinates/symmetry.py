@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..molecule.graph import BondGraph
 from ..tools.circle import wrap
+from ..tools.vectors import torsion
 from .zmatrix import ZMatrix
 
 SYMMETRIES = ("methyl", "all", "none")
@@ -54,7 +55,7 @@ class Rotor:
     def phase(self, x: Tensor) -> Tensor:
         """psi (batch,) of x (batch, n_atoms, 3), rad, not wrapped."""
         centre, axis, reference = (x[:, [i]] for i in self.frame)
-        phi = _torsion(x[:, list(self.atoms)], centre, axis, reference)
+        phi = torsion(x[:, list(self.atoms)], centre, axis, reference)
         spacing = torch.arange(self.fold, device=x.device) * (2 * math.pi / self.fold)
         late = wrap(phi - phi[:, :1] - spacing)
         return phi[:, 0] + late.sum(1) / self.fold
@@ -88,7 +89,7 @@ def find_rotors(zmatrix: ZMatrix, graph: BondGraph, positions: np.ndarray, symme
         followers = np.flatnonzero(zmatrix.leader == row)
         rows = np.array([row, *followers])
         members, (centre, axis, reference) = zmatrix.rows[rows, 0], zmatrix.rows[row, 1:].tolist()
-        phi = _torsion(x[members], x[[centre]], x[[axis]], x[[reference]]).numpy()
+        phi = torsion(x[members], x[[centre]], x[[axis]], x[[reference]]).numpy()
         order = np.argsort((phi - phi[0]) % (2 * np.pi))
         members = [int(k) for k in members[order]]
         if len(members) < 2 or len(neighbours[centre]) != len(members) + 1:
@@ -125,7 +126,7 @@ def _is_turn(rotor: Rotor, zmatrix: ZMatrix, x: Tensor) -> bool:
     rows = zmatrix.rows[3:]
 
     def torsions(x: Tensor) -> Tensor:
-        phi = _torsion(*(x[rows[:, k]] for k in range(4)))
+        phi = torsion(*(x[rows[:, k]] for k in range(4)))
         leader = torch.as_tensor(np.maximum(zmatrix.leader[3:] - 3, 0))
         phi = phi - torch.where(torch.as_tensor(zmatrix.leader[3:] >= 0), phi[leader], 0.0)
         return phi[torch.as_tensor(~zmatrix.periodic[3:])]
@@ -169,10 +170,3 @@ def _power(exchange: np.ndarray, n: int) -> np.ndarray:
     for _ in range(n):
         found = found[exchange]
     return found
-
-
-def _torsion(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """Torsion a-b-c-d in rad, IUPAC sign; each (..., 3)."""
-    u, v, w = (p.expand_as(a) for p in (b - a, c - b, d - c))
-    p, q = torch.linalg.cross(u, v), torch.linalg.cross(v, w)
-    return torch.atan2((torch.linalg.cross(p, q) * v).sum(-1) / v.norm(dim=-1), (p * q).sum(-1))

@@ -17,6 +17,7 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from ..molecule.graph import BondGraph, is_planar
+from ..tools.vectors import bond_angle
 
 LINEAR = np.deg2rad(165.0)  # an angle beyond this, or below 15 degrees, cannot carry a torsion
 PLANAR = np.deg2rad(350.0)  # a centre of three bonds whose angles sum to more than this is planar, or nearly so
@@ -229,7 +230,8 @@ class _Tree:
         return len(near) == 2 and self.in_line(near[0], atom, near[1])
 
     def in_line(self, a: int, b: int, c: int) -> bool:
-        return not np.pi - LINEAR < _angle(self.positions, a, b, c) < LINEAR
+        x = self.positions
+        return not np.pi - LINEAR < bond_angle(x[a], x[b], x[c]) < LINEAR
 
     def seeds(self) -> tuple[int, int]:
         """The two atoms that fix, with the root, the molecule's frame; -1 where there are too few atoms."""
@@ -308,15 +310,11 @@ class _RotatableBonds:
         near = self._tree.neighbours[atom]
         if len(near) != 3:
             return False
-        return sum(_angle(self._tree.positions, a, atom, b) for a, b in combinations(near, 2)) > PLANAR
+        x = self._tree.positions
+        return sum(bond_angle(x[a], x[atom], x[b]) for a, b in combinations(near, 2)) > PLANAR
 
     def _in_ring(self, a: int, b: int) -> bool:
         return bool(self._tree.graph.ring(a, b))
-
-
-def _angle(x: np.ndarray, a: int, b: int, c: int) -> float:
-    u, v = x[a] - x[b], x[c] - x[b]
-    return float(np.arccos(np.clip(u @ v / np.linalg.norm(u) / np.linalg.norm(v), -1.0, 1.0)))
 
 
 def _blocks(rows: np.ndarray) -> tuple[np.ndarray, ...]:
