@@ -139,19 +139,18 @@ def read(path: str | Path, system: MolecularSystem, own_coordinates: bool, own_f
     if own_coordinates:
         coordinates = InternalCoordinates.from_tensors(_below("coordinates.", tensors))
         coordinates.system = system
-        _refuse_other_hands(path, coordinates, system)
+        _refuse_other_stereoisomer(path, coordinates, system)
     settings = GeneratorSettings.from_dict(json.loads(header["settings"]))
     fingerprint = torch.tensor(json.loads(header["marks"])) if "marks" in header else None
     return Model(path, settings, int(header["seed"]), coordinates, _below("flow.", tensors), fingerprint)
 
 
-def _refuse_other_hands(path: str | Path, coordinates: InternalCoordinates, system: MolecularSystem) -> None:
+def _refuse_other_stereoisomer(path: str | Path, coordinates: InternalCoordinates, system: MolecularSystem) -> None:
     """Raise a ValueError if a stereocentre of the coordinates' structure has the other chirality than the system's.
 
     Mirror images have the same bonds and force field, so that the molecule's fingerprint does not tell.
     """
-    x, _ = coordinates.to_cartesian(torch.zeros(1, coordinates.dim, dtype=torch.float64))
-    inverted = inverted_centres(x.numpy(), stereocentres(system.graph), system.positions)
+    inverted = inverted_centres(coordinates.centre()[None], stereocentres(system.graph), system.positions)
     atoms = list(system.md_topology.atoms)
     if wrong := [str(atoms[i]) for i, share in inverted.items() if share]:
         raise ValueError(
