@@ -10,6 +10,7 @@ translation and rotation.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,12 @@ from ..molecule.stereo import stereocentres
 from ..molecule.system import MolecularSystem
 from ..tools.circle import wrap
 from ..tools.fusing import FusedMap
+from ..tools.native import NotCompiledError
 from .constraints import MassMetric, fixed_lengths
 from .isomers import NITROGENS, OMEGAS, amide_bonds, inverting_rows, with_trans_amides
 from .layout import Layout
 from .marks import marked_bonds, marked_centres
+from .native import NativePlacement
 from .placement import Placement
 from .scales import ValueAndGradient, both_sides, covariance_at_minimum, mixing_of, moments, soften
 from .sparse import SparseProduct, sparse_pair
@@ -166,6 +169,7 @@ class InternalCoordinates(torch.nn.Module):
         )
         self.system: MolecularSystem | None = None
         self._fused: FusedMap | None = None
+        self._native: NativePlacement | None = None
 
     # --- made from a molecule ---
 
@@ -312,7 +316,8 @@ class InternalCoordinates(torch.nn.Module):
         """
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise ValueError(f"Expected z with shape (batch, {self.dim}); got {tuple(z.shape)}.")
-        place = self._fused if self._fused is not None and z.dtype == torch.float64 else self._place
+        fused = self._fused is not None and z.dtype == torch.float64 and z.device.type == "cuda"
+        place = self._fused if self._fused is not None and fused else self._place
         rows, log_det = place(z.T)
         x = rows.permute(2, 1, 0)
         return x, log_det if self.metric is None else log_det + self.metric(x)
@@ -391,14 +396,17 @@ class InternalCoordinates(torch.nn.Module):
         ]
 
     def compile(self, chunk: int | None = None) -> InternalCoordinates:  # type: ignore[override]
-        """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on.
+        """From the next call on, `to_cartesian` in float64 and its derivative are C on a CPU, on a GPU torch.compile's.
 
-        A batch is taken in pieces of `chunk` structures; by default what a processor's caches hold. Only of small
-        molecules: beyond, fusing takes minutes and gains nothing.
+        Without a C compiler a CPU goes on as before, with a warning. A GPU takes a batch in pieces of `chunk`
+        structures, and only small molecules: beyond, fusing takes minutes and gains nothing.
         """
-        if self.n_atoms > FUSED_ATOMS:
-            return self
-        self._fused = FusedMap(self._place, self.dim, chunk or FUSED_BATCH, "The placement of atoms")
+        try:
+            self._native = NativePlacement(self.zmatrix)
+        except NotCompiledError as error:
+            warnings.warn(f"The placement of atoms is PyTorch's own, and slower. {error}", stacklevel=2)
+        if self.n_atoms <= FUSED_ATOMS:
+            self._fused = FusedMap(self._place, self.dim, chunk or FUSED_BATCH, "The placement of atoms")
         return self
 
     @property
@@ -473,6 +481,10 @@ class InternalCoordinates(torch.nn.Module):
         else:
             q = self._start.to(z)[:, None] + self._slope.to(z) @ z
         log_r, bend, phi, deviation = q.split(self._sizes)
-        x, volume = self.placement.place(log_r, bend, phi)
+        if self._native is not None and z.dtype == torch.float64 and z.device.type == "cpu":
+            x, volume = self._native(q[: len(q) - len(deviation)])
+            x = x.permute(2, 1, 0)
+        else:
+            x, volume = self.placement.place(log_r, bend, phi)
         inside = (deviation.abs() < math.pi).all(0)
         return x, torch.where(inside, volume + self._log_det_scale, -torch.inf)

@@ -1,12 +1,14 @@
 """An OpenMM System read force by force into one batched torch function.
 
-OpenMM evaluates one structure at a time; here every term runs over a whole batch, on the device of x, and
-`torch.compile` fuses what is left.  `docs/energy.md` says which forces are covered and how it is checked.
+OpenMM evaluates one structure at a time; here every term runs over a whole batch, on the device of x: on a CPU in C
+(`native`), elsewhere, and where C has no part in it, by PyTorch, which `torch.compile` fuses on a GPU.
+`docs/energy.md` says which forces are covered and how it is checked.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +20,13 @@ from torch import Tensor, nn
 from ..molecule.system import MolecularSystem
 from ..tools.fusing import fuse
 from ..tools.memory import keep_freed_memory
+from ..tools.native import NotCompiledError
 from .geometry import Value
+from .native import NativeEnergy
 from .potential import LivePotential, Potential
 from .protocol import differentiable_once, require_positions
 from .reader import global_parameters, translate
 
-FUSED_BYTES = 2**19  # of one value a pair in a chunk: intermediate results stay in the processor's caches
 EAGER_BYTES = {"cpu": 2**24, "cuda": 2**26}  # of one value a pair; some sixty such values are held at once
 ONLY_FIRST = "CompiledEnergy gives first derivatives only; use its `potential` for higher ones."
 
@@ -47,6 +50,9 @@ class CompiledEnergy(nn.Module):
         Parameters of the force field that u is differentiable by; see `make_leaves`.
     evaluations, invalid : int
         Structures evaluated so far, and those of them that were invalid.
+    native : bool
+        Whether float64 on a CPU is calculated in C, where the global parameters have their defaults and there are no
+        leaves. False turns it off, as does the lack of a C compiler.
     reason : str
         Why it is a translation and not OpenMM, if `reduced_energy` chose.
 
@@ -66,9 +72,12 @@ class CompiledEnergy(nn.Module):
         self._counts: dict[torch.device, Tensor] = {}
         self.reason = ""
         self.fused = False
+        self.native = True
         self.leaves = nn.ParameterDict()
         self._potentials: dict[tuple[torch.device, torch.dtype], Potential | LivePotential] = {}
         self._functions: dict[Any, Callable[..., Sequence[Tensor]]] = {}
+        self._in_c: NativeEnergy | None = None
+        self._left: Potential | None = None  # terms that are not written in C
 
     @staticmethod
     def untranslated(system: openmm.System) -> list[str]:
@@ -76,10 +85,10 @@ class CompiledEnergy(nn.Module):
         return translate(system)[1]
 
     def compile(self, chunk: int | None = None) -> CompiledEnergy:  # type: ignore[override]
-        """Fuse the energy and its gradient with torch.compile, from the next call on (which takes a while).
+        """On a GPU, fuse the energy and its gradient with torch.compile, from the next call on (which takes a while).
 
         One function is built, for `chunk` structures; a batch is cut into chunks and the last one filled up, so that
-        no batch size needs another one.
+        no batch size needs another one. On a CPU it is C already, see `native`.
 
         Raises
         ------
@@ -199,7 +208,15 @@ class CompiledEnergy(nn.Module):
         self.close()
 
     def __repr__(self) -> str:
-        return f"CompiledEnergy({self.system.name!r}, {'fused' if self.fused else 'eager'}, {self.reason!r})"
+        return f"CompiledEnergy({self.system.name!r}, {self.how!r}, {self.reason!r})"
+
+    @property
+    def how(self) -> str:
+        """How float64 on a CPU is calculated, in words: "C", "C, but for ..." or "PyTorch"."""
+        native = self._find_native()
+        if native is None:
+            return "PyTorch"
+        return f"C, but for {'; '.join(native.reasons)}" if native.reasons else "C"
 
     # --- inside ---
 
@@ -240,6 +257,8 @@ class CompiledEnergy(nn.Module):
     ) -> list[Tensor]:
         """u, then du/dx if `gradient`, then du/dvalue of each of `values` if `slopes`, all of x's dtype; counts."""
         dtype = self.dtype or x.dtype
+        if not names and dtype == torch.float64 and x.device.type == "cpu" and self._find_native() is not None:
+            return self._judged(x, self._by_native(x.double()), gradient)
         function, chunk = self._function(x.device, dtype, names, gradient, slopes)
         u = torch.empty_like(x[:, 0, 0])
         derivatives = [torch.empty_like(x)] if gradient else []
@@ -252,6 +271,38 @@ class CompiledEnergy(nn.Module):
             u[k : k + chunk] = found[0]
             for whole, part in zip(derivatives, found[1:], strict=True):
                 whole[k : k + chunk] = part.permute(2, 1, 0) if part.ndim == 3 else part
+        return self._judged(x, [u, *derivatives], gradient)
+
+    def _find_native(self) -> NativeEnergy | None:
+        """The energy in C, made when it is first asked for; None with leaves, or without a compiler."""
+        if self._in_c is None and self.native and not self.leaves:
+            try:
+                self._in_c = NativeEnergy(self.potential, self.defaults, self.system.kT, self.system.n_atoms)
+            except NotCompiledError as error:
+                self.native = False
+                warnings.warn(f"The energy is PyTorch's own, and slower. {error}", stacklevel=2)
+            else:
+                self._left = self.potential.of_terms(self._in_c.left) if self._in_c.left else None
+        return None if self.leaves else self._in_c
+
+    def _by_native(self, x: Tensor) -> list[Tensor]:
+        """u and du/dx: C, and by PyTorch the terms that C does not have."""
+        assert self._in_c is not None
+        u, gradient = self._in_c(x)
+        if self._left is not None:
+            more = _derivatives(self._left, self.system.kT, self.defaults, (), False)
+            chunk = self._chunk(x.device)
+            for k in range(0, len(x), chunk):
+                u_more, gradient_more = more(x[k : k + chunk].permute(2, 1, 0).contiguous())
+                u[k : k + chunk] += u_more
+                gradient[k : k + chunk] += gradient_more.permute(2, 1, 0)
+        return [u, gradient]
+
+    def _judged(self, x: Tensor, found: Sequence[Tensor], gradient: bool) -> list[Tensor]:
+        """u and derivatives of x's dtype, +inf and 0 where invalid; counts."""
+        u, *derivatives = (t.to(x.dtype) for t in found)
+        if not gradient:
+            derivatives = []
         # Judged in the caller's dtype, where a large finite number may already be infinite.
         valid = torch.isfinite(u) & torch.isfinite(x).all(dim=(1, 2))
         if gradient:
@@ -267,10 +318,11 @@ class CompiledEnergy(nn.Module):
     ) -> tuple[Callable[..., Sequence[Tensor]], int]:
         """The function of one chunk, (x (3, n_atoms, chunk), *values) -> u and derivatives, and the chunk's size."""
         chunk = self._chunk(device)
-        key = (device, dtype, names, gradient or self.fused, slopes)
+        fused = self.fused and device.type == "cuda"
+        key = (device, dtype, names, gradient or fused, slopes)
         if key not in self._functions:
             potential = self._potential(device, dtype)
-            if self.fused:
+            if fused:
                 # One function with gradient also serves those who want u alone: the fused gradient costs little.
                 function = _derivatives(potential, self.system.kT, self.defaults, names, slopes)
                 self._functions[key] = self._fuse(function, chunk, device, dtype, len(names))
@@ -288,10 +340,9 @@ class CompiledEnergy(nn.Module):
         return self._potentials[device, dtype]
 
     def _chunk(self, device: torch.device) -> int:
-        if self.fused and self.chunk is not None:
+        if self.fused and device.type == "cuda" and self.chunk is not None:
             return self.chunk
-        cpu = device.type == "cpu"
-        budget = FUSED_BYTES if self.fused and cpu else EAGER_BYTES["cpu" if cpu else "cuda"]
+        budget = EAGER_BYTES["cpu" if device.type == "cpu" else "cuda"]
         rows = max(self.potential.pairs.number, self.system.n_atoms)
         return max(16, 2 ** int(np.log2(budget / 8 / rows)))
 

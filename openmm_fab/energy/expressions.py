@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -38,12 +38,14 @@ class Expression:
         Names that need a value. A name whose definition is used, or that drops out (0*x), needs none.
     functions : frozenset of str
         The tabulated functions that are used.
+    steps : tuple of Node
+        What a call walks: arguments are positions in this list, and the last one is the result.
     """
 
     text: str
     variables: frozenset[str]
     functions: frozenset[str]
-    _steps: tuple[_Node, ...] = field(repr=False)  # arguments are positions in this list; the last one is the result
+    steps: tuple[Node, ...] = field(repr=False)
 
     @classmethod
     def parse(cls, text: str, functions: Mapping[str, int] = NONE) -> Expression:
@@ -70,7 +72,7 @@ class Expression:
             text,
             frozenset(str(s.value) for s in steps if s.kind == "variable"),
             frozenset(str(s.value) for s in steps if s.kind == "table"),
-            tuple(_Node(s.kind, s.value, tuple(position[a] for a in s.arguments)) for s in steps),
+            tuple(Node(s.kind, s.value, tuple(position[a] for a in s.arguments)) for s in steps),
         )
 
     def __call__(
@@ -99,7 +101,7 @@ class Expression:
         """
         self._check("values for", "variable", values)
         self._check("functions", "table", functions)
-        given = [values[str(s.value)] for s in self._steps if s.kind == "variable"]
+        given = [values[str(s.value)] for s in self.steps if s.kind == "variable"]
         tensors = [v for v in given if isinstance(v, Tensor) and v.is_floating_point()]
         # Numbers take the type of the tensor with the most dimensions, which decides in torch's own promotion, too.
         like = torch.empty((), dtype=torch.float64) if not tensors else tensors[0]
@@ -112,7 +114,7 @@ class Expression:
             return torch.full((), value, dtype=like.dtype, device=like.device)
 
         results: list[Tensor | float] = []
-        for step in self._steps:
+        for step in self.steps:
             arguments = [results[a] for a in step.arguments]
             if step.kind == "number":
                 results.append(step.value)  # type: ignore[arg-type]
@@ -127,11 +129,20 @@ class Expression:
         return tensor(results[-1])
 
     def _check(self, what: str, kind: str, given: Mapping) -> None:
-        missing = [str(s.value) for s in self._steps if s.kind == kind and s.value not in given]
+        missing = [str(s.value) for s in self.steps if s.kind == kind and s.value not in given]
         if missing:
             raise ValueError(
                 f"Expected {what} {sorted(missing)} in the expression {self.text!r}; got {sorted(given) or 'none'}."
             )
+
+
+def evaluate(step: Node, arguments: Sequence[Tensor], functions: Mapping[str, Callable[..., Tensor]]) -> Tensor:
+    """A number, an operation or a tabulated function of arguments that are tensors."""
+    if step.kind == "number":
+        return torch.tensor(step.value, dtype=torch.float64)
+    if step.kind == "table":
+        return functions[str(step.value)](*arguments)
+    return (_OPERATORS.get(str(step.value)) or _FUNCTIONS[str(step.value)][1])(*arguments)
 
 
 # --- operations ---
@@ -211,7 +222,7 @@ _ARGUMENTS = {name: count for name, (count, _) in _FUNCTIONS.items() if name not
 
 
 @dataclass(frozen=True)
-class _Node:
+class Node:
     """One step. kind: "number", "variable", "table" (a tabulated function) or "operation"; value: which one."""
 
     kind: str
@@ -227,17 +238,17 @@ class _Graph:
     """Nodes, each of them once; arguments are positions in `nodes`."""
 
     def __init__(self) -> None:
-        self.nodes: list[_Node] = []
-        self._positions: dict[_Node, int] = {}
+        self.nodes: list[Node] = []
+        self._positions: dict[Node, int] = {}
 
-    def add(self, node: _Node) -> int:
+    def add(self, node: Node) -> int:
         if node not in self._positions:
             self._positions[node] = len(self.nodes)
             self.nodes.append(node)
         return self._positions[node]
 
     def number(self, value: float) -> int:
-        return self.add(_Node("number", value))
+        return self.add(Node("number", value))
 
     def operation(self, name: str, *arguments: int) -> int:
         """Add an operation, or what it comes to: a number, one of its arguments, another operation."""
@@ -259,7 +270,7 @@ class _Graph:
             return self.number(0.0 if name == "-" else 1.0)
         if name == "select" and numbers[0] is not None:
             return arguments[1] if numbers[0] != 0.0 else arguments[2]
-        return self.add(_Node("operation", name, arguments))
+        return self.add(Node("operation", name, arguments))
 
     def order(self, root: int) -> list[int]:
         """What the root needs, arguments before their users, and each argument's own needs before the next one's."""
@@ -295,9 +306,9 @@ def _guard_branches(graph: _Graph, root: int) -> int:
     for index in order:
         node = graph.nodes[index]
         if node.kind == "variable":
-            detached[index] = graph.add(_Node("operation", "detach", (index,)))
+            detached[index] = graph.add(Node("operation", "detach", (index,)))
         else:
-            detached[index] = graph.add(_Node(node.kind, node.value, tuple(detached[a] for a in node.arguments)))
+            detached[index] = graph.add(Node(node.kind, node.value, tuple(detached[a] for a in node.arguments)))
     paths: dict[int, _Path] = {root: ()}
     for index in reversed(order):  # users first
         if index in paths:  # else it serves conditions only
@@ -315,13 +326,13 @@ def _guard_branches(graph: _Graph, root: int) -> int:
             if graph.nodes[argument].kind != "number":
                 for condition, taken in paths[index][len(paths[argument]) :]:
                     gate = "gate then" if taken else "gate else"
-                    gated = graph.add(_Node("operation", gate, (detached[condition], gated)))
+                    gated = graph.add(Node("operation", gate, (detached[condition], gated)))
             arguments.append(gated)
-        rebuilt[index] = graph.add(_Node(node.kind, node.value, tuple(arguments)))
+        rebuilt[index] = graph.add(Node(node.kind, node.value, tuple(arguments)))
     return rebuilt[root]
 
 
-def _used(node: _Node) -> list[tuple[int, _Path]]:
+def _used(node: Node) -> list[tuple[int, _Path]]:
     """The arguments that have a gradient, and the branch in which each of them is."""
     if not node.is_select:
         return [(argument, ()) for argument in node.arguments]
@@ -412,7 +423,7 @@ class _Parser:
             return self._call(token)
         if token.text in self.known:
             return self.known[token.text]
-        return self.graph.add(_Node("variable", token.text))
+        return self.graph.add(Node("variable", token.text))
 
     def _call(self, name: _Token) -> int:
         self._take()
@@ -430,7 +441,7 @@ class _Parser:
         if len(arguments) != count:
             raise self._error(f"{count} argument(s) of {name.text}", name, f"{len(arguments)}")
         if name.text in self.functions:
-            return self.graph.add(_Node("table", name.text, tuple(arguments)))
+            return self.graph.add(Node("table", name.text, tuple(arguments)))
         return self.graph.operation(name.text, *arguments)
 
     @property

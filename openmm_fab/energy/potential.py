@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import openmm
@@ -60,6 +62,12 @@ class Potential(nn.Module):
         for term in self.terms:
             energy = energy + term(frame, parameters)
         return energy
+
+    def of_terms(self, terms: Sequence[Term]) -> Potential:
+        """The same System's energy of some of the terms alone."""
+        part = copy.copy(self)
+        part._modules = {**self._modules, "terms": nn.ModuleList(terms)}
+        return part
 
     def keep_parameters_live(self) -> Potential:
         """Recompute derived constants in every call, so that gradients flow to the force-field parameters (slower)."""

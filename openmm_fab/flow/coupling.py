@@ -20,7 +20,7 @@ from torch.nn.functional import silu
 
 from ..tools.circle import wrap_periodic
 from ..tools.graphs import Function, Graphs
-from . import splines
+from . import native, splines
 from .resampled import POINTS, Resampling
 
 MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
@@ -102,25 +102,32 @@ class CouplingFlow(nn.Module):
         self.matmul_dtype: torch.dtype | None = None
         self._compiled: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {}
         self._graphs: Graphs | None = None
+        self._native = False
 
     def compile(self, batch: int) -> None:
-        """Fuse a layer with `torch.compile`, once for all layers; other batch sizes than `batch` run as they did.
+        """Splines are C on a CPU, from the next call on; on a GPU torch.compile fuses a layer, once for all layers.
 
-        On a GPU all layers together become CUDA graphs, too, see `tools.graphs`.
+        On a GPU other batch sizes than `batch` run as they did, and all layers together become CUDA graphs, too, see
+        `graphs`.
 
-        Raises whatever the compiler raises: on CPU it needs a C++ compiler.
+        Raises whatever the compiler raises: on a CPU `NotCompiledError` where there is no C compiler.
         """
+        parameter = next(self.parameters())
+        if not parameter.is_cuda:
+            native.functions(parameter.dtype)
+            self._native = self.settings.bins <= native.MOST_BINS
+            return
         from torch._dynamo import config  # not above: it takes a second to import
 
         # One graph each for both directions, with gradients and without, of every shape; after 8, the default, PyTorch
         # would compile no more of this function in the process, and go on slowly.
         config.cache_size_limit = max(config.cache_size_limit, GRAPHS)
         self._compiled = {batch: torch.compile(_couple, dynamic=False)}
-        self._graphs = Graphs(batch) if self.periodic.is_cuda else None
+        self._graphs = Graphs(batch)
 
     def uncompile(self) -> None:
         """Undo `compile`."""
-        self._compiled, self._graphs = {}, None
+        self._compiled, self._graphs, self._native = {}, None, False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CouplingFlow:
         self._graphs = None  # they know where the weights were
@@ -140,7 +147,8 @@ class CouplingFlow(nn.Module):
         arrays = cast(_Coupling, layer).arrays()
         if frozen:
             arrays = _Arrays(*(a.detach() for a in arrays))
-        return couple(z, arrays, inverse, self.matmul_dtype)
+        move = _move_in_c if self._native and not z.is_cuda else _move
+        return couple(z, arrays, inverse, self.matmul_dtype, move)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""
@@ -323,7 +331,13 @@ class _Coupling(nn.Module):
         return _Arrays(*(getattr(self, name) for name in _Arrays._fields))
 
 
-def _couple(z: Tensor, layer: _Arrays, inverse: bool, matmul_dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+def _couple(
+    z: Tensor,
+    layer: _Arrays,
+    inverse: bool,
+    matmul_dtype: torch.dtype | None,
+    move: Callable[..., tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
     """One layer, data -> base (or back, if `inverse`): z (batch, dim) -> z and log |det| (batch,) of this direction.
 
     With products of less precision it is as exact a bijection: whatever the conditioner gives, it gives to both
@@ -336,6 +350,12 @@ def _couple(z: Tensor, layer: _Arrays, inverse: bool, matmul_dtype: torch.dtype 
     hidden = silu(_product(layer.w1, features, matmul_dtype) + layer.b1[:, None])
     hidden = silu(_product(layer.w2, hidden, matmul_dtype) + layer.b2[:, None])
     raw = (_product(layer.w3, hidden, matmul_dtype) + layer.b3[:, None]).view(len(layer.w3) // len(x), *x.shape)
+    x, log_det = move(x, raw, bound, circular, inverse)
+    return torch.cat([kept, angles, x])[layer.restore].T, log_det
+
+
+def _move(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    """Move x (dim, batch) by a conditioner's output (2 + 3 bins, dim, batch); also log |det| (batch,)."""
     log_scale = torch.where(circular[:, None], 0.0, MAX_LOG_SCALE * torch.tanh(raw[0] / MAX_LOG_SCALE))
     shift = raw[1]
     if inverse:
@@ -346,7 +366,12 @@ def _couple(z: Tensor, layer: _Arrays, inverse: bool, matmul_dtype: torch.dtype 
         x = x * log_scale.exp() + shift
         x, log_det = splines.spline(wrap_periodic(x, circular[:, None]), raw[2:], bound, circular)
         log_det = log_det + log_scale
-    return torch.cat([kept, angles, x])[layer.restore].T, log_det.sum(0)
+    return x, log_det.sum(0)
+
+
+def _move_in_c(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    """The same as `_move`."""
+    return native.couple(x, raw, bound, circular, inverse, MAX_LOG_SCALE)
 
 
 def _product(w: Tensor, x: Tensor, dtype: torch.dtype | None) -> Tensor:
