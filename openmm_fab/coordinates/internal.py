@@ -316,8 +316,7 @@ class InternalCoordinates(torch.nn.Module):
         """
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise ValueError(f"Expected z with shape (batch, {self.dim}); got {tuple(z.shape)}.")
-        fused = self._fused is not None and z.dtype == torch.float64 and z.device.type == "cuda"
-        place = self._fused if self._fused is not None and fused else self._place
+        place = self._fused if self._fused is not None and z.dtype == torch.float64 else self._place
         rows, log_det = place(z.T)
         x = rows.permute(2, 1, 0)
         return x, log_det if self.metric is None else log_det + self.metric(x)
@@ -395,18 +394,26 @@ class InternalCoordinates(torch.nn.Module):
             *marked_centres(centres, self.atom_names),
         ]
 
-    def compile(self, chunk: int | None = None) -> InternalCoordinates:  # type: ignore[override]
-        """From the next call on, `to_cartesian` in float64 and its derivative are C on a CPU, on a GPU torch.compile's.
+    def use_c(self) -> InternalCoordinates:
+        """From the next call on, `to_cartesian` of float64 on a CPU and its derivative are C; differentiable once.
 
-        Without a C compiler a CPU goes on as before, with a warning. A GPU takes a batch in pieces of `chunk`
-        structures, and only small molecules: beyond, fusing takes minutes and gains nothing.
+        Without a C compiler all stays as it is, with a warning.
         """
         try:
             self._native = NativePlacement(self.zmatrix)
         except NotCompiledError as error:
             warnings.warn(f"The placement of atoms is PyTorch's own, and slower. {error}", stacklevel=2)
-        if self.n_atoms <= FUSED_ATOMS:
-            self._fused = FusedMap(self._place, self.dim, chunk or FUSED_BATCH, "The placement of atoms")
+        return self
+
+    def compile(self, chunk: int | None = None) -> InternalCoordinates:  # type: ignore[override]
+        """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on.
+
+        A batch is taken in pieces of `chunk` structures; by default what a processor's caches hold. Only of small
+        molecules: beyond, fusing takes minutes and gains nothing.
+        """
+        if self.n_atoms > FUSED_ATOMS:
+            return self
+        self._fused = FusedMap(self._place, self.dim, chunk or FUSED_BATCH, "The placement of atoms")
         return self
 
     @property

@@ -27,6 +27,7 @@ from .potential import LivePotential, Potential
 from .protocol import differentiable_once, require_positions
 from .reader import global_parameters, translate
 
+FUSED_BYTES = 2**19  # of one value a pair in a chunk: intermediate results stay in the processor's caches
 EAGER_BYTES = {"cpu": 2**24, "cuda": 2**26}  # of one value a pair; some sixty such values are held at once
 ONLY_FIRST = "CompiledEnergy gives first derivatives only; use its `potential` for higher ones."
 
@@ -51,8 +52,8 @@ class CompiledEnergy(nn.Module):
     evaluations, invalid : int
         Structures evaluated so far, and those of them that were invalid.
     native : bool
-        Whether float64 on a CPU is calculated in C, where the global parameters have their defaults and there are no
-        leaves. False turns it off, as does the lack of a C compiler.
+        Whether a CPU calculates in C, in float64 whatever is asked for, where the global parameters have their defaults, there are no
+        leaves, and nothing is fused. False turns it off, as does the lack of a C compiler.
     reason : str
         Why it is a translation and not OpenMM, if `reduced_energy` chose.
 
@@ -85,10 +86,11 @@ class CompiledEnergy(nn.Module):
         return translate(system)[1]
 
     def compile(self, chunk: int | None = None) -> CompiledEnergy:  # type: ignore[override]
-        """On a GPU, fuse the energy and its gradient with torch.compile, from the next call on (which takes a while).
+        """Fuse the energy and its gradient with torch.compile, from the next call on (which takes a while).
 
         One function is built, for `chunk` structures; a batch is cut into chunks and the last one filled up, so that
-        no batch size needs another one. On a CPU it is C already, see `native`.
+        no batch size needs another one. For a GPU: on a CPU the energy in C, see `native`, is faster, and is there at
+        once.
 
         Raises
         ------
@@ -212,7 +214,9 @@ class CompiledEnergy(nn.Module):
 
     @property
     def how(self) -> str:
-        """How float64 on a CPU is calculated, in words: "C", "C, but for ..." or "PyTorch"."""
+        """How a CPU calculates, in words: "C", "C, but for ...", "torch.compile" or "PyTorch"."""
+        if self.fused:
+            return "torch.compile"
         native = self._find_native()
         if native is None:
             return "PyTorch"
@@ -257,7 +261,7 @@ class CompiledEnergy(nn.Module):
     ) -> list[Tensor]:
         """u, then du/dx if `gradient`, then du/dvalue of each of `values` if `slopes`, all of x's dtype; counts."""
         dtype = self.dtype or x.dtype
-        if not names and dtype == torch.float64 and x.device.type == "cpu" and self._find_native() is not None:
+        if x.device.type == "cpu" and not (names or self.fused) and self._find_native() is not None:
             return self._judged(x, self._by_native(x.double()), gradient)
         function, chunk = self._function(x.device, dtype, names, gradient, slopes)
         u = torch.empty_like(x[:, 0, 0])
@@ -318,11 +322,10 @@ class CompiledEnergy(nn.Module):
     ) -> tuple[Callable[..., Sequence[Tensor]], int]:
         """The function of one chunk, (x (3, n_atoms, chunk), *values) -> u and derivatives, and the chunk's size."""
         chunk = self._chunk(device)
-        fused = self.fused and device.type == "cuda"
-        key = (device, dtype, names, gradient or fused, slopes)
+        key = (device, dtype, names, gradient or self.fused, slopes)
         if key not in self._functions:
             potential = self._potential(device, dtype)
-            if fused:
+            if self.fused:
                 # One function with gradient also serves those who want u alone: the fused gradient costs little.
                 function = _derivatives(potential, self.system.kT, self.defaults, names, slopes)
                 self._functions[key] = self._fuse(function, chunk, device, dtype, len(names))
@@ -340,9 +343,10 @@ class CompiledEnergy(nn.Module):
         return self._potentials[device, dtype]
 
     def _chunk(self, device: torch.device) -> int:
-        if self.fused and device.type == "cuda" and self.chunk is not None:
+        if self.fused and self.chunk is not None:
             return self.chunk
-        budget = EAGER_BYTES["cpu" if device.type == "cpu" else "cuda"]
+        cpu = device.type == "cpu"
+        budget = FUSED_BYTES if self.fused and cpu else EAGER_BYTES["cpu" if cpu else "cuda"]
         rows = max(self.potential.pairs.number, self.system.n_atoms)
         return max(16, 2 ** int(np.log2(budget / 8 / rows)))
 

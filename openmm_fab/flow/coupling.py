@@ -9,6 +9,7 @@ and a circular spline.  Base: standard normal on lines, uniform on circles.  A n
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,7 @@ from torch.nn.functional import silu
 
 from ..tools.circle import wrap_periodic
 from ..tools.graphs import Function, Graphs
+from ..tools.native import NotCompiledError
 from . import native, splines
 from .resampled import POINTS, Resampling
 
@@ -104,30 +106,36 @@ class CouplingFlow(nn.Module):
         self._graphs: Graphs | None = None
         self._native = False
 
-    def compile(self, batch: int) -> None:
-        """Splines are C on a CPU, from the next call on; on a GPU torch.compile fuses a layer, once for all layers.
+    def use_c(self) -> None:
+        """From the next call on, splines and their derivatives are C on a CPU; differentiable once.
 
-        On a GPU other batch sizes than `batch` run as they did, and all layers together become CUDA graphs, too, see
-        `graphs`.
-
-        Raises whatever the compiler raises: on a CPU `NotCompiledError` where there is no C compiler.
+        Without a C compiler all stays as it is, with a warning.
         """
-        parameter = next(self.parameters())
-        if not parameter.is_cuda:
-            native.functions(parameter.dtype)
+        try:
+            native.functions(next(self.parameters()).dtype)
+        except NotCompiledError as error:
+            warnings.warn(f"The flow is PyTorch's own, and slower. {error}", stacklevel=2)
+        else:
             self._native = self.settings.bins <= native.MOST_BINS
-            return
+
+    def compile(self, batch: int) -> None:
+        """Fuse a layer with `torch.compile`, once for all layers; other batch sizes than `batch` run as they did.
+
+        On a GPU all layers together become CUDA graphs, too, see `tools.graphs`.
+
+        Raises whatever the compiler raises: on CPU it needs a C++ compiler.
+        """
         from torch._dynamo import config  # not above: it takes a second to import
 
         # One graph each for both directions, with gradients and without, of every shape; after 8, the default, PyTorch
         # would compile no more of this function in the process, and go on slowly.
         config.cache_size_limit = max(config.cache_size_limit, GRAPHS)
         self._compiled = {batch: torch.compile(_couple, dynamic=False)}
-        self._graphs = Graphs(batch)
+        self._graphs = Graphs(batch) if self.periodic.is_cuda else None
 
     def uncompile(self) -> None:
         """Undo `compile`."""
-        self._compiled, self._graphs, self._native = {}, None, False
+        self._compiled, self._graphs = {}, None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CouplingFlow:
         self._graphs = None  # they know where the weights were
@@ -147,7 +155,7 @@ class CouplingFlow(nn.Module):
         arrays = cast(_Coupling, layer).arrays()
         if frozen:
             arrays = _Arrays(*(a.detach() for a in arrays))
-        move = _move_in_c if self._native and not z.is_cuda else _move
+        move = _move_in_c if self._native and z.device.type == "cpu" and couple is _couple else _move
         return couple(z, arrays, inverse, self.matmul_dtype, move)
 
     def log_prob(self, z: Tensor) -> Tensor:

@@ -120,6 +120,8 @@ class BoltzmannGenerator:
             self._random = stream(self.device, seed)
         minimum = torch.as_tensor(system.minimum, device="cpu" if energy is None else self.device)[None]
         self.cut = float(self.energy(minimum)) + coordinates.dim / 2 + self.settings.energy_cut
+        if self.device.type == "cpu":
+            self._use_c()
         self.target = BoltzmannTarget(self.energy, self.coordinates, partial(regularize, cut=self.cut))
 
     def train(
@@ -148,8 +150,7 @@ class BoltzmannGenerator:
         progress : bool or "plot"
             A bar; "plot": in a notebook also learning curves and the Ramachandran plot, redrawn as training goes on.
         compile : bool
-            Fuse the flow and a translated energy with `torch.compile`; without a C++ compiler training goes on
-            unfused, with a warning.
+            On a GPU, fuse the flow and a translated energy with `torch.compile`. On a CPU they are C in any case.
         evaluate_every : float, s
             How often `evaluate` is called on `evaluate_samples` samples; its time counts too.
         objective : str or Objective
@@ -216,15 +217,23 @@ class BoltzmannGenerator:
         z, _ = self.to_internal(torch.as_tensor(drawn.x, dtype=torch.float64))
         return objective_by_name(objective, z.to(next(self.flow.parameters())))
 
-    def compile(self) -> None:
-        """Fuse flow, coordinates and energy with torch.compile: a minute or two that long sampling pays back.
+    def _use_c(self) -> None:
+        """On a CPU coordinates and splines are C, as the energy is: compiled in a second or two, once a machine."""
+        for part in (self.coordinates, self.flow):
+            if isinstance(part, InternalCoordinates | CouplingFlow):
+                part.use_c()
 
-        Without a C++ compiler everything stays as it is, with a warning.
+    def compile(self) -> None:
+        """On a GPU, fuse flow, coordinates and energy with torch.compile: a minute or two that long sampling pays back.
+
+        On a CPU they are C already, and nothing is done.
         """
         self._compile(self.batch)
 
     def _compile(self, batch: int) -> None:
         """`compile`, with the flow fused for batches of this size."""
+        if self.device.type == "cpu":
+            return
         if isinstance(self.energy, CompiledEnergy):
             self.energy.compile(self._chunk)
         if isinstance(self.coordinates, InternalCoordinates):

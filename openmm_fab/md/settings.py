@@ -111,7 +111,7 @@ class WalkersSettings(Settings):
         "mixed": energies in float32, positions and velocities in float64.
     device : str
     compile : bool
-        Fuse the energy with torch.compile, which takes a while and then is several times faster.
+        On a GPU, fuse the energy with torch.compile, which takes a while and then is several times faster.
     """
 
     name: ClassVar[str] = "walkers"

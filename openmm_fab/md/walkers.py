@@ -36,7 +36,7 @@ class Walkers:
         self.dtype = torch.float32 if settings.precision == "single" else torch.float64
         self.energy = CompiledEnergy(system, torch.float64 if settings.precision == "double" else torch.float32)
         self.exact = CompiledEnergy(system, torch.float64)
-        if settings.compile:
+        if settings.compile and self.device.type != "cpu":  # where it is C already
             self.energy.compile()
         x = starting_structures(system, start, settings.walkers)
         self.start = x - x.mean(axis=1, keepdims=True)

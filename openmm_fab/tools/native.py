@@ -44,7 +44,12 @@ class NotCompiledError(OpenMMFabError, RuntimeError):
 
 
 def compiler() -> str | None:
-    """The C compiler's command: that of the variable CC, else the first of cc, gcc and clang; None without one."""
+    """The C compiler's command: that of the variable CC, else the first of cc, gcc and clang; None without one.
+
+    With OPENMM_FAB_NATIVE=0 in the environment there is none, and all is PyTorch's.
+    """
+    if os.environ.get("OPENMM_FAB_NATIVE") == "0":
+        return None
     named = os.environ.get("CC")
     if named and shutil.which(shlex.split(named)[0]):
         return named
@@ -84,7 +89,8 @@ def _compiled(source: str, definitions: tuple[str, ...]) -> ctypes.CDLL:
     command = compiler()
     if command is None:
         raise NotCompiledError(
-            "Expected a C compiler; found none of $CC, cc, gcc and clang. Install one (apt-get install gcc, "
+            "Expected a C compiler; found none of $CC, cc, gcc and clang (or OPENMM_FAB_NATIVE is 0). Install "
+            "one (apt-get install gcc, "
             "conda install c-compiler, or xcode-select --install): calculations are several times faster with it."
         )
     about = "\0".join([source, *definitions, *FLAGS, str(LANES), _version(command), _processor()])
