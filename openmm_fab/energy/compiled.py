@@ -52,8 +52,8 @@ class CompiledEnergy(nn.Module):
     evaluations, invalid : int
         Structures evaluated so far, and those of them that were invalid.
     native : bool
-        Whether a CPU calculates in C, in float64 whatever is asked for, where the global parameters have their defaults, there are no
-        leaves, and nothing is fused. False turns it off, as does the lack of a C compiler.
+        Whether a CPU calculates in C, in float64 whatever is asked for, where the global parameters have their
+        defaults, there are no leaves, and nothing is fused. False turns it off, as does the lack of a C compiler.
     reason : str
         Why it is a translation and not OpenMM, if `reduced_energy` chose.
 

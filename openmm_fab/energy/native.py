@@ -121,7 +121,7 @@ class _Source:
             GBSAOBC: _gbsa_obc,
             CustomGB: _custom_gb,
         }
-        for force, term in zip(potential.forces, cast(Iterable[Term], potential.terms), strict=True):
+        for term in cast(Iterable[Term], potential.terms):
             before = len(self._lines)
             try:
                 if type(term) not in writers:
@@ -130,7 +130,7 @@ class _Source:
             except NoNativeCodeError as error:
                 del self._lines[before:]
                 self.left.append(term)
-                self.reasons.append(f"{force}: {error}")
+                self.reasons.append(f"{type(term).__name__}: {error}")
 
     def finished(self) -> tuple[str, Tensor, Tensor, int]:
         """The source, I, D, and how many numbers a call needs to work in."""

@@ -90,8 +90,8 @@ def _compiled(source: str, definitions: tuple[str, ...]) -> ctypes.CDLL:
     if command is None:
         raise NotCompiledError(
             "Expected a C compiler; found none of $CC, cc, gcc and clang (or OPENMM_FAB_NATIVE is 0). Install "
-            "one (apt-get install gcc, "
-            "conda install c-compiler, or xcode-select --install): calculations are several times faster with it."
+            "one (apt-get install gcc, conda install c-compiler, or xcode-select --install): calculations are several "
+            "times faster with it."
         )
     about = "\0".join([source, *definitions, *FLAGS, str(LANES), _version(command), _processor()])
     path = _folder() / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.so"

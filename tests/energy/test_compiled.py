@@ -160,6 +160,8 @@ def test_batches(energy, alanine_dipeptide, monkeypatch):
 def test_dtype_follows_x_or_is_chosen(alanine_dipeptide):
     x = structures(alanine_dipeptide.positions, 3)
     follows, single = CompiledEnergy(alanine_dipeptide), CompiledEnergy(alanine_dipeptide, dtype=torch.float32)
+    assert follows(x.float()).dtype == torch.float32 and single(x).dtype == torch.float64
+    follows.native = single.native = False  # C is float64 whatever is asked for
     u, gradient = follows.value_and_gradient(x)
     u32, gradient32 = follows.value_and_gradient(x.float())
     assert u32.dtype == gradient32.dtype == torch.float32

@@ -23,7 +23,7 @@ from openmm_fab.tools.native import LANES, NotCompiledError
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C compiler")
 
-IN_PYTORCH = {"CustomExternalForce", "CustomCompoundBondForce", "CustomCentroidBondForce", "CustomCVForce"}
+IN_PYTORCH = {"CustomExternal", "CustomCompoundBonds", "CustomCentroidBonds", "CustomCV"}
 
 
 def by_torch(potential: Potential, x: torch.Tensor, parameters: dict[str, float]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,7 +105,7 @@ def test_what_is_not_in_c_is_added(tmp_path) -> None:
     x = structures(system.positions, 50)
     for a, b in zip(energy.value_and_gradient(x), plain.value_and_gradient(x), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-10)
-    assert energy.how == "C, but for CustomExternalForce: not written in C" and plain.how == "PyTorch"
+    assert energy.how == "C, but for CustomExternal: not written in C" and plain.how == "PyTorch"
     given = {"k": 7.0}  # other parameters than the defaults are PyTorch's
     torch.testing.assert_close(energy(x, given), plain(x, given), rtol=0, atol=0)
 
