@@ -287,7 +287,7 @@ class CompiledEnergy(nn.Module):
                 warnings.warn(f"The energy is PyTorch's own, and slower. {error}", stacklevel=2)
             else:
                 self._left = self.potential.of_terms(self._in_c.left) if self._in_c.left else None
-        return None if self.leaves else self._in_c
+        return self._in_c if self.native and not self.leaves else None
 
     def _by_native(self, x: Tensor) -> list[Tensor]:
         """u and du/dx: C, and by PyTorch the terms that C does not have."""
