@@ -15,34 +15,39 @@ One sample's way through the package, wing by wing::
 
 from __future__ import annotations
 
-from .ais.annealing import AISSettings
-from .compare.comparing import compare
-from .compare.comparison import Comparison
-from .coordinates.internal import CoordinateSettings, InternalCoordinates
-from .coordinates.zmatrix import ZMatrix, build_zmatrix
-from .energy.backends import reduced_energy
-from .energy.bridge import OpenMMEnergy
-from .ensemble.ensemble import Ensemble
-from .ensemble.shipped import load_reference
-from .ensemble.stream import StreamedEnsemble
-from .flow.coupling import FlowSettings
-from .free_energy.differences import at_temperature, difference, difference_bar, log_z, mbar, temperature_difference
-from .free_energy.estimators import FreeEnergy
-from .free_energy.populations import Basins, basins
-from .free_energy.profiles import Profile, basin_difference, profile, surface
-from .generator.generator import BoltzmannGenerator
-from .generator.log_z import log_z_ais, log_z_bar
-from .generator.presets import PRESETS, load_pretrained
-from .generator.settings import GeneratorSettings
-from .md.convergence import Convergence, ReferenceEnsemble
-from .md.reference import reference
-from .molecule.checks import UnsupportedSystemError
-from .molecule.system import MolecularSystem, available_systems
-from .preparation.findings import find_problems
-from .train.errors import TrainingError
-from .train.settings import Budget, TrainSettings
-from .train.trainer import Trainer
-from .weights import Estimate
+from typing import TYPE_CHECKING
+
+from .tools.lazy import load_when_used
+
+if TYPE_CHECKING:
+    from .ais.annealing import AISSettings
+    from .compare.comparing import compare
+    from .compare.comparison import Comparison
+    from .coordinates.internal import CoordinateSettings, InternalCoordinates
+    from .coordinates.zmatrix import ZMatrix, build_zmatrix
+    from .energy.backends import reduced_energy
+    from .energy.bridge import OpenMMEnergy
+    from .ensemble.ensemble import Ensemble
+    from .ensemble.shipped import load_reference
+    from .ensemble.stream import StreamedEnsemble
+    from .flow.coupling import FlowSettings
+    from .free_energy.differences import at_temperature, difference, difference_bar, log_z, mbar, temperature_difference
+    from .free_energy.estimators import FreeEnergy
+    from .free_energy.populations import Basins, basins
+    from .free_energy.profiles import Profile, basin_difference, profile, surface
+    from .generator.generator import BoltzmannGenerator
+    from .generator.log_z import log_z_ais, log_z_bar
+    from .generator.presets import PRESETS, load_pretrained
+    from .generator.settings import GeneratorSettings
+    from .md.convergence import Convergence, ReferenceEnsemble
+    from .md.reference import reference
+    from .molecule.checks import UnsupportedSystemError
+    from .molecule.system import MolecularSystem, available_systems
+    from .preparation.findings import find_problems
+    from .train.errors import TrainingError
+    from .train.settings import Budget, TrainSettings
+    from .train.trainer import Trainer
+    from .weights import Estimate
 
 __version__ = "0.1.0"
 
@@ -92,3 +97,40 @@ __all__ = [
     "Comparison",
     "compare",
 ]
+
+# A name loads its module when it is used: PyTorch and OpenMM take seconds, and `openmm-fab --help` needs neither.
+# Type checkers read the imports above: to them, __getattr__ would make any name right.
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = load_when_used(
+        __name__,
+        {
+            "ais.annealing": "AISSettings",
+            "compare.comparing": "compare",
+            "compare.comparison": "Comparison",
+            "coordinates.internal": "CoordinateSettings InternalCoordinates",
+            "coordinates.zmatrix": "ZMatrix build_zmatrix",
+            "energy.backends": "reduced_energy",
+            "energy.bridge": "OpenMMEnergy",
+            "ensemble.ensemble": "Ensemble",
+            "ensemble.shipped": "load_reference",
+            "ensemble.stream": "StreamedEnsemble",
+            "flow.coupling": "FlowSettings",
+            "free_energy.differences": "at_temperature difference difference_bar log_z mbar temperature_difference",
+            "free_energy.estimators": "FreeEnergy",
+            "free_energy.populations": "Basins basins",
+            "free_energy.profiles": "Profile basin_difference profile surface",
+            "generator.generator": "BoltzmannGenerator",
+            "generator.log_z": "log_z_ais log_z_bar",
+            "generator.presets": "PRESETS load_pretrained",
+            "generator.settings": "GeneratorSettings",
+            "md.convergence": "Convergence ReferenceEnsemble",
+            "md.reference": "reference",
+            "molecule.checks": "UnsupportedSystemError",
+            "molecule.system": "MolecularSystem available_systems",
+            "preparation.findings": "find_problems",
+            "train.errors": "TrainingError",
+            "train.settings": "Budget TrainSettings",
+            "train.trainer": "Trainer",
+            "weights": "Estimate",
+        },
+    )

@@ -34,12 +34,14 @@ WITHOUT_ATOMS = {"tools", "weights", "target", "flow", "ais", "train"}
 ATOMS = {"openmm", "mdtraj", "openmmtools", "pdbfixer", "nglview"}
 ATOM_WINGS = {"molecule", "preparation", "drawing", "energy", "coordinates"}
 
-# Not loaded by `import openmm_fab`: extras, and dependencies that are slow to load.
+# Not loaded by `from openmm_fab import *`: extras, and dependencies that are slow to load.
 OPTIONAL = {
     *("IPython", "arviz", "arviz_base", "arviz_stats", "bgflow", "ipympl", "ipywidgets", "matplotlib", "netCDF4"),
     *("networkx", "nglview", "normflows", "openmmtools", "pandas", "pdbfixer", "pymbar", "tensorboard", "wandb"),
     *("xarray", "zuko"),
 }
+# Loaded by `import openmm_fab` and by the command line only once there is something to calculate.
+SLOW = {"torch", "openmm", "mdtraj", "numpy", "scipy"}
 # Files that no other loads, for those who have the package.
 NEEDED_BY = {"md/moves.py": {"openmmtools"}}
 
@@ -196,32 +198,65 @@ def through_a_face(sources: dict[str, str]) -> list[str]:
 
 
 def not_a_face(sources: dict[str, str]) -> list[str]:
-    """What an `__init__` holds besides its docstring, imports and `__all__`, the list of what is imported."""
+    """What an `__init__` holds besides its docstring, imports and `__all__`, the list of what is imported.
+
+    The package's own may hold `__version__`, and load what it shows when it is used: `if TYPE_CHECKING:` with the
+    imports, and `if not TYPE_CHECKING:` with nothing but a call of `load_when_used` that names the same modules.
+    """
     wrong = []
     for path, source in sources.items():
         if not path.endswith("__init__.py"):
             continue
         tree = ast.parse(source)
         shown: list[str] = []
+        for_types: dict[str, str] = {}
+        when_used: dict[str, str] = {}
         if ast.get_docstring(tree) is None:
             wrong.append(f"{path} has no docstring")
         for node in tree.body[1:]:
             names = [ast.unparse(target) for target in node.targets] if isinstance(node, ast.Assign) else []
             if names == ["__all__"]:
                 shown = ast.literal_eval(ast.unparse(node.value))  # type: ignore[attr-defined]
+            elif path == "__init__.py" and (found := _lazily(node)) is not None:
+                for_types |= found[0]
+                when_used |= found[1]
             elif not isinstance(node, ast.Import | ast.ImportFrom) and not (
                 names == ["__version__"] and path == "__init__.py"
             ):
                 wrong.append(f"{path}:{node.lineno} is more than a face")
-        imported = [
+        imported = [*for_types] + [
             alias.asname or alias.name
             for node in tree.body
             if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", None) != "__future__"
+            if not (path == "__init__.py" and ast.unparse(node) in FOR_A_LAZY_ROOT)
             for alias in node.names
         ]
         for name in set(shown) ^ set(imported):
             wrong.append(f"{path}: {name} is {'not imported' if name in shown else 'not in __all__'}")
+        for name, module in sorted(for_types.items() ^ when_used.items()):
+            wrong.append(f"{path}: {name} is of {module} {'for types' if name in for_types else 'when used'} only")
     return wrong
+
+
+FOR_A_LAZY_ROOT = ("from typing import TYPE_CHECKING", "from .tools.lazy import load_when_used")
+
+
+def _lazily(node: ast.stmt) -> tuple[dict[str, str], dict[str, str]] | None:
+    """Names and their modules in one half of a lazy `__init__`: for type checkers, and when used; None of all else."""
+    if not isinstance(node, ast.If) or node.orelse:
+        return None
+    if ast.unparse(node.test) == "TYPE_CHECKING":
+        if not all(isinstance(line, ast.ImportFrom) and line.level == 1 for line in node.body):
+            return None
+        lines = [line for line in node.body if isinstance(line, ast.ImportFrom)]
+        return {alias.asname or alias.name: f"{line.module}" for line in lines for alias in line.names}, {}
+    call = re.fullmatch(
+        r"\(?__getattr__, __dir__\)? = load_when_used\(__name__, (\{.*\})\)", ast.unparse(node.body[0]), re.DOTALL
+    )
+    if ast.unparse(node.test) != "not TYPE_CHECKING" or len(node.body) > 1 or call is None:
+        return None
+    homes = ast.literal_eval(call[1])
+    return {}, {name: module for module, names in homes.items() for name in names.split()}
 
 
 def with_atoms(sources: dict[str, str]) -> list[str]:
@@ -287,10 +322,25 @@ def test_optional_packages_are_imported_when_used() -> None:
 
 
 def test_import_loads_no_optional_package() -> None:
-    code = f"import sys, {PACKAGE}; print(sorted(set(sys.modules) & {OPTIONAL!r}))"
+    code = f"import sys; from {PACKAGE} import *; print(sorted(set(sys.modules) & {OPTIONAL!r}))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "line", [f"import {PACKAGE}", f"import {PACKAGE}.cli.app", f"import runpy; runpy.run_module({PACKAGE!r})"]
+)
+def test_the_command_line_answers_without_the_slow_packages(line: str) -> None:
+    """Neither `import openmm_fab` nor `openmm-fab --help` takes seconds."""
+    code = (
+        "import atexit, sys; sys.argv[1:] = ['--help']\n"
+        f"atexit.register(lambda: print('loaded:', sorted(set(sys.modules) & {SLOW!r})))\n{line}"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.strip().endswith("loaded: []"), shown.stdout
+    assert ("Usage:" in shown.stdout) == ("runpy" in line)
 
 
 # The same checks on made-up sources, so that an empty list above means something.
@@ -376,6 +426,38 @@ def test_a_face_that_works_is_seen() -> None:
     assert len(not_a_face({**HOUSE, "flow/__init__.py": "from .base import Flow\n__all__ = ['Flow']"})) == 1
     assert len(not_a_face({**HOUSE, "flow/__init__.py": '"""."""\n__all__ = ["Flow"]'})) == 1
     assert not_a_face({**HOUSE, "flow/__init__.py": '"""."""\nfrom __future__ import annotations'}) == []
+
+
+LAZY_ROOT = """
+'.'
+from typing import TYPE_CHECKING
+from .tools.lazy import load_when_used
+if TYPE_CHECKING:
+    from .flow.base import Flow
+__all__ = ["Flow"]
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = load_when_used(__name__, {"flow.base": "Flow"})
+"""
+
+
+def test_a_lazy_root_is_a_face_and_nothing_else_is() -> None:
+    assert not_a_face({"__init__.py": LAZY_ROOT}) == []
+    assert len(not_a_face({"flow/__init__.py": LAZY_ROOT})) > 1
+    for old, new in (
+        ("    from .flow.base import Flow", "    X = 1"),
+        ("    from .flow.base import Flow", "    from flow.base import Flow"),
+        ('"flow.base": "Flow"', '"flow.coupling": "Flow"'),
+        ('"flow.base": "Flow"', '"flow.base": "Flow CouplingFlow"'),
+        ('"flow.base": "Flow"', ""),
+        ("import Flow\n", "import Flow, CouplingFlow\n"),
+        ('["Flow"]', "[]"),
+        ("load_when_used(__name__", "other(__name__"),
+        ("    __getattr__", "    X = 1\n    __getattr__"),
+        ("if not TYPE_CHECKING", "if True"),
+    ):
+        assert old in LAZY_ROOT and not_a_face({"__init__.py": LAZY_ROOT.replace(old, new)}), new
+    up = {**HOUSE, "__init__.py": LAZY_ROOT, "flow/base.py": f"from {PACKAGE} import Flow"}
+    assert wrong_direction(up) and through_a_face(up)
 
 
 def test_atoms_behind_the_seam_are_seen() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 
 import pytest
 from test_docs import DOCS
@@ -38,6 +40,54 @@ NEEDS = {"openmm_fab.md.moves": "openmmtools"}
 def test_the_root_has_its_names() -> None:
     assert len(ROOT_NAMES) == 44
     assert fab.__all__ == ROOT_NAMES == PUBLIC[PACKAGE]
+
+
+def in_a_fresh_process(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_name_of_the_root_in_every_way_of_asking() -> None:
+    in_a_fresh_process(
+        "import openmm_fab as fab, sys\n"
+        "assert [n for n in dir(fab) if n[0] != '_'] == sorted(fab.__all__), dir(fab)\n"
+        "assert 'torch' not in sys.modules\n"
+        "for n in fab.__all__: assert getattr(fab, n).__class__.__name__ != 'module', n\n"
+        "from openmm_fab import *\n"
+        "from openmm_fab import BoltzmannGenerator as B\n"
+        "assert B is BoltzmannGenerator is fab.BoltzmannGenerator and compare is fab.compare"
+    )
+
+
+def test_a_wing_is_an_attribute_of_the_root() -> None:
+    wings = sorted({path.relative_to(ROOT).parts[0].removesuffix(".py") for path in ROOT.rglob("*.py")})
+    wings = [wing for wing in wings if "__" not in wing and wing != "compare"]
+    in_a_fresh_process(
+        f"import openmm_fab as fab, sys\nfor n in {wings}: assert getattr(fab, n) is sys.modules['openmm_fab.' + n], n"
+    )
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import openmm_fab.compare.sides",
+        "import openmm_fab.compare",
+        "from openmm_fab.compare import compare",
+        "import openmm_fab; openmm_fab.report",
+    ],
+)
+def test_compare_is_the_function_whatever_was_imported_first(first: str) -> None:
+    in_a_fresh_process(
+        f"{first}\n"
+        "import openmm_fab as fab, inspect, sys\n"
+        "assert inspect.isfunction(fab.compare)\n"
+        "import openmm_fab.compare.figure\n"
+        "from openmm_fab import compare\n"
+        "from openmm_fab.compare import compare as inside, Comparison\n"
+        "from openmm_fab.compare.comparing import compare as itself\n"
+        "assert fab.compare is compare is inside is itself and Comparison is fab.Comparison\n"
+        "assert inspect.ismodule(sys.modules['openmm_fab.compare'])"
+    )
 
 
 @pytest.mark.parametrize("folder", FACES, ids=lambda folder: folder.relative_to(ROOT).as_posix())
