@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 import openmm_fab as fab
-from openmm_fab.ais.annealing import AISSettings, adapted, run_ais
-from openmm_fab.ais.kernels import widths
+from openmm_fab.ais.annealing import AISSettings, run_ais
+from openmm_fab.ais.kernels import adapted, widths
 from openmm_fab.flow.base import Counted
 from openmm_fab.tools.memory import keep_freed_memory
 from openmm_fab.train.settings import Budget
@@ -54,6 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()
     seconds, iterations = (0.5, 3) if options.quick else (options.seconds, options.iterations)
+    batch, pilots = (32, 3) if options.quick else (BATCH, PILOTS)
     system = fab.MolecularSystem.load("alanine_dipeptide")
     middle = fab.BoltzmannGenerator(system, seed=0)
     middle.train(Budget(iterations=iterations), compile=not options.quick, progress=False, evaluate_every=np.inf)
@@ -63,8 +64,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if not options.quick:
             generator.compile()
         ess = generator.sample(2000 if options.quick else 50_000, seed=7).ess_fraction
-        rows = {row: passes(generator, s, seconds, 3 if options.quick else PILOTS) for row, s in ROWS.items()}
-        figures[name] = {"ess": ess, "rows": rows}
+        rows = {row: passes(generator, s, seconds, pilots, batch) for row, s in ROWS.items()}
+        figures[name] = {"ess": ess, "batch": batch, "rows": rows}
     return figures
 
 
@@ -73,26 +74,28 @@ def title(figures: dict[str, Any]) -> str:
 
 
 def table(figures: dict[str, Any]) -> str:
-    tables = [_of_flow(name, found["ess"], found["rows"]) for name, found in figures.items()]
+    tables = [_of_flow(name, found) for name, found in figures.items()]
     tables.append("Effective sample sizes of a few per cent rest on few samples: one heavy weight moves them by half.")
     return "\n\n".join(tables)
 
 
-def passes(generator: fab.BoltzmannGenerator, s: AISSettings, seconds: float, pilots: int) -> dict[str, Any]:
+def passes(
+    generator: fab.BoltzmannGenerator, s: AISSettings, seconds: float, pilots: int, batch: int
+) -> dict[str, Any]:
     """Effective samples towards p^2 / q of passes that take so many seconds, after pilots that adapt step sizes."""
     flow, target = Counted(generator.flow), generator.target
     random, steps, scale = torch.Generator().manual_seed(3), [s.step_size] * s.intermediate, None
     if s.widths:
-        passes = [run_ais(flow, target, BATCH, replace(s, widths=False), steps, random) for _ in range(20)]
+        passes = [run_ais(flow, target, batch, replace(s, widths=False), steps, random) for _ in range(20)]
         z, log_w = (torch.cat(parts) for parts in zip(*((p.points.z, p.log_w) for p in passes), strict=True))
         scale = widths(z, log_w, target.periodic).to(z)
     for k in range(pilots):
         factor = 1.3 if k < pilots // 2 else 1.05
-        steps = adapted(steps, run_ais(flow, target, BATCH, s, steps, random, scale), s.acceptance, factor)
+        steps = adapted(steps, run_ais(flow, target, batch, s, steps, random, scale).acceptance, s.acceptance, factor)
     energies, asked = target.evaluations, flow.evaluations
     started, log_w, taken = time.perf_counter(), [], []
     while time.perf_counter() - started < seconds:
-        result = run_ais(flow, target, BATCH, s, steps, random, scale)
+        result = run_ais(flow, target, batch, s, steps, random, scale)
         log_w.append(result.log_w)
         taken += result.acceptance
     spent = time.perf_counter() - started
@@ -108,9 +111,9 @@ def passes(generator: fab.BoltzmannGenerator, s: AISSettings, seconds: float, pi
     }
 
 
-def _of_flow(name: str, ess: float, rows: dict[str, dict[str, Any]]) -> str:
+def _of_flow(name: str, found: dict[str, Any]) -> str:
     lines = [
-        f"Flow: {name}, ESS {ess:.1%} towards p. Batches of {BATCH}; densities x steps.",
+        f"Flow: {name}, ESS {found['ess']:.1%} towards p. Batches of {found['batch']}; densities x steps.",
         "",
         "| annealing | ESS towards p²/q | a second | a 1,000 energies | a 1,000 flow passes | ms a pass | acceptance |",
         "|---|---|---|---|---|---|---|",
@@ -121,6 +124,6 @@ def _of_flow(name: str, ess: float, rows: dict[str, dict[str, Any]]) -> str:
             f"| {row} | {100 * r['ess']:.1f} % | {r['per_second']:.0f} | {r['per_1000_energies']:.0f} | "
             f"{r['per_1000_flow']:.0f} | {r['ms_a_pass']:.0f} | "
             f"{'' if r['acceptance'] is None else format(r['acceptance'], '.0%')} |"
-            for row, r in rows.items()
+            for row, r in found["rows"].items()
         ]
     )

@@ -98,7 +98,7 @@ def test_checkpoints_that_versions_left_load_or_say_why_not() -> None:
     assert set(found) == set(DATA.glob("checkpoint_format_*.pt"))
     for path in found:
         kept = load_torch(path, "a checkpoint")["settings"]  # those it was made with, whatever the defaults are now
-        settings = TrainSettings(**kept | {"ais": AISSettings(**kept["ais"])})
+        settings = TrainSettings.from_dict(kept)
         flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=4, bins=4))
         trainer = Trainer(flow, target, Budget(iterations=4), settings, random)
         if path == found[-1]:
