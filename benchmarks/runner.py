@@ -49,6 +49,7 @@ MODULES = {
     "free_energies": "free_energies",
     "hops": "hops",
     "bgflow_fab": "bgflow_fab",
+    "cold_start": "cold_start",
     "reliability": "reliability",
     "mutation": "mutation",
 }
