@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .activity import doing
 from .errors import OpenMMFabError
 
 LANES = 16  # structures that are worked on side by side
@@ -96,7 +97,8 @@ def _compiled(source: str, definitions: tuple[str, ...]) -> ctypes.CDLL:
     about = "\0".join([source, *definitions, *FLAGS, str(LANES), _version(command), _processor()])
     path = _folder() / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.so"
     if not path.exists():
-        _compile(shlex.split(command), source, definitions, path)
+        with doing("compiling C, a few seconds", "code"):
+            _compile(shlex.split(command), source, definitions, path)
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
