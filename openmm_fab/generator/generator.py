@@ -269,7 +269,7 @@ class BoltzmannGenerator:
             self.flow.uncompile()
             warnings.warn(
                 f"Goes on without torch.compile, slower: {type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0]}. On CPU it needs a C++ compiler (g++ or clang).",
+                f"{str(error).strip().splitlines()[0]}. It needs Triton and a C compiler (gcc or clang).",
                 stacklevel=3,
             )
 
