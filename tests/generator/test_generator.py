@@ -484,6 +484,7 @@ def test_without_a_compiler_training_goes_on(system, energy, monkeypatch):
         raise RuntimeError("no gcc here\nand a long story")
 
     monkeypatch.setattr(generator.flow, "compile", compile)
+    monkeypatch.setattr(generator.coordinates, "compile", lambda chunk: None)
     with monkeypatch.context() as on_a_gpu, pytest.warns(UserWarning, match=r"Goes on without.*no gcc here\. It needs"):
         on_a_gpu.setattr(generator, "device", torch.device("cuda"))
         generator._compile(generator.batch)
