@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -304,6 +305,25 @@ def test_no_circle_of_files() -> None:
 
 def test_imports_are_relative_and_name_the_file() -> None:
     none(not_relative(SOURCES) + through_a_face(SOURCES))
+
+
+def test_files_that_modules_read_travel_with_them() -> None:
+    """In the wheel, too: it takes all files of the package that git knows."""
+    beside = {
+        (path, name) for path, source in SOURCES.items() for name in re.findall(r'with_name\("([\w.]+)"\)', source)
+    }
+    assert {name for _, name in beside} >= {"placement.c", "coupling.c"}
+    for path, name in beside:
+        file = resources.files(module_of(path).rpartition(".")[0]) / name
+        assert file.is_file() and file.read_text(encoding="utf-8"), f"{path} reads {name}"
+    ignored = subprocess.run(
+        ["git", "check-ignore", "-v", *(f"{PACKAGE}/{PurePosixPath(path).with_name(name)}" for path, name in beside)],
+        cwd=ROOT.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ignored.stdout == ""
 
 
 def test_an_init_is_a_face() -> None:

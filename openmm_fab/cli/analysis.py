@@ -150,11 +150,20 @@ def systems() -> None:
 
 
 def finish(
-    folder: Path, ensemble: Ensemble, molecule: MolecularSystem | None, reference: Path | None = None
+    folder: Path,
+    ensemble: Ensemble,
+    molecule: MolecularSystem | None,
+    reference: Path | None = None,
+    early: str = "",
 ) -> tuple[Comparison | None, Path]:
     """Compare with a reference where there is one, and write the report.
 
-    Leaves learning.png, comparison.json, comparison.png and report.html.
+    Leaves learning.png, comparison.json, comparison.png and report.html; of a run that goes on, without the pictures.
+
+    Parameters
+    ----------
+    early : str
+        As for `report_html`.
     """
     from ..compare.comparing import compare as compare_ensembles
     from ..ensemble.ensemble import Ensemble
@@ -162,8 +171,8 @@ def finish(
     from ..plots import learning_curve
     from ..report.html import write_report
 
-    metrics = _metrics(folder)
-    if metrics:
+    metrics = metrics_of(folder)
+    if metrics and not early:
         learning_curve(metrics).savefig(folder / "learning.png", dpi=150)
     against = None
     if reference is not None:
@@ -181,9 +190,10 @@ def finish(
     if against is not None:
         comparison = compare_ensembles(ensemble, against)
         write(folder / "comparison.json", json.dumps(comparison.to_dict(), indent=2))
-        comparison.plot(folder / "comparison.png")
+        if not early:
+            comparison.plot(folder / "comparison.png")
     page = write_report(
-        folder / "report.html", ensemble, comparison, metrics, run_settings_of(folder), title=folder.name
+        folder / "report.html", ensemble, comparison, metrics, run_settings_of(folder), title=folder.name, early=early
     )
     return comparison, page
 
@@ -202,7 +212,8 @@ def _ensemble(run: Path) -> Ensemble:
     return Ensemble.load(path)
 
 
-def _metrics(folder: Path) -> list[dict[str, float]]:
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl; none without one."""
     from ..tools.progress import read_metrics
 
     path = folder / "metrics.jsonl"

@@ -26,9 +26,11 @@ OPTIONAL = {
 
 
 def doctor(
-    compile: Annotated[bool, typer.Option(help="Also try torch.compile (up to a minute).")] = True,
+    compile: Annotated[
+        bool, typer.Option(help="Where there is a GPU, also try torch.compile (up to a minute).")
+    ] = True,
 ) -> None:
-    """Look at versions, devices, threads, memory, the compiler and the compiled energy, and say what to do.
+    """Look at versions, devices, threads, memory, the C compiler and the energy in C, and say what to do.
 
     Exit code 1 if anything would keep openmm_fab from working.
 
@@ -37,7 +39,7 @@ def doctor(
       openmm-fab doctor
       openmm-fab doctor --no-compile
     """
-    checks = (_packages, _openmm, _devices, _threads, _memory, _energy, *((_compiler,) if compile else ()))
+    checks = (_packages, _openmm, _devices, _threads, _memory, _compiler, _energy, *((_fusing,) if compile else ()))
     grades = []
     for check in checks:
         for finding in _looked_at(check):
@@ -152,6 +154,57 @@ def _memory() -> Iterator[Finding]:
         yield _finding(GOOD, "memory", "nothing to set on this system")
 
 
+def _compiler() -> Iterator[Finding]:
+    from ..tools.native import NotCompiledError, cache_fault, cache_folder, compiler, try_compiler
+
+    if os.environ.get("OPENMM_FAB_NATIVE") == "0":
+        yield _finding(
+            CARE,
+            "C compiler",
+            "OPENMM_FAB_NATIVE=0 switches C off: a CPU calculates by PyTorch",
+            "Unset it: C is several times faster.",
+        )
+        return
+    if compiler() is None:
+        yield _finding(
+            CARE,
+            "C compiler",
+            "none of $CC, cc, gcc and clang is here: a CPU calculates by PyTorch",
+            "One makes it several times faster: apt install gcc, conda install c-compiler, or xcode-select --install.",
+        )
+        return
+    started = time.perf_counter()
+    try:
+        command = try_compiler()
+    except NotCompiledError as error:
+        yield _finding(
+            CARE,
+            "C compiler",
+            f"a CPU calculates by PyTorch. {error}",
+            "One that works makes it several times faster: CC=... names it; XDG_CACHE_HOME, where it writes.",
+        )
+        return
+    yield _finding(
+        GOOD,
+        "C compiler",
+        f"{command} works ({time.perf_counter() - started:.1f} s); OPENMM_FAB_NATIVE=0 would do without",
+    )
+    fault = cache_fault()
+    if fault:
+        yield _finding(
+            CARE,
+            "compiled code",
+            f"not kept: {fault}",
+            "It is compiled in every process, for some seconds. XDG_CACHE_HOME names another folder to keep it below.",
+        )
+        return
+    sizes = [path.stat().st_size for path in cache_folder().glob("*.so")]
+    held = f"{len(sizes)} {'library' if len(sizes) == 1 else 'libraries'}, {sum(sizes) / 2**20:.1f} MiB"
+    yield _finding(
+        GOOD, "compiled code", f"kept in {cache_folder()}, where only you may write: {held}; may be deleted at any time"
+    )
+
+
 def _energy() -> Iterator[Finding]:
     import numpy as np
     import torch
@@ -169,7 +222,9 @@ def _energy() -> Iterator[Finding]:
     jiggle = np.random.default_rng(0).normal(scale=0.01, size=(256, system.n_atoms, 3))
     x = torch.from_numpy(system.minimum + jiggle)
     try:
-        check(energy, x[:8])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is no C has been said
+            check(energy, x[:8])
     except DisagreementError as error:
         yield _finding(
             BAD, "compiled energy", str(error), 'Use reduced_energy(system, backend="openmm"), and report this.'
@@ -182,15 +237,18 @@ def _energy() -> Iterator[Finding]:
     yield _finding(
         GOOD,
         "compiled energy",
-        f"agrees with OpenMM on alanine_dipeptide; {1e6 * each:.0f} µs a structure, energy and gradient, not fused",
+        f"agrees with OpenMM on alanine_dipeptide; {1e6 * each:.1f} µs a structure, energy and gradient, in "
+        f"{energy.how}",
     )
 
 
-def _compiler() -> Iterator[Finding]:
+def _fusing() -> Iterator[Finding]:
     import torch
 
     from ..tools.fusing import fuse
 
+    if not torch.cuda.is_available():  # a CPU has no use for it
+        return
     if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
         yield _finding(
             CARE, "torch.compile", "switched off by TORCHDYNAMO_DISABLE=1", "Unset it: fused code is faster."
@@ -199,15 +257,12 @@ def _compiler() -> Iterator[Finding]:
     started = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fuse(lambda x: [(x.sin() * x).sum(0)], [torch.ones(3, 64)], "A trial function")
+        fuse(lambda x: [(x.sin() * x).sum(0)], [torch.ones(3, 64, device="cuda")], "A trial function")
     problems = [str(w.message) for w in caught if "is not fused" in str(w.message)]
     if problems:
-        yield _finding(
-            CARE,
-            "torch.compile",
-            problems[0],
-            "Training works without, slower. Install g++ (Debian: apt install g++; conda: gxx) or clang.",
+        advice = (
+            "Training on the GPU works without, slower. It needs Triton, which comes with PyTorch, and a C compiler."
         )
+        yield _finding(CARE, "torch.compile", problems[0], advice)
     else:
-        compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or "a C++ compiler"
-        yield _finding(GOOD, "torch.compile", f"works, with {compiler} ({time.perf_counter() - started:.0f} s)")
+        yield _finding(GOOD, "torch.compile", f"works on the GPU ({time.perf_counter() - started:.0f} s)")

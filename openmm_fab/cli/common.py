@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from ..generator.generator import BoltzmannGenerator
     from ..molecule.system import MolecularSystem
 
 
@@ -109,6 +110,16 @@ class Source:
             for name in (self.system, *(self.forcefield or []))
         )
         return {"system": system, "forcefield": fields or None, "temperature": self.temperature}
+
+
+def energies_in_words(generator: BoltzmannGenerator) -> str:
+    """How a generator's energies are calculated, in one line."""
+    from ..energy.compiled import CompiledEnergy
+
+    energy = generator.energy
+    if not isinstance(energy, CompiledEnergy):
+        return f"Energies: {energy}"
+    return f"Energies: {energy.how if generator.device.type == 'cpu' else 'PyTorch'} ({energy.reason})"
 
 
 def run_settings_of(run: Path) -> dict[str, Any]:

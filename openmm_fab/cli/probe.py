@@ -61,8 +61,12 @@ class Cost:
                 f"{self.peak / MIB:.0f} MiB so far; the full replay buffer adds {buffer / MIB:.0f} MiB, "
                 f"the samples up to {2 * ensemble / MIB:.0f} MiB"
             )
-        last = "Measured without torch.compile, which takes a minute or so and then makes iterations shorter."
-        return f"{table(None, list(rows.items()))}\n{last}"
+        lines = [table(None, list(rows.items()))]
+        if generator.device.type != "cpu":
+            lines.append(
+                "Measured without torch.compile, which takes a minute or so and then makes iterations shorter."
+            )
+        return "\n".join(lines)
 
 
 def probe(generator: BoltzmannGenerator, seconds: float) -> Cost:

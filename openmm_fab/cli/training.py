@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,9 +18,9 @@ from .common import (
     Source,
     SystemArgument,
     TemperatureOption,
+    energies_in_words,
     errors_in_words,
     run_folder,
-    write,
     write_run_settings,
 )
 from .settings import RunSettings, run_settings
@@ -45,7 +47,15 @@ RunsOption = Annotated[Path, typer.Option(help="Folder that runs are kept in.")]
 MinutesOption = Annotated[float | None, typer.Option(help="Training time, instead of the preset's.")]
 SamplesOption = Annotated[int | None, typer.Option(min=1, help="Samples drawn, instead of the preset's.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where this run stopped.")]
-CompileOption = Annotated[bool, typer.Option(help="Fuse flow and energy with torch.compile.")]
+ReportOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Minutes between early reports; by default after 1 of training, then 2, 4, 8, ...; 0 for none."
+    ),
+]
+CompileOption = Annotated[
+    bool, typer.Option(help="On a GPU: fuse flow and energy with torch.compile. On a CPU they are C in any case.")
+]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show molecule, coordinates and cost (10 s of probing), and do nothing.")
 ]
@@ -61,6 +71,7 @@ def run(
     seed: SeedOption = None,
     minutes: MinutesOption = None,
     samples: SamplesOption = None,
+    report_every: ReportOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
     resume: ResumeOption = False,
@@ -69,6 +80,8 @@ def run(
     dry_run: DryRunOption = False,
 ) -> None:
     """Train on a molecule's energy, sample it, compare with its reference, and write report.html.
+
+    report.html is there early, and written again while the run goes on: open it.
 
     \b
     Examples:
@@ -87,23 +100,21 @@ def run(
         if dry_run:
             return _show_cost(molecule, chosen, device)
         from ..train.distributed import Ranks, many
-        from ..weights import diagnosis
-        from .analysis import finish
+        from .results import early_results, write_results
 
         if many():
             raise ValueError("Expected openmm-fab run as one process; under torchrun use openmm-fab train.")
-        generator, folder = _trained(molecule, source, chosen, name, runs, resume, compile, device, Ranks())
-        ensemble = generator.sample(chosen.samples, name="FAB", progress=True)
-        ensemble.save(folder / "ensemble.npz")
-        outside, outside_weight = generator.outside_range(ensemble)
-        lines = [
-            repr(ensemble),
-            f"{diagnosis(ensemble.log_w)}",
-            f"Beyond the splines' range: {100 * outside:.2f} % of samples, {100 * outside_weight:.2f} % of weight",
-        ]
-        comparison, page = finish(folder, ensemble, molecule)
-        lines += [] if comparison is None else [comparison.table()]
-        write(folder / "report.txt", "\n".join(lines) + "\n")
+
+        def early(generator: BoltzmannGenerator, folder: Path) -> Callable[[dict[str, float]], None]:
+            return early_results(folder, generator, molecule, chosen.samples, chosen.minutes)
+
+        generator, folder = _trained(
+            *(molecule, source, chosen, name, runs, resume, compile, device, Ranks()),
+            None if report_every == 0 else early,
+            60 * report_every if report_every else None,
+        )
+        with _stop_in_words(folder):
+            lines, page = write_results(folder, generator, molecule, chosen.samples)
     typer.echo("\n".join(lines))
     typer.echo(f"{(time.perf_counter() - started) / 60:.1f} minutes in all; everything is in {folder}")
     typer.echo(f"Open {page}")
@@ -156,14 +167,24 @@ def _trained(
     compile: bool,
     device: str,
     ranks: Ranks,
+    early: Callable[[BoltzmannGenerator, Path], Callable[[dict[str, float]], None]] | None = None,
+    report_every: float | None = None,
 ) -> tuple[BoltzmannGenerator, Path]:
-    """A trained generator and the folder with its settings, metrics, checkpoint and model; the first rank writes."""
+    """A trained generator and the folder with its settings, metrics, checkpoint and model; the first rank writes.
+
+    Parameters
+    ----------
+    early : callable, optional
+        Generator and folder -> a function of metrics, called every `report_every` seconds as `train` says.
+    """
     from ..generator.generator import BoltzmannGenerator
+    from ..tools.progress import Ticking, duration
     from ..train.settings import Budget
 
     budget = Budget(minutes=chosen.minutes)
     folder = ranks.from_main(lambda: run_folder(runs, name or f"{molecule.name}-{chosen.preset}", resume))
-    generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)
+    with Ticking("set-up", ranks.is_main):
+        generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)
     untrained = generator.digest
     if len(set(ranks.all_gather(untrained))) > 1:
         raise ValueError("Expected the same coordinates on all ranks; got different ones. Are versions the same?")
@@ -176,35 +197,56 @@ def _trained(
     ranks.from_main(lambda: write_run_settings(folder / "settings.json", about, resume))
     coordinates = generator.coordinates
     typer.echo(
-        f"{molecule}: {coordinates.dim} internal coordinates, {int(coordinates.periodic.sum())} of them periodic; "
-        f"{generator.energy}\nTraining for {budget.minutes:g} minutes; results go to {folder}"
+        f"{molecule}: {coordinates.dim} internal coordinates, {int(coordinates.periodic.sum())} of them periodic\n"
+        f"{energies_in_words(generator)}\n"
+        f"Training for {duration(60 * chosen.minutes)}; results go to {folder}"
     )
-    try:
-        generator.train(budget, folder=folder, resume=resume, compile=compile)
-    except KeyboardInterrupt:
-        if not ranks.is_main:
-            raise typer.Exit(STOPPED) from None
-        if generator.digest != untrained:  # stopped while it compiled: the model that may be there is the better one
-            generator.save(folder / "model.safetensors")
-        kept = (folder / "checkpoint.pt").exists()
-        again = f"the same command with --name {folder.name} --resume goes on"
-        advice = again if kept else "it is too early to resume: start anew"
-        typer.echo(f"\nStopped. Everything so far is in {folder}; {advice}.", err=True)
-        raise typer.Exit(STOPPED) from None
+    with _stop_in_words(folder, ranks.is_main):
+        report = None if early is None else early(generator, folder)
+        try:
+            generator.train(budget, folder, resume, compile=compile, report=report, report_every=report_every)
+        except KeyboardInterrupt:
+            # Stopped before it trained: the model that may be there is the better one.
+            if ranks.is_main and generator.digest != untrained:
+                generator.save(folder / "model.safetensors")
+            raise
     ranks.from_main(lambda: generator.save(folder / "model.safetensors"))
     return generator, folder
+
+
+@contextmanager
+def _stop_in_words(folder: Path, is_main: bool = True) -> Iterator[None]:
+    """End Ctrl-C with what there is in a run's folder, and how it goes on."""
+    from .results import last_page
+
+    try:
+        with last_page(folder) if is_main else nullcontext():
+            yield
+    except KeyboardInterrupt:
+        if is_main:
+            kept = (folder / "checkpoint.pt").exists()
+            again = f"the same command with --name {folder.name} --resume goes on"
+            advice = again if kept else "it is too early to resume: start anew"
+            page = folder / "report.html"
+            look = f" The last report is {page}." if page.exists() else ""
+            typer.echo(f"\nStopped. Everything so far is in {folder}; {advice}.{look}", err=True)
+        raise typer.Exit(STOPPED) from None
 
 
 def _show_cost(molecule: MolecularSystem, chosen: RunSettings, device: str) -> None:
     from ..coordinates.internal import InternalCoordinates
     from ..generator.generator import BoltzmannGenerator
+    from ..tools.progress import Ticking
     from ..train.settings import Budget
     from .probe import probe
 
     Budget(minutes=chosen.minutes)  # refuses what is no budget
-    generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)
+    with Ticking("set-up"):
+        generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)
     coordinates = generator.coordinates
     assert isinstance(coordinates, InternalCoordinates)
-    typer.echo(f"{molecule}; {generator.energy}\n\n{coordinates.summary()}\n")
+    typer.echo(f"{molecule}\n{energies_in_words(generator)}\n\n{coordinates.summary()}\n")
     typer.echo(f"Probing for about {PROBE_SECONDS:g} s ...")
-    typer.echo(probe(generator, PROBE_SECONDS).words(chosen.minutes, chosen.samples, generator))
+    with Ticking("probing"):
+        cost = probe(generator, PROBE_SECONDS)
+    typer.echo(cost.words(chosen.minutes, chosen.samples, generator))

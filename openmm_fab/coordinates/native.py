@@ -1,4 +1,4 @@
-"""Positions of a Z-matrix's atoms in C; see `placement.c`. PyTorch's own version: `placement`."""
+"""Positions of a Z-matrix's atoms in C: `placement.c`. PyTorch's own version: `placement`."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class CompiledEnergy(nn.Module):
         """Fuse the energy and its gradient with torch.compile, from the next call on (which takes a while).
 
         One function is built, for `chunk` structures; a batch is cut into chunks and the last one filled up, so that
-        no batch size needs another one. For a GPU: on a CPU the energy in C, see `native`, is faster, and is there at
+        no batch size needs another one. For a GPU: on a CPU the energy in C (`native`) is faster, and is there at
         once.
 
         Raises

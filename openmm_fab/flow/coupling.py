@@ -123,7 +123,7 @@ class CouplingFlow(nn.Module):
 
         On a GPU all layers together become CUDA graphs, too, see `tools.graphs`.
 
-        Raises whatever the compiler raises: on CPU it needs a C++ compiler.
+        Raises whatever the compiler raises.
         """
         from torch._dynamo import config  # not above: it takes a second to import
 

@@ -31,11 +31,12 @@ from ..free_energy.profiles import basin_difference
 from ..molecule.system import MolecularSystem
 from ..plots import training_figures
 from ..target import BoltzmannTarget, Coordinates
+from ..tools.activity import doing
 from ..tools.adaptive_batch import AdaptiveBatch
 from ..tools.devices import checked, stream
 from ..tools.graphs import Graphs
 from ..tools.memory import keep_freed_memory
-from ..tools.progress import History, LivePlot, bar
+from ..tools.progress import History, LivePlot, Ticking, bar
 from ..train.buffer import ReplayBuffer
 from ..train.distributed import Ranks
 from ..train.objectives import Objective, objective_by_name
@@ -92,11 +93,14 @@ class BoltzmannGenerator:
         keep_freed_memory()
         self.device = checked(device)
         self.system, self.settings, self.seed = system, settings or GeneratorSettings(), seed
-        self.energy = _checked_energy(system) if energy is None else energy
+        self._setup: dict[str, float] = {}  # s, by what took them, since the last training began
+        with doing("checking the energy", "energy", self._setup):
+            self.energy = _checked_energy(system) if energy is None else energy
         # Differences of gradients want float64, which OpenMM's fast platforms do not have.
         exact = self.energy if isinstance(self.energy, CompiledEnergy) else None
         if coordinates is None:
-            coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, exact)
+            with doing("making coordinates", "coordinates", self._setup):
+                coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, exact)
         self.coordinates = coordinates.to(self.device) if isinstance(coordinates, InternalCoordinates) else coordinates
         self._random = stream("cpu", seed)
         self._adaptive = AdaptiveBatch("Sampling")
@@ -121,7 +125,8 @@ class BoltzmannGenerator:
         minimum = torch.as_tensor(system.minimum, device="cpu" if energy is None else self.device)[None]
         self.cut = float(self.energy(minimum)) + coordinates.dim / 2 + self.settings.energy_cut
         if self.device.type == "cpu":
-            self._use_c()
+            with doing("loading C", "code", self._setup):
+                self._use_c()
         self.target = BoltzmannTarget(self.energy, self.coordinates, partial(regularize, cut=self.cut))
 
     def train(
@@ -136,13 +141,16 @@ class BoltzmannGenerator:
         objective: str | Objective = "fab",
         samples: Ensemble | None = None,
         measure: Callable[[Ensemble], Mapping[str, float]] | None = None,
+        report: Callable[[Metrics], None] | None = None,
+        report_every: float | None = None,
     ) -> History:
         """Train by FAB on the energy, without any MD data; or by another objective.
 
         Parameters
         ----------
         budget : str, float (minutes) or Budget
-            "20 min", "90 s", "2 h"; all time counts, compilation included.
+            "20 min", "90 s", "2 h" of training, evaluations included. What comes before the first iteration does not
+            count, nor does on a GPU the first iteration, which compiles; how long that was, the bar says.
         folder : path, optional
             Metrics (JSON lines; TensorBoard files if it is installed) and a checkpoint are kept here.
         resume : bool
@@ -160,13 +168,20 @@ class BoltzmannGenerator:
         measure : callable, optional
             Takes the samples that are evaluated, with their weights, and returns more metrics by name, such as their
             distance from a reference.
+        report : callable, optional
+            Takes the metrics of an iteration; called between iterations, when training has gone on for a minute and
+            each time that this has doubled, but not in the last fifth of the budget. Its time does not count. On
+            several ranks the first one calls it.
+        report_every : float, s
+            Call it at these times instead.
 
         Returns
         -------
         History
             A sequence of dicts, the metrics of every iteration; see `Trainer` and `evaluate`. Where the latter is
             called, also annealed_outside: share of the annealed structures' weight beyond the range of the splines; and
-            annealed_above_cut: share of the latest ones' weight whose energy lies above the cut.
+            annealed_above_cut: share of the latest ones' weight whose energy lies above the cut. The first iteration
+            has setup, too: seconds that came before, the making of the generator included.
 
         Raises
         ------
@@ -175,9 +190,12 @@ class BoltzmannGenerator:
         KeyboardInterrupt
             Passed on after the checkpoint is written; the generator keeps what it has learned.
         """
-        started, budget = Ranks().clock(), parse_budget(budget)
-        if compile:
-            self._compile(self.settings.train.batch)
+        budget, ranks = parse_budget(budget), Ranks()
+        setup, self._setup = self._setup, {}
+        compiles = compile and self.device.type != "cpu"
+        if compiles:
+            with Ticking("set-up", bool(progress) and ranks.is_main), doing(training.COMPILING, "code", setup):
+                self._compile(self.settings.train.batch)
         chosen = self._objective(objective, samples)
         trainer = Trainer(self.flow, self.target, budget, self.settings.train, self._random, chosen, self._about())
         plot = None
@@ -188,11 +206,14 @@ class BoltzmannGenerator:
             lambda: self.evaluate(evaluate_samples, measure) | self._annealed(trainer.experience.buffer),
             evaluate_every,
             self.settings.energy_cut,
-            started,
+            setup,
+            compiles,
             folder,
             resume,
             bool(progress),
             plot,
+            report,
+            report_every,
         )
 
     def _annealed(self, buffer: ReplayBuffer) -> Metrics:
@@ -248,7 +269,7 @@ class BoltzmannGenerator:
             self.flow.uncompile()
             warnings.warn(
                 f"Goes on without torch.compile, slower: {type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0]}. On CPU it needs a C++ compiler (g++ or clang).",
+                f"{str(error).strip().splitlines()[0]}. It needs Triton and a C compiler (gcc or clang).",
                 stacklevel=3,
             )
 

@@ -21,7 +21,7 @@ class Preset:
     Attributes
     ----------
     minutes : float
-        Training time, compilation included.
+        Training time; set-up does not count.
     samples : int
         Flow samples in the final ensemble.
     settings : GeneratorSettings

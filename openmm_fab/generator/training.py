@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..target import Coordinates
+from ..tools.activity import doing
 from ..tools.files import latest, previous, set_aside
-from ..tools.progress import History, LivePlot, RunLog, TrainingBar
+from ..tools.progress import History, LivePlot, RunLog, TrainingBar, duration
 from ..train.trainer import Trainer
 from ..weights import OUTSIDE_LIMIT
 
 CHECKPOINT_EVERY = 120.0  # s
+COMPILING = "compiling for the GPU, a minute or two"
+FIRST_REPORT = 60.0  # s of training
+LAST_REPORT = 0.8  # share of the budget; then what comes at the end is near
 ABOVE = 0.5  # share of annealed structures above the energy cut that is worth a warning
 
 
@@ -25,11 +30,14 @@ def run(
     evaluate: Callable[[], dict[str, float]],
     evaluate_every: float,
     energy_cut: float,
-    started: float,
+    setup: dict[str, float],
+    compiles: bool,
     folder: str | Path | None,
     resume: bool,
     progress: bool,
     plot: LivePlot | None,
+    report: Callable[[dict[str, float]], None] | None = None,
+    report_every: float | None = None,
 ) -> History:
     """Train until the budget is spent; see `BoltzmannGenerator.train`.
 
@@ -39,34 +47,54 @@ def run(
         Returns more metrics; called every `evaluate_every` seconds and at the end.
     energy_cut : float, kT
         For the warning's words.
-    started : float
-        A time of the ranks' clock.
+    setup : dict of str to float, s
+        What came before, by what took it.
+    compiles : bool
+        The first iteration compiles: it belongs to the set-up.
     progress, plot
         Of the first rank; the others show nothing.
     """
     clock = trainer.ranks.clock
+    called = clock()
     shown = trainer.ranks.is_main
     checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
     if checkpoint is not None and (checkpoint.exists() or previous(checkpoint).exists()):
         if resume:
             latest(checkpoint, trainer.load)
-            started -= trainer.seconds
         else:  # of another training: nobody shall go on from it by mistake
             trainer.ranks.from_main(lambda: set_aside(checkpoint))
     history = History()
-    evaluated = saved = clock()
-    if not trainer.ranks.single:
-        saved = -math.inf  # a first checkpoint at once: a rank may die
     after = trainer.iteration if resume else None
-    with RunLog(folder if shown else None, after) as log, TrainingBar(progress and shown, plot) as bar:
+    before, due = trainer.seconds, next_report(trainer.seconds, report_every)
+    with (
+        RunLog(folder if shown else None, after) as log,
+        TrainingBar(progress and shown, plot) as bar,
+        ExitStack() as compiling,
+    ):
+        if compiles:
+            compiling.enter_context(doing(COMPILING, "code", setup))
+        started = evaluated = saved = clock()
+        if not trainer.ranks.single:
+            saved = -math.inf  # a first checkpoint at once: a rank may die
+        if not compiles:
+            bar.say(setup_in_words(setup))
         try:
             for info in trainer:
+                if not history:
+                    info["setup"] = sum(setup.values()) + started - called
+                    if compiles:
+                        compiling.close()
+                        bar.say(setup_in_words(setup))
+                        evaluated = clock()
+                        info["setup"] += evaluated - started
+                        started = evaluated
                 now = clock()
-                trainer.seconds = now - started  # the clock on the wall: all of it counts
+                trainer.seconds = before + now - started  # the clock on the wall: all of it counts
                 if now - evaluated > evaluate_every or trainer.spent >= 1:
-                    info |= evaluate()
+                    with doing("evaluating"):
+                        info |= evaluate()
                     evaluated = clock()
-                    trainer.seconds = evaluated - started
+                    trainer.seconds = before + evaluated - started
                 info |= {"seconds": trainer.seconds, "spent": trainer.spent}
                 history.append(info)
                 log.write(info)
@@ -74,6 +102,12 @@ def run(
                 if checkpoint is not None and now - saved > CHECKPOINT_EVERY:
                     trainer.save(checkpoint)
                     saved = clock()
+                if report is not None and trainer.seconds >= due and trainer.spent < LAST_REPORT:
+                    reporting = clock()
+                    if shown:
+                        report(info)
+                    started += clock() - reporting  # but for this
+                    due = next_report(trainer.seconds, report_every)
         except KeyboardInterrupt:
             if checkpoint is not None:
                 trainer.save(checkpoint)
@@ -96,6 +130,25 @@ def run(
             stacklevel=3,
         )
     return history
+
+
+def next_report(seconds: float, every: float | None) -> float:
+    """The next time of training, in s, to report at: multiples of `every`, or `FIRST_REPORT` and its doubles."""
+    if every is not None:
+        if not every > 0:
+            raise ValueError(f"Expected report_every > 0; got {every}.")
+        return every * (math.floor(seconds / every) + 1)
+    return FIRST_REPORT * 2.0 ** max(0, math.floor(math.log2(max(seconds, 1e-9) / FIRST_REPORT)) + 1)
+
+
+def setup_in_words(times: Mapping[str, float]) -> str:
+    """Seconds by what took them -> "Set-up: 6 s (coordinates 3 s, code 2 s)", without what is too short to tell."""
+
+    def short(seconds: float) -> str:
+        return f"{seconds:.1f} s" if seconds < 2 else duration(seconds)
+
+    parts = [f"{name} {short(seconds)}" for name, seconds in times.items() if seconds >= 0.5]
+    return f"Set-up: {short(sum(times.values()))}" + (f" ({', '.join(parts)})" if parts else "")
 
 
 @torch.no_grad()

@@ -37,9 +37,10 @@ def write_report(
     metrics: Sequence[Mapping[str, float]] = (),
     settings: Mapping[str, Any] | None = None,
     title: str = "",
+    early: str = "",
 ) -> Path:
     """Write `report_html` to a file; returns its path."""
-    text = report_html(ensemble, comparison, metrics, settings, title)
+    text = report_html(ensemble, comparison, metrics, settings, title, early)
     return write_atomically(path, lambda file: file.write(text), "w")
 
 
@@ -49,6 +50,7 @@ def report_html(
     metrics: Sequence[Mapping[str, float]] = (),
     settings: Mapping[str, Any] | None = None,
     title: str = "",
+    early: str = "",
 ) -> str:
     """The report's HTML, scripts, figures and structures included.
 
@@ -62,6 +64,9 @@ def report_html(
         Rows of metrics.jsonl, for the learning curves.
     settings : dict, optional
         Of the run, shown as they are.
+    early : str
+        Of a run that goes on, how far it is: "after 1.0 of 18 minutes of training". The page says so, and how old it
+        is, and reloads itself until `end_reloading`.
     """
     found = findings(ensemble, comparison, metrics)
     reference = None if comparison is None else comparison.reference
@@ -95,21 +100,43 @@ def report_html(
             f"<title>{escape(name)}: openmm_fab report</title>",
             '<link rel="icon" href="data:,">',
             f"<style>{page.CSS}</style></head><body>",
-            _head(name, ensemble, usable(found)),
+            _head(name, ensemble, usable(found), early),
             *sections,
             "</body></html>",
         ]
     )
 
 
-def _head(name: str, ensemble: Ensemble, verdict: Finding) -> str:
+def early_in_words(early: str) -> str:
+    """A sentence of results that are written again."""
+    return f"Early: {early}; while the run goes on it is rewritten as the ensemble gets better."
+
+
+def end_reloading(path: Path) -> None:
+    """Rewrite a page that reloads itself, as one that does not; any other page, and none, stays as it is."""
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8")
+    first, script, rest = text.partition(page.RELOAD)
+    if script:
+        write_atomically(path, lambda file: file.write(first + rest), "w")
+
+
+def _early(early: str) -> str:
+    if not early:
+        return ""
+    sentence, now = early_in_words(early), datetime.now(timezone.utc).timestamp()
+    return f'<p id="early" class="card care" data-written="{now:.0f}">{escape(sentence)} <span></span></p>{page.RELOAD}'
+
+
+def _head(name: str, ensemble: Ensemble, verdict: Finding, early: str) -> str:
     residues = {atom.residue.name for atom in ensemble.topology.atoms}
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     about = (
         f"{ensemble.topology.n_atoms} atoms ({', '.join(sorted(residues))}), {ensemble.temperature:g} K, "
         f"{ensemble.n:,} samples. Written {date}."
     )
-    return f'<header><h1>{escape(name)}</h1><p class="soft">{escape(about)}</p>{_card(verdict)}</header>'
+    return f'<header><h1>{escape(name)}</h1><p class="soft">{escape(about)}</p>{_early(early)}{_card(verdict)}</header>'
 
 
 def _section(title: str, body: str, words: str = "") -> str:

@@ -45,6 +45,25 @@ button { font: inherit; padding: .2rem .7rem; border: 1px solid var(--line); bor
   body { padding: .7rem; } }
 """
 
+# Of a page that will be written again: how old it is; it reloads, unless someone is just looking around in it.
+RELOAD = """<script>
+(function () {
+  const early = document.getElementById("early"), wait = 30;
+  let last = Date.now();
+  for (const kind of ["pointermove", "pointerdown", "wheel", "keydown", "touchmove"])
+    window.addEventListener(kind, () => { last = Date.now(); }, { passive: true });
+  function tell() {
+    const age = Math.max(0, Math.round(Date.now() / 1000 - early.dataset.written));
+    const words = age < 120 ? age + " s" : Math.round(age / 60) + " min";
+    early.lastElementChild.textContent = "Written " + words + " ago.";
+    if (Date.now() - last > 1000 * wait) location.reload();
+  }
+  tell();
+  setInterval(tell, 1000);
+})();
+</script>
+"""
+
 # NGL is opened when the viewer comes into view of the script; where WebGL is missing the picture stays.
 VIEWER_JS = """
 (function () {

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..compare.verdicts import DISAGREE, NO_ERROR, TOO_FEW
 from ..tools.findings import BAD, CARE, GOOD, Finding, worst
+from ..tools.progress import duration
 from ..weights import CLIP_FRACTION, FEW, KHAT_LIMIT, KHAT_RELIABLE, OUTSIDE_LIMIT
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 
 POOR_SHARE = 0.01  # of the samples, effective: below it the flow has hardly learned the molecule
+FEW_ITERATIONS, ENOUGH_ITERATIONS = 50, 1000
+LONG_SETUP = 0.2  # of the training
 BIG_WEIGHT = 0.05  # of all weight, in one sample
 ABOVE_CUT = 0.05
 CONTRADICTION = (DISAGREE, "basin missing", "rest missing")  # how such verdicts start
@@ -33,8 +36,39 @@ def findings(
         found += [*_ess(ensemble), _invalid(ensemble)] if len(weighted) < ensemble.n else []
         return found if comparison is None else [*found, _agreement(comparison)]
     found = [_khat(ensemble.khat), *_ess(ensemble), _largest(ensemble), _invalid(ensemble)]
+    found = [*training_findings(metrics), *found]
     found += [*_range(metrics), *_cut(metrics), *_lost(metrics)]
     found.append(_agreement(comparison))
+    return found
+
+
+def training_findings(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
+    """Of the rows of metrics.jsonl: too few iterations, and a set-up that was long beside the training."""
+    if not metrics:
+        return []
+    found, first, last = [], metrics[0], metrics[-1]
+    count, seconds, spent = (last.get(key) or 0 for key in ("iteration", "seconds", "spent"))
+    if count < FEW_ITERATIONS:
+        more = count - first["iteration"]  # than the first, which fills the buffer, too
+        pace = (seconds - (first.get("seconds") or 0)) / more if more else seconds
+        found.append(
+            Finding(
+                BAD,
+                f"{count:.0f} iteration{'' if count == 1 else 's'}: too few to learn from",
+                f"Give --minutes {_two_digits(ENOUGH_ITERATIONS * pace / 60)} or more, with --resume to go on from "
+                f"here: that is some {ENOUGH_ITERATIONS:,} iterations.",
+            )
+        )
+    setup = math.fsum(row.get("setup") or 0 for row in metrics)
+    planned = seconds / spent if spent else seconds
+    if setup > LONG_SETUP * planned > 0:
+        found.append(
+            Finding(
+                GOOD,
+                f"Set-up took {duration(setup)}, besides the {duration(planned)} of training",
+                "What was compiled is kept: the next run is quicker.",
+            )
+        )
     return found
 
 
@@ -182,3 +216,10 @@ def _agreement(comparison: Comparison | None) -> Finding:
 def _percent(share: float) -> str:
     value = 100 * share
     return f"{value:.0f} %" if value >= 10 else f"{value:.1f} %" if value >= 0.1 else f"{value:.2g} %"
+
+
+def _two_digits(value: float) -> int:
+    """Rounded up to two digits, and to a whole number from 1 on."""
+    value = max(value, 1.0)
+    step = 10 ** max(0, math.floor(math.log10(value)) - 1)
+    return step * math.ceil(value / step)

@@ -16,7 +16,8 @@ def fuse(function: Function, example: Sequence[Tensor], what: str) -> Function:
     """`function` of tensors (..., batch), fused for the batch of the example; smaller batches are filled up.
 
     Derivatives that it takes inside are written out first, so that one graph holds them and nothing is kept between.
-    Where it cannot be fused (on CPU that needs a C++ compiler) a warning says so, and the function itself is returned.
+    Where it cannot be fused (it needs a C++ compiler for a CPU, Triton for a GPU) a warning says so, and the function
+    itself is returned.
 
     Parameters
     ----------

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .activity import doing
 from .errors import OpenMMFabError
 
 LANES = 16  # structures that are worked on side by side
@@ -61,6 +62,32 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openmm_fab"
 
 
+def cache_fault() -> str:
+    """Why libraries are not kept in the cache folder, which is made if need be; empty where they are."""
+    try:
+        folder = cache_folder()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.stat()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        return str(error)
+    if (hasattr(os, "getuid") and state.st_uid != os.getuid()) or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"others may write in {folder}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is read-only"
+
+
+def try_compiler() -> str:
+    """The command that compiled and loaded a small library just now, which is not kept.
+
+    Raises
+    ------
+    NotCompiledError
+    """
+    command = _command()
+    with tempfile.TemporaryDirectory(dir=None if cache_fault() else cache_folder(), prefix="building-") as folder:
+        _compile(shlex.split(command), "void nothing(void) {}", (), Path(folder) / "trial.so")
+    return command
+
+
 def library(source: str, functions: Mapping[str, Sequence[type]], *definitions: str) -> ctypes.CDLL:
     """The compiled source, loaded; compiled first where the cache does not hold it.
 
@@ -86,6 +113,20 @@ def library(source: str, functions: Mapping[str, Sequence[type]], *definitions: 
 
 @cache
 def _compiled(source: str, definitions: tuple[str, ...]) -> ctypes.CDLL:
+    command = _command()
+    about = "\0".join([source, *definitions, *FLAGS, str(LANES), _version(command), _processor()])
+    path = _folder() / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.so"
+    if not path.exists():
+        with doing("compiling C, a few seconds", "code"):
+            _compile(shlex.split(command), source, definitions, path)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise NotCompiledError(f"Expected a library that can be loaded; {path} cannot: {error}.") from error
+
+
+def _command() -> str:
     command = compiler()
     if command is None:
         raise NotCompiledError(
@@ -93,15 +134,7 @@ def _compiled(source: str, definitions: tuple[str, ...]) -> ctypes.CDLL:
             "one (apt-get install gcc, conda install c-compiler, or xcode-select --install): calculations are several "
             "times faster with it."
         )
-    about = "\0".join([source, *definitions, *FLAGS, str(LANES), _version(command), _processor()])
-    path = _folder() / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.so"
-    if not path.exists():
-        _compile(shlex.split(command), source, definitions, path)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise NotCompiledError(f"Expected a library that can be loaded; {path} cannot: {error}.") from error
+    return command
 
 
 def _compile(command: Sequence[str], source: str, definitions: Sequence[str], path: Path) -> None:
@@ -129,17 +162,10 @@ def _compile(command: Sequence[str], source: str, definitions: Sequence[str], pa
 @cache
 def _folder() -> Path:
     """The cache folder if it is this user's alone, as what lies there is run; else one of this process."""
-    folder = cache_folder()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = folder.stat()
-        own = not hasattr(os, "getuid") or state.st_uid == os.getuid()
-        if own and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and os.access(folder, os.W_OK | os.X_OK):
-            return folder
-        reason = "others may write there"
-    except OSError as error:
-        reason = str(error)
-    warnings.warn(f"Compiled code is not kept in {folder}: {reason}. It is compiled in every process.", stacklevel=2)
+    reason = cache_fault()
+    if not reason:
+        return cache_folder()
+    warnings.warn(f"Compiled code is not kept: {reason}. It is compiled in every process.", stacklevel=2)
     return Path(_own_folder.name)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 import uuid
 import warnings
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from tqdm.auto import tqdm
 
+from .activity import current
 from .files import write_atomically
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PLOT_EVERY = 20.0  # s
 BOARD_EVERY = 10  # iterations
+TICK = 1.0  # s, between drawings of a bar where nothing happens
 
 
 class History(Sequence[dict[str, float]]):
@@ -86,8 +89,64 @@ def bar(items: Iterable[T], label: str, show: bool = True) -> Iterable[T]:
     return tqdm(items, desc=label, disable=not show, leave=False)
 
 
+class Ticker:
+    """Redraws a bar of tqdm every second, in a thread of its own: what is going on (`activity.current`) in place of
+    its description, and the time that has passed.
+
+    Parameters
+    ----------
+    bar : tqdm
+    idle : str
+        The description where nothing in particular is going on.
+    """
+
+    def __init__(self, bar: tqdm[Any], idle: str) -> None:
+        self._bar, self._idle, self._end = bar, idle, threading.Event()
+        self._thread = None if bar.disable else threading.Thread(target=self._tick, name="ticker", daemon=True)
+        if self._thread is not None:
+            self._thread.start()
+
+    def _tick(self) -> None:
+        while not self._end.wait(TICK):
+            try:
+                self._bar.set_description_str(current() or self._idle, refresh=False)
+                self._bar.refresh()
+            except Exception:  # a terminal that is gone is no reason to end what is going on
+                return
+
+    def close(self) -> None:
+        """Draw no more; the bar stays."""
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._bar.set_description_str(self._idle, refresh=False)
+
+
+class Ticking:
+    """A line for as long as a block runs: what is going on, and for how long, redrawn every second.
+
+    Parameters
+    ----------
+    idle : str
+        What is shown where nothing in particular is going on.
+    show : bool
+        False shows nothing.
+    """
+
+    def __init__(self, idle: str, show: bool = True) -> None:
+        self._bar = tqdm(desc=current() or idle, disable=not show, leave=False, bar_format="{desc} {elapsed}")
+        self._ticker = Ticker(self._bar, idle)
+
+    def __enter__(self) -> Ticking:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ticker.close()
+        self._bar.close()
+
+
 class TrainingBar:
-    """Share of the budget spent, with loss, effective sample sizes, speed and time left.
+    """Share of the budget spent, with loss, effective sample sizes, speed and time left; it ticks every second.
 
     Parameters
     ----------
@@ -105,6 +164,7 @@ class TrainingBar:
             disable=not show,
             bar_format="{desc} {percentage:3.0f} %|{bar:20}| {elapsed}<{remaining}{postfix}",
         )
+        self._ticker = Ticker(self._bar, "training")
         self._evaluated: dict[str, float] = {}
         self._start: tuple[float, float] | None = None
 
@@ -112,7 +172,13 @@ class TrainingBar:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ticker.close()
         self._bar.close()
+
+    def say(self, line: str) -> None:
+        """A line of text above the bar, if that is shown."""
+        if not self._bar.disable:
+            self._bar.write(line)
 
     def update(self, info: dict[str, float]) -> None:
         """Show the metrics of an iteration: loss, ess_flow, ess_ais, acceptance, evaluations, and `spent`, the share of

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import mdtraj
 import numpy as np
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 from openmm_fab.cli.app import app
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.tools.native import compiler
 from openmm_fab.train.errors import TrainingError
 from openmm_fab.train.trainer import Trainer
 
@@ -80,6 +83,8 @@ def test_a_run_leaves_everything(folders):
     ensemble = Ensemble.load(folder / "ensemble.npz")
     assert ensemble.n == 500 and ensemble.name == "FAB"
     assert "ESS" in (folder / "report.txt").read_text()
+    assert "Early:" not in (folder / "report.html").read_text() + (folder / "report.txt").read_text()
+    assert rows[0]["setup"] > 0 and rows[0]["seconds"] < 6
 
 
 def test_the_saved_model_made_the_ensemble(folders):
@@ -206,6 +211,62 @@ def test_an_interrupted_run_can_be_resumed(folders, tmp_path, monkeypatch):
     result = _run(folders[0], tmp_path, "--resume")
     assert result.exit_code == 0, result.output
     assert set(_contents(tmp_path / "chain-smoke")) == OUTPUTS | {"checkpoint.previous.pt"}
+
+
+def test_an_early_report_stays_after_ctrl_c(folders, tmp_path, monkeypatch):
+    page = tmp_path / "chain-smoke" / "report.html"
+    step, seen = Trainer.step, []
+
+    def interrupted(trainer: Trainer):
+        if page.exists():
+            seen.append(page.read_text())
+            raise KeyboardInterrupt
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    result = _run(folders[0], tmp_path, "--report-every", "0.005", minutes=5)
+    assert result.exit_code == 130 and "--resume goes on" in result.output and f"report is {page}" in result.output
+    assert "Set-up: " in result.output
+    assert set(_contents(page.parent)) == OUTPUTS - {"learning.png"}
+    # While it went on the page reloaded itself; it does not any more, and has not become another one.
+    early = re.compile(r"Early: after 0\.\d of 5 minutes of training")
+    assert "location.reload()" in seen[0] and early.search(seen[0])
+    assert "location.reload()" not in page.read_text() and early.search(page.read_text())
+    assert early.match((page.parent / "report.txt").read_text())
+    assert Ensemble.load(page.parent / "ensemble.npz").n == 500
+
+    monkeypatch.undo()
+    result = _run(folders[0], tmp_path, "--resume", "--report-every", "0")
+    assert result.exit_code == 0 and not early.search(result.output), result.output
+    assert "Early:" not in page.read_text() + (page.parent / "report.txt").read_text()
+    assert set(_contents(page.parent)) - {"checkpoint.previous.pt"} == OUTPUTS
+
+
+def test_an_early_report_that_fails_does_not_end_the_training(folders, tmp_path, monkeypatch, quick_page):
+    from openmm_fab.cli import results
+
+    finish = results.finish
+
+    def full(*given, early: str = ""):
+        if early:
+            raise OSError("no space left")
+        return finish(*given)
+
+    monkeypatch.setattr(results, "finish", full)
+    with pytest.warns(UserWarning, match=r"There is no report after 0\.\d of 0\.05 minutes .*: OSError: no space left"):
+        result = _run(folders[0], tmp_path, "--report-every", "0.005", minutes=0.05)
+    assert result.exit_code == 0, result.output
+    assert len(quick_page) == 1
+
+
+def test_an_early_report_draws_what_there_is_time_for(monkeypatch):
+    from openmm_fab.cli import results
+
+    clock = iter([0.0, 1.0] * 4)
+    monkeypatch.setattr(results.time, "perf_counter", lambda: next(clock))
+    generator = SimpleNamespace(batch=100, sample=lambda n: None)  # 100 a second
+    drawn = [results.early_samples(generator, n, s) for n, s in ((10**6, 1e3), (500, 1e3), (10**6, 60.0), (10**6, 1e5))]
+    assert drawn == [3000, 500, results.LEAST, results.MOST]
 
 
 @pytest.mark.usefixtures("quick_page")
@@ -389,6 +450,8 @@ def test_dry_run_shows_the_cost_and_writes_nothing(folders, tmp_path, monkeypatc
         result = _call(command, folders[0], *options)
         assert result.exit_code == 0, result.output
         # Smoke: batches of 128; one intermediate density with three leapfrogs is four evaluations a chain.
+        assert "Energies: C (compiled, all is translated)" in result.output or compiler() is None
+        assert "torch.compile" not in result.output
         for words in ("5 atoms", "9 coordinates: 7 stiff, 2 periodic", "512 energy evaluations", "7 minutes", "memory"):
             assert words in result.output, result.output
     assert not (tmp_path / "runs").exists()

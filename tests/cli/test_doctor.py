@@ -12,7 +12,9 @@ from openmm_fab.cli import checkup
 from openmm_fab.cli.app import app
 from openmm_fab.energy.agreement import DisagreementError
 from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.tools import fusing, memory
+from openmm_fab.tools import fusing, memory, native
+
+needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="needs a C compiler")
 
 
 def _doctor(*options: str):
@@ -24,6 +26,8 @@ def test_a_sound_machine() -> None:
     assert result.exit_code == 0, result.output
     for word in ("torch", "openmm", "OpenMM's platforms: Reference", "cores for this process", "agrees with OpenMM"):
         assert word in result.output
+    if native.compiler():
+        assert f"C compiler: {native.compiler()} works" in result.output and "in C\n" in result.output
     assert "BAD" not in result.output and "torch.compile" not in result.output
 
 
@@ -82,15 +86,51 @@ def test_memory(monkeypatch, kept, setting, words) -> None:
     assert words in _only(checkup._memory)[0]
 
 
+@needs_compiler
+def test_a_compiler_and_what_it_has_made(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first, second = _only(checkup._compiler)
+    assert first.startswith(f"ok   C compiler: {native.compiler()} works") and "OPENMM_FAB_NATIVE=0" in first
+    folder = tmp_path / "openmm_fab"
+    assert second.startswith(f"ok   compiled code: kept in {folder}, where only you may write: 0 libraries, 0.0 MiB")
+    (folder / "a.so").write_bytes(bytes(2**20))
+    assert "only you may write: 1 library, 1.0 MiB" in _only(checkup._compiler)[1]
+    folder.chmod(0o777)
+    assert _only(checkup._compiler)[1].startswith(f"note compiled code: not kept: others may write in {folder}\n")
+
+
 def test_no_compiler(monkeypatch) -> None:
+    monkeypatch.setattr(native, "compiler", lambda: None)
+    (text,) = _only(checkup._compiler)
+    assert text.startswith("note C compiler: none of") and "apt install gcc" in text
+    monkeypatch.setattr(native, "compiler", lambda: "false")
+    (text,) = _only(checkup._compiler)
+    assert (
+        text.startswith("note C compiler: a CPU calculates by PyTorch. Expected false to compile C") and "CC=" in text
+    )
+    monkeypatch.setenv("OPENMM_FAB_NATIVE", "0")
+    (text,) = _only(checkup._compiler)
+    assert text.startswith("note C compiler: OPENMM_FAB_NATIVE=0 switches C off")
+    native._compiled.cache_clear()
+    result = _doctor()
+    assert result.exit_code == 0 and "energy and gradient, in PyTorch" in result.output
+    assert "Warning" not in result.output
+
+
+def test_fusing_is_tried_where_there_is_a_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert _only(checkup._fusing) == []
     monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *shape, device: ones(*shape))
 
     def compile(*_: object, **__: object):
-        raise RuntimeError("No working C++ compiler found")
+        raise RuntimeError("Failed to find C compiler")
 
     monkeypatch.setattr(torch, "compile", compile)
-    (text,) = _only(checkup._compiler)
-    assert "is not fused" in text and "No working C++ compiler" in text and "g++" in text
+    (text,) = _only(checkup._fusing)
+    assert text.startswith("note torch.compile") and "is not fused" in text and "Failed to find C compiler" in text
     monkeypatch.setattr(fusing, "fuse", lambda function, example, what: function)
-    (text,) = _only(checkup._compiler)
-    assert text.startswith("ok   torch.compile: works")
+    (text,) = _only(checkup._fusing)
+    assert text.startswith("ok   torch.compile: works on the GPU")

@@ -410,15 +410,27 @@ def test_evaluation_costs_time_of_the_budget(system, energy):
 
 
 class Slow(RunLog):
-    """Takes its time before the first iteration, as compiling does."""
+    """Takes its time before the first iteration, or after it."""
+
+    before = False
 
     def __enter__(self) -> RunLog:
-        time.sleep(0.6)
+        time.sleep(0.6 * self.before)
         return super().__enter__()
+
+    def write(self, info) -> None:
+        time.sleep(0.6 * (not self.before and info["iteration"] == 1))
+        super().write(info)
 
 
 def test_a_first_iteration_that_takes_long_is_evaluated(system, energy, monkeypatch):
-    monkeypatch.setattr("openmm_fab.generator.training.RunLog", Slow)
+    step = Trainer.step
+
+    def slow(trainer):
+        time.sleep(0.6 * (trainer.iteration == 0))
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", slow)
     history = _generator(system, energy).train(Budget(iterations=3), **QUIET | {"evaluate_every": 0.5})
     assert ["ess" in h for h in history[:2]] == [True, False] and len(history) == 3
 
@@ -430,16 +442,53 @@ def test_training_ends_with_an_evaluation(system, energy, monkeypatch):
     assert "ess" in history[-1] and history[-1]["spent"] >= 1 and history[-1]["seconds"] >= 0.6
 
 
+def test_what_comes_before_the_first_iteration_is_no_training(system, energy, monkeypatch, tmp_path):
+    monkeypatch.setattr(Slow, "before", True)
+    monkeypatch.setattr("openmm_fab.generator.training.RunLog", Slow)
+    options = {**QUIET, "folder": tmp_path}
+    generator = BoltzmannGenerator(system, SMALL, energy=energy)
+    history = generator.train("0.5 s", **options)
+    first = history[0]
+    assert first["seconds"] < 0.5 and len(history) > 1 and history[-1]["seconds"] >= 0.5
+    assert first["setup"] > 0.6 + generator.coordinates.dim * 1e-6 and all("setup" not in row for row in history[1:])
+    # Nor does it count where training goes on, with the seconds that it has had.
+    more = BoltzmannGenerator(system, SMALL, energy=energy).train("1 s", resume=True, **options)
+    assert 0 < more[0]["seconds"] - history[-1]["seconds"] < 0.5 and more[0]["setup"] > 0.6
+    assert 1.0 <= more[-1]["seconds"] < 1.5 and more[0]["iteration"] == history[-1]["iteration"] + 1
+
+
+def test_reports_change_nothing(system, energy, monkeypatch):
+    """The flow is the same to the bit, and their time does not count."""
+    monkeypatch.setattr("openmm_fab.generator.training.FIRST_REPORT", 1e-4)
+    digests, reported = [], []
+    for wanted in (False, True):
+        generator = _generator(system, energy)
+
+        def report(info, generator=generator):
+            reported.append((info["iteration"], info["spent"]))
+            generator.sample(200)
+            time.sleep(0.3)
+
+        history = generator.train(Budget(iterations=12), **QUIET, report=report if wanted else None)
+        digests.append(generator.digest)
+    assert digests[0] == digests[1]
+    assert reported[0][0] == 1 and all(spent < 0.8 for _, spent in reported) and len(reported) >= 2
+    between = history[1]["seconds"] - history[0]["seconds"]
+    assert between < 0.3, "the report after the first iteration"
+
+
 def test_without_a_compiler_training_goes_on(system, energy, monkeypatch):
     generator = _generator(system, energy)
 
     def compile(batch: int) -> None:
-        raise RuntimeError("no g++ here\nand a long story")
+        raise RuntimeError("no gcc here\nand a long story")
 
     monkeypatch.setattr(generator.flow, "compile", compile)
-    with pytest.warns(UserWarning, match=r"Goes on without torch.compile.*no g\+\+ here\. On CPU"):
-        history = generator.train(Budget(iterations=1), **{**QUIET, "compile": True})
-    assert len(history) == 1
+    monkeypatch.setattr(generator.coordinates, "compile", lambda chunk: None)
+    with monkeypatch.context() as on_a_gpu, pytest.warns(UserWarning, match=r"Goes on without.*no gcc here\. It needs"):
+        on_a_gpu.setattr(generator, "device", torch.device("cuda"))
+        generator._compile(generator.batch)
+    assert len(generator.train(Budget(iterations=1), **QUIET)) == 1
 
 
 def test_built_and_trained_where_gradients_are_off(system, energy):

@@ -17,9 +17,9 @@ from ensembles import butane, flat, flow, two_basins
 
 from openmm_fab.compare.comparing import compare
 from openmm_fab.ensemble.ensemble import draw_structures
-from openmm_fab.report.html import report_html, write_report
+from openmm_fab.report.html import end_reloading, report_html, write_report
 from openmm_fab.report.viewer import ngl_library
-from openmm_fab.report.words import findings, usable
+from openmm_fab.report.words import findings, training_findings, usable
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 METRICS = [
@@ -80,6 +80,29 @@ def test_the_other_findings() -> None:
     assert found["3.0 % of the weight lies beyond the splines' range"].grade == "care"
     assert found["No reference to compare with"].grade == "care"
     assert usable(list(found.values())).head == "Do not use these numbers yet."
+
+
+def test_few_iterations_come_first() -> None:
+    rows = [{"iteration": i, "seconds": 40.0 + 2.0 * i, "spent": (40.0 + 2.0 * i) / 60} for i in range(1, 11)]
+    first = findings(flow(1000, seed=0), None, rows)[0]
+    assert (first.grade, first.head) == ("bad", "10 iterations: too few to learn from")
+    assert "--minutes 34 or more" in first.because  # 1000 of 2 s; what the first one took besides is not counted
+    (one,) = training_findings(rows[:1])
+    assert one.head == "1 iteration: too few to learn from" and "--minutes 700" in one.because
+    enough = [{"iteration": 50, "seconds": 60.0, "spent": 1.0}]
+    assert training_findings(enough) == [] == training_findings([])
+
+
+def test_a_long_set_up_is_told() -> None:
+    last = {"iteration": 100, "seconds": 30.0, "spent": 0.5}  # of a minute
+
+    def told(*setups: float) -> list[str]:
+        rows = [{"iteration": 1, "seconds": 1.0, "spent": 0.01, "setup": s} for s in setups]
+        return [f"{f.grade} {f.head}" for f in training_findings([*rows, last])]
+
+    assert told(12.0) == [] and told() == []
+    assert told(13.0) == ["good Set-up took 13 s, besides the 60 s of training"]
+    assert told(7.0, 7.0) == ["good Set-up took 14 s, besides the 60 s of training"]  # of a run that was resumed
 
 
 def test_agreement_and_contradiction() -> None:
@@ -178,6 +201,7 @@ def test_the_page_needs_nothing_from_elsewhere(page) -> None:
 
 
 def test_the_page_says_what_it_should(page) -> None:
+    assert "reload" not in page and "Early:" not in page
     assert "my &lt;run&gt;" in page and "my <run>" not in page and "&lt;b&gt;&amp;" in page
     for words in ("k-hat", "ESS", "phi &gt; 0 ALA2", "agree within errors", "30 iterations, 15,360 energy evaluations"):
         assert words in page, words
@@ -189,6 +213,24 @@ def test_the_page_says_what_it_should(page) -> None:
         "Structures",
     ):
         assert f"<h2>{title}</h2>" in page, title
+
+
+def test_an_early_page_reloads_until_the_run_ends(tmp_path) -> None:
+    ensemble, path = flow(500, seed=0), tmp_path / "report.html"
+    write_report(path, ensemble, metrics=METRICS, title="early", early="after 1.0 of 18 minutes of training")
+    text = path.read_text()
+    head = text.split("</header>")[0]
+    assert "Early: after 1.0 of 18 minutes of training; while the run goes on" in head
+    assert re.search(r'data-written="1\d{9}"', head) and text.count("location.reload()") == 1
+    assert "http" not in head.split("<header>")[1]
+    end_reloading(path)
+    still = path.read_text()
+    assert "Early: after 1.0 of 18 minutes" in still and "reload" not in still and still.endswith("</html>")
+    assert len(text) - len(still) < 1200
+    end_reloading(path)
+    assert path.read_text() == still
+    end_reloading(tmp_path / "none.html")
+    assert not (tmp_path / "none.html").exists()
 
 
 def test_the_figures_take_their_colours_from_the_page(page) -> None:

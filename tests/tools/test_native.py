@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,9 +64,41 @@ def test_other_macros_make_another_library(fresh) -> None:
 def test_a_folder_that_others_may_write_is_not_used(fresh) -> None:
     fresh.mkdir(parents=True)
     fresh.chmod(0o777)
-    with pytest.warns(UserWarning, match="others may write there"):
+    with pytest.warns(UserWarning, match="others may write in "):
         assert float(added(1.0)[2]) == 3.0
     assert not list(fresh.iterdir())
+
+
+@pytest.mark.parametrize("home", ["a file", "none"])
+def test_without_a_home_to_write_in_it_works_with_one_warning(fresh, tmp_path, monkeypatch, home) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    if home == "none":
+        monkeypatch.setattr(Path, "home", no_home)
+    with pytest.warns(UserWarning) as warned:
+        assert float(added(1.0)[2]) == 3.0
+        library(SOURCE, {"add": ARGUMENTS}, "ANOTHER")
+    reason = "Could not determine home" if home == "none" else "Not a directory"
+    assert [reason in str(w.message) and "compiled in every process" in str(w.message) for w in warned] == [True]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_written_is_told(fresh, monkeypatch) -> None:
+    assert native.cache_fault() == "" and fresh.is_dir()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert native.cache_fault() == f"{fresh} is read-only"
+
+
+def test_a_trial_leaves_nothing(fresh, monkeypatch) -> None:
+    assert native.try_compiler() == native.compiler()
+    assert not list(fresh.iterdir())
+    monkeypatch.setattr(native, "compiler", lambda: "false")
+    with pytest.raises(NotCompiledError, match="Expected false to compile C"):
+        native.try_compiler()
 
 
 def test_a_library_that_does_not_load_is_told_and_removed(fresh) -> None:

@@ -6,6 +6,8 @@ import io
 import json
 import math
 import sys
+import threading
+import time
 import tracemalloc
 from types import SimpleNamespace
 
@@ -14,7 +16,8 @@ from ensembles import butane, flow
 
 from openmm_fab.plots import PLOT_SAMPLES, training_figures
 from openmm_fab.tools import progress
-from openmm_fab.tools.progress import History, LivePlot, RunLog, TrainingBar, duration
+from openmm_fab.tools.activity import doing
+from openmm_fab.tools.progress import History, LivePlot, RunLog, Ticking, TrainingBar, duration
 
 INFO = {
     **{"iteration": 1, "loss": 1.5, "ess_flow": 0.25, "ess_ais": 0.5, "acceptance": 0.65, "evaluations": 1000},
@@ -38,6 +41,61 @@ def test_the_bar(monkeypatch) -> None:
     # 4,000 evaluations in the 4 s between the two.
     for words in ("loss 1.50", "flow 25.0 %", "AIS 50.0 %", "acceptance 65 %", "5e+03 evaluations, 1,000/s", "5.9 kT"):
         assert words in text
+
+
+def tickers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "ticker"]
+
+
+@pytest.mark.parametrize("kind", [TrainingBar, lambda show=True: Ticking("training", show)])
+def test_the_clock_ticks_and_says_what_goes_on(kind, monkeypatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress, "TICK", 0.02)
+    with kind():
+        with doing("compiling C, a few seconds"):
+            time.sleep(0.3)
+        drawn = stream.getvalue()
+        assert drawn.count("compiling C, a few seconds") > 3
+        time.sleep(0.2)
+        assert "training" in stream.getvalue()[len(drawn) :]
+    ended = stream.getvalue()
+    time.sleep(0.1)
+    assert stream.getvalue() == ended and not tickers()
+
+
+@pytest.mark.parametrize("kind", [TrainingBar, lambda show=True: Ticking("training", show)])
+def test_a_ticking_bar_ends_with_an_error_and_is_silent_where_it_is_not_shown(kind, monkeypatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress, "TICK", 0.01)
+    for error in (KeyboardInterrupt, ValueError):
+        with pytest.raises(error), kind():
+            assert len(tickers()) == 1
+            raise error
+        assert not tickers()
+    before = stream.getvalue()
+    with kind(show=False), doing("compiling"):
+        assert not tickers()
+        time.sleep(0.05)
+    assert stream.getvalue() == before
+
+
+def test_a_terminal_that_is_gone_ends_the_ticks_only(monkeypatch) -> None:
+    monkeypatch.setattr(progress, "TICK", 0.01)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with TrainingBar() as bar:
+        monkeypatch.setattr(bar._bar, "refresh", lambda: 1 / 0)
+        bar._ticker._thread.join(5.0)
+        assert not tickers()
+
+
+def test_lines_above_the_bar(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    for show in (True, False):
+        with TrainingBar(show) as bar:
+            bar.say("Set-up: 6 s")
+    assert capsys.readouterr().out == "Set-up: 6 s\n"
 
 
 def test_the_bar_stands_at_the_share_of_the_budget(monkeypatch) -> None:

@@ -1,0 +1,102 @@
+"""What a run leaves of its samples: early, while it trains, and at the end."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .analysis import finish, metrics_of
+from .common import write
+
+if TYPE_CHECKING:
+    from ..generator.generator import BoltzmannGenerator
+    from ..molecule.system import MolecularSystem
+
+
+MOST, LEAST = 20_000, 1_000  # samples of an early report
+SHARE = 0.03  # of the training time until then, to draw them in
+
+
+def write_results(
+    folder: Path, generator: BoltzmannGenerator, molecule: MolecularSystem, samples: int, early: str = ""
+) -> tuple[list[str], Path]:
+    """Draw samples; write ensemble.npz, report.txt and what `finish` leaves. Returns report.txt's lines and the page.
+
+    Parameters
+    ----------
+    early : str
+        "after 1.0 of 18 minutes of training": the run goes on, and will write all of it again.
+    """
+    from ..report.html import early_in_words
+    from ..report.words import training_findings
+    from ..tools.activity import doing
+    from ..tools.progress import Ticking
+    from ..weights import diagnosis
+
+    with doing("sampling"):
+        ensemble = generator.sample(samples, name="FAB", progress=not early)
+    with doing("writing the report"), Ticking("writing the report", show=not early):
+        ensemble.save(folder / "ensemble.npz")
+        outside, outside_weight = generator.outside_range(ensemble)
+        lines = [early_in_words(early)] if early else []
+        lines += [
+            repr(ensemble),
+            f"{diagnosis(ensemble.log_w)}",
+            f"Beyond the splines' range: {100 * outside:.2f} % of samples, {100 * outside_weight:.2f} % of weight",
+        ]
+        comparison, page = finish(folder, ensemble, molecule, early=early)
+        lines += [] if comparison is None else [comparison.table()]
+        lines += map(str, training_findings(metrics_of(folder)))
+        write(folder / "report.txt", "\n".join(lines) + "\n")
+    return lines, page
+
+
+def early_results(
+    folder: Path, generator: BoltzmannGenerator, molecule: MolecularSystem, samples: int, minutes: float
+) -> Callable[[dict[str, float]], None]:
+    """A function of an iteration's metrics that writes the model, and results of fewer samples, marked as early.
+
+    Where that fails it warns, and training goes on.
+
+    Parameters
+    ----------
+    samples, minutes
+        Of the whole run.
+    """
+
+    def report(info: dict[str, float]) -> None:
+        early = f"after {info['seconds'] / 60:.1f} of {minutes:g} minutes of training"
+        try:
+            generator.save(folder / "model.safetensors")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the last report says it
+                n = early_samples(generator, samples, info["seconds"])
+                write_results(folder, generator, molecule, n, early)
+        except Exception as error:
+            warnings.warn(f"There is no report {early}: {type(error).__name__}: {error}", stacklevel=2)
+
+    return report
+
+
+def early_samples(generator: BoltzmannGenerator, samples: int, seconds: float) -> int:
+    """How many of the samples to draw after some seconds of training: what a small share of that time is enough for."""
+    started = time.perf_counter()
+    generator.sample(generator.batch)
+    pace = (time.perf_counter() - started) / generator.batch
+    return min(samples, MOST, max(LEAST, int(SHARE * seconds / pace)))
+
+
+@contextmanager
+def last_page(folder: Path) -> Iterator[None]:
+    """Where this ends early, whatever the reason, the page that was written early no longer waits for the next one."""
+    from ..report.html import end_reloading
+
+    try:
+        yield
+    except BaseException:
+        end_reloading(folder / "report.html")
+        raise

@@ -1,0 +1,53 @@
+"""What this process is busy with, in words: bars show it while it goes on, and its time can be measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(eq=False)
+class _Activity:
+    what: str
+    name: str
+    times: dict[str, float] | None
+    started: float
+    inside: float = 0.0  # s, of the activities in it
+
+
+_running: list[_Activity] = []
+
+
+@contextmanager
+def doing(what: str, name: str = "", times: dict[str, float] | None = None) -> Iterator[None]:
+    """While this is open, `current` is `what`, unless an activity inside is something else.
+
+    Parameters
+    ----------
+    what : str
+        Such as "compiling C, a few seconds".
+    name : str
+        What its time is called, where that is measured; by default `what`.
+    times : dict of str to float, optional
+        Gets the seconds that this and the activities inside took, by name, each without those inside of it.
+    """
+    activity = _Activity(what, name or what, times, time.monotonic())
+    _running.append(activity)
+    try:
+        yield
+    finally:
+        seconds = time.monotonic() - activity.started
+        for one in _running:
+            if one.times is not None:
+                one.times[activity.name] = one.times.get(activity.name, 0.0) + seconds - activity.inside
+        _running.remove(activity)
+        if _running:
+            _running[-1].inside += seconds
+
+
+def current() -> str:
+    """What is going on now, the innermost of it; "" for nothing in particular."""
+    running = _running[-1:]  # another thread may ask
+    return running[0].what if running else ""
