@@ -35,11 +35,13 @@ class Preset:
 PRESETS = {
     "smoke": Preset(
         minutes=1.2,
-        samples=4_000,
+        samples=10_000,
         settings=GeneratorSettings(
             flow=FlowSettings(layers=8, hidden=64),
-            # Path gradients: quicker at first, which is all there is here.
-            train=TrainSettings(batch=128, updates=2, buffer_min=8, path_gradient=0.7, path_above=0.0),
+            # Path gradients and long steps: quicker at first, which is all there is here.
+            train=TrainSettings(
+                batch=128, updates=2, buffer_min=8, learning_rate=2e-3, path_gradient=0.7, path_above=0.0
+            ),
         ),
     ),
     "laptop": Preset(minutes=18.0, samples=200_000),
