@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..tools.errors import OpenMMFabError
 from .expressions import Expression, Node, evaluate
 
 LARGEST_POWER = 12  # of a whole exponent that is written as products
@@ -87,7 +88,7 @@ _SLOPES = {
 }
 
 
-class NoNativeCodeError(NotImplementedError):
+class NoNativeCodeError(OpenMMFabError, NotImplementedError):
     """Something of a force that is not written in C, and stays with PyTorch; the message says what."""
 
 
