@@ -112,7 +112,8 @@ class CouplingFlow(nn.Module):
         Without a C compiler all stays as it is, with a warning.
         """
         try:
-            native.functions(next(self.parameters()).dtype)
+            dtype = next(self.parameters()).dtype
+            native.functions(dtype, dtype)
         except NotCompiledError as error:
             warnings.warn(f"The flow is PyTorch's own, and slower. {error}", stacklevel=2)
         else:
@@ -355,15 +356,18 @@ def _couple(
     kept, angles, x = z[layer.kept_lines], z[layer.kept_circles], z[layer.moved]
     circular, bound = layer.circular, layer.bound
     features = torch.cat([kept, angles.cos(), angles.sin()])
-    hidden = silu(_product(layer.w1, features, matmul_dtype) + layer.b1[:, None])
-    hidden = silu(_product(layer.w2, hidden, matmul_dtype) + layer.b2[:, None])
-    raw = (_product(layer.w3, hidden, matmul_dtype) + layer.b3[:, None]).view(len(layer.w3) // len(x), *x.shape)
-    x, log_det = move(x, raw, bound, circular, inverse)
+    hidden = silu(_product(layer.w1, features, matmul_dtype).to(x.dtype) + layer.b1[:, None])
+    hidden = silu(_product(layer.w2, hidden, matmul_dtype).to(x.dtype) + layer.b2[:, None])
+    product = _product(layer.w3, hidden, matmul_dtype)
+    x, log_det = move(x, product, layer.b3, bound, circular, inverse)
     return torch.cat([kept, angles, x])[layer.restore].T, log_det
 
 
-def _move(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    """Move x (dim, batch) by a conditioner's output (2 + 3 bins, dim, batch); also log |det| (batch,)."""
+def _move(
+    x: Tensor, product: Tensor, bias: Tensor, bound: Tensor, circular: Tensor, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """Move x (dim, batch) by a conditioner's last product ((2 + 3 bins) dim, batch) and bias; and log |det| (batch,)."""
+    raw = (product.to(x.dtype) + bias[:, None]).view(len(bias) // len(x), *x.shape)
     log_scale = torch.where(circular[:, None], 0.0, MAX_LOG_SCALE * torch.tanh(raw[0] / MAX_LOG_SCALE))
     shift = raw[1]
     if inverse:
@@ -377,13 +381,16 @@ def _move(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: bool
     return x, log_det.sum(0)
 
 
-def _move_in_c(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+def _move_in_c(
+    x: Tensor, product: Tensor, bias: Tensor, bound: Tensor, circular: Tensor, inverse: bool
+) -> tuple[Tensor, Tensor]:
     """The same as `_move`."""
-    return native.couple(x, raw, bound, circular, inverse, MAX_LOG_SCALE)
+    return native.couple(x, product, bias, bound, circular, inverse, MAX_LOG_SCALE)
 
 
 def _product(w: Tensor, x: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return w @ x if dtype is None else (w.to(dtype) @ x.to(dtype)).to(x.dtype)
+    """w @ x, of that type where one is given."""
+    return w @ x if dtype is None else w.to(dtype) @ x.to(dtype)
 
 
 def _halves(lines: Tensor, circles: Tensor) -> list[Tensor]:

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from openmm_fab.flow.coupling import MAX_LOG_SCALE, CouplingFlow, FlowSettings, _move
-from openmm_fab.flow.native import couple
+from openmm_fab.flow import native as c
+from openmm_fab.flow.coupling import MAX_LOG_SCALE, CouplingFlow, FlowSettings, _move, _move_in_c
 from openmm_fab.tools import native
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C compiler")
@@ -26,6 +26,17 @@ def case(n: int, bins: int, dtype: torch.dtype, width: float = 1.5) -> list[torc
     return [x.to(dtype), raw.to(dtype), torch.full((DIM,), 5.0, dtype=dtype), circular]
 
 
+def couple(x, raw, bound, circular, inverse, max_log_scale):
+    """By the parameters as such: without a bias."""
+    return c.couple(
+        x, raw.reshape(-1, x.shape[1]), raw.new_zeros(len(raw) * len(x)), bound, circular, inverse, max_log_scale
+    )
+
+
+def by_torch(x, raw, bound, circular, inverse):
+    return _move(x, raw.reshape(-1, x.shape[1]), raw.new_zeros(len(raw) * len(x)), bound, circular, inverse)
+
+
 def derivatives(function, x, raw, *rest):
     x, raw = x.clone().requires_grad_(), raw.clone().requires_grad_()
     y, log_det = function(x, raw, *rest)
@@ -40,7 +51,7 @@ def derivatives(function, x, raw, *rest):
 @pytest.mark.parametrize("n", [1, 16, 45])
 def test_agrees_with_pytorch(n, bins, inverse) -> None:
     given = [*case(n, bins, torch.float64), inverse]
-    expected = derivatives(_move, *given)
+    expected = derivatives(by_torch, *given)
     found = derivatives(lambda *a: couple(*a, MAX_LOG_SCALE), *given)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10 * float(1 + b.abs().max()))
@@ -50,12 +61,37 @@ def test_agrees_with_pytorch(n, bins, inverse) -> None:
 def test_single_precision_is_as_exact_as_pytorch(inverse) -> None:
     """Both against double precision. Medians: where a spline is nearly flat every error grows a thousandfold."""
     x, raw, bound, circular = case(300, 8, torch.float32, width=0.7)
-    exact = derivatives(_move, x.double(), raw.double(), bound.double(), circular, inverse)
-    torchs = derivatives(_move, x, raw, bound, circular, inverse)
+    exact = derivatives(by_torch, x.double(), raw.double(), bound.double(), circular, inverse)
+    torchs = derivatives(by_torch, x, raw, bound, circular, inverse)
     ours = derivatives(lambda *a: couple(*a, MAX_LOG_SCALE), x, raw, bound, circular, inverse)
     for truth, theirs, own in zip(exact, torchs, ours, strict=True):
         error, usual = ((found.double() - truth).abs().median() for found in (own, theirs))
         assert error <= 3 * usual + 1e-7
+
+
+@pytest.mark.parametrize("product", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bias_and_products_of_less_precision(product, threads, monkeypatch) -> None:
+    """As PyTorch has it, which rounds the derivatives by the product, too; the bias's come before that."""
+    x, raw, bound, circular = case(300, 8, torch.float32, width=0.5)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    random = torch.Generator().manual_seed(2)
+    bias = 0.3 * torch.randn(len(raw) * DIM, generator=random)
+    above, above_det = torch.randn(x.shape, generator=random), torch.randn(300, generator=random)
+    found = []
+    for move in (_move, _move_in_c):
+        given = [
+            x.clone().requires_grad_(),
+            raw.reshape(-1, 300).to(product).requires_grad_(),
+            bias.clone().requires_grad_(),
+        ]
+        y, log_det = move(*given, bound, circular, False)
+        ((y * above).sum() + (log_det * above_det).sum()).backward()
+        found.append([y.detach(), log_det.detach(), *(t.grad for t in given)])
+    for k, (a, b) in enumerate(zip(found[1], found[0], strict=True)):
+        coarse = 2**-7 if k == 3 and product == torch.bfloat16 else 2e-4
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a.float(), b.float(), rtol=coarse, atol=coarse * float(b.float().abs().mean()))
 
 
 def test_derivatives_against_differences() -> None:
