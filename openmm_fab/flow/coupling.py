@@ -366,7 +366,7 @@ def _couple(
 def _move(
     x: Tensor, product: Tensor, bias: Tensor, bound: Tensor, circular: Tensor, inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """Move x (dim, batch) by a conditioner's last product ((2 + 3 bins) dim, batch) and bias; and log |det| (batch,)."""
+    """Move x (dim, batch) by a conditioner's product ((2 + 3 bins) dim, batch) and bias; also log |det| (batch,)."""
     raw = (product.to(x.dtype) + bias[:, None]).view(len(bias) // len(x), *x.shape)
     log_scale = torch.where(circular[:, None], 0.0, MAX_LOG_SCALE * torch.tanh(raw[0] / MAX_LOG_SCALE))
     shift = raw[1]
