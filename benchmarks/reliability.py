@@ -112,7 +112,7 @@ def works() -> dict[str, Work]:
             evaluate_samples=64,
         )
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        metrics = [{k: v for k, v in row.items() if k not in ("seconds", "spent")} for row in rows]
+        metrics = [{k: v for k, v in row.items() if k not in ("seconds", "spent", "setup")} for row in rows]
         return _digest(json.dumps(metrics), *(p.detach().numpy() for p in generator.flow.parameters()))
 
     def sampling(folder: Path) -> str:

@@ -154,7 +154,7 @@ class NativeExpression:
 
     def forward(self) -> list[str]:
         """Statements that compute the value."""
-        return [f"const double e{k} = {self._value(step)};" for k, step in self._varying()]
+        return [f"const double e{k} = {self._statement(step)};" for k, step in self._varying()]
 
     def backward(self, above: str = "1.0") -> tuple[list[str], dict[str, str]]:
         """Statements that stand below those of `forward`, and the derivatives by the variables, times `above`, in C.
@@ -191,7 +191,7 @@ class NativeExpression:
             found.append(starts(step) or any(found[a] for a in along(step)))
         return found
 
-    def _value(self, step: Node) -> str:
+    def _statement(self, step: Node) -> str:
         if step.kind == "variable":
             return self._variables[str(step.value)]
         arguments = [self._names[a] for a in step.arguments]

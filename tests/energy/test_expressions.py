@@ -140,7 +140,7 @@ def test_grammar(text):
 def test_constants_are_folded():
     expression = Expression.parse("a*x + sqrt(b)*y; a=2*sin(0)+1/4; b=max(9, 2)^2")
     assert expression.variables == {"x", "y"}
-    numbers = [s.value for s in expression._steps if s.kind == "number"]
+    numbers = [s.value for s in expression.steps if s.kind == "number"]
     assert sorted(numbers) == [0.25, 9.0]
     constant = Expression.parse("2 - 3^2")
     assert constant({}).item() == -7.0 and constant({}).dtype == torch.float64
@@ -357,7 +357,7 @@ RANDOM_POINTS = np.random.default_rng(5).uniform(-2, 2, size=(8, 3)).tolist()
 def test_random_expressions(main, a, b):
     text = f"{main}; a={a}; b={b}"
     # Lepton simplifies for ever where a constant is NaN, as it can be in derivatives after x - x = 0.
-    numbers = [s.value for s in Expression.parse(text)._steps if s.kind == "number"]
+    numbers = [s.value for s in Expression.parse(text).steps if s.kind == "number"]
     assume(np.isfinite(numbers).all() and 0.0 not in numbers)
     expected, found = by_openmm(text, RANDOM_POINTS), by_torch(text, RANDOM_POINTS)
     rough = by_torch(text, RANDOM_POINTS, dtype=torch.float32)
