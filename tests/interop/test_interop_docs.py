@@ -26,7 +26,7 @@ def test_names_on_the_page_exist():
     from openmm_fab.interop import bgflow as interop
 
     text = PAGE.read_text(encoding="utf-8")
-    known = {*vars(fab), *vars(interop), *vars(coordinates), *vars(flow)}
+    known = {*dir(fab), *vars(interop), *vars(coordinates), *vars(flow)}
     table = text[text.index("## Names") : text.index("## What differs")]
     right = re.findall(r"^\| [^|]*\| ([^|]*) \|$", table, re.MULTILINE)
     names = {re.split(r"[.(]", code)[0] for cell in right for code in re.findall(r"`-?([^`]+)`", cell)}
