@@ -54,16 +54,20 @@ def inefficiency(runs: Sequence[np.ndarray]) -> float | None:
             from pymbar.timeseries import ParameterError, statistical_inefficiency_multiple
     except ImportError:
         return None
-    n, found = len(runs[0]), np.nan
-    if n <= 10 or np.std(runs) <= 1e-6:
-        return found
+
+    def estimate(parts: list[np.ndarray]) -> float:
+        if len(parts[0]) <= 10 or np.std(parts) <= 1e-6:  # pymbar divides by the variance
+            return np.nan
+        try:
+            return max(1.0, float(statistical_inefficiency_multiple(parts)))
+        except ParameterError:
+            return np.nan
+
     # A few thousand points tell a slow time, or the first few thousand a fast one; the estimator's cost grows faster
     # than linearly.
-    stride = max(1, n // 5000)
-    try:
-        found = stride * statistical_inefficiency_multiple([run[::stride] for run in runs])
-        if stride > 1 and found < 3 * stride:
-            found = statistical_inefficiency_multiple([run[:5000] for run in runs])
-    except ParameterError:
-        return np.nan
-    return max(1.0, float(found))
+    stride = max(1, len(runs[0]) // 5000)
+    found = stride * estimate([run[::stride] for run in runs])
+    if stride > 1 and not found >= 3 * stride:  # nan where a run moves between the points only
+        first = estimate([run[:5000] for run in runs])
+        found = found if np.isnan(first) else first
+    return found

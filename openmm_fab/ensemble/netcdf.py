@@ -85,6 +85,7 @@ class WeightedTrajectory:
             file.createVariable("spatial", "S1", ("spatial",))[:] = np.array(list("xyz"), dtype="S1")
             file.createVariable("topology", "S1", ("text",))[:] = atoms
             file.createVariable("resume", "i1", ("slot", "state"))[:] = 0
+            file.createVariable("time", "f4", ("frame",)).units = "picosecond"  # the frame's number; some readers ask
             file.createVariable("coordinates", "f4", ("frame", "atom", "spatial")).units = "angstrom"
             for name, unit in COLUMNS.items():
                 file.createVariable(name, "f8", ("frame",)).units = unit
@@ -117,7 +118,8 @@ class WeightedTrajectory:
             file.set_auto_mask(False)
             # NetCDF reads zeros behind the end of a file, in silence.
             atoms, rows = len(file.dimensions["atom"]), len(file.dimensions["frame"])
-            expected = int(file.data_begins) + rows * (12 * atoms + 8 * len(COLUMNS))
+            row = 12 * atoms + 8 * len(COLUMNS) + 4 * ("time" in file.variables)  # older files have none
+            expected = int(file.data_begins) + rows * row
             if (got := os.path.getsize(path)) < expected:
                 raise ValueError(
                     f"Expected {expected} bytes in {path}, which says that it holds {rows} frames; got {got}: the file "
@@ -147,6 +149,8 @@ class WeightedTrajectory:
     def _put(self, first: int, x: np.ndarray, columns: dict[str, np.ndarray]) -> None:
         frames = slice(first, first + len(x))
         with self._written():
+            if "time" in self._file.variables:
+                self._file["time"][frames] = np.arange(first, first + len(x))
             self._file["coordinates"][frames] = (ANGSTROM * x).astype(np.float32)
             for name in COLUMNS:
                 self._file[name][frames] = columns[name]

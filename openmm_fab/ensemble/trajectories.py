@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import mdtraj
 import numpy as np
+from mdtraj.core.topology import Amide, Aromatic, Double, Single, Triple
 
 from ..molecule.graph import BondGraph
+
+BOND_TYPES = {str(kind): kind for kind in (Single, Double, Triple, Aromatic, Amide)} | {"": None}
 
 
 def check_same_atoms(got: mdtraj.Topology, expected: mdtraj.Topology) -> None:
@@ -28,36 +31,45 @@ def check_same_atoms(got: mdtraj.Topology, expected: mdtraj.Topology) -> None:
 
 
 def topology_to_arrays(topology: mdtraj.Topology) -> dict[str, np.ndarray]:
-    """Arrays of names, elements, residues, chains and bonds: all that `topology_from_arrays` needs, without
-    pickling."""
-    atoms, residues = list(topology.atoms), list(topology.residues)
+    """Arrays of names, elements, charges, residues, chains and bonds: all that `topology_from_arrays` needs, without
+    pickling. Orders of bonds that are not known are 0, formal charges nan."""
+    atoms, residues, bonds = list(topology.atoms), list(topology.residues), list(topology.bonds)
     return {
         "atom_name": np.array([a.name for a in atoms], dtype=str),
         "atom_element": np.array([a.element.symbol for a in atoms], dtype=str),
         "atom_residue": np.array([a.residue.index for a in atoms], dtype=int),
+        "atom_charge": np.array([np.nan if (q := a.formal_charge) is None else q for a in atoms], dtype=float),
         "residue_name": np.array([r.name for r in residues], dtype=str),
         "residue_number": np.array([r.resSeq for r in residues], dtype=int),
         "residue_segment": np.array([r.segment_id for r in residues], dtype=str),
         "residue_chain": np.array([r.chain.index for r in residues], dtype=int),
-        "bonds": np.array([(a.index, b.index) for a, b in topology.bonds], dtype=int).reshape(-1, 2),
+        "chain_id": np.array([chain.chain_id or "" for chain in topology.chains], dtype=str),
+        "bonds": np.array([(a.index, b.index) for a, b in bonds], dtype=int).reshape(-1, 2),
+        "bond_type": np.array(["" if bond.type is None else str(bond.type) for bond in bonds], dtype=str),
+        "bond_order": np.array([bond.order or 0 for bond in bonds], dtype=int),
     }
 
 
 def topology_from_arrays(arrays: dict[str, np.ndarray]) -> mdtraj.Topology:
-    """The inverse of `topology_to_arrays`."""
+    """The inverse of `topology_to_arrays`; older files know no charges, names of chains, types and orders of bonds."""
     topology = mdtraj.Topology()
-    chains = [topology.add_chain() for _ in range(int(arrays["residue_chain"].max(initial=-1)) + 1)]
+    n_chains = int(arrays["residue_chain"].max(initial=-1)) + 1
+    chains = [topology.add_chain(str(name) or None) for name in arrays.get("chain_id", [""] * n_chains)]
     keys = ("residue_name", "residue_chain", "residue_number", "residue_segment")
     residues = [
         topology.add_residue(str(name), chains[chain], resSeq=int(number), segment_id=str(segment))
         for name, chain, number, segment in zip(*(arrays[key] for key in keys), strict=True)
     ]
-    atom_keys = ("atom_name", "atom_element", "atom_residue")
-    for name, symbol, residue in zip(*(arrays[key] for key in atom_keys), strict=True):
-        topology.add_atom(str(name), mdtraj.element.get_by_symbol(str(symbol)), residues[residue])
-    atoms = list(topology.atoms)
-    for i, j in arrays["bonds"]:
-        topology.add_bond(atoms[i], atoms[j])
+    found = [arrays[key] for key in ("atom_name", "atom_element", "atom_residue")]
+    charges = arrays.get("atom_charge", np.full(len(found[0]), np.nan))
+    for name, symbol, residue, charge in zip(*found, charges, strict=True):
+        element = mdtraj.element.get_by_symbol(str(symbol))
+        formal = None if np.isnan(charge) else int(charge)
+        topology.add_atom(str(name), element, residues[residue], formal_charge=formal)
+    atoms, bonds = list(topology.atoms), arrays["bonds"]
+    types, orders = arrays.get("bond_type", [""] * len(bonds)), arrays.get("bond_order", [0] * len(bonds))
+    for (i, j), kind, order in zip(bonds, types, orders, strict=True):
+        topology.add_bond(atoms[i], atoms[j], type=BOND_TYPES[str(kind)], order=int(order) or None)
     return topology
 
 

@@ -22,7 +22,9 @@ from ..weights import FEW, Estimate, log_ratio
 
 OVERLAP_LIMIT = 0.06  # O_ij + O_ji; an overlap-matrix element of 0.03 for equal numbers: Klimovich et al. 2015
 DISAGREEMENT = 5.0  # combined standard errors
+NEGLIGIBLE = 1e-3  # kT: what round-off of energies in single precision adds up to, and no question depends on
 UNSEEN = 0.05
+CONSTANT = 1e-9  # kT: of works that differ by less pymbar, which divides by differences of theirs, may find nothing
 FEW_BLOCKS = 10
 INFINITE = 1e4  # kT above the largest finite work: exp(-INFINITE) is 0 in float64, and pymbar can subtract it
 
@@ -169,9 +171,13 @@ def bar_estimate(
     from pymbar.utils import BoundsError, ConvergenceError, ParameterError
 
     w_f, w_r = _works(w_f), _works(w_r)
+    constant = np.concatenate([w_f, -w_r])
     try:
         with _solving():
-            found = bar(w_f, w_r, uncertainty_method="MBAR")
+            if np.ptp(constant) < CONSTANT:
+                value = float(constant.mean())
+            else:
+                value = float(bar(w_f, w_r, compute_uncertainty=False)["Delta_f"])
     except (BoundsError, ConvergenceError, ParameterError, FloatingPointError) as failure:
         return FreeEnergy(
             np.nan,
@@ -181,7 +187,6 @@ def bar_estimate(
             False,
             overlap=0.0,
         )
-    value = float(found["Delta_f"])
     n_f, n_r = len(w_f), len(w_r)
     shift = np.log(n_f / n_r) - value
     # Probability of each sample, given only where it lies, to be one of state 1's.
@@ -360,16 +365,16 @@ def _two_sides(
     gap = -float(forward.value) - float(reverse.value)
     spread = float(np.hypot(forward.error, reverse.error))
     words, agree = [], True
-    if reliable and abs(gap) > DISAGREEMENT * spread:
+    if reliable and abs(gap) > max(DISAGREEMENT * spread, NEGLIGIBLE):
         words.append(
-            f"{names[0]} alone gives {-float(forward.value):.2f}, {names[1]} alone {float(reverse.value):.2f}: "
+            f"{names[0]} alone gives {-float(forward.value):.3f}, {names[1]} alone {float(reverse.value):.3f}: "
             "one of them misses a part of the other"
         )
         agree = False
-    unseen = float((w_r > -w_f.min()).mean())
+    unseen = float((w_r > NEGLIGIBLE - w_f.min()).mean())
     if unseen > UNSEEN:
         words.append(f"{100 * unseen:.0f} % of {names[1]} lie where {names[0]} never went")
-    unseen = float((w_f > -w_r.min()).mean())
+    unseen = float((w_f > NEGLIGIBLE - w_r.min()).mean())
     if unseen > UNSEEN:
         words.append(f"{100 * unseen:.0f} % of {names[0]} lie where {names[1]} never went")
     return words, agree

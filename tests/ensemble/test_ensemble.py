@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ensembles import backbone, backbone_topology, flat
 
-from openmm_fab.ensemble.blocks import time_blocks
+from openmm_fab.ensemble.blocks import slowest_inefficiency, time_blocks
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
@@ -169,6 +169,30 @@ def test_foreign_and_truncated_files_say_so(tmp_path) -> None:
         Ensemble.load(tmp_path / "nowhere")
 
 
+def test_what_bonds_charges_and_chains_are_called_survives_a_file(tmp_path) -> None:
+    topology = mdtraj.Topology()
+    for name in ("A", None):
+        residue = topology.add_residue("GLY", topology.add_chain(name), 7)
+        for i, charge in enumerate((None, -1, 0, 2, 1, 0)):
+            topology.add_atom(f"C{i}", mdtraj.element.carbon, residue, formal_charge=charge)
+    atoms, known = list(topology.atoms), mdtraj.core.topology
+    kinds = [(known.Single, 1), (known.Double, 2), (known.Triple, 3), (known.Aromatic, None), (known.Amide, 1)]
+    for i, (kind, order) in enumerate([*kinds, (None, None)]):
+        topology.add_bond(atoms[i], atoms[i + 6], kind, order)
+    saved = Ensemble(np.zeros((2, 12, 3)), np.zeros(2), np.zeros(2), topology, 300.0)
+    loaded = Ensemble.load(saved.save(tmp_path / "a.npz")).topology
+    assert loaded == topology  # bonds with their types and orders
+    assert [a.formal_charge for a in loaded.atoms] == [a.formal_charge for a in atoms]
+    assert [chain.chain_id for chain in loaded.chains] == ["A", None]
+    # A file of an earlier version has none of them.
+    with np.load(tmp_path / "a.npz") as file:
+        older = {key: file[key] for key in file if key not in ("atom_charge", "chain_id", "bond_type", "bond_order")}
+    np.savez(tmp_path / "older.npz", **older)
+    found = Ensemble.load(tmp_path / "older.npz").topology
+    assert [(a.index, b.index) for a, b in found.bonds] == [(i, i + 6) for i in range(6)]
+    assert {(bond.type, bond.order) for bond in found.bonds} == {(None, None)}
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     path = flat(3).save(tmp_path / "a.npz")
     before = path.read_bytes()
@@ -291,6 +315,17 @@ def test_time_blocks_are_longer_than_the_slowest_torsion_remembers() -> None:
     assert (np.diff(block) >= 0).all() and np.ptp(np.bincount(block)) <= 1
     with pytest.warns(UserWarning, match="independent time blocks"):
         assert len(np.unique(time_blocks(slow[:2000].slow_angles()))) < 10
+
+
+@pytest.mark.filterwarnings("error:.*divide:RuntimeWarning")
+def test_a_run_that_moves_only_between_the_points_looked_at_is_no_constant_of_pymbars() -> None:
+    pytest.importorskip("pymbar")
+    for start, value in ((0.0, 1.0), (1.2345, 1.0)):
+        for frame in (7, 10_001):  # of every fourth frame, which is looked at, none moves
+            series = np.full((20_000, 1), start)
+            series[frame] = value
+            assert slowest_inefficiency(series) == pytest.approx(1.0, abs=0.01)
+            assert len(np.unique(time_blocks(series))) == 50
 
 
 def test_frames_without_a_finite_energy_get_weight_zero_and_are_counted(monkeypatch) -> None:

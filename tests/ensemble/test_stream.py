@@ -63,6 +63,9 @@ def test_mdtraj_reads_the_trajectory(generator, tmp_path) -> None:
     trajectory = mdtraj.load(str(tmp_path / "a.nc"), top=generator.system.md_topology)
     np.testing.assert_allclose(trajectory.xyz, Ensemble.load(tmp_path / "a.nc").x, atol=1e-6)
     assert trajectory.unitcell_lengths is None
+    np.testing.assert_array_equal(trajectory.time, np.arange(70))
+    with netCDF4.Dataset(tmp_path / "a.nc") as file:  # AMBER's convention; MDAnalysis warns at each frame without
+        assert file["time"].dimensions == ("frame",) and file["time"].units == "picosecond"
 
 
 def test_the_command_streams_and_resumes(generator, tmp_path) -> None:

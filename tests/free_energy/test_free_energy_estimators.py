@@ -375,6 +375,21 @@ def test_two_sides_say_what_the_other_never_saw() -> None:
         assert ("10 % of A lie where B never went" in found.diagnosis) == told and "of B lie" not in found.diagnosis
 
 
+def test_states_that_differ_by_round_off_or_a_constant_agree() -> None:
+    """Works that are round-off about a constant have errors as small as that, beside which any gap looks large."""
+    rng = np.random.default_rng(16)
+    blocks = np.arange(1000) // 50
+    for noise, shift in ((0.0, 3.0), (1e-12, 0.1), (1e-6, 0.0), (1e-5, -40.0)):
+        w_f, w_r = noise * rng.normal(size=(2, 1000))
+        for labels in ((), (blocks, blocks)):
+            found = bar_estimate(shift + w_f, -shift + w_r + 5 * noise, *labels)
+            assert found.trusted and "alone" not in found.diagnosis and "never went" not in found.diagnosis
+            assert found.value == pytest.approx(shift, abs=max(6 * noise, 1e-9)) and found.overlap > 0.999
+    # A gap of 0.01 kT with errors far below it is none of round-off's.
+    found = bar_estimate(1e-5 * w_f, 1e-5 * w_r + 0.01)
+    assert not found.trusted and "misses a part" in found.diagnosis
+
+
 def test_pymbar_leaves_logging_and_numpy_as_they_were() -> None:
     logger = logging.getLogger("pymbar")
     before, state = logger.level, np.geterr()
