@@ -22,6 +22,7 @@ from .convergence import ReferenceEnsemble, convergence, count_round_trips, repo
 from .ladder import mbar_log_weights, temperature_ladder
 from .settings import ReplicaExchangeSettings
 from .start import starting_structures
+from .storage import check_storage
 from .walkers import stopped_message
 
 
@@ -78,6 +79,7 @@ def _sampler(
         str(path), checkpoint_interval=1, analysis_particle_indices=tuple(range(system.n_atoms))
     )
     if path.exists():
+        check_storage(path)
         sampler = multistate.ParallelTemperingSampler.from_storage(reporter)
     else:
         step = settings.step_ps(system.system.getNumConstraints() > 0)

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from xml.parsers import expat
 
 import openmm
 from openmm import app, unit
@@ -21,6 +20,7 @@ from openmm import app, unit
 from .checks import UnsupportedSystemError, molecule_problems, some, template_problems
 from .graph import topology_bonds
 from .openmm_private import mmcif_blocks
+from .safe_xml import check_forcefield, check_serialized
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -66,7 +66,7 @@ def read_forcefield(files: Sequence[str]) -> app.ForceField:
     """
     for file in files:
         if Path(file).is_file():
-            _check_xml(Path(file))
+            check_forcefield(Path(file))
     with naming(", ".join(map(str, files)), "force-field files"):
         try:
             return app.ForceField(*map(str, files))
@@ -84,45 +84,6 @@ def _nearest(files: Sequence[str]) -> str:
     near = [name for file in unknown for name in difflib.get_close_matches(file, shipped, 3, 0.6)]
     common = [name for name in ("amber14-all.xml", "amber19-all.xml", "charmm36.xml") if name in shipped]
     return f"Of OpenMM's own there {'is' if len(near or common) == 1 else 'are'} {', '.join(near or common)}"
-
-
-def _check_xml(path: Path, above: tuple[Path, ...] = ()) -> None:
-    """Refuse what OpenMM would run or expand, in a file and in those that it includes."""
-    if path.resolve() in above:
-        raise ValueError(f"Expected {path} to include other files only; it includes itself.")
-    included: list[str] = []
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        where = f"line {parser.CurrentLineNumber} of {path}"
-        if tag in ("Script", "InitializationScript"):
-            raise ValueError(
-                f"Expected a force field of numbers and expressions; {where} has a <{tag}>, which OpenMM would run. "
-                "Write what it does as forces, or make the System in a script of your own that you trust and use "
-                "MolecularSystem.from_openmm."
-            )
-        # OpenMM evaluates this one as Python.
-        if attributes.get("useDispersionCorrection", "True") not in ("True", "False"):
-            raise ValueError(f"Expected useDispersionCorrection to be True or False in {where}.")
-        if tag == "Include" and "file" in attributes:
-            included.append(attributes["file"])
-
-    def doctype(*_: object) -> None:
-        raise ValueError(
-            f"Expected XML without a document type; line {parser.CurrentLineNumber} of {path} has one, whose entities "
-            "may grow without bound or read other files. Leave it out."
-        )
-
-    parser = expat.ParserCreate()
-    parser.StartElementHandler, parser.StartDoctypeDeclHandler = start, doctype
-    try:
-        parser.Parse(path.read_bytes(), True)
-    except expat.ExpatError as error:
-        raise ValueError(f"Expected XML in {path}; {error}.") from error
-    for name in included:
-        if (path.parent / name).is_file():
-            _check_xml(path.parent / name, (*above, path.resolve()))
-        elif Path(name).is_file():
-            _check_xml(Path(name), (*above, path.resolve()))
 
 
 def read_amber(prmtop: FilePath, coordinates: FilePath, **options: Any) -> Read:
@@ -167,8 +128,12 @@ def read_xml(system_xml: FilePath, structure: FilePath) -> Read:
     path = _existing(system_xml, "a serialized openmm.System")
     topology, positions = read_structure(structure)
     try:
-        _check_xml(path)
-        system = openmm.XmlSerializer.deserialize(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(f"Expected XML in {path}; {error}.") from error
+    check_serialized(text, str(path))
+    try:
+        system = openmm.XmlSerializer.deserialize(text)
     except (openmm.OpenMMException, ValueError) as error:
         system = error
     if not isinstance(system, openmm.System):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import itertools
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -23,20 +26,24 @@ from openmm_fab.energy.backends import reduced_energy
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.energy.verify import check
 from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.ensemble.shipped import load_reference
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.md.store import Store
 from openmm_fab.molecule.inputs import read_forcefield, tomllib
+from openmm_fab.molecule.safe_xml import check_serialized
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.files import DamagedFileError, load_npz, load_torch, save_torch
 
 ROOT = Path(__file__).parents[2]
+BUTANE = ROOT / "systems/butane/input.pdb"
 SOURCES = sorted((ROOT / "openmm_fab").rglob("*.py"))
 
 # --- the sources ---
 
 RUNS = {"eval", "exec", "__import__"}
 UNPICKLES = {"pickle": {"load", "loads", "Unpickler"}, "marshal": {"load", "loads"}, "shelve": {"open"}}
-UNSAFE_MODULES = {"dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
+UNSAFE_MODULES = {"dill", "cloudpickle", "joblib", "shelve", "marshal"}
+UNSAFE_YAML = {"Loader", "FullLoader", "UnsafeLoader", "load", "load_all", "full_load", "unsafe_load"}
 
 
 def unsafe_calls(source: str) -> list[str]:
@@ -46,6 +53,8 @@ def unsafe_calls(source: str) -> list[str]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             found += [f"line {node.lineno}: {name}" for name in names if name.split(".")[0] in UNSAFE_MODULES]
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "yaml" and node.attr in UNSAFE_YAML:
+            found.append(f"line {node.lineno}: yaml.{node.attr}")
         if not isinstance(node, ast.Call):
             continue
         called, given = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
@@ -54,6 +63,8 @@ def unsafe_calls(source: str) -> list[str]:
         bad |= called == "torch.load" and given.get("weights_only") != "True"
         bad |= called in ("np.load", "numpy.load") and given.get("allow_pickle") != "False"
         bad |= (first == "os" and last in ("system", "popen")) or given.get("shell") == "True"
+        bad |= last == "deserialize" and "check_serialized(" not in source
+        bad |= last == "from_storage" and "check_storage(" not in source
         if bad:
             found.append(f"line {node.lineno}: {called}")
     return found
@@ -67,9 +78,16 @@ def test_no_source_runs_what_it_reads(file) -> None:
 def test_the_check_sees_what_it_should() -> None:
     for bad in ("torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p)", "np.load(p, allow_pickle=True)",
                 "pickle.load(f)", "pickle.loads(b)", "eval(text)", "exec(text)", "import joblib", "os.system(x)",
-                "subprocess.run(x, shell=True)", "from dill import loads"):  # fmt: skip
+                "subprocess.run(x, shell=True)", "from dill import loads", "yaml.load(t)", "class L(yaml.Loader): ...",
+                "openmm.XmlSerializer.deserialize(t)", "Sampler.from_storage(p)"):  # fmt: skip
         assert len(unsafe_calls(bad)) == 1, bad
-    for good in ("torch.load(p, weights_only=True)", "np.load(p, allow_pickle=False)", "flow.eval()", "import pickle"):
+    for good in (
+        "torch.load(p, weights_only=True)",
+        "np.load(p, allow_pickle=False)",
+        "flow.eval()",
+        "import pickle",
+        "class L(yaml.SafeLoader): ...",
+    ):
         assert unsafe_calls(good) == []
 
 
@@ -201,6 +219,136 @@ def test_entities_are_not_expanded(tmp_path) -> None:
             MolecularSystem.from_pdb(pdb, str(path))
         with pytest.raises(ValueError, match="whose entities"):
             MolecularSystem.from_xml(path, pdb)
+
+
+# --- serialized Systems ---
+
+OUTER = (
+    '<Force energy="a" forceGroup="0" name="b" type="CustomCVForce" version="0"><GlobalParameters/>'
+    '<EnergyParameterDerivatives/><CollectiveVariables><CollectiveVariable name="a">{}</CollectiveVariable>'
+    "</CollectiveVariables><Functions/></Force>"
+)
+SHIFTED = (
+    '<Force energy="u0" forceGroup="0" name="b" type="ATMForce" version="0"><GlobalParameters/>'
+    "<EnergyParameterDerivatives/><Forces><Force>{}</Force></Forces><Particles/></Force>"
+)
+PYTHON = "PythonForce, whose function OpenMM would unpickle"
+# Ways to write a force so that OpenMM unpickles it, and what is said to them.
+TRAPS = {
+    "at the top": ("{}", PYTHON),
+    "nested": (OUTER, PYTHON),
+    "nested twice": (OUTER.format(OUTER), PYTHON),
+    "in an ATMForce": (SHIFTED, PYTHON),
+    "in an element of another name": ("{}", PYTHON),
+    "over lines, in single quotes": ("{}", PYTHON),
+    "in a comment": ("<!-- > {} -->", "comment with < or >"),
+    "in a processing instruction": ("<?a > {} ?>", "processing instruction with < or >"),
+}
+
+
+def _trap(trap: Path, way: str) -> str:
+    """The element of a PythonForce that makes a folder when it is unpickled."""
+    code = pickle.dumps(Malicious(trap)).hex()
+    text = f'<Force forceGroup="0" function="{code}" name="a" type="PythonForce" usesPeriodic="0" version="2">'
+    text += "<GlobalParameters/><Particles/></Force>"
+    if "another name" in way:
+        text = text.replace("<Force ", "<Any ").replace("</Force>", "</Any>")
+    if "quotes" in way:
+        text = text.replace('"', "'").replace(" type=", "\n\ttype =\n")
+    return TRAPS[way][0].format(text)
+
+
+def _butane_with(force: str) -> tuple[str, int]:
+    """Butane's System as XML with one more force, and the line where that begins."""
+    text = openmm.XmlSerializer.serialize(MolecularSystem.load("butane").system)
+    head, rest = text.split("<Forces>\n", 1)
+    return f"{head}<Forces>\n{force}\n{rest}", head.count("\n") + 2
+
+
+@pytest.mark.parametrize("way", TRAPS)
+def test_functions_of_forces_are_not_unpickled(tmp_path, way) -> None:
+    trap, path = tmp_path / "trap", tmp_path / "system.xml"
+    text, line = _butane_with(_trap(trap, way))
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"line {line} of .*system\.xml has a {TRAPS[way][1]}"):
+        MolecularSystem.from_xml(path, BUTANE)
+    assert not trap.exists()
+    with contextlib.suppress(openmm.OpenMMException):
+        openmm.XmlSerializer.deserialize(text)
+    assert trap.exists()  # OpenMM would
+
+
+@pytest.mark.parametrize(
+    ("force", "said"),
+    [
+        ('<Force type="PlumedForce" script="" version="1"/>', "has type 'PlumedForce' in <Force>, which may be a"),
+        ('<Force type="Context"/>', "has type 'Context' in <Force>"),  # a class of OpenMM, but no part of a System
+        ('<Force type="&#80;ythonForce"/>', PYTHON),
+        ('<Force type="pythonforce"/>', "has type 'pythonforce'"),
+        ("<![CDATA[ a ]]>", "has a CDATA section"),
+        ('<Force type="HarmonicBondForce" type="PythonForce"/>', "duplicate attribute"),
+        ('<Force a="<"/>', "not well-formed"),
+    ],
+)  # fmt: skip
+def test_serialized_systems_hold_what_openmm_has(force, said) -> None:
+    text, _ = _butane_with(force)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        check_serialized(text, "a.xml")
+
+
+def test_the_encoding_that_xml_declares_hides_nothing(tmp_path) -> None:
+    """OpenMM takes the text for UTF-8, whatever it says to be."""
+    trap, path = tmp_path / "trap", tmp_path / "system.xml"
+    text, _ = _butane_with(_trap(trap, "at the top"))
+    for encoding in ("utf-16", "cp037", "utf-7", "latin-1"):
+        for as_bytes in ("utf-8", encoding):
+            path.write_bytes(text.replace('"1.0"', f'"1.0" encoding="{encoding}"', 1).encode(as_bytes))
+            with pytest.raises(ValueError, match=r"system\.xml"):
+                MolecularSystem.from_xml(path, BUTANE)
+            assert not trap.exists()
+
+
+def test_every_class_of_openmm_but_one_may_be_serialized(tmp_path) -> None:
+    system = openmm.XmlSerializer.clone(MolecularSystem.load("butane").system)
+    made = []
+    for name, found in vars(openmm).items():
+        if (
+            isinstance(found, type)
+            and issubclass(found, openmm.Force)
+            and found not in (openmm.Force, openmm.PythonForce)
+        ):
+            try:
+                system.addForce(found())
+            except Exception:  # wants arguments
+                continue
+            made.append(name)
+    assert len(made) > 15
+    atm = openmm.ATMForce("u0")
+    atm.addForce(_table())
+    atm.addParticle(openmm.Vec3(1, 0, 0))
+    atm.setParticleTransformation(atm.addParticle(openmm.Vec3(0, 0, 0)), openmm.ParticleOffsetDisplacement(0, 1))
+    system.addForce(atm)
+    text = openmm.XmlSerializer.serialize(system).replace("<Forces>", "<!-- by hand -->\n<Forces>", 1)
+    check_serialized(text, "a.xml")
+    assert openmm.XmlSerializer.deserialize(text).getNumForces() == system.getNumForces()
+    check_serialized(openmm.XmlSerializer.serialize(openmm.LangevinMiddleIntegrator(300, 1, 0.001)), "a.xml")
+
+
+def _table() -> openmm.Force:
+    force = openmm.CustomNonbondedForce("step(r-1)*f(r) + select(r < 2, 0, 1)")
+    force.addTabulatedFunction("f", openmm.Continuous1DFunction([0, 1, 2], 0, 1))
+    force.setName("a<b>\"c\"&'d'")
+    return force
+
+
+def test_references_in_hdf5_are_not_read(tmp_path) -> None:
+    """PyTables unpickles attributes; this file holds none, and is refused by its name."""
+    folder = tmp_path / "a"
+    shutil.copytree(ROOT / "systems/butane", folder)
+    with open(folder / "system.toml", "a") as settings:
+        settings.write('[reference]\ntrajectory = "a.h5"\n')
+    with pytest.raises(ValueError, match=r"got a\.h5: PyTables unpickles"):
+        load_reference(MolecularSystem.load(folder))
 
 
 @pytest.mark.parametrize("tag", ["Script", "InitializationScript"])
