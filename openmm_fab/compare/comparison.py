@@ -82,6 +82,8 @@ class Comparison:
                 lines.append(
                     f"{side.name}: only {blocks} independent blocks; verdicts allow for it, error bars do not."
                 )
+            if side.rounding is not None:
+                lines.append(f"{side.name}: {side.rounding}; nothing here allows for that.")
         return "\n".join(lines)
 
     def table(self) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,16 @@ from ..tools.circle import circular_bins
 from ..tools.files import check_format, load_npz, write_atomically
 from ..weights import Estimate, relative_free_energy, systematic_resample
 from .blocks import slowest_inefficiency, time_blocks
-from .energies import energies_of
+from .energies import Rounding, energies_of
 from .export import Table, extra_columns, to_arviz, to_pandas, to_xarray, write_colvar
 from .netcdf import SUFFIX, WeightedTrajectory
-from .trajectories import check_same_atoms, topology_from_arrays, topology_to_arrays, whole_structures
+from .trajectories import (
+    check_same_atoms,
+    coordinate_grid,
+    topology_from_arrays,
+    topology_to_arrays,
+    whole_structures,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
 
 _FORMAT = "openmm_fab ensemble 1"
 TABLES = (".csv", ".colvar")  # suffixes of tables that `write_ensemble` knows
+COARSE = 1e-3  # nm
+KEEP = "Keep frames as DCD, TRR or NetCDF, or as XTC with more digits (in GROMACS compressed-x-precision = 100000)."
 MAP_BINS = 64  # of either torsion in the map of `Ensemble.explore`
 
 
@@ -60,6 +69,8 @@ class Ensemble:
         How many frames have no finite energy (and weight zero).
     log_q : (n,), nats, optional
         Log density of the flow that drew the frames.
+    rounding : Rounding, optional
+        Of a file's coordinates, where u feels it.
     """
 
     x: np.ndarray
@@ -71,6 +82,7 @@ class Ensemble:
     name: str = "ensemble"
     invalid: int = 0
     log_q: np.ndarray | None = None
+    rounding: Rounding | None = None
 
     def __post_init__(self) -> None:
         x = np.asarray(self.x)
@@ -132,6 +144,12 @@ class Ensemble:
             Where the trajectory's atoms are not the system's, in the same order; coordinates are not in nm; molecules
             are torn by a periodic box that is not given; stereocentres have the other hand than the system's. (In a few
             frames only: a warning.)
+
+        Warns
+        -----
+        UserWarning
+            Where a file has rounded the coordinates so that u is not that of the structures that were sampled
+            (`rounding`): XTC's 0.001 nm. Nothing is corrected.
         """
         check_same_atoms(trajectory.topology, system.md_topology)
         if weights is not None and log_weights is not None:
@@ -154,11 +172,24 @@ class Ensemble:
             ensemble = ensemble[:: int(np.ceil(slowest))]
             block = np.arange(ensemble.n)
         block = time_blocks(ensemble.slow_angles()) if block is None else np.asarray(block)
-        if u is None and not energies:
-            return replace(ensemble, block=block)
-        u = energies_of(reduced_energy(system), ensemble.x) if u is None else ensemble.u
+        grid = coordinate_grid(trajectory.xyz)
+        if u is not None or not energies:
+            u = ensemble.u
+            rounding = Rounding(grid) if grid >= COARSE else None
+            spoilt = "The u given stands; energies of another force field, on these frames, do not fit it."
+        else:
+            energy = reduced_energy(system)
+            u = energies_of(energy, ensemble.x)
+            rounding = Rounding.of(energy, ensemble.x, grid) if grid else None
+            rounding = rounding if rounding is not None and rounding.matters else None
+            spoilt = "Torsions and populations stand; averages of u, its distribution and what is made from it do not."
+        ensemble = replace(ensemble, block=block, rounding=rounding)
+        if not energies:
+            return ensemble
+        if rounding is not None:
+            warnings.warn(f"{name!r} has {rounding}. {spoilt} {KEEP}", stacklevel=2)
         log_w = np.where(np.isfinite(u), ensemble.log_w, -np.inf)
-        return replace(ensemble, u=u, log_w=log_w, block=block, invalid=int((~np.isfinite(u)).sum()))
+        return replace(ensemble, u=u, log_w=log_w, invalid=int((~np.isfinite(u)).sum()))
 
     # What the weights say
 
@@ -429,6 +460,8 @@ class Ensemble:
     def __repr__(self) -> str:
         head = f"Ensemble({self.name!r}: {self.n} frames of {self.topology.n_atoms} atoms"
         head += f", {self.temperature:g} K"
+        if self.rounding is not None:
+            head += f", {self.rounding}"
         if not np.isfinite(self.log_w).any():
             return f"{head}, no frame has any weight)"
         if np.ptp(self.log_w) == 0.0:
@@ -449,7 +482,9 @@ class Ensemble:
         arrays = {
             key: value for key in ("x", "u", "log_w", "block", "log_q") if (value := getattr(self, key)) is not None
         }
-        about = {"temperature": self.temperature, "name": self.name, "invalid": self.invalid}
+        about: dict[str, Any] = {"temperature": self.temperature, "name": self.name, "invalid": self.invalid}
+        if self.rounding is not None:
+            about["rounding"] = asdict(self.rounding)
         arrays |= topology_to_arrays(self.topology) | {
             "about": np.array(json.dumps(about)),
             "format": np.array(_FORMAT),
@@ -473,7 +508,10 @@ class Ensemble:
             arrays = load_npz(path, "an ensemble file")
             check_format(str(arrays["format"]), _FORMAT, "an ensemble", path, "Read it with the version that wrote it.")
             fields: dict[str, Any] = {key: arrays.get(key) for key in ("x", "u", "log_w", "block", "log_q")}
-            return cls(**fields, topology=topology_from_arrays(arrays), **json.loads(str(arrays["about"])))
+            about = json.loads(str(arrays["about"]))
+            if "rounding" in about:
+                about["rounding"] = Rounding(**about["rounding"])
+            return cls(**fields, topology=topology_from_arrays(arrays), **about)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"Expected a file written by Ensemble.save; {path} is truncated or something else ({error}). "

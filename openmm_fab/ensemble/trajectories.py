@@ -8,6 +8,7 @@ from mdtraj.core.topology import Amide, Aromatic, Double, Single, Triple
 
 from ..molecule.graph import BondGraph
 
+GRIDS = (1, 2, 3, 4)  # digits of coordinates in nm; what is finer than 0.0001 nm moves no energy
 BOND_TYPES = {str(kind): kind for kind in (Single, Double, Triple, Aromatic, Amide)} | {"": None}
 
 
@@ -71,6 +72,23 @@ def topology_from_arrays(arrays: dict[str, np.ndarray]) -> mdtraj.Topology:
     for (i, j), kind, order in zip(bonds, types, orders, strict=True):
         topology.add_bond(atoms[i], atoms[j], type=BOND_TYPES[str(kind)], order=int(order) or None)
     return topology
+
+
+def coordinate_grid(x: np.ndarray) -> float:
+    """Spacing, nm, of the grid on which all coordinates of frames x (n, atoms, 3), nm, lie; 0.0 where on none.
+
+    XTC and GRO files round to 0.001 nm unless told otherwise, PDB and AMBER's text trajectories to 0.0001 nm. What was
+    moved or turned since it was read lies on none.
+    """
+    some = np.asarray(x[:: max(1, len(x) // 100)], dtype=np.float64)
+    some = some[np.isfinite(some).all((1, 2))]
+    if not some.any():
+        return 0.0
+    for digits in GRIDS:
+        steps = some * 10.0**digits
+        if np.abs(steps - np.round(steps)).max() < 0.02:  # float32 is no better, 10 nm from the origin
+            return float(10.0**-digits)
+    return 0.0
 
 
 def whole_structures(trajectory: mdtraj.Trajectory, graph: BondGraph, positions: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 
 import mdtraj
@@ -9,8 +10,12 @@ import numpy as np
 import pytest
 from ensembles import backbone, backbone_topology, flat
 
+from openmm_fab.compare.comparing import compare
+from openmm_fab.energy.backends import reduced_energy
 from openmm_fab.ensemble.blocks import slowest_inefficiency, time_blocks
+from openmm_fab.ensemble.energies import energies_of
 from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.ensemble.trajectories import coordinate_grid
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.molecule.torsions import backbone_pairs, map_axes, named_torsions, slow_torsions
@@ -271,6 +276,50 @@ def test_from_mdtraj_puts_molecules_together_that_a_box_has_torn(alanine_dipepti
     bare.unitcell_lengths, bare.unitcell_angles = np.full((n, 3), 13.0), np.full((n, 3), 90.0)
     with pytest.raises(ValueError, match="absurdly long"):
         Ensemble.from_mdtraj(bare, system, energies=False)
+
+
+def test_rounding_of_files_is_found_measured_and_told(alanine_dipeptide, tmp_path) -> None:
+    """u of the same frames before and after a file: XTC and GRO move it by a third of a kT, others by nothing."""
+    system, rng, n = alanine_dipeptide, np.random.default_rng(10), 300
+    x = system.minimum + 0.003 * rng.normal(size=(n, system.n_atoms, 3)) + rng.uniform(-2.0, 2.0, (n, 1, 3))
+    exact = energies_of(reduced_energy(system), x)
+    found = {}
+    for suffix in ("xtc", "gro", "pdb", "trr", "dcd", "nc"):
+        path = str(tmp_path / f"run.{suffix}")
+        mdtraj.Trajectory(x, system.md_topology).save(path)
+        read = mdtraj.load(path, top=system.md_topology)
+        assert coordinate_grid(read.xyz) == {"xtc": 1e-3, "gro": 1e-3, "pdb": 1e-4}.get(suffix, 0.0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found[suffix] = Ensemble.from_mdtraj(read, system, block=np.arange(n), name=suffix)
+        shift = found[suffix].u - exact
+        if suffix not in ("xtc", "gro"):
+            assert not caught and found[suffix].rounding is None and "rounded" not in repr(found[suffix])
+            assert abs(shift.mean()) < 0.02
+            continue
+        rounding = found[suffix].rounding
+        assert rounding.shift == pytest.approx(shift.mean(), abs=4 * shift.std() / np.sqrt(n))
+        assert rounding.spread == pytest.approx(shift.std(), rel=0.2) and rounding.shift > 0.2
+        assert len(caught) == 1 and "rounded to 0.001 nm, which moves u by +0." in str(caught[0].message)
+        assert str(rounding) in repr(found[suffix][:50])
+    xtc, dcd = found["xtc"], found["dcd"]
+    assert Ensemble.load(xtc.save(tmp_path / "a.npz")).rounding == xtc.rounding
+    assert f"xtc: {xtc.rounding}; nothing here allows for that." in compare(dcd, xtc, n_bootstrap=5).words()
+    assert "rounded" not in compare(dcd, dcd, n_bootstrap=5).words()
+    # Energies that are given are not of the rounded structures, and nothing is evaluated.
+    with pytest.warns(UserWarning, match=r"to 0\.001 nm\. The u given stands"):
+        given = Ensemble.from_mdtraj(
+            mdtraj.load(str(tmp_path / "run.xtc"), top=system.md_topology), system, u=exact, block=np.arange(n)
+        )
+    assert np.isnan(given.rounding.shift) and (given.u == exact).all()
+    # A box that is no multiple of the grid: molecules made whole do not hide it.
+    boxed = mdtraj.Trajectory(xtc.x[:20], system.md_topology)
+    boxed.unitcell_lengths, boxed.unitcell_angles = np.full((20, 3), 3.14159), np.full((20, 3), 90.0)
+    boxed.xyz[:, :5] += boxed.unitcell_lengths[0]
+    boxed.xyz = np.round(boxed.xyz, 3)
+    whole = Ensemble.from_mdtraj(boxed, system, block=np.arange(20), energies=False)
+    assert coordinate_grid(whole.x) == 0.0 and whole.rounding.grid == 1e-3
+    assert coordinate_grid(np.full((2, 3, 3), np.nan)) == coordinate_grid(np.zeros((0, 3, 3))) == 0.0
 
 
 def test_from_mdtraj_knows_the_hand_of_stereocentres(alanine_dipeptide) -> None:
