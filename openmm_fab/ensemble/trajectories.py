@@ -24,9 +24,19 @@ def check_same_atoms(got: mdtraj.Topology, expected: mdtraj.Topology) -> None:
     same_names = sorted(a.name for a in ours) == sorted(a.name for a in theirs)
     for a, b in zip(ours, theirs, strict=True):
         if a.element != b.element or (same_names and a.name != b.name):
+            different = (
+                f"atom {a.index} is {a} ({a.element.symbol}) in the system and {b} ({b.element.symbol}) in the "
+                "trajectory."
+            )
+            if [c.name.upper() for c in ours] == [c.name.upper() for c in theirs]:
+                raise ValueError(
+                    f"Expected the system's elements; the atoms have the system's names in the system's order, but "
+                    f"{different} A .gro file has no elements, and mdtraj guesses them from names (CL1 as carbon). "
+                    "Take the system's: mdtraj.Trajectory(trajectory.xyz, system.md_topology), or load the trajectory "
+                    "with a file that has elements."
+                )
             raise ValueError(
-                f"Expected the system's atoms in the system's order; atom {a.index} is {a} "
-                f"({a.element.symbol}) in the system and {b} ({b.element.symbol}) in the trajectory. "
+                f"Expected the system's atoms in the system's order; {different} "
                 "Reorder it: mdtraj.Trajectory(trajectory.xyz[:, order], system.md_topology)."
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +12,9 @@ import openmm
 from openmm import app, unit
 
 from ..tools.errors import OpenMMFabError
+from .distances import distance_bonds
 from .graph import bonds_of, constraints_of, molecules_of, topology_bonds
-from .names import residue_run
+from .names import residue_label, residue_run
 from .openmm_private import magnitude
 
 HEAVIEST_HYDROGEN, LIGHTEST_OTHER = 5.0, 2.5  # dalton, where masses are repartitioned
@@ -49,7 +51,7 @@ def check_supported(topology: app.Topology, system: openmm.System, positions: np
             )
         problems += _order_problems(topology, system)
         bonds = bonds_of(topology, system)
-        problems += molecule_problems(topology, bonds) + _constraint_problems(topology, system, bonds)
+        problems += molecule_problems(topology, bonds, positions) + _constraint_problems(topology, system, bonds)
     if problems:
         raise UnsupportedSystemError(problems, name)
 
@@ -142,8 +144,21 @@ def _constraint_problems(topology: app.Topology, system: openmm.System, bonds: n
     ]
 
 
-def molecule_problems(topology: app.Topology, bonds: np.ndarray) -> list[str]:
-    """Atoms that no chain of bonds connects; empty for one molecule."""
+def residue_parts(topology: app.Topology) -> list[list[Any]]:
+    """Residues (openmm.app's) of each molecule, as the topology's bonds make them; one in pieces is in several."""
+    atoms = list(topology.atoms())
+    parts = molecules_of(topology.getNumAtoms(), topology_bonds(topology))
+    return [list(dict.fromkeys(atoms[i].residue for i in part)) for part in parts]
+
+
+def molecule_problems(topology: app.Topology, bonds: np.ndarray, positions: np.ndarray) -> list[str]:
+    """Atoms that no chain of bonds connects, those among them that are as near as bonded ones; empty for one molecule.
+
+    Parameters
+    ----------
+    bonds : (n_bonds, 2) int
+    positions : (n_atoms, 3), nm
+    """
     molecules = molecules_of(topology.getNumAtoms(), bonds)
     if len(molecules) <= 1:
         return []
@@ -151,15 +166,45 @@ def molecule_problems(topology: app.Topology, bonds: np.ndarray) -> list[str]:
     residues = [list(dict.fromkeys(atoms[i].residue for i in molecule)) for molecule in molecules]
     kinds = Counter(residue_run(run) for run in residues)
     found = ", ".join(f"{count} x {names}" for names, count in kinds.most_common())
-    problem = (
-        f"Expected one molecule; got {len(molecules)} that no bond connects: {found}. Keep the solute only "
-        "and use an implicit-solvent force field."
+    expected = f"Expected one molecule; got {len(molecules)} that no bond connects: {found}."
+    part = {i: number for number, molecule in enumerate(molecules) for i in molecule}
+    symbols = [atom.element.symbol if atom.element else "" for atom in atoms]
+    near = [pair for pair in distance_bonds(symbols, np.asarray(positions)) if part[pair[0]] != part[pair[1]]]
+    if near:
+        near.sort(key=lambda pair: atoms[pair[0]].residue is atoms[pair[1]].residue)  # those between residues first
+        places = some([f"{_atom(atoms[i])} - {_atom(atoms[j])}" for i, j in near])
+        expected += (
+            f" As near as bonded atoms are {places}: no bond is named for them, neither by the residues nor by CONECT "
+            "(PDB) or chem_comp_bond (PDBx/mmCIF). openmm_fab.find_problems, or openmm-fab prepare in a shell, shows "
+            "such bonds and adds them."
+        )
+    if not near or len(set(map(frozenset, _joined(residues, near, part)))) > 1:
+        expected += " Keep the solute only and use an implicit-solvent force field."
+    return [expected]
+
+
+def _joined(residues: Sequence[Any], near: Sequence[tuple[int, int]], part: dict[int, int]) -> list[list[int]]:
+    pairs = np.array([(part[i], part[j]) for i, j in near], dtype=np.int64).reshape(-1, 2)
+    return molecules_of(len(residues), pairs)
+
+
+AMBIGUOUS = "Multiple non-identical matching templates"  # as OpenMM says it
+
+
+def ambiguous_template(topology: app.Topology, files: Sequence[str], error: str) -> str:
+    """What OpenMM's complaint of several templates means, and how to choose one."""
+    found = re.search(r"for residue (-?\d+) .*?: (.+?)\.?$", error)
+    index, names = (int(found.group(1)), found.group(2)) if found else (-1, "several templates")
+    if index >= 0:
+        place = residue_label(list(topology.residues())[index])
+    else:  # OpenMM takes the molecule as a whole where it has no template for its residues
+        place = residue_run(max(residue_parts(topology), key=len))
+    first = names.split(", ")[0]
+    return (
+        f"Expected one template of {', '.join(files)} for {place}; {names} fit it alike and differ in parameters. "
+        f"Choose one: MolecularSystem.from_pdb(..., residueTemplates={{{place!r}: {first!r}}}), or in a system.toml "
+        f'residue_templates = {{ "{place}" = "{first}" }}.'
     )
-    pieces = Counter(residue for molecule in residues for residue in molecule)
-    torn = [f"{r.name} {r.id}" for r, count in pieces.items() if count > 1]
-    if torn:
-        problem += f" Atoms of residue {some(torn)} are not bonded to each other: add CONECT records to the PDB."
-    return [problem]
 
 
 def template_problems(
@@ -175,15 +220,37 @@ def template_problems(
         unmatched = [residue for residue in unmatched if residue in solute]
         if not unmatched:
             return []
-    names = some([f"{residue.name} {residue.id}" for residue in unmatched])
+    names = some([residue_label(residue) for residue in unmatched])
     return [
         f"Expected residues that {', '.join(files)} knows; it has no template for {names}. "
-        f"OpenMM says: {error.split('  For more information')[0]} "
+        f"{''.join(_reasons(topology, unmatched))}OpenMM says: {error.split('  For more information')[0]} "
         "openmm_fab.find_problems, or openmm-fab prepare in a shell, lists what a structure lacks and mends it: "
         "missing hydrogens with OpenMM's Modeller.addHydrogens, missing heavy atoms with PDBFixer. Another molecule, "
         "such as a ligand: name a force field file that has it, or make its System with openmmforcefields, OpenFF, "
         "Amber, CHARMM or GROMACS and use MolecularSystem.from_openmm, from_xml, from_amber, ..."
     ]
+
+
+def _reasons(topology: app.Topology, unmatched: Sequence[Any]) -> list[str]:
+    """What OpenMM does not name: deuterium, and residues whose atoms stand in several places of the file."""
+    reasons = []
+    heavy_water = [_atom(a) for r in unmatched for a in r.atoms() if a.element == app.element.deuterium]
+    if heavy_water:
+        reasons.append(
+            f"Deuterium ({some(heavy_water)}) is in no force field; its energy is hydrogen's: write H for D. "
+        )
+    labels = Counter(residue_label(residue) for residue in topology.residues())
+    torn = [label for label in dict.fromkeys(map(residue_label, unmatched)) if labels[label] > 1]
+    if torn:
+        reasons.append(
+            f"The atoms of {some(torn)} stand in several places of the file, such as all hydrogens at its end, and "
+            "OpenMM takes each place for a residue: bring them together. "
+        )
+    return reasons
+
+
+def _atom(atom: Any) -> str:
+    return f"{residue_label(atom.residue)} {atom.name}"
 
 
 def some(items: Sequence[Any], limit: int = 5) -> str:

@@ -7,19 +7,31 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import inspect
 import math
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import openmm
 from openmm import app, unit
 
-from .checks import UnsupportedSystemError, molecule_problems, some, template_problems
+from .checks import (
+    AMBIGUOUS,
+    UnsupportedSystemError,
+    ambiguous_template,
+    molecule_problems,
+    residue_parts,
+    some,
+    template_problems,
+)
 from .graph import topology_bonds
-from .openmm_private import mmcif_blocks
+from .names import residue_label, residue_run
+from .openmm_private import mmcif_blocks, residue_templates
 from .safe_xml import check_forcefield, check_serialized
 
 if sys.version_info >= (3, 11):
@@ -27,7 +39,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-KNOWN_KEYS = ("name", "pdb", "forcefield", "temperature", "constraints", "reference", "pretrained")
+KNOWN_KEYS = ("name", "pdb", "forcefield", "residue_templates", "temperature", "constraints", "reference", "pretrained")
 KNOWN_REFERENCE_KEYS = ("trajectory", "weights")
 KNOWN_PRETRAINED_KEYS = ("model",)
 CONSTRAINTS = {"none": None, "HBonds": app.HBonds, "AllBonds": app.AllBonds}
@@ -44,16 +56,86 @@ def read_pdb(path: FilePath, forcefield: str | Sequence[str], **options: Any) ->
     topology, positions = read_structure(path)
     files = [forcefield] if isinstance(forcefield, str) else list(forcefield)
     field = read_forcefield(files)
+    _choose_templates(field, files, topology, options.pop("residueTemplates", None) or {})
     with naming(path, f"a structure that {', '.join(files)} describes"):
         try:
             system = field.createSystem(topology, **_defaults(options))
-        except ValueError as error:
-            if "No template found" not in str(error):
+        except Exception as error:
+            said, unused = str(error), UNUSED_OPTION.search(str(error))
+            if unused:
+                raise OptionError(_unused_option(unused.group(1), files)) from error
+            if AMBIGUOUS in said:
+                raise UnsupportedSystemError([ambiguous_template(topology, files, said)], str(path)) from error
+            if "No template found" not in said:
                 raise
-            problems = molecule_problems(topology, topology_bonds(topology))
-            problems += template_problems(field, files, topology, str(error), several=bool(problems))
+            problems = molecule_problems(topology, topology_bonds(topology), positions.value_in_unit(unit.nanometer))
+            problems += template_problems(field, files, topology, said, several=bool(problems))
             raise UnsupportedSystemError(problems, str(path)) from error
     return topology, system, positions
+
+
+class OptionError(ValueError):
+    """Options of createSystem that are not known, or not used: no file is to blame."""
+
+
+UNUSED_OPTION = re.compile(r"The argument '(\w+)' was specified to createSystem\(\) but was never used")
+OPTION_HINTS = {
+    "gbsaModel": "its name is sasaMethod today",
+    **dict.fromkeys(
+        ("implicitSolventSaltConc", "temperature"),
+        "salt is implicitSolventKappa here, in 1/nm; from_amber and from_charmm take a concentration",
+    ),
+    **dict.fromkeys(
+        ("implicitSolvent", "gbModel"), "the implicit solvent is a force-field file here, such as implicit/gbn2.xml"
+    ),
+    "flexibleConstraints": "it is used with constraints only: give constraints=app.HBonds, or leave it out",
+    **dict.fromkeys(
+        ("sasaMethod", "implicitSolventKappa", "soluteDielectric", "solventDielectric"),
+        "it is of an implicit solvent: name its file too, such as implicit/gbn2.xml",
+    ),
+}
+
+
+def _unused_option(name: str, files: Sequence[str]) -> str:
+    hint = OPTION_HINTS.get(name, "mind the spelling, or leave it out")
+    return f"Expected options of createSystem that {', '.join(files)} uses; got {name}, which nothing uses: {hint}."
+
+
+def _check_options(create: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Refuse options that a createSystem with named parameters does not have."""
+    known = inspect.signature(create).parameters
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}."
+            raise OptionError(f"Expected options of {create.__qualname__}; got {name}, which it does not have: {hint}")
+
+
+def _choose_templates(
+    field: app.ForceField, files: Sequence[str], topology: app.Topology, chosen: Mapping[Any, str]
+) -> None:
+    """Have the force field take named templates for residues ("ALA 2") and for whole molecules ("ACE-ALA-NME")."""
+    if not chosen:
+        return
+    templates, residues = residue_templates(field), list(topology.residues())
+    named = {key if isinstance(key, str) else residue_label(key): name for key, name in chosen.items()}
+    known = {residue_label(residue) for residue in residues} | {residue_run(part) for part in residue_parts(topology)}
+    unknown = [name for name in named.values() if name not in templates]
+    missing = [key for key in named if key not in known]
+    if unknown:
+        raise OptionError(f"Expected residueTemplates out of {', '.join(files)}; it has no template {some(unknown)}.")
+    if missing:
+        raise OptionError(
+            f"Expected residueTemplates for residues of the structure, or for its molecule; got {some(missing)}. "
+            f"There are {some(sorted(known))}."
+        )
+
+    def choose(_: app.ForceField, residue: Any, *__: Any) -> Any:
+        parts = getattr(residue, "residues", None)  # of a molecule that OpenMM tries as a whole
+        name = named.get(residue_run(sorted(parts, key=lambda r: r.index)) if parts else residue_label(residue))
+        return None if name is None else templates[name]
+
+    field.registerTemplateMatcher(choose)
 
 
 def read_forcefield(files: Sequence[str]) -> app.ForceField:
@@ -92,6 +174,7 @@ def read_amber(prmtop: FilePath, coordinates: FilePath, **options: Any) -> Read:
     with naming(path, "an Amber topology"):
         read = app.AmberPrmtopFile(str(path))
     positions = _positions(coordinates, read.topology, prmtop, _amber_coordinates)
+    _check_options(read.createSystem, options)
     with naming(path, "an Amber topology"):
         return read.topology, read.createSystem(**_defaults(options)), positions
 
@@ -103,6 +186,7 @@ def read_charmm(
     path = _existing(psf, "a CHARMM structure file (psf)")
     with naming(path, "a CHARMM structure file (psf)"):
         read = app.CharmmPsfFile(str(path))
+    _check_options(read.createSystem, options)
     files = [parameters] if isinstance(parameters, str | Path) else list(parameters)
     found = [str(_existing(file, "CHARMM parameters")) for file in files]
     with naming(", ".join(found), "CHARMM parameters"):
@@ -119,6 +203,7 @@ def read_gromacs(
     with naming(path, "a GROMACS topology"):
         read = app.GromacsTopFile(path, includeDir=None if include_dir is None else str(include_dir), defines=defines)
     positions = _positions(coordinates, read.topology, top, lambda path: app.GromacsGroFile(path).positions)
+    _check_options(read.createSystem, options)
     with naming(path, "a GROMACS topology"):
         return read.topology, read.createSystem(**_defaults(options)), positions
 
@@ -154,8 +239,15 @@ def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
     mmcif = path.suffix.lower() in MMCIF
     if not mmcif:
         check_pdb(path)
-    with naming(path, "a PDBx/mmCIF file" if mmcif else "a PDB file"):
+    with warnings.catch_warnings(record=True) as said, naming(path, "a PDBx/mmCIF file" if mmcif else "a PDB file"):
+        warnings.simplefilter("always")
         read = app.PDBxFile(str(path)) if mmcif else app.PDBFile(str(path))
+    ignored = [str(warning.message) for warning in said if "duplicate atom" in str(warning.message)]
+    for warning in said:
+        if str(warning.message) not in ignored:
+            warnings.warn(str(warning.message), warning.category, stacklevel=5)
+    if ignored:
+        raise ValueError(_same_names(path, ignored, read.topology.getNumAtoms()))
     if read.topology.getNumAtoms() == 0:
         raise ValueError(f"Expected atoms in {path}; there are none. Is it a {'PDBx/mmCIF' if mmcif else 'PDB'} file?")
     if read.getNumFrames() > 1:
@@ -166,6 +258,18 @@ def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
             f"{path} has alternate locations ({len(places)} lines); of each atom the first one is used.", stacklevel=5
         )
     return read.topology, read.positions
+
+
+def _same_names(path: Path, ignored: Sequence[str], read: int) -> str:
+    """Of OpenMM's warnings of atoms that it leaves out, each with the atom's line."""
+    lines = [text.partition("(")[2] for text in ignored]
+    atoms = Counter(f"{line[17:20].strip()} {line[22:27].strip()} {line[12:16].strip()}" for line in lines)
+    places = [f"{name} ({count + 1} times)" for name, count in atoms.items()]
+    return (
+        f"Expected atoms of one name only once in a residue of {path}; got {some(places)}. OpenMM reads the first of "
+        f"each, {read} of {read + len(ignored)} atoms. openmm_fab.find_problems, or openmm-fab prepare in a shell, "
+        "tells atoms that stand there twice from those that need names of their own."
+    )
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -209,6 +313,10 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
         lambda value: _is_text(value) or (isinstance(value, list) and bool(value) and all(map(_is_text, value))),
     ),
     "temperature": ("a positive, finite number of K", _is_temperature),
+    "residue_templates": (
+        "a table of residues and templates",
+        lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
+    ),
     **dict.fromkeys(("reference", "pretrained"), ("a table", lambda value: isinstance(value, dict))),
 }
 
@@ -241,13 +349,13 @@ def _defaults(options: dict[str, Any]) -> dict[str, Any]:
 def naming(path: FilePath, what: str) -> Iterator[None]:
     """Re-raise any error of a file reader as a ValueError with the file's path in its message.
 
-    UnsupportedSystemError, OSError and ImportError pass as they are."""
+    UnsupportedSystemError, OptionError, OSError and ImportError pass as they are."""
     try:
         yield
-    except (UnsupportedSystemError, OSError, ImportError):
+    except (UnsupportedSystemError, OptionError, OSError, ImportError):
         raise
     except Exception as error:  # OpenMM's readers raise whatever they stumble over
-        said = str(error).strip() or "no details"
+        said = str(error).strip().rstrip(".") or "no details"
         raise ValueError(f"Expected {what} in {path}; OpenMM says: {type(error).__name__}: {said}.") from error
 
 

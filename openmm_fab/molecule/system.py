@@ -93,7 +93,8 @@ class MolecularSystem:
         name : str or None
             The file's name unless given.
         **create_system_kwargs
-            Handed to `ForceField.createSystem`; `nonbondedMethod` is NoCutoff unless given.
+            Handed to `ForceField.createSystem`; `nonbondedMethod` is NoCutoff unless given. `residueTemplates` names
+            templates by residue, {"ALA 2": "ALA"}, or by the names of all residues, {"ACE-ALA-NME": "ALAD"}.
 
         Raises
         ------
@@ -233,6 +234,7 @@ class MolecularSystem:
             temperature=settings.get("temperature", 300.0),
             constraints=inputs.CONSTRAINTS[settings.get("constraints", "none")],
             name=settings.get("name", folder.name),
+            residueTemplates=settings.get("residue_templates"),
         )
         return dataclasses.replace(loaded, folder=folder, settings=settings)
 

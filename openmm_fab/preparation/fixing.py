@@ -13,10 +13,11 @@ from openmm import app
 
 from ..molecule.checks import some
 from ..molecule.graph import topology_bonds
+from ..molecule.names import residue_label
 from ..molecule.openmm_private import residues_with_hydrogens
 from .problems import BUILT
 from .records import residue_key
-from .structure import MissingAtoms, in_nanometers, is_hydrogen, missing_atoms, residue_label, solute_of
+from .structure import MissingAtoms, in_nanometers, is_hydrogen, missing_atoms, solute_of
 
 IN_THE_WAY = 0.15  # nm; two bonds apart are 0.2
 

@@ -13,7 +13,7 @@ from openmm import app, unit
 from scipy.spatial import cKDTree
 
 from ..molecule.graph import molecules_of, topology_bonds
-from ..molecule.names import residue_run
+from ..molecule.names import residue_label, residue_run
 from ..molecule.openmm_private import residue_templates, residues_with_hydrogens
 from .problems import AMINO, BUILT, NUCLEIC, PROTONATED, Problem, fixable, unfixable
 from .records import standard_atoms
@@ -313,12 +313,6 @@ def _number(residue: Any) -> int:
 
 
 # --- how they are called ---
-
-
-def residue_label(residue: Any) -> str:
-    several = len(list(residue.chain.topology.chains())) > 1
-    number = f"{residue.id}{residue.insertionCode.strip()}"
-    return f"{residue.name} {number}" + (f" (chain {residue.chain.id})" if several else "")
 
 
 def _atom(atom: Any) -> str:

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import mdtraj
 import numpy as np
+import openmm
 import pytest
 from ensembles import backbone, backbone_topology, flat
+from openmm import app
 
 from openmm_fab.compare.comparing import compare
 from openmm_fab.energy.backends import reduced_energy
@@ -232,6 +234,30 @@ def test_from_mdtraj_refuses_other_atoms() -> None:
         ).n
         == 30
     )
+
+
+def test_from_mdtraj_names_a_wrongly_guessed_element(tmp_path) -> None:
+    """A .gro file has no elements: mdtraj takes CL1 for a carbon; the atoms are in their order all the same."""
+    topology = app.Topology()
+    residue = topology.addResidue("LIG", topology.addChain())
+    for name, symbol in (("C1", "C"), ("CL1", "Cl"), ("H1", "H"), ("H2", "H"), ("H3", "H")):
+        topology.addAtom(name, app.element.get_by_symbol(symbol), residue)
+    first, *others = topology.atoms()
+    system = openmm.System()
+    for atom in topology.atoms():
+        system.addParticle(atom.element.mass)
+    for atom in others:
+        topology.addBond(first, atom)
+    x = np.array([[0.0, 0, 0], [0.18, 0, 0], [-0.04, 0.1, 0], [-0.04, -0.05, 0.09], [-0.04, -0.05, -0.09]])
+    chloromethane = MolecularSystem.from_openmm(topology, system, x)
+    mdtraj.Trajectory(x[None], chloromethane.md_topology).save_gro(str(tmp_path / "a.gro"))
+    read = mdtraj.load(str(tmp_path / "a.gro"))
+    assert read.topology.atom(1).element.symbol == "C"
+    with pytest.raises(ValueError, match=r"guesses them from names \(CL1 as carbon\)") as caught:
+        Ensemble.from_mdtraj(read, chloromethane, energies=False)
+    assert "Reorder" not in str(caught.value) and "(Cl)" in str(caught.value)
+    as_said = mdtraj.Trajectory(read.xyz, chloromethane.md_topology)
+    assert Ensemble.from_mdtraj(as_said, chloromethane, block=np.arange(1), energies=False).n == 1
 
 
 def test_from_mdtraj_weights() -> None:

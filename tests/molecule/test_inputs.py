@@ -394,3 +394,145 @@ def test_missing_files(tmp_path, read, missing):
     _write_gromacs(tmp_path, _crooked())
     with pytest.raises(FileNotFoundError, match=missing):
         read(tmp_path)
+
+
+# --- what is not the file's fault ---
+
+
+def _rivals(folder: Path) -> str:
+    """Butane's force field with a second template, whose inner and outer carbons have changed their charges."""
+    text = (SYSTEMS / "butane" / "butane.xml").read_text()
+    first, last = text.index('  <Residue name="BUT">'), text.index(" </Residues>")
+    other = text[first:last].replace('"BUT"', '"TUB"')
+    for old, new in (("opls_135", "x"), ("opls_136", "opls_135"), ("x", "opls_136")):
+        other = other.replace(f'type="{old}"', f'type="{new}"')
+    (folder / "rivals.xml").write_text(text[:last] + other + text[last:])
+    return str(folder / "rivals.xml")
+
+
+def _in_two_residues(folder: Path) -> Path:
+    """Butane as two residues of two carbons each: OpenMM has no template for them, and tries the whole molecule."""
+    lines = (SYSTEMS / "butane" / "input.pdb").read_text().splitlines()
+    second = [f"{line[:17]}TWO A   2{line[26:]}" for line in lines if line[12:16].strip() in SECOND_HALF]
+    first = [line for line in lines if line.startswith("HETATM") and line[12:16].strip() not in SECOND_HALF]
+    (folder / "two.pdb").write_text(
+        "\n".join([*first, *second, *(k for k in lines if k.startswith("CONECT")), "END\n"])
+    )
+    return folder / "two.pdb"
+
+
+SYSTEMS = Path(__file__).parents[2] / "systems"
+SECOND_HALF = ("C3", "C4", "H31", "H32", "H41", "H42", "H43")
+
+
+@pytest.mark.parametrize(("residues", "place"), [(1, "BUT 1"), (2, "BUT-TWO")])
+def test_several_templates_fit(tmp_path, residues, place):
+    path = SYSTEMS / "butane" / "input.pdb" if residues == 1 else _in_two_residues(tmp_path)
+    files = _rivals(tmp_path)
+    with pytest.raises(UnsupportedSystemError) as caught:
+        MolecularSystem.from_pdb(path, files)
+    text = str(caught.value)
+    assert f"Expected one template of {files} for {place}; BUT, TUB fit it alike" in text and ".." not in text[-3:]
+    assert f"residueTemplates={{'{place}': 'BUT'}}" in text and f'residue_templates = {{ "{place}" = "BUT" }}' in text
+    charges = {}
+    for name in ("BUT", "TUB"):
+        system = MolecularSystem.from_pdb(path, files, residueTemplates={place: name})
+        force = next(f for f in system.system.getForces() if isinstance(f, openmm.NonbondedForce))
+        charges[name] = {a.name: force.getParticleParameters(a.index)[0]._value for a in system.topology.atoms()}
+    assert (charges["BUT"]["C1"], charges["BUT"]["C2"]) == (-0.18, -0.12)
+    assert (charges["TUB"]["C1"], charges["TUB"]["C2"]) == (-0.12, -0.18)
+    (tmp_path / "system.toml").write_text(
+        f"pdb = {str(path)!r}\nforcefield = {files!r}\nresidue_templates = {{ {place!r} = 'TUB' }}\n"
+    )
+    assert MolecularSystem.load(tmp_path).fingerprint == system.fingerprint
+
+
+def test_templates_that_are_not_there(tmp_path):
+    path, files = SYSTEMS / "butane" / "input.pdb", _rivals(tmp_path)
+    with pytest.raises(ValueError, match=r"no template TBU\.$"):
+        MolecularSystem.from_pdb(path, files, residueTemplates={"BUT 1": "TBU"})
+    with pytest.raises(ValueError, match=r"residues of the structure.*got BUT 2\. There are BUT, BUT 1\.$"):
+        MolecularSystem.from_pdb(path, files, residueTemplates={"BUT 2": "BUT"})
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ({"gbsaModel": None}, "its name is sasaMethod today"),
+        ({"implicitSolventSaltConc": 0.1}, "salt is implicitSolventKappa"),
+        ({"implicitSolvent": app.OBC2}, "implicit/gbn2.xml"),
+        ({"flexibleConstraints": True}, "used with constraints only"),
+        ({"hydrogenMas": 2.0}, "mind the spelling"),
+    ],
+)
+def test_options_that_nothing_uses(option, hint):
+    """No word of the structure, which is as it should be."""
+    path = SYSTEMS / "alanine_dipeptide" / "input.pdb"
+    with pytest.raises(ValueError, match=f"Expected options of createSystem.*; got {next(iter(option))}, .*") as caught:
+        MolecularSystem.from_pdb(path, ["amber96.xml", "implicit/obc1.xml"], **option)
+    text = str(caught.value)
+    assert hint in text and "input.pdb" not in text and text.endswith(".") and not text.endswith("..")
+    assert MolecularSystem.from_pdb(path, ["amber96.xml", "implicit/obc1.xml"], sasaMethod=None).n_atoms == 22
+
+
+def test_options_that_a_reader_does_not_have(amber_data):
+    stem = amber_data / "alanine-dipeptide-gbsa" / "alanine-dipeptide"
+    with pytest.raises(
+        ValueError, match=r"Expected options of AmberPrmtopFile.createSystem; got hydrogenMas"
+    ) as caught:
+        MolecularSystem.from_amber(f"{stem}.prmtop", f"{stem}.crd", hydrogenMas=2.0)
+    assert "did you mean hydrogenMass?" in str(caught.value) and ".prmtop" not in str(caught.value)
+
+
+def test_one_full_stop(tmp_path):
+    (tmp_path / "bad.xml").write_text(
+        "<ForceField><Residues><Residue name='A'><Bond/></Residue></Residues></ForceField>"
+    )
+    with pytest.raises(ValueError, match="OpenMM says") as caught:
+        MolecularSystem.from_pdb(SYSTEMS / "butane" / "input.pdb", str(tmp_path / "bad.xml"))
+    assert not str(caught.value).endswith("..")
+
+
+def test_atoms_of_one_name(tmp_path):
+    """OpenMM reads the first of each name; that is told, and not a count of atoms that the file does not have."""
+    lines = (SYSTEMS / "butane" / "input.pdb").read_text().splitlines()
+    lines = [f"{k[:12]} {k[77]}  {k[16:]}" for k in lines if k.startswith("HETATM")]
+    (tmp_path / "names.pdb").write_text("\n".join([*lines, "END\n"]))
+    butane = MolecularSystem.load("butane")
+    (tmp_path / "butane.xml").write_text(openmm.XmlSerializer.serialize(butane.system))
+    for read in (
+        lambda path: MolecularSystem.from_pdb(path, str(SYSTEMS / "butane" / "butane.xml")),
+        lambda path: MolecularSystem.from_xml(tmp_path / "butane.xml", path),
+    ):
+        with pytest.raises(ValueError, match=r"got BUT 1 C \(4 times\), BUT 1 H \(10 times\)") as caught:
+            read(tmp_path / "names.pdb")
+        assert "2 of 14 atoms" in str(caught.value) and "openmm-fab prepare" in str(caught.value)
+
+
+def test_deuterium_is_named(tmp_path):
+    lines = (SYSTEMS / "alanine_dipeptide" / "input.pdb").read_text().splitlines()
+    heavy = [f"{k[:12]} D  {k[16:76]} D" if k[12:21] == " H   ALA " else k for k in lines]
+    (tmp_path / "d.pdb").write_text("\n".join(heavy) + "\n")
+    with pytest.raises(UnsupportedSystemError, match=r"Deuterium \(ALA 2 D\) is in no force field.*write H for D"):
+        MolecularSystem.from_pdb(tmp_path / "d.pdb")
+
+
+def test_residues_in_several_places_are_named(tmp_path):
+    lines = (SYSTEMS / "alanine_dipeptide" / "input.pdb").read_text().splitlines()
+    atoms = [k for k in lines if k.startswith(("ATOM", "HETATM"))]
+    heavy = [k for k in atoms if k[76:78].strip() != "H"]
+    (tmp_path / "late.pdb").write_text("\n".join([*heavy, *(k for k in atoms if k not in heavy), "END\n"]))
+    with pytest.raises(
+        UnsupportedSystemError, match="atoms of ACE 1, ALA 2, NME 3 stand in several places of the file"
+    ):
+        MolecularSystem.from_pdb(tmp_path / "late.pdb")
+
+
+def test_bonds_that_only_distances_know(tmp_path):
+    """Two halves within a bond's length are not "several molecules" whose rest is to be thrown away."""
+    lines = [k for k in _in_two_residues(tmp_path).read_text().splitlines() if not k.startswith("CONECT")]
+    (tmp_path / "bare.pdb").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UnsupportedSystemError, match="As near as bonded atoms are") as caught:
+        MolecularSystem.from_pdb(tmp_path / "bare.pdb", str(SYSTEMS / "butane" / "butane.xml"))
+    assert "BUT 1 C2 - TWO 2 C3" in str(caught.value) and "CONECT" in str(caught.value)
+    assert "Keep the solute only" not in str(caught.value)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from openmm_fab import MolecularSystem
-from openmm_fab.molecule.names import atom_names, residue_run
+from openmm_fab.molecule.names import atom_names, formula, residue_run
 
 
 def test_atom_names_say_residue_number_and_atom():
@@ -27,3 +27,16 @@ def test_atom_names_say_residue_number_and_atom():
 )
 def test_a_long_run_of_residues_is_named_by_its_ends(names, expected):
     assert residue_run([SimpleNamespace(name=name) for name in names.split()]) == expected
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({"H": 2, "O": 1}, "H2O"),
+        ({"O": 2, "N": 1, "H": 7, "C": 3}, "C3H7NO2"),
+        ({"C": 1, "D": 1, "H": 3, "Cl": 1}, "CH3DCl"),
+        ({"C": 0, "H": 1, "Cl": 1}, "ClH"),
+    ],
+)
+def test_formulas_are_hills(elements, expected):
+    assert formula(elements) == expected
