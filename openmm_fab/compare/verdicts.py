@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtr
 
 from .. import weights as _weights
 
@@ -28,7 +27,7 @@ def verdict(z: float, khat: float, freedom: float = math.inf) -> str:
     if math.isnan(z):
         return qualified(NO_ERROR, khat)
     if math.isfinite(freedom) and math.isfinite(z):
-        z = float(norm.isf(student.sf(abs(z), max(freedom, 1.0))))
+        z = -float(ndtri(stdtr(max(freedom, 1.0), -abs(z))))
     return qualified(DISAGREE if abs(z) >= 3 else AGREE if abs(z) < 2 else EDGE, khat)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import openmm
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 
@@ -56,6 +55,8 @@ class _Spline(torch.nn.Module):
     table: Tensor
 
     def __init__(self, grid: np.ndarray, bounds: list[tuple[float, float]], periodic: bool):
+        from scipy.interpolate import CubicSpline  # not above: it takes a while to import
+
         super().__init__()
         self.bounds, self.periodic, self.dimensions = bounds, periodic, grid.ndim
         self.cells = [n - 1 for n in grid.shape]

@@ -109,15 +109,9 @@ class CouplingFlow(nn.Module):
     def use_c(self) -> None:
         """From the next call on, splines and their derivatives are C on a CPU; differentiable once.
 
-        Without a C compiler all stays as it is, with a warning.
+        What a call needs is compiled in it, if need be. Without a C compiler it is PyTorch's, with a warning.
         """
-        try:
-            dtype = next(self.parameters()).dtype
-            native.functions(dtype, dtype)
-        except NotCompiledError as error:
-            warnings.warn(f"The flow is PyTorch's own, and slower. {error}", stacklevel=2)
-        else:
-            self._native = self.settings.bins <= native.MOST_BINS
+        self._native = self.settings.bins <= native.MOST_BINS
 
     def compile(self, batch: int) -> None:
         """Fuse a layer with `torch.compile`, once for all layers; other batch sizes than `batch` run as they did.
@@ -156,8 +150,13 @@ class CouplingFlow(nn.Module):
         arrays = cast(_Coupling, layer).arrays()
         if frozen:
             arrays = _Arrays(*(a.detach() for a in arrays))
-        move = _move_in_c if self._native and z.device.type == "cpu" and couple is _couple else _move
-        return couple(z, arrays, inverse, self.matmul_dtype, move)
+        if self._native and z.device.type == "cpu" and couple is _couple:
+            try:
+                return couple(z, arrays, inverse, self.matmul_dtype, _move_in_c)
+            except NotCompiledError as error:
+                self._native = False
+                warnings.warn(f"The flow is PyTorch's own, and slower. {error}", stacklevel=2)
+        return couple(z, arrays, inverse, self.matmul_dtype, _move)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from .. import weights as _weights
@@ -382,6 +381,8 @@ def _two_sides(
 
 def _about_states(overlap: np.ndarray, ess: np.ndarray, n_k: np.ndarray) -> tuple[list[str], bool]:
     """What the overlap matrix (K, K) and the effective samples (K,) of K states say, and whether all can be trusted."""
+    from scipy.sparse.csgraph import connected_components  # not above: it takes a while to import
+
     _, group = connected_components(overlap + overlap.T >= OVERLAP_LIMIT, directed=False)
     words, trusted = [], True
     apart = np.flatnonzero(group != group[0]).tolist()

@@ -239,7 +239,7 @@ class BoltzmannGenerator:
         return objective_by_name(objective, z.to(next(self.flow.parameters())))
 
     def _use_c(self) -> None:
-        """On a CPU coordinates and splines are C, as the energy is: compiled in a second or two, once a machine."""
+        """On a CPU coordinates and splines are C, as the energy is: compiled in a second, once a machine."""
         for part in (self.coordinates, self.flow):
             if isinstance(part, InternalCoordinates | CouplingFlow):
                 part.use_c()

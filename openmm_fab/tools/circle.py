@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 BINS = 72
@@ -32,6 +31,8 @@ def circular_bins(angles: np.ndarray, bins: int = BINS) -> np.ndarray:
 
 def smooth(values: np.ndarray) -> np.ndarray:
     """Values (bins,) on the circle, averaged with Gaussian weights of width `SMOOTHING` bins."""
+    from scipy.ndimage import gaussian_filter1d  # not above: it takes a while to import
+
     return gaussian_filter1d(values, SMOOTHING, mode="wrap")
 
 

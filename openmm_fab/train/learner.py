@@ -16,6 +16,7 @@ from ..flow.coupling import CouplingFlow
 from ..tools.adaptive_batch import AdaptiveBatch
 from ..tools.devices import rounds_quickly
 from . import pathwise
+from .adam import Adam
 from .distributed import Ranks
 from .errors import TrainingError
 from .settings import TrainSettings
@@ -74,7 +75,7 @@ class Learner:
         elif settings.matmul_dtype == "bfloat16":
             raise ValueError(f'Expected a CouplingFlow for matmul_dtype = "bfloat16"; got {type(averaged).__name__}.')
         self.counted = Counted(self.flow)
-        self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=settings.learning_rate, fused=True)
+        self.optimizer = Adam(self.flow.parameters(), settings.learning_rate)
         self.rate, self.updates, self.skipped = 1.0, 0, 0
         self.steps: list[tuple[float, float]] = []
         self.differentiating = AdaptiveBatch("Gradient step")
@@ -136,8 +137,7 @@ class Learner:
         TrainingError
             There is too little memory, or losses stay no numbers.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+        self.optimizer.rate = self.learning_rate
         self.optimizer.zero_grad()
         try:
             loss.backward()

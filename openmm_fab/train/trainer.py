@@ -136,7 +136,7 @@ class Trainer:
             "buffer": buffered,
             "invalid": experience.invalid,
             "gradient": max(norms),
-            "learning_rate": learner.optimizer.param_groups[0]["lr"],
+            "learning_rate": learner.optimizer.rate,
         }
         return self.health.check(learner, experience, info)
 

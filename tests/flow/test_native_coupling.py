@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -137,6 +138,20 @@ def test_a_flow_is_the_same_with_it_and_a_point_does_not_know_its_batch() -> Non
     torch.testing.assert_close(log_q_again, log_q, rtol=0, atol=1e-9)
     for a, b in zip(flow.log_prob_and_gradient(z), (value, gradient), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
+def test_without_a_compiler_a_flow_is_pytorchs_with_one_warning(monkeypatch) -> None:
+    flow = CouplingFlow(torch.arange(4) >= 3, FlowSettings(layers=2, hidden=4, bins=4))
+    z = torch.linspace(-1, 1, 32).reshape(8, 4)
+    expected = flow.log_prob(z)
+    flow.use_c()
+    monkeypatch.setenv("OPENMM_FAB_NATIVE", "0")
+    monkeypatch.setattr(native, "_compiled", native._compiled.__wrapped__)  # what is loaded already stays out of it
+    with pytest.warns(UserWarning, match="The flow is PyTorch's own, and slower"):
+        assert torch.equal(flow.log_prob(z), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(flow.log_prob(z), expected)
 
 
 def test_more_bins_than_c_has_room_for_stay_with_pytorch() -> None:
