@@ -57,13 +57,17 @@ def svg(name: str, label: str, draw: Callable[[], Figure]) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
 
 
-def ramachandrans(ensemble: Ensemble, reference: Ensemble | None, residue: int = 0) -> list[str]:
-    """Ramachandran plots, SVG, of flow, reweighted ensemble and reference, if any; none without phi and psi."""
+def ramachandrans(
+    ensemble: Ensemble, reference: Ensemble | None, residue: int = 0, unweighted: bool = True
+) -> list[str]:
+    """Ramachandran plots, SVG, of the flow if `unweighted`, of the reweighted ensemble, and of the reference, if any;
+    none without phi and psi."""
     pairs = list(backbone_pairs(ensemble.topology))
     if not pairs:
         return []
     where = f", {pairs[residue]}" if len(pairs) > 1 else ""
-    sides: list[tuple[str, Ensemble, bool]] = [("flow", ensemble, False), ("reweighted", ensemble, True)]
+    sides: list[tuple[str, Ensemble, bool]] = [("flow", ensemble, False)] if unweighted else []
+    sides.append(("reweighted", ensemble, True))
     if reference is not None:
         sides.append((reference.name, reference, True))
 
@@ -84,7 +88,7 @@ def ramachandrans(ensemble: Ensemble, reference: Ensemble | None, residue: int =
     ]
 
 
-def profile_figures(ensemble: Ensemble, comparison: Comparison | None, most: int = 4) -> list[str]:
+def profile_figures(ensemble: Ensemble, comparison: Comparison | None, most: int) -> list[str]:
     """F along phi and psi, or the first torsions, with bands of two standard errors."""
     curves: dict[str, list[tuple[str, str, Any]]] = {}
     if comparison is not None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..ensemble.ensemble import Ensemble
 
 
+MOST, MOST_EARLY = 4, 2  # profiles, in a report and in an early one
 MARKS = {GOOD: "✓", CARE: "!", BAD: "✗"}
 
 
@@ -66,26 +67,31 @@ def report_html(
         Of the run, shown as they are.
     early : str
         Of a run that goes on, how far it is: "after 1.0 of 18 minutes of training". The page says so, and how old it
-        is, and reloads itself until `end_reloading`.
+        is, and reloads itself until `end_reloading`. It has only the figures that tell most, as training waits for
+        them.
     """
     found = findings(ensemble, comparison, metrics)
     reference = None if comparison is None else comparison.reference
     name = title or ensemble.name
     sections = [
-        _section("Can these numbers be used?", _cards(found) + _figure([figures.weight_figure(ensemble)])),
+        _section(
+            "Can these numbers be used?",
+            _cards(found) + ("" if early else _figure([figures.weight_figure(ensemble)])),
+        ),
         _section("Basins", _basins(comparison)),
         _section(
             "Ramachandran plots",
-            _figure(figures.ramachandrans(ensemble, reference)),
-            "Free energy over φ and ψ, cut at 8 kT; where nothing was sampled the plot is empty. The flow as it is, "
-            "then with its weights, then the reference if there is one.",
+            _figure(figures.ramachandrans(ensemble, reference, unweighted=not early)),
+            "Free energy over φ and ψ, cut at 8 kT; where nothing was sampled the plot is empty. "
+            f"{'The ensemble' if early else 'The flow as it is, then'} with its weights, then the reference if there "
+            "is one.",
         ),
         _section(
             "Free energy along torsions",
-            _figure(figures.profile_figures(ensemble, comparison)),
+            _figure(figures.profile_figures(ensemble, comparison, MOST_EARLY if early else MOST)),
             "Bands are two standard errors on either side.",
         ),
-        _structures(ensemble),
+        _structures(ensemble, bool(early)),
         _section("Training", _training(metrics) + _figure(figures.learning_figures(metrics), "wide")),
     ]
     if comparison is not None:
@@ -125,7 +131,7 @@ def end_reloading(path: Path) -> None:
 def _early(early: str) -> str:
     if not early:
         return ""
-    sentence, now = early_in_words(early), datetime.now(timezone.utc).timestamp()
+    sentence, now = f"{early_in_words(early)} The last one has more figures.", datetime.now(timezone.utc).timestamp()
     return f'<p id="early" class="card care" data-written="{now:.0f}">{escape(sentence)} <span></span></p>{page.RELOAD}'
 
 
@@ -208,12 +214,16 @@ def _training(metrics: Sequence[Mapping[str, float]]) -> str:
     return f"<p>{escape(shown)}.</p>" if shown else ""
 
 
-def _structures(ensemble: Ensemble) -> str:
+def _structures(ensemble: Ensemble, brief: bool) -> str:
+    """The viewer, and a picture for where it does not start; `brief`: either of them."""
     structures = draw_structures(ensemble)
     library, about = ngl_library()
-    picture = figures.structure_picture(structures.x, *elements_and_bonds(ensemble.topology))
     why = "The structure drawn most often, and the others behind it." if library else f"No 3-D viewer: {about}"
-    still = f'<div id="picture"><p class="soft" id="why">{escape(why)}</p><figure>{picture}</figure></div>'
+    picture = ""
+    if not (brief and library):
+        drawn = figures.structure_picture(structures.x, *elements_and_bonds(ensemble.topology))
+        picture = f"<figure>{drawn}</figure>"
+    still = f'<div id="picture"><p class="soft" id="why">{escape(why)}</p>{picture}</div>'
     lead = "Structures drawn by weight, superposed: what the molecule looks like at equilibrium."
     body = still if not library else _live(structures, library, about, still)
     return _section("Structures", body, lead)

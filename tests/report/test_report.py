@@ -17,11 +17,14 @@ from ensembles import butane, flat, flow, two_basins
 
 from openmm_fab.compare.comparing import compare
 from openmm_fab.ensemble.ensemble import draw_structures
+from openmm_fab.report import figures, html
 from openmm_fab.report.html import end_reloading, report_html, write_report
+from openmm_fab.report.page import RELOAD
 from openmm_fab.report.viewer import ngl_library
 from openmm_fab.report.words import findings, training_findings, usable
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+NODE = shutil.which("node")
 METRICS = [
     {"iteration": i, "evaluations": 512 * i, "seconds": 1.5 * i, "ess_ais": 0.3, "acceptance": 0.6, "step_size": 0.1}
     | ({"ess": 0.01 * i, "outside_weight": 0.001, "annealed_outside": 0.03} if i % 10 == 0 else {})
@@ -223,6 +226,8 @@ def test_an_early_page_reloads_until_the_run_ends(tmp_path) -> None:
     assert "Early: after 1.0 of 18 minutes of training; while the run goes on" in head
     assert re.search(r'data-written="1\d{9}"', head) and text.count("location.reload()") == 1
     assert "http" not in head.split("<header>")[1]
+    titles = [re.findall(r"<h2>.*?</h2>", report_html(ensemble, metrics=METRICS, early=early)) for early in ("", "now")]
+    assert titles[0] == titles[1]  # nothing is left out but figures
     end_reloading(path)
     still = path.read_text()
     assert "Early: after 1.0 of 18 minutes" in still and "reload" not in still and still.endswith("</html>")
@@ -231,6 +236,40 @@ def test_an_early_page_reloads_until_the_run_ends(tmp_path) -> None:
     assert path.read_text() == still
     end_reloading(tmp_path / "none.html")
     assert not (tmp_path / "none.html").exists()
+
+
+STAND_IN = """
+let now = 1e6, reloads = 0, tick;
+const heard = {}, place = { textContent: "" };
+const document = { getElementById: () => ({ dataset: { written: "990" }, lastElementChild: place }) };
+const window = { addEventListener: (kind, f) => { heard[kind] = f; } };
+const location = { reload: () => { reloads += 1; } };
+const setInterval = (f) => { tick = f; };
+Date.now = () => now;
+const seen = [];
+const look = (seconds) => { now += 1000 * seconds; tick(); seen.push([place.textContent, reloads]); };
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="needs node")
+def test_an_early_page_says_how_old_it_is_and_reloads_where_nobody_looks_around() -> None:
+    script = RELOAD.removeprefix("<script>").partition("</script>")[0]
+    use = "look(0); look(29); heard.pointermove(); look(29); look(60); console.log(JSON.stringify(seen));"
+    done = subprocess.run([str(NODE), "-e", STAND_IN + script + use], capture_output=True, text=True, check=True)
+    # Written 10 s before the page was opened; the pointer moved 29 s later.
+    expected = [["10 s", 0], ["39 s", 0], ["68 s", 0], ["2 min", 1]]
+    assert json.loads(done.stdout) == [[f"Written {age} ago.", reloads] for age, reloads in expected]
+
+
+def test_an_early_page_has_the_figures_that_tell_most(monkeypatch) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(figures, "svg", lambda name, label, draw: drawn.append(name) or "<svg></svg>")
+    monkeypatch.setattr(html, "ngl_library", lambda: ("NGL", "a licence"))
+    report_html(flow(500, seed=0), metrics=METRICS, early="after 1.0 of 18 minutes of training")
+    assert drawn == ["rama0", "profile0", "profile1", "learning"]
+    monkeypatch.setattr(html, "ngl_library", lambda: ("", "nglview is not installed."))
+    report_html(flow(500, seed=0), metrics=METRICS, early="after 1.0 of 18 minutes of training")
+    assert drawn[4:] == ["rama0", "profile0", "profile1", "structures", "learning"]
 
 
 def test_the_figures_take_their_colours_from_the_page(page) -> None:
