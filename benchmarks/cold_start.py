@@ -1,7 +1,8 @@
 """Seconds from the command to the first metrics, and a short run's ensemble, where nothing is compiled yet.
 
 Every run has caches of its own, empty at the start, one thread and one core. With `--peer FOLDER` another checkout of
-this project does the same, in turn.
+this project does the same, in turn. Seconds of the processor, the compilers' included, are those that a core without
+other work would take.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -22,11 +24,14 @@ from .runner import ROOT
 
 SYSTEMS = ("alanine_dipeptide", "adenosine", "alanine_tetrapeptide")
 PATIENCE = 600.0  # s
+STARTS = {"import openmm_fab": ["-c", "import openmm_fab"], "openmm-fab --help": ["-m", "openmm_fab", "--help"]}
+Figures = dict[str, Any]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer", type=Path, help="another checkout, beside this one")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS))
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="s, after which first metrics are given up")
     parser.add_argument(
         "--preset", default="smoke", help="of the run to the end, on the first system; none: no such run"
     )
@@ -35,10 +40,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     systems = options.systems[:1] if options.quick else options.systems
     builds = {"this": ROOT} | ({} if options.peer is None else {"peer": options.peer.resolve()})
-    first: list[dict[str, Any]] = []
+    load = os.getloadavg()[0]
+    starts: list[Figures] = []
+    for what, arguments in STARTS.items():
+        for build, folder in builds.items():
+            starts.append({"what": what, "build": build, **_start(folder, arguments)})
+    first: list[Figures] = []
     for system in systems:
         for build, folder in builds.items():
-            first.append({"system": system, "build": build, "seconds": _first_metrics(folder, system)})
+            row = {"system": system, "build": build, **_first_metrics(folder, system, options.patience)}
+            print(json.dumps(row), flush=True)
+            first.append(row)
     whole = (
         []
         if options.quick or options.preset == "none"
@@ -48,7 +60,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         ]
     )
     commits = {build: _commit(folder) for build, folder in builds.items()}
-    return {"first": first, "whole": whole, "preset": options.preset, "commits": commits}
+    return {
+        "starts": starts,
+        "first": first,
+        "whole": whole,
+        "preset": options.preset,
+        "patience": options.patience,
+        "load": [load, os.getloadavg()[0]],
+        "commits": commits,
+    }
 
 
 def title(figures: dict[str, Any]) -> str:
@@ -56,12 +76,15 @@ def title(figures: dict[str, Any]) -> str:
 
 
 def table(figures: dict[str, Any]) -> str:
-    seconds = {(row["system"], row["build"]): row["seconds"] for row in figures["first"]}
     builds = list(figures["commits"])
-    lines = [f"| seconds to the first iteration's metrics | {' | '.join(builds)} |", "|---|" + "---|" * len(builds)]
-    for system in dict.fromkeys(row["system"] for row in figures["first"]):
-        cells = [f"{seconds[system, build]:.1f}" for build in builds]
-        lines.append(f"| {system} | {' | '.join(cells)} |")
+    head = "".join(f" {build}, on the clock | {build}, of the processor |" for build in builds)
+    lines = [f"| seconds |{head}", "|---|" + "---|---|" * len(builds)]
+    rows = {row["what"]: row["what"] for row in figures["starts"]}
+    rows |= {row["system"]: f"first metrics of {row['system']}" for row in figures["first"]}
+    found = {(row.get("what", row.get("system")), row["build"]): row for row in figures["starts"] + figures["first"]}
+    for key, name in rows.items():
+        cells = [cell for build in builds for cell in _shown(found[key, build], figures["patience"])]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     if figures["whole"]:
         lines += [
             "",
@@ -79,7 +102,16 @@ def table(figures: dict[str, Any]) -> str:
             ]
             lines.append(f"| {row['system']}, {row['build']} | {' | '.join(map(str, cells))} |")
     where = ", ".join(f"{build}: {commit}" for build, commit in figures["commits"].items())
-    return "\n".join([*lines, "", f"Empty caches, one thread on one core. Builds: {where}."])
+    load = " to ".join(f"{value:.1f}" for value in figures["load"])
+    return "\n".join(
+        [*lines, "", f"Empty caches, one thread on one core of a machine whose load was {load}. Builds: {where}."]
+    )
+
+
+def _shown(row: Figures, patience: float) -> list[str]:
+    if row["seconds"] is None:
+        return [f"over {patience:g}", f"over {row['cpu']:.1f}"]
+    return [f"{row['seconds']:.1f}", f"{row['cpu']:.1f}"]
 
 
 def _environment(folder: Path, caches: Path) -> dict[str, str]:
@@ -87,12 +119,37 @@ def _environment(folder: Path, caches: Path) -> dict[str, str]:
     return os.environ | own | {name: str(caches / name) for name in ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")}
 
 
+def _pinned(*arguments: str) -> list[str]:
+    core = ["taskset", "-c", str(max(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
+    return [*core, sys.executable, *arguments]
+
+
 def _command(system: str, runs: Path, *more: str) -> list[str]:
-    pinned = ["taskset", "-c", str(max(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
-    return [*pinned, sys.executable, "-m", "openmm_fab", "run", system, "--runs", str(runs), "--name", "run", *more]
+    return _pinned("-m", "openmm_fab", "run", system, "--runs", str(runs), "--name", "run", *more)
 
 
-def _first_metrics(folder: Path, system: str) -> float:
+def _processor() -> float:
+    """Seconds of the processor that processes took which this one started, and has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _start(folder: Path, arguments: list[str]) -> Figures:
+    """The best of three."""
+    found = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for _ in range(3):
+            started, before = time.perf_counter(), _processor()
+            environment = _environment(folder, Path(temporary))
+            subprocess.run(_pinned(*arguments), cwd=temporary, env=environment, capture_output=True, check=True)
+            found.append((time.perf_counter() - started, _processor() - before))
+    seconds, cpu = map(min, zip(*found, strict=True))
+    return {"seconds": seconds, "cpu": cpu}
+
+
+def _first_metrics(folder: Path, system: str, patience: float) -> Figures:
+    """No seconds on the clock, and those of the processor until then, where nothing came within `patience`."""
+    before, seconds = _processor(), None
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         started = time.perf_counter()
@@ -108,13 +165,15 @@ def _first_metrics(folder: Path, system: str) -> float:
             while not (metrics.exists() and metrics.stat().st_size):
                 if process.poll() is not None:
                     raise RuntimeError(f"The run of {system} ended with {process.returncode} before its first metrics.")
-                if time.perf_counter() - started > PATIENCE:
-                    return float("inf")
+                if time.perf_counter() - started > patience:
+                    break
                 time.sleep(0.02)
-            return time.perf_counter() - started
+            else:
+                seconds = time.perf_counter() - started
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
+    return {"seconds": seconds, "cpu": _processor() - before}
 
 
 def _whole_run(folder: Path, system: str, preset: str) -> dict[str, Any]:
