@@ -30,8 +30,9 @@ from .checks import (
     template_problems,
 )
 from .graph import topology_bonds
+from .gromacs import check_sections, exclude_as_gromacs
 from .names import residue_label, residue_run
-from .openmm_private import mmcif_blocks, residue_templates
+from .openmm_private import GromacsTopology, mmcif_blocks, residue_templates
 from .safe_xml import check_forcefield, check_serialized
 
 if sys.version_info >= (3, 11):
@@ -191,7 +192,8 @@ def read_charmm(
     found = [str(_existing(file, "CHARMM parameters")) for file in files]
     with naming(", ".join(found), "CHARMM parameters"):
         field = app.CharmmParameterSet(*found)
-        system = read.createSystem(field, **_defaults(options))
+        # As for all other files: what is constrained has no energy.
+        system = read.createSystem(field, **{"flexibleConstraints": False, **_defaults(options)})
     return read.topology, system, _positions(coordinates, read.topology, psf, _charmm_coordinates)
 
 
@@ -201,11 +203,14 @@ def read_gromacs(
     """See `MolecularSystem.from_gromacs`."""
     path = str(_existing(top, "a GROMACS topology"))
     with naming(path, "a GROMACS topology"):
-        read = app.GromacsTopFile(path, includeDir=None if include_dir is None else str(include_dir), defines=defines)
-    positions = _positions(coordinates, read.topology, top, lambda path: app.GromacsGroFile(path).positions)
+        read = GromacsTopology(path, includeDir=None if include_dir is None else str(include_dir), defines=defines)
+    check_sections(read, path)
+    positions = _positions(coordinates, read.topology, top, _gromacs_coordinates)
     _check_options(read.createSystem, options)
     with naming(path, "a GROMACS topology"):
-        return read.topology, read.createSystem(**_defaults(options)), positions
+        system = read.createSystem(**_defaults(options))
+        exclude_as_gromacs(read, system, path)
+    return read.topology, system, positions
 
 
 def read_xml(system_xml: FilePath, structure: FilePath) -> Read:
@@ -426,4 +431,10 @@ def _amber_coordinates(path: str) -> unit.Quantity:
 
 def _charmm_coordinates(path: str) -> unit.Quantity:
     reader = app.CharmmRstFile if path.lower().endswith(".rst") else app.CharmmCrdFile
-    return reader(path).positions
+    with naming(path, "CHARMM coordinates"):
+        return reader(path).positions
+
+
+def _gromacs_coordinates(path: str) -> unit.Quantity:
+    with naming(path, "GROMACS coordinates"):
+        return app.GromacsGroFile(path).positions

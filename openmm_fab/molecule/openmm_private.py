@@ -70,6 +70,34 @@ def mmcif_blocks(lines: Iterable[str]) -> list[Any]:
     return blocks
 
 
+class GromacsTopology(app.GromacsTopFile):
+    """OpenMM's reader of GROMACS topologies, and what it knows but does not say.
+
+    `GromacsTopFile._processLine`, `_currentCategory`, `_ifStack`, `_moleculeTypes`, `_molecules`.
+
+    Attributes
+    ----------
+    sections : dict of str to int
+        Lines of data in each section, without those that the preprocessor leaves out; of included files, too.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        self.sections: dict[str, int] = {}
+        super().__init__(*args, **more)
+
+    def _processLine(self, line: str, file: str) -> None:
+        super()._processLine(line, file)
+        text = line.split(";")[0].strip()
+        if text and text[0] not in "#*" and all(self._ifStack):
+            name = self._currentCategory
+            self.sections[name] = self.sections.get(name, 0) + (text[0] != "[")
+
+    @property
+    def molecules(self) -> list[tuple[Any, int]]:
+        """Types of molecules and how many of each: with `nrexcl`, and the fields of `bonds`, `constraints`, `pairs`."""
+        return [(self._moleculeTypes[name], count) for name, count in self._molecules]
+
+
 def system_hash(state: Any) -> int:
     """A number that tells the System of an openmmtools ThermodynamicState from others, whatever its thermostat.
 

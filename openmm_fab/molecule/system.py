@@ -122,7 +122,7 @@ class MolecularSystem:
         coordinates : path of an inpcrd, rst7 or NetCDF restart file, or of a PDB or PDBx/mmCIF file
         **create_system_kwargs
             Handed to `AmberPrmtopFile.createSystem`: `implicitSolvent=app.OBC2`, `implicitSolventSaltConc`, ...
-            Salt screens at `temperature`.
+            Salt screens at `temperature`. OpenMM adds the surface term ACE, which sander does not: `sasaMethod=None`.
 
         Raises
         ------
@@ -153,6 +153,8 @@ class MolecularSystem:
         parameters : paths of all rtf, prm, par, top, inp and str files that are needed
         **create_system_kwargs
             Handed to `CharmmPsfFile.createSystem`: `implicitSolvent=app.GBn2`, ... Salt screens at `temperature`.
+            OpenMM adds no surface term, as it does for Amber, unless told `sasaMethod="ACE"`. Constrained bonds have no
+            energy unless told `flexibleConstraints=True`.
         """
         options = {"constraints": constraints, "temperature": _in_kelvin(temperature), **create_system_kwargs}
         return cls(*inputs.read_charmm(psf, coordinates, parameters, **options), temperature, _name(name, psf))
@@ -179,6 +181,11 @@ class MolecularSystem:
         defines : preprocessor definitions, {"POSRES": ""}
         **create_system_kwargs
             Handed to `GromacsTopFile.createSystem`.
+
+        Raises
+        ------
+        UnsupportedSystemError
+            Also for sections that OpenMM passes over (restraints, [ pairs_nb ], ...), and for nrexcl other than 3.
         """
         options = {"constraints": constraints, **create_system_kwargs}
         read = inputs.read_gromacs(top, coordinates, include_dir, defines, **options)

@@ -17,6 +17,7 @@ NAMES = {
     *("_value", "_standardBonds", "_loadNameReplacementTables", "_residueNameReplacements"),
     *("_loadStandardHydrogenDefinitions", "_residueHydrogens", "_templates"),
     *("_standard_system_hash", "_composable_states"),
+    *("_processLine", "_currentCategory", "_ifStack", "_moleculeTypes", "_molecules"),
 }
 MODULE = "openmm.app.internal"
 
