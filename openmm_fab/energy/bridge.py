@@ -153,6 +153,7 @@ class OpenMMEnergy:
     # --- inside ---
 
     def _start(self, platform: str, workers: int) -> None:
+        self.system.require_unchanged()
         self.platform, self.workers = platform, workers
         properties = {"Threads": "1", **self._properties} if platform == "CPU" else self._properties
         self._contexts = [

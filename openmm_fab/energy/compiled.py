@@ -66,6 +66,7 @@ class CompiledEnergy(nn.Module):
     def __init__(self, system: MolecularSystem, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         keep_freed_memory()
+        system.require_unchanged()
         self.system, self.dtype = system, dtype
         self.potential = Potential(system.system)
         self.defaults = global_parameters(system.system)

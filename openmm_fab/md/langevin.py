@@ -56,6 +56,7 @@ def langevin(
 
 def context_of(system: MolecularSystem, settings: LangevinSettings, seed: int) -> openmm.Context:
     """A Context with the integrator, on the platform of the settings."""
+    system.require_unchanged()
     step = settings.step_ps(system.system.getNumConstraints() > 0)
     integrator = openmm.LangevinMiddleIntegrator(system.temperature, settings.friction, step)
     integrator.setRandomNumberSeed(seed + 1)  # 0 is "any" to OpenMM

@@ -74,6 +74,7 @@ def _sampler(
         from openmmtools import cache, mcmc, multistate, states
     except ImportError as error:
         raise ImportError("Replica exchange needs openmmtools: pip install openmm_fab[md].") from error
+    system.require_unchanged()
     first = round(settings.equilibration_ps / settings.frame_ps)
     reporter = multistate.MultiStateReporter(
         str(path), checkpoint_interval=1, analysis_particle_indices=tuple(range(system.n_atoms))

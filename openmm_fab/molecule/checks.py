@@ -13,7 +13,7 @@ from openmm import app, unit
 
 from ..tools.errors import OpenMMFabError
 from .distances import distance_bonds
-from .graph import bonds_of, constraints_of, molecules_of, topology_bonds
+from .graph import bonds_of, constraints_of, molecules_of, repeated_bonds, repeated_springs, topology_bonds
 from .names import residue_label, residue_run
 from .openmm_private import magnitude
 
@@ -49,7 +49,7 @@ def check_supported(topology: app.Topology, system: openmm.System, positions: np
             problems.append(
                 f"Expected a chemical element for every atom; {some(nameless)} have none. Set atom.element."
             )
-        problems += _order_problems(topology, system)
+        problems += _order_problems(topology, system) + _repeat_problems(topology, system)
         bonds = bonds_of(topology, system)
         problems += molecule_problems(topology, bonds, positions) + _constraint_problems(topology, system, bonds)
     if problems:
@@ -128,14 +128,40 @@ def _system_problems(system: openmm.System) -> list[str]:
     return problems
 
 
+def _repeat_problems(topology: app.Topology, system: openmm.System) -> list[str]:
+    """Bonds that the topology repeats and that have a spring each time; repeats without a second spring do no harm."""
+    both = set(map(tuple, repeated_bonds(topology).tolist())) & set(map(tuple, repeated_springs(system).tolist()))
+    if not both:
+        return []
+    return [
+        f"Expected every bond once; {len(both)} stand twice in the topology and have two springs in the System, so "
+        f"that their energy counts twice: {some(bond_labels(topology, sorted(both)))}. OpenMM reads a bond twice "
+        "that a PDBx file has in struct_conn and in chem_comp_bond: use MolecularSystem.from_pdb, which takes it once, "
+        "or make the System from a topology without repeats."
+    ]
+
+
+def repeat_warnings(topology: app.Topology, system: openmm.System) -> list[str]:
+    """What to tell of springs that stand more than once in the System; at most one text."""
+    twice = repeated_springs(system)
+    if not len(twice):
+        return []
+    return [
+        f"{len(twice)} springs stand more than once in the System's HarmonicBondForce, with the same length and "
+        f"constant, and count each time: {some(bond_labels(topology, twice.tolist()))}. Unless that is meant, make the "
+        "System from a topology in which every bond stands once."
+    ]
+
+
+def bond_labels(topology: app.Topology, bonds: Sequence[Sequence[int]]) -> list[str]:
+    """Bonds as text, such as "ALA 2 N-CA"."""
+    atoms = list(topology.atoms())
+    return [f"{atoms[i].residue.name} {atoms[i].residue.id} {atoms[i].name}-{atoms[j].name}" for i, j in bonds]
+
+
 def _constraint_problems(topology: app.Topology, system: openmm.System, bonds: np.ndarray) -> list[str]:
     joined = set(map(tuple, bonds.tolist()))
-    atoms = list(topology.atoms())
-    angles = [
-        f"{atoms[i].residue.name} {atoms[i].residue.id} {atoms[i].name}-{atoms[j].name}"
-        for i, j, _ in constraints_of(system)
-        if (i, j) not in joined
-    ]
+    angles = bond_labels(topology, [(i, j) for i, j, _ in constraints_of(system) if (i, j) not in joined])
     if not angles:
         return []
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -9,6 +10,8 @@ import mdtraj
 import numpy as np
 import openmm
 from openmm import app, unit
+
+from .openmm_private import magnitude
 
 FLAT = 0.005  # nm; a ring whose atoms lie no further from their plane (root mean square) is planar
 LONGEST_BOND = 0.3  # nm
@@ -120,6 +123,22 @@ def is_planar(ring: Sequence[int], positions: np.ndarray) -> bool:
 def topology_bonds(topology: app.Topology) -> np.ndarray:
     """(n_bonds, 2) int, i < j, sorted."""
     return _pairs((a.index, b.index) for a, b in topology.bonds())
+
+
+def repeated_bonds(topology: app.Topology) -> np.ndarray:
+    """Pairs of atoms (n, 2) int, i < j, sorted, that the topology joins by more than one bond."""
+    counts = Counter((min(a.index, b.index), max(a.index, b.index)) for a, b in topology.bonds())
+    return _pairs(pair for pair, count in counts.items() if count > 1)
+
+
+def repeated_springs(system: openmm.System) -> np.ndarray:
+    """Pairs of atoms (n, 2) int, i < j, sorted, with the same harmonic spring, length and constant, more than once."""
+    counts: Counter[tuple[int, int, float, float]] = Counter()
+    for force in system.getForces():
+        if isinstance(force, openmm.HarmonicBondForce):
+            for i, j, length, k in map(force.getBondParameters, range(force.getNumBonds())):
+                counts[min(i, j), max(i, j), magnitude(length), magnitude(k)] += 1
+    return _pairs(spring[:2] for spring, count in counts.items() if count > 1)
 
 
 def bonds_of(topology: app.Topology, system: openmm.System) -> np.ndarray:

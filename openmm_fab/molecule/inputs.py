@@ -32,7 +32,7 @@ from .checks import (
 from .graph import topology_bonds
 from .gromacs import check_sections, exclude_as_gromacs
 from .names import residue_label, residue_run
-from .openmm_private import GromacsTopology, mmcif_blocks, residue_templates
+from .openmm_private import GromacsTopology, drop_repeated_bonds, mmcif_blocks, residue_templates
 from .safe_xml import check_forcefield, check_serialized
 
 if sys.version_info >= (3, 11):
@@ -253,6 +253,7 @@ def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
             warnings.warn(str(warning.message), warning.category, stacklevel=5)
     if ignored:
         raise ValueError(_same_names(path, ignored, read.topology.getNumAtoms()))
+    drop_repeated_bonds(read.topology)
     if read.topology.getNumAtoms() == 0:
         raise ValueError(f"Expected atoms in {path}; there are none. Is it a {'PDBx/mmCIF' if mmcif else 'PDB'} file?")
     if read.getNumFrames() > 1:

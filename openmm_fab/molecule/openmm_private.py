@@ -31,6 +31,21 @@ def standard_bonds(residue: str) -> list[Any]:
     return bonds
 
 
+def drop_repeated_bonds(topology: app.Topology) -> None:
+    """Of bonds between the same two atoms keep one, the first that has a type or order, or else the first; in place.
+
+    `Topology._bonds`.
+    """
+    kept: dict[frozenset[int], Any] = {}
+    for bond in topology.bonds():
+        pair = frozenset((bond[0].index, bond[1].index))
+        before = kept.get(pair)
+        if before is None or (before.type is before.order is None and not bond.type is bond.order is None):
+            kept[pair] = bond
+    if len(kept) < topology.getNumBonds():
+        topology._bonds = list(kept.values())
+
+
 def residue_replacements() -> Mapping[str, str]:
     """The name that OpenMM's reader of PDB files gives a residue, by its name in the file.
 

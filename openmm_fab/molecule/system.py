@@ -6,9 +6,12 @@ temperature K.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
+import itertools
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,8 +24,11 @@ import openmm
 from openmm import app, unit
 
 from . import inputs
-from .checks import check_supported
-from .graph import BondGraph, bonds_of, constraints_of
+from .bias import biases
+from .checks import UnsupportedSystemError, check_supported, repeat_warnings
+from .graph import BondGraph, bonds_of, constraints_of, repeated_bonds
+from .openmm_private import drop_repeated_bonds
+from .solvent import default_parameters
 
 GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)  # kJ / (mol K)
 FORCEFIELD = ("amber96.xml", "implicit/obc1.xml")
@@ -37,7 +43,8 @@ class MolecularSystem:
     ----------
     topology : openmm.app.Topology
     system : openmm.System
-        Without periodic box or virtual sites; constraints only of bonds.
+        Without periodic box or virtual sites; constraints only of bonds. Copied: what is done to the one that was given
+        changes no energy here, and must not be done to this one, see `require_unchanged`.
     positions : (n_atoms, 3) array, nm, or Quantity
     temperature : float, K, or Quantity
     name : str
@@ -46,10 +53,15 @@ class MolecularSystem:
     settings : dict
         The parsed `system.toml`; empty if there was none.
 
+    Warns
+    -----
+    UserWarning
+        See `default_parameters` of implicit solvent, and `biases`.
+
     Raises
     ------
     UnsupportedSystemError
-        See `check_supported`.
+        See `check_supported`; a force that cannot be copied.
     """
 
     topology: app.Topology
@@ -59,12 +71,21 @@ class MolecularSystem:
     name: str = "molecule"
     folder: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    _contents: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         # The edge of the package: after this, no Quantity.
         object.__setattr__(self, "positions", _in_nanometers(self.positions))
         object.__setattr__(self, "temperature", _in_kelvin(self.temperature))
         check_supported(self.topology, self.system, self.positions, self.name)
+        if len(repeated_bonds(self.topology)):
+            object.__setattr__(self, "topology", copy.deepcopy(self.topology))
+            drop_repeated_bonds(self.topology)
+        object.__setattr__(self, "system", _copied(self.system, self.name))
+        object.__setattr__(self, "_contents", _digest(self.system))
+        told = repeat_warnings(self.topology, self.system), default_parameters(self.topology, self.system)
+        for text in itertools.chain(*told, biases(self.system)):
+            warnings.warn(f"{self.name}: {text}", stacklevel=4)
 
     def __repr__(self) -> str:
         return f"MolecularSystem({self.name!r}, {self.n_atoms} atoms, {self.temperature:g} K)"
@@ -307,14 +328,37 @@ class MolecularSystem:
         """(n_atoms, 3) float64, nm: the local energy minimum below other positions, as `minimum` is."""
         # Reference: double precision and one thread, so two calls give the same numbers. CPU, faster for large
         # molecules and as repeatable with one thread, goes most of the way; their soft ends need not be followed.
+        self.require_unchanged()
         large = self.n_atoms > LARGE
         for platform in ("CPU", "Reference") if large else ("Reference",):
             positions = _minimised(self.system, positions, platform, 1.0 if large else 0.01, 100 if large else 0)
         return positions
 
-    @cached_property
+    def require_unchanged(self) -> None:
+        """Raise a ValueError if the System is no longer the one that was given: energies would be those of another.
+
+        `app.Metadynamics` and its like add their force to the System that they are given.
+        """
+        if _digest(self.system) == self._contents:
+            return
+        last = self.system.getForce(self.system.getNumForces() - 1) if self.system.getNumForces() else None
+        raise ValueError(
+            f"Expected the System of {self.name} as it was given; it was changed since (its last force is "
+            f"{'none' if last is None else last.getName()}). app.Metadynamics and others add a bias to the System that "
+            "they get: hand them copy.deepcopy(system.system), and load the molecule again."
+        )
+
+    @property
     def fingerprint(self) -> str:
-        """sha256 over elements, bonds, System and temperature: does a saved model belong to this molecule?"""
+        """sha256 over elements, bonds, System and temperature: does a saved model belong to this molecule?
+
+        Raises what `require_unchanged` raises.
+        """
+        self.require_unchanged()
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         # The XML names the OpenMM version that wrote it, which does not change the molecule.
         xml = re.sub(r' openmmVersion="[^"]*"', "", openmm.XmlSerializer.serialize(_kinds_in_order(self.system)))
         parts = [",".join(self.elements), str(self.bonds.tolist()), xml, repr(self.temperature)]
@@ -322,6 +366,25 @@ class MolecularSystem:
 
 
 # --- small helpers ---
+
+
+def _copied(system: openmm.System, name: str) -> openmm.System:
+    try:
+        return openmm.XmlSerializer.clone(system)
+    except openmm.OpenMMException as error:
+        raise UnsupportedSystemError(
+            [
+                f"Expected forces that can be copied; OpenMM says: {error} A PythonForce needs a function that is "
+                "defined at the top level of a module: no lambda, and none inside another function."
+            ],
+            name,
+        ) from error
+
+
+def _digest(system: openmm.System) -> bytes:
+    # Two pickles of one function may differ.
+    xml = re.sub(r' function="[0-9A-Fa-f]*"', "", openmm.XmlSerializer.serialize(system))
+    return hashlib.sha256(xml.encode()).digest()
 
 
 def _kinds_in_order(system: openmm.System) -> openmm.System:

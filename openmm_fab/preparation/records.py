@@ -15,7 +15,7 @@ from typing import Any
 from openmm import app
 
 from ..molecule.inputs import MMCIF, check_pdb, naming
-from ..molecule.openmm_private import residue_replacements, residue_templates, standard_bonds
+from ..molecule.openmm_private import drop_repeated_bonds, residue_replacements, residue_templates, standard_bonds
 from .problems import AMINO, MODIFIED, PROTONATED, VARIANTS, Problem, fixable, unfixable
 
 # Where the line of an atom has what: columns of PDB, names in PDBx/mmCIF (of several the first that is there).
@@ -77,6 +77,7 @@ class Records:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what stands in the findings
             read = app.PDBxFile(text) if self.columns else app.PDBFile(text)
+        drop_repeated_bonds(read.topology)
         return app.Modeller(read.topology, read.positions)
 
     def variants(self, model: app.Modeller) -> dict[tuple[str, str, str], str]:

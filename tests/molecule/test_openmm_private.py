@@ -15,7 +15,7 @@ from openmm_fab.molecule import openmm_private as private
 PACKAGE = Path(openmm_fab.__file__).parent
 NAMES = {
     *("_value", "_standardBonds", "_loadNameReplacementTables", "_residueNameReplacements"),
-    *("_loadStandardHydrogenDefinitions", "_residueHydrogens", "_templates"),
+    *("_loadStandardHydrogenDefinitions", "_residueHydrogens", "_templates", "_bonds"),
     *("_standard_system_hash", "_composable_states"),
     *("_processLine", "_currentCategory", "_ifStack", "_moleculeTypes", "_molecules"),
 }

@@ -35,7 +35,7 @@ from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.files import DamagedFileError, load_npz, load_torch, save_torch
 
 ROOT = Path(__file__).parents[2]
-BUTANE = ROOT / "systems/butane/input.pdb"
+BUTANE, PEPTIDE = ROOT / "systems/butane/input.pdb", ROOT / "systems/alanine_dipeptide/input.pdb"
 SOURCES = sorted((ROOT / "openmm_fab").rglob("*.py"))
 
 # --- the sources ---
@@ -332,6 +332,14 @@ def test_every_class_of_openmm_but_one_may_be_serialized(tmp_path) -> None:
     check_serialized(text, "a.xml")
     assert openmm.XmlSerializer.deserialize(text).getNumForces() == system.getNumForces()
     check_serialized(openmm.XmlSerializer.serialize(openmm.LangevinMiddleIntegrator(300, 1, 0.001)), "a.xml")
+
+
+@pytest.mark.parametrize("model", ["HCT", "OBC1", "OBC2", "GBn", "GBn2"])
+def test_serialized_systems_of_openmm_are_read(tmp_path, model) -> None:
+    given = MolecularSystem.from_pdb(PEPTIDE, ["amber14-all.xml", f"implicit/{model.lower()}.xml"])
+    (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(given.system))
+    read = MolecularSystem.from_xml(tmp_path / "system.xml", PEPTIDE)
+    assert openmm.XmlSerializer.serialize(read.system) == openmm.XmlSerializer.serialize(given.system)
 
 
 def _table() -> openmm.Force:
