@@ -11,9 +11,10 @@ import typer
 from .common import ForcefieldOption, errors_in_words
 
 FileArgument = Annotated[Path, typer.Argument(help="PDB or PDBx/mmCIF file.")]
-OutOption = Annotated[Path | None, typer.Option(help="Mend, and write here; ends in .pdb or .cif.")]
+OutOption = Annotated[Path | None, typer.Option(help="Mend what is safe, and write here; ends in .pdb or .cif.")]
 FixOption = Annotated[
-    list[str] | None, typer.Option("--fix", help="Mend this kind of problem only; repeat it for several.")
+    list[str] | None,
+    typer.Option("--fix", help="Mend this kind of problem, or 'safe': all that keep the formula. Repeatable."),
 ]
 PHOption = Annotated[float, typer.Option("--ph", help="Decides the protonation of residues that lack hydrogens.")]
 
@@ -27,11 +28,14 @@ def prepare(
 ) -> None:
     """List what a structure file lacks for a force field; with --out, mend it. The file itself stays as it is.
 
+    What would change the formula by more than hydrogens (solvent, other molecules, modified residues, missing heavy
+    atoms) is mended only where --fix names it.
+
     \b
     Examples:
       openmm-fab prepare my.pdb --forcefield amber14-all.xml --forcefield implicit/gbn2.xml
       openmm-fab prepare my.pdb --forcefield amber14-all.xml --forcefield implicit/gbn2.xml --out fixed.pdb
-      openmm-fab prepare my.pdb --out fixed.pdb --fix "missing hydrogens" --ph 4.5
+      openmm-fab prepare my.pdb --out fixed.pdb --fix safe --fix "solvent and ions" --ph 4.5
     """
     with errors_in_words():
         from ..molecule.system import FORCEFIELD
@@ -46,10 +50,14 @@ def prepare(
         typer.echo(str(found))
         options = shlex.join([part for name in forcefield or [] for part in ("--forcefield", name)])
         if out is None:
-            if found.kinds:
-                typer.echo(f"In a shell: openmm-fab prepare {file} --out fixed{file.suffix} {options}".rstrip())
+            command = f"openmm-fab prepare {file} --out fixed{file.suffix} {options}".rstrip()
+            if set(found.kinds) - set(found.asked):
+                typer.echo(f"In a shell: {command}")
+            if found.asked:
+                kinds = shlex.join([part for kind in ("safe", *found.asked) for part in ("--fix", kind)])
+                typer.echo(f"With another formula: {command} {kinds}")
             return
-        mended = found.fix(fix or "all", ph)
+        mended = found.fix(fix or "safe", ph)
         mended.write(out)
     typer.echo(f"{mended}\nWritten: {out}")
     if not mended.left:

@@ -217,8 +217,8 @@ def _joined(residues: Sequence[Any], near: Sequence[tuple[int, int]], part: dict
 AMBIGUOUS = "Multiple non-identical matching templates"  # as OpenMM says it
 
 
-def ambiguous_template(topology: app.Topology, files: Sequence[str], error: str) -> str:
-    """What OpenMM's complaint of several templates means, and how to choose one."""
+def ambiguous_template(topology: app.Topology, error: str) -> tuple[str, str]:
+    """The residue or molecule that OpenMM has several templates for, and how to choose one."""
     found = re.search(r"for residue (-?\d+) .*?: (.+?)\.?$", error)
     index, names = (int(found.group(1)), found.group(2)) if found else (-1, "several templates")
     if index >= 0:
@@ -226,10 +226,10 @@ def ambiguous_template(topology: app.Topology, files: Sequence[str], error: str)
     else:  # OpenMM takes the molecule as a whole where it has no template for its residues
         place = residue_run(max(residue_parts(topology), key=len))
     first = names.split(", ")[0]
-    return (
-        f"Expected one template of {', '.join(files)} for {place}; {names} fit it alike and differ in parameters. "
-        f"Choose one: MolecularSystem.from_pdb(..., residueTemplates={{{place!r}: {first!r}}}), or in a system.toml "
-        f'residue_templates = {{ "{place}" = "{first}" }}.'
+    return place, (
+        f"{names} fit it alike and differ in parameters; choose one with MolecularSystem.from_pdb(..., "
+        f"residueTemplates={{{place!r}: {first!r}}}), or in a system.toml with "
+        f'residue_templates = {{ "{place}" = "{first}" }}'
     )
 
 

@@ -66,7 +66,9 @@ def read_pdb(path: FilePath, forcefield: str | Sequence[str], **options: Any) ->
             if unused:
                 raise OptionError(_unused_option(unused.group(1), files)) from error
             if AMBIGUOUS in said:
-                raise UnsupportedSystemError([ambiguous_template(topology, files, said)], str(path)) from error
+                place, choice = ambiguous_template(topology, said)
+                problem = f"Expected one template of {', '.join(files)} for {place}; {choice}."
+                raise UnsupportedSystemError([problem], str(path)) from error
             if "No template found" not in said:
                 raise
             problems = molecule_problems(topology, topology_bonds(topology), positions.value_in_unit(unit.nanometer))

@@ -6,6 +6,7 @@ Finding changes nothing. Fixing moves no atom that stays; it says what it did an
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,69 +15,92 @@ import numpy as np
 from openmm import app, unit
 
 from ..molecule.checks import some
+from ..molecule.distances import HYDROGENS
 from ..molecule.graph import topology_bonds
 from ..molecule.inputs import MMCIF, naming, read_forcefield
+from ..molecule.names import formula
 from ..molecule.system import FORCEFIELD
 from ..tools.files import write_atomically
-from .fixing import add_heavy_atoms, add_hydrogens
-from .problems import FIXES, Problem
-from .records import merged, open_records, record_problems
-from .structure import (
-    add_bonds,
-    in_nanometers,
-    kind_of,
-    missing_bonds,
-    molecule_problems,
-    molecules,
-    structure_problems,
-)
+from .bonding import as_bonded, bonding_of, in_nanometers
+from .fixing import add_heavy_atoms, add_hydrogens, without_heavy_atoms
+from .problems import ASKED, FIXES, ONCE, SAFE, Problem
+from .records import open_records, variants
+from .scanning import Reading, record_problems
+from .structure import kind_of, molecule_problems, molecules, structure_problems
+
+SAFELY = "safe"  # in what fix accepts: all kinds of SAFE
 
 
 @dataclass(frozen=True, repr=False)
 class Findings:
-    """What a structure file lacks or has too much of for a force field; printed, a table."""
+    """What a structure file lacks or has too much of for a force field; printed, a table.
+
+    Parameters
+    ----------
+    path : Path
+    forcefield : tuple of str
+    problems : tuple of Problem
+    elements : Counter of str
+        Atoms in the file by element, those counted once that stand there twice.
+    """
 
     path: Path
     forcefield: tuple[str, ...]
     problems: tuple[Problem, ...]
+    elements: Counter[str]
 
     @property
     def kinds(self) -> list[str]:
         """What `fix` can mend here."""
         return list(dict.fromkeys(problem.kind for problem in self.problems if problem.fixable))
 
+    @property
+    def asked(self) -> list[str]:
+        """Those of `kinds` that change the formula by more than hydrogens: `fix` mends them only if they are named."""
+        return [kind for kind in self.kinds if kind in ASKED]
+
     def __str__(self) -> str:
-        title = f"{self.path.name}, for {', '.join(self.forcefield)}:"
+        title = f"{self.path.name} ({_composition(self.elements)}), for {', '.join(self.forcefield)}:"
         if not self.problems:
             return f"{title} nothing to mend."
-        close = f"Mend with fix('all'), or some: fix({self.kinds})." if self.kinds else "fix mends none of these."
-        return "\n".join([title, *map(_line, self.problems), close])
+        return "\n".join([title, *map(_line, self.problems), *self._closing()])
 
     __repr__ = __str__  # what a notebook shows
 
-    def fix(self, accept: str | Collection[str], pH: float = 7.0) -> Prepared:
+    def _closing(self) -> list[str]:
+        safe = [kind for kind in self.kinds if kind not in ASKED]
+        if not self.kinds:
+            return ["fix mends none of these."]
+        lines = [f"Mend what leaves the molecule as it is with fix(), or some: fix({safe})."] if safe else []
+        if self.asked:
+            named = [*([SAFELY] if safe else []), *self.asked]
+            lines += [f"Another formula, so look first: {', '.join(self.asked)}. To have it: fix({named})."]
+        return lines
+
+    def fix(self, accept: str | Collection[str] = SAFELY, pH: float = 7.0) -> Prepared:
         """Read the file again and mend what is accepted, nothing else. The file itself stays as it is.
 
         Of several models, and of alternate locations that are not accepted, the first is read, as by `from_pdb`.
 
         Parameters
         ----------
-        accept : "all", or kinds of problems out of `FIXES`
+        accept : "safe", or kinds of problems out of `FIXES`, or both in a list
+            "safe" are all kinds that leave the formula as it is, hydrogens aside. Modified residues, solvent and ions,
+            other molecules and missing heavy atoms are mended only if they are named.
         pH : float
             Decides the protonation of residues that lack hydrogens, unless their name in the file does.
 
         Raises
         ------
         ValueError
-            Unknown kinds; hydrogens accepted, but not the heavy atoms that are missing too.
+            Unknown kinds; hydrogens named, but not the heavy atoms that are missing too; atoms that would be lost.
         ImportError
             Missing heavy atoms accepted without PDBFixer.
         """
-        kinds = set(FIXES) if accept == "all" else {accept} if isinstance(accept, str) else set(accept)
-        if not kinds <= set(FIXES):
-            raise ValueError(
-                f"Expected 'all' or kinds out of {', '.join(FIXES)}; got {some(sorted(kinds - set(FIXES)))}."
-            )
+        kinds = {accept} if isinstance(accept, str) else set(accept)
+        unknown = sorted(kinds - set(FIXES) - {SAFELY})
+        if unknown:
+            raise ValueError(f"Expected 'safe' or kinds out of {', '.join(FIXES)}; got {some(unknown)}.")
         return _fix(self, kinds, pH)
 
 
@@ -92,16 +116,25 @@ class Prepared:
         What was changed.
     left : tuple of Problem
         What still stands: not accepted, or beyond `fix`.
+    before : Counter of str
+        `Findings.elements`.
     """
 
     topology: app.Topology
     positions: np.ndarray
     done: tuple[str, ...]
     left: tuple[Problem, ...]
+    before: Counter[str]
+
+    @property
+    def elements(self) -> Counter[str]:
+        """Atoms by element."""
+        return _elements(self.topology)
 
     def __repr__(self) -> str:
         title = f"{self.topology.getNumAtoms()} atoms; done: {len(self.done)}, left: {len(self.left)}"
-        return "\n".join([title, *(f"  done {text}" for text in self.done), *map(_line, self.left)])
+        formulas = [f"  before {_composition(self.before)}", f"  after  {_composition(self.elements)}"]
+        return "\n".join([title, *formulas, *(f"  done {text}" for text in self.done), *map(_line, self.left)])
 
     def write(self, path: str | Path) -> Path:
         """Write a file for `MolecularSystem.from_pdb`: PDBx/mmCIF if it ends in .cif, .mmcif or .pdbx, else PDB.
@@ -115,8 +148,14 @@ class Prepared:
         form, text = app.PDBxFile if cif else app.PDBFile, io.StringIO()
         form.writeFile(self.topology, self.positions * unit.nanometer, text, keepIds=True)
         text.seek(0)
-        read = set(map(tuple, topology_bonds(form(text).topology).tolist()))
-        lost = sorted(set(map(tuple, topology_bonds(self.topology).tolist())) - read)
+        read = form(text).topology
+        if read.getNumAtoms() != self.topology.getNumAtoms():
+            raise ValueError(
+                f"Expected a file that OpenMM reads {self.topology.getNumAtoms()} atoms from; it reads "
+                f"{read.getNumAtoms()}: names of atoms are not unique. Accept 'atom names' too."
+            )
+        there = set(map(tuple, topology_bonds(read).tolist()))
+        lost = sorted(set(map(tuple, topology_bonds(self.topology).tolist())) - there)
         if lost and cif:
             atoms = list(self.topology.atoms())
             places = [f"{atoms[i]} - {atoms[j]}" for i, j in lost]
@@ -146,10 +185,11 @@ def find_problems(path: str | Path, forcefield: str | Sequence[str] = FORCEFIELD
     field = read_forcefield(files)
     records = open_records(Path(path))
     with naming(path, "a PDB or PDBx/mmCIF file"):
-        found = record_problems(records, field)
-        model = records.read(merged(edits for _, edits in found))
-        problems = [problem for problem, _ in found] + structure_problems(model, field, files)
-    return Findings(Path(path), files, tuple(problems))
+        elements = record_problems(records, field, ONCE).elements
+        reading = record_problems(records, field, SAFE)
+        model = records.read(reading.edits)
+        problems = reading.problems + structure_problems(model, field, files)
+    return Findings(Path(path), files, tuple(problems), elements)
 
 
 def _with_conect(pdb: str, bonds: Sequence[tuple[int, int]]) -> str:
@@ -162,26 +202,66 @@ def _with_conect(pdb: str, bonds: Sequence[tuple[int, int]]) -> str:
 
 
 def _line(problem: Problem) -> str:
-    mark = "fix" if problem.fixable else "note" if problem.kind == "D-amino acids" else "you"
+    mark = "note" if problem.kind == "D-amino acids" else "you"
+    mark = ("ask" if problem.kind in ASKED else "fix") if problem.fixable else mark
     return f"  {mark:<4} {problem.kind:<20} {some(problem.places)}: {problem.advice}"
 
 
-def _fix(findings: Findings, kinds: set[str], pH: float) -> Prepared:
+def _composition(elements: Counter[str]) -> str:
+    heavy = sum(count for symbol, count in elements.items() if symbol not in HYDROGENS)
+    return f"{formula(elements)}, {elements.total()} atoms, {heavy} heavy"
+
+
+def _elements(topology: app.Topology) -> Counter[str]:
+    return Counter(atom.element.symbol if atom.element else "" for atom in topology.atoms())
+
+
+def _fix(findings: Findings, accepted: set[str], pH: float) -> Prepared:
+    kinds = accepted | SAFE if SAFELY in accepted else accepted
     field, files = read_forcefield(findings.forcefield), findings.forcefield
     records = open_records(findings.path)
-    found = [(problem, edits) for problem, edits in record_problems(records, field) if problem.kind in kinds]
-    model = records.read(merged(edits for _, edits in found))
-    variants = records.variants(model) if "residue names" in kinds else {}
-    problems = [problem for problem, _ in found] + molecule_problems(model, field)
+    reading = record_problems(records, field, kinds)
+    model = records.read(reading.edits)
+    _check_read(reading, model)
+    known = variants(records, reading.rows, model) if "residue names" in kinds else {}
+    found = bonding_of(model)
+    problems = reading.problems + molecule_problems(model)
     done = [f"{p.kind}: {some(p.places)}" for p in problems if p.fixable and p.kind in kinds]
-    bonds, _ = missing_bonds(model, field)
-    _, *others = molecules(model.topology, bonds)
+    _, *others = molecules(model.topology, found.missing + found.crowded)
     unwanted = {residue.index for part in others if kind_of(part) in kinds for residue in part}
-    model = add_bonds(model, bonds if "missing bonds" in kinds else [])
+    model = as_bonded(model, found, kinds)
     model.delete([residue for residue in model.topology.residues() if residue.index in unwanted])
     if "missing heavy atoms" in kinds:
         done += add_heavy_atoms(model, field)
-    if "missing hydrogens" in kinds:
-        done += add_hydrogens(model, field, variants, pH)
+    waits = "missing hydrogens" not in accepted and without_heavy_atoms(model, field)
+    if "missing hydrogens" in kinds and not waits:
+        done += add_hydrogens(model, field, known, pH)
+    if not kinds & ASKED:
+        _check_same(findings.elements, _elements(model.topology))
     left = structure_problems(model, field, files)
-    return Prepared(model.topology, in_nanometers(model), tuple(done), tuple(left))
+    return Prepared(model.topology, in_nanometers(model), tuple(done), tuple(left), findings.elements)
+
+
+def _check_read(reading: Reading, model: app.Modeller) -> None:
+    """Whether OpenMM has read every atom; of alternate locations one."""
+    names = {(row.residue, row["atom"]) for row in reading.rows}
+    if model.topology.getNumAtoms() < len(names) or (len(names) < len(reading.rows) and not _places(reading)):
+        raise ValueError(
+            f"Expected OpenMM to read the {len(reading.rows)} atoms of the file; it reads "
+            f"{model.topology.getNumAtoms()}. Accept 'duplicate atoms', 'atom names' and 'alternate locations' too."
+        )
+
+
+def _places(reading: Reading) -> bool:
+    return any(row["place"] for row in reading.rows)
+
+
+def _check_same(before: Counter[str], after: Counter[str]) -> None:
+    """Whether the heavy atoms have stayed; one without an element may be any."""
+    heavy = [Counter({s: n for s, n in e.items() if s not in HYDROGENS}) for e in (before, after)]
+    unknown = heavy[1].pop("", 0)
+    if heavy[1] - heavy[0] or (heavy[0] - heavy[1]).total() != unknown:
+        raise ValueError(
+            f"Expected the heavy atoms of the file, {formula(heavy[0])}; mending would make {formula(heavy[1])} of "
+            "them. Nothing is mended. Name single kinds to see which does it, and report it."
+        )

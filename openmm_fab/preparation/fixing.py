@@ -5,19 +5,21 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import openmm
 from openmm import app
 
-from ..molecule.checks import some
+from ..molecule.checks import AMBIGUOUS, some
 from ..molecule.graph import topology_bonds
 from ..molecule.names import residue_label
 from ..molecule.openmm_private import residues_with_hydrogens
+from .bonding import in_nanometers, is_hydrogen
 from .problems import BUILT
 from .records import residue_key
-from .structure import MissingAtoms, in_nanometers, is_hydrogen, missing_atoms, solute_of
+from .structure import MissingAtoms, missing_atoms, solute_of
 
 IN_THE_WAY = 0.15  # nm; two bonds apart are 0.2
 
@@ -81,7 +83,7 @@ def add_hydrogens(
         Residues that lack heavy atoms.
     """
     found = _missing_of_solute(model, field)
-    lacking_heavy_atoms = [residue_label(_residue(model, k)) for k in found.heavy if _residue(model, k).name in BUILT]
+    lacking_heavy_atoms = without_heavy_atoms(model, field)
     if lacking_heavy_atoms:
         raise ValueError(
             f"Expected all heavy atoms before hydrogens are added; {some(lacking_heavy_atoms)} lack some. Accept "
@@ -90,6 +92,7 @@ def add_hydrogens(
     lacking_hydrogens = [k for k in found.hydrogens if _residue(model, k).name in residues_with_hydrogens()]
     if not lacking_hydrogens:
         return []
+    there = {(atom.residue.index, atom.name) for atom in model.topology.atoms()}
     named = [variants.get(residue_key(r)) if r.index in lacking_hydrogens else None for r in model.topology.residues()]
     before, state = model.topology.getNumAtoms(), random.getstate()
     reference = openmm.Platform.getPlatformByName("Reference")
@@ -97,38 +100,49 @@ def add_hydrogens(
     random.seed(0)  # Modeller's first guess of a hydrogen
     try:
         chosen = model.addHydrogens(field, pH=pH, variants=named, platform=reference)
-    except ValueError as error:
-        if "No template found" not in str(error):
+    except Exception as error:
+        if "No template found" not in str(error) and AMBIGUOUS not in str(error):
             raise
         random.seed(0)
         chosen = model.addHydrogens(None, pH=pH, variants=named, platform=reference)
         without = ", placed without the force field, which does not know every residue"
     finally:
         random.setstate(state)
-    _open_ends(model)
+    new = [atom for atom in model.topology.atoms() if (atom.residue.index, atom.name) not in there]
+    model.delete([*_not_wanted(new, lacking_hydrogens), *_of_rings(new)])
     forms = [f"{residue_label(_residue(model, k))} is {chosen[k]}" for k in lacking_hydrogens if chosen[k]]
     count = model.topology.getNumAtoms() - before
     return [f"missing hydrogens: {count} at pH {pH:g}{without}{f'; {some(forms)}' if forms else ''}"]
 
 
-def _open_ends(model: app.Modeller) -> None:
-    """Modeller makes NH3+ of the first residue of a chain, also of one that is bonded to the last: a ring."""
+def without_heavy_atoms(model: app.Modeller, field: app.ForceField) -> list[str]:
+    """Residues of the solute that lack heavy atoms which PDBFixer can add."""
+    heavy = _missing_of_solute(model, field).heavy
+    return [residue_label(_residue(model, k)) for k in heavy if _residue(model, k).name in BUILT]
+
+
+def _not_wanted(new: Sequence[Any], lacking: Sequence[int]) -> list[Any]:
+    """Modeller completes all residues that it knows, also those whose bonds to others it does not look at."""
+    return [atom for atom in new if atom.residue.index not in lacking]
+
+
+def _of_rings(new: Sequence[Any]) -> list[Any]:
+    """Modeller makes NH3+ of the first residue of a chain, also of one whose nitrogen is bonded to another: a ring."""
     extra = []
-    for chain in model.topology.chains():
-        first = next(chain.residues())
-        if any({a.name, b.name} == {"N", "C"} for a, b in first.external_bonds() if first in (a.residue, b.residue)):
-            joined = {a if a.residue is first else b for a, b in first.external_bonds()}
-            nitrogen = {atom for atom in joined if atom.name == "N"}
-            extra += [atom for atom in first.atoms() if nitrogen and atom.name in ("H2", "H3")]
-    model.delete(extra)
+    for atom in new:
+        first = next(atom.residue.chain.residues())
+        if atom.residue is first and atom.name in ("H2", "H3"):
+            joined = {end for bond in first.external_bonds() for end in bond if end.residue is first}
+            extra += [atom] if any(end.name == "N" for end in joined) else []
+    return extra
 
 
 def _missing_of_solute(model: app.Modeller, field: app.ForceField) -> MissingAtoms:
     """Of the solute, by the residue's index in `model`."""
-    solute, at = solute_of(model, field)
+    solute, at = solute_of(model)
     found = missing_atoms(solute.topology, field)
     heavy = {at[k]: names for k, names in found.heavy.items()}
-    return MissingAtoms(heavy, {at[k]: count for k, count in found.hydrogens.items()}, found.unknown)
+    return replace(found, heavy=heavy, hydrogens={at[k]: count for k, count in found.hydrogens.items()})
 
 
 def _make_way(model: app.Modeller, new: Sequence[Any]) -> None:

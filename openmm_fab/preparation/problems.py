@@ -7,16 +7,25 @@ from dataclasses import dataclass
 
 FIXES = {
     "models": "the first is kept",
+    "split residues": "brought together, as distances say; the order of the atoms changes",
+    "missing TER": "written where a chain ends",
     "alternate locations": "of each residue the place of highest mean occupancy is kept",
-    "duplicate atoms": "the first is kept",
     "missing elements": "taken from the atoms' names",
-    "residue names": "the standard residue: protonated as the old name says, atoms beyond it dropped",
-    "missing bonds": "added; a hydrogen on a sulfur that gets bonded is dropped",
+    "deuterium": "becomes hydrogen, whose energy it has",
+    "duplicate atoms": "nearer to each other than bonded atoms are: the first is kept",
+    "atom names": "made such that OpenMM reads every atom and bonds it to its neighbours",
+    "residue names": "the standard residue: protonated as the old name says",
+    "modified residues": "become the standard residue: atoms beyond it are removed",
+    "missing bonds": "added, as distances say; a hydrogen on a sulfur that gets bonded is dropped",
     "solvent and ions": "removed",
     "other molecules": "removed",
     "missing heavy atoms": "added by PDBFixer",
     "missing hydrogens": "added by OpenMM's Modeller at the pH given to fix",
 }
+# Another formula, hydrogens aside, is another molecule: these wait for a word.
+ASKED = frozenset({"modified residues", "solvent and ions", "other molecules", "missing heavy atoms"})
+SAFE = frozenset(FIXES) - ASKED
+ONCE = frozenset({"split residues", "alternate locations", "duplicate atoms"})  # with these mended, atoms are counted
 
 AMINO = frozenset("ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL".split())
 NUCLEIC = frozenset("A C G U DA DC DG DT".split())

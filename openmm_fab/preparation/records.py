@@ -5,25 +5,26 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from openmm import app
 
 from ..molecule.inputs import MMCIF, check_pdb, naming
-from ..molecule.openmm_private import drop_repeated_bonds, residue_replacements, residue_templates, standard_bonds
-from .problems import AMINO, MODIFIED, PROTONATED, VARIANTS, Problem, fixable, unfixable
+from ..molecule.openmm_private import drop_repeated_bonds, standard_bonds
+from .problems import AMINO, PROTONATED, VARIANTS
 
 # Where the line of an atom has what: columns of PDB, names in PDBx/mmCIF (of several the first that is there).
 PDB = {
     **{"atom": slice(12, 16), "place": slice(16, 17), "name": slice(17, 21), "chain": slice(21, 22)},
     **{"number": slice(22, 27), "occupancy": slice(54, 60), "element": slice(76, 78)},
+    **{"x": slice(30, 38), "y": slice(38, 46), "z": slice(46, 54)},
 }
-FORM = {"atom": " {:<3}", "place": "{:1}", "name": "{:>3} ", "element": "{:>2}"}
+FORM = {"atom": "{:<4}", "place": "{:1}", "name": "{:>3} ", "element": "{:>2}"}
 CIF = {
     "atom": ("auth_atom_id", "label_atom_id"),
     "place": ("label_alt_id",),
@@ -34,11 +35,13 @@ CIF = {
     "occupancy": ("occupancy",),
     "element": ("type_symbol",),
     "model": ("pdbx_PDB_model_num",),
+    **{axis: (f"Cartn_{axis}",) for axis in "xyz"},
 }
 TOKEN = re.compile(r"'(?:[^']|'(?=\S))*'|\"(?:[^\"]|\"(?=\S))*\"|\S+")
 TWO_LETTERS = frozenset("CL BR SE FE ZN MG MN SI LI".split())  # in names of atoms; CA is a carbon there
 
-Edits = dict[int, dict[str, str] | None]  # line -> its new values; None drops it
+# Line -> its new values; None drops it. "behind" moves it behind another line, "then" writes a line after it.
+Edits = dict[int, dict[str, str] | None]
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,19 @@ class Row:
         except ValueError:
             return 1.0
 
+    @property
+    def symbol(self) -> str:
+        """Its element; by its name where the file does not say; empty if neither tells."""
+        return self["element"].capitalize() if is_element(self["element"]) else guessed_element(self, False)
+
+    @property
+    def position(self) -> np.ndarray:
+        """(3,), nm; nan where the file has no number."""
+        try:
+            return np.array([float(self[axis]) for axis in "xyz"]) / 10
+        except ValueError:
+            return np.full(3, np.nan)
+
 
 @dataclass(frozen=True)
 class Records:
@@ -72,7 +88,17 @@ class Records:
 
     def read(self, edits: Edits) -> app.Modeller:
         """What OpenMM makes of the file after these edits."""
-        kept = [self._edited(line, edits.get(k, {})) for k, line in enumerate(self.lines)]
+        lines = [self._edited(line, edits.get(k, {})) for k, line in enumerate(self.lines)]
+        behind: dict[int, list[int]] = defaultdict(list)
+        for k in sorted(edits):
+            if "behind" in (edits[k] or {}):
+                behind[int((edits[k] or {})["behind"])].append(k)
+        moved = {k for several in behind.values() for k in several}
+        kept: list[str | None] = []
+        for k in range(len(lines)):
+            if k not in moved:
+                kept += [lines[k], *(lines[other] for other in behind[k])]
+                kept += [(edits.get(k) or {}).get("then")]
         text = io.StringIO("\n".join(line for line in kept if line is not None) + "\n")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what stands in the findings
@@ -80,29 +106,33 @@ class Records:
         drop_repeated_bonds(read.topology)
         return app.Modeller(read.topology, read.positions)
 
-    def variants(self, model: app.Modeller) -> dict[tuple[str, str, str], str]:
-        """Protonations that the file names: key of a residue of `model`, which `read` returned -> Modeller's name."""
-        names = {row.residue: row["name"] for row in self.rows}
-        residues = list(model.topology.residues())
-        if len(names) != len(residues):
-            return {}
-        pairs = zip(residues, names.values(), strict=True)
-        return {residue_key(r): VARIANTS[name] for r, name in pairs if PROTONATED.get(name) == r.name}
-
     def _edited(self, line: str, edit: dict[str, str] | None) -> str | None:
         if not edit:
             return line if edit is not None else None
         if self.columns:
             cells = TOKEN.findall(line)
             for key, value in edit.items():
-                for name in CIF[key]:
+                for name in CIF.get(key, ()):
                     if name in self.columns:
                         cells[self.columns[name]] = value or "."
             return " ".join(cells)
         line = line.ljust(80)
         for key, value in edit.items():
-            line = line[: PDB[key].start] + FORM[key].format(value) + line[PDB[key].stop :]
+            if key in PDB:
+                text = f" {value}" if key == "atom" and len(value) < 4 else value
+                line = line[: PDB[key].start] + FORM[key].format(text) + line[PDB[key].stop :]
         return line
+
+
+def variants(records: Records, rows: Sequence[Row], model: app.Modeller) -> dict[tuple[str, str, str], str]:
+    """Protonations that a file names: key of a residue of `model`, which was read from `rows` -> Modeller's name."""
+    given = {row.line: row["name"] for row in records.rows}
+    names = {row.residue: given[row.line] for row in rows}
+    residues = list(model.topology.residues())
+    if len(names) != len(residues):
+        return {}
+    pairs = zip(residues, names.values(), strict=True)
+    return {residue_key(r): VARIANTS[name] for r, name in pairs if PROTONATED.get(name) == r.name}
 
 
 def standard_atoms(name: str) -> list[str]:
@@ -201,28 +231,21 @@ def _rows(atoms: list[tuple[int, dict[str, str]]]) -> list[Row]:
     return rows
 
 
-# --- problems of the records ---
+def is_element(symbol: str) -> bool:
+    """Whether OpenMM knows an element of this symbol."""
+    try:
+        app.element.get_by_symbol(symbol)
+    except KeyError:
+        return False
+    return True
 
 
-def record_problems(records: Records, field: app.ForceField) -> list[tuple[Problem, Edits]]:
-    """Problems with the edits that mend them."""
-    found: list[tuple[Problem, Edits]] = []
-    if records.models > 1:
-        found += [(problem, {}) for problem in fixable("models", [f"{records.models} models"])]
-    residues = [list(rows) for _, rows in groupby(records.rows, key=lambda row: row.residue)]
-    finders: dict[str, Callable[[list[Row]], list[Found]]] = {
-        "alternate locations": _alternate_locations,
-        "duplicate atoms": _duplicates,
-        "missing elements": _elements,
-        "residue names": lambda rows: _names(rows, field),
-    }
-    for kind, find in finders.items():
-        places = [place for rows in residues for place in find(rows)]
-        edits = merged(edit for _, edit in places)
-        found += [(problem, edits) for problem in fixable(kind, [place for place, edit in places if edit])]
-        beyond = "their names do not tell; write them into the file"  # of elements only
-        found += [(problem, {}) for problem in unfixable(kind, [place for place, edit in places if not edit], beyond)]
-    return found
+def guessed_element(row: Row, lone: bool) -> str:
+    """By the atom's name; an ion is alone in its residue. Empty if the name does not tell."""
+    letters = re.match("[A-Z]*", row["atom"].lstrip("0123456789").upper())
+    name = letters.group() if letters else ""
+    two = name[:2] if lone or (row["name"] not in AMINO and name[:2] in TWO_LETTERS) else ""
+    return next((s.capitalize() for s in (two, name[:1]) if is_element(s)), "")
 
 
 def merged(several: Iterable[Edits]) -> Edits:
@@ -233,85 +256,3 @@ def merged(several: Iterable[Edits]) -> Edits:
             before = together.get(line, {})
             together[line] = None if edit is None or before is None else before | edit
     return together
-
-
-Found = tuple[str, Edits]  # a place, and what mends it; nothing if that is beyond us
-
-
-def _alternate_locations(rows: list[Row]) -> list[Found]:
-    occupancies = defaultdict(list)
-    for row in rows:
-        if row["place"]:
-            occupancies[row["place"]].append(row.occupancy)
-    mean = {place: sum(values) / len(values) for place, values in sorted(occupancies.items())}
-    if len(mean) < 2:
-        return []
-    best = max(mean, key=lambda place: mean[place])  # of equals the first
-    others = ", ".join(f"{place} ({value:.2f})" for place, value in mean.items() if place != best)
-    edits: Edits = {row.line: {"place": ""} if row["place"] == best else None for row in rows if row["place"]}
-    return [(f"{rows[0].label}: {best} ({mean[best]:.2f}), not {others}", edits)]
-
-
-def _duplicates(rows: list[Row]) -> list[Found]:
-    count = Counter[tuple[str, str]]()
-    again = []
-    for row in rows:
-        count[row["atom"], row["place"]] += 1
-        again += [row] if count[row["atom"], row["place"]] > 1 else []
-    return [(f"{row.label} {row['atom']}", {row.line: None}) for row in again]
-
-
-def _elements(rows: list[Row]) -> list[Found]:
-    found: list[Found] = []
-    for row in rows:
-        if not _is_element(row["element"]) and row["element"] != "EP":  # OpenMM's mark of a particle without one
-            guess = _guess(row, len(rows) == 1)
-            edits: Edits = {row.line: {"element": guess}} if guess else {}
-            found.append((f"{row.label} {row['atom']} ({guess or '?'})", edits))
-    return found
-
-
-def _is_element(symbol: str) -> bool:
-    try:
-        app.element.get_by_symbol(symbol)
-    except KeyError:
-        return False
-    return True
-
-
-def _guess(row: Row, lone: bool) -> str:
-    letters = re.match("[A-Z]*", row["atom"].lstrip("0123456789").upper())
-    name = letters.group() if letters else ""
-    two = name[:2] if lone or (row["name"] not in AMINO and name[:2] in TWO_LETTERS) else ""
-    return next((s.capitalize() for s in (two, name[:1]) if _is_element(s)), "")
-
-
-def _names(rows: list[Row], field: app.ForceField) -> list[Found]:
-    name, standard = rows[0]["name"], _standard_name(rows, field)
-    if standard is None:
-        return []
-    edits: Edits = {row.line: {"name": standard} for row in rows}
-    dropped = []
-    if name in MODIFIED:
-        for row in rows:
-            if name == "MSE" and row["atom"] == "SE":
-                edits[row.line] = {"name": standard, "atom": "SD", "element": "S"}
-            elif row["atom"] not in standard_atoms(standard):
-                edits[row.line] = None
-                dropped.append(row["atom"])
-    without = f" without {', '.join(dropped)}" if dropped else ""
-    return [(f"{rows[0].label} -> {standard}{without}", edits)]
-
-
-def _standard_name(rows: list[Row], field: app.ForceField) -> str | None:
-    """None for a residue that is as it should be: OpenMM and the force field know its name."""
-    name = rows[0]["name"]
-    if name in PROTONATED:
-        hydrogens = any(row["atom"].lstrip("0123456789").startswith("H") for row in rows)
-        read = residue_replacements().get(name) == PROTONATED[name]
-        return None if read and hydrogens else PROTONATED[name]  # else its hydrogens tell
-    template = residue_templates(field).get(name)
-    # Other residues have such names too: DGN is a nucleoside of Amber.
-    if name not in MODIFIED or (template is not None and any(atom.name == "CA" for atom in template.atoms)):
-        return None
-    return MODIFIED[name]

@@ -5,41 +5,58 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from openmm import app, unit
+from openmm import app
 from scipy.spatial import cKDTree
 
-from ..molecule.graph import molecules_of, topology_bonds
+from ..molecule.checks import AMBIGUOUS, ambiguous_template
+from ..molecule.graph import molecules_of
 from ..molecule.names import residue_label, residue_run
 from ..molecule.openmm_private import residue_templates, residues_with_hydrogens
+from .bonding import (
+    WATER,
+    Pair,
+    as_bonded,
+    atom_label,
+    bond_label,
+    bonding_of,
+    distance,
+    in_nanometers,
+    is_hydrogen,
+    named_pair,
+)
 from .problems import AMINO, BUILT, NUCLEIC, PROTONATED, Problem, fixable, unfixable
 from .records import standard_atoms
 
-# nm: closer atoms are in one place, closer sulfurs bonded, closer residues joined; bonds beyond the last are none.
-OVERLAP, DISULFIDE, LINK, TORN = 0.05, 0.25, 0.2, 0.25
-WATER = ("HOH", "DOD")  # OpenMM reads the other names as HOH
+OVERLAP, TORN = 0.05, 0.25  # nm: closer atoms are in one place; bonds of a chain are never so long
 BEFORE_N, AFTER_C = AMINO | {"ACE", "FOR"}, AMINO | {"NME", "NH2"}
-
-Pair = tuple[int, int]
+BETWEEN = Counter(("N", "C", "O3'", "P", "SG"))  # atoms that bind residues to each other in every force field
 
 
 def structure_problems(model: app.Modeller, field: app.ForceField, files: Sequence[str]) -> list[Problem]:
     """Problems of the structure that OpenMM reads: bonds, molecules, missing atoms, shape. Changes nothing."""
-    alone, _ = solute_of(model, field)
+    alone, _ = solute_of(model)
     atom_problems = _atom_problems(alone.topology, field, files)
-    return molecule_problems(model, field) + atom_problems + _shape_problems(model, alone)
+    return molecule_problems(model) + atom_problems + _shape_problems(model, alone)
 
 
-def molecule_problems(model: app.Modeller, field: app.ForceField) -> list[Problem]:
-    """Missing bonds, and what is not of the solute."""
-    bonds, pieces = missing_bonds(model, field)
+def molecule_problems(model: app.Modeller) -> list[Problem]:
+    """Bonds that are missing or wrong, names that would make wrong ones, and what is not of the solute."""
+    found = bonding_of(model)
     atoms = list(model.topology.atoms())
-    problems = fixable("missing bonds", [f"{_atom(atoms[i])} - {_atom(atoms[j])}" for i, j in bonds])
-    problems += unfixable("missing bonds", pieces, "CONECT records (PDB) or chem_comp_bond (PDBx/mmCIF) are needed")
-    solute, *others = molecules(model.topology, bonds)
+    places = [f"{atom_label(atoms[i])} -> {name}" for i, name in found.names.items()]
+    problems = fixable("atom names", places) + fixable(
+        "missing bonds", [bond_label(atoms, pair) for pair in found.missing]
+    )
+    full = "they are as near as bonded atoms, and one of them has all its bonds: mend the file, a hydrogen too many"
+    problems += unfixable("missing bonds", [bond_label(atoms, pair) for pair in found.crowded], full)
+    problems += unfixable(
+        "missing bonds", found.pieces, "CONECT records (PDB) or chem_comp_bond (PDBx/mmCIF) are needed"
+    )
+    solute, *others = molecules(model.topology, found.missing + found.crowded)
     for kind in ("solvent and ions", "other molecules"):
         counts = Counter(residue_run(residues) for residues in others if kind_of(residues) == kind)
         places = [f"{n} x {name}" if n > 1 else name for name, n in counts.items()]
@@ -52,6 +69,9 @@ def _atom_problems(solute: app.Topology, field: app.ForceField, files: Sequence[
     residues = list(solute.residues())
     advice = f"{', '.join(files)} has none that fits; name one that has, or take MolecularSystem.from_openmm (ligands)"
     problems = unfixable("unknown residues", found.unknown, advice)
+    if found.ambiguous:
+        place, choice = ambiguous_template(solute, found.ambiguous)
+        problems += unfixable("ambiguous templates", [place], choice)
     heavy = {k: " ".join(names) for k, names in found.heavy.items()}
     bare = {k: str(count) for k, count in found.hydrogens.items()}
     for kind, lacking, known, tool in (
@@ -70,8 +90,8 @@ def _shape_problems(model: app.Modeller, solute: app.Modeller) -> list[Problem]:
     finite = np.isfinite(x).all(axis=1)
     somewhere = np.flatnonzero(finite)
     pairs = sorted(cKDTree(x[somewhere]).query_pairs(OVERLAP))
-    overlaps = [f"{_atom(atoms[somewhere[i]])} and {_atom(atoms[somewhere[j]])}" for i, j in pairs]
-    overlaps += [f"{_atom(atoms[i])} (not finite)" for i in np.flatnonzero(~finite)]
+    overlaps = [f"{atom_label(atoms[somewhere[i]])} and {atom_label(atoms[somewhere[j]])}" for i, j in pairs]
+    overlaps += [f"{atom_label(atoms[i])} (not finite)" for i in np.flatnonzero(~finite)]
     torn = "OpenMM bonds the ends; build what is missing, or take a shorter chain"
     hand = "only to know: every sample keeps the hand of this structure"
     return [
@@ -79,74 +99,6 @@ def _shape_problems(model: app.Modeller, solute: app.Modeller) -> list[Problem]:
         *unfixable("missing residues", _gaps(solute), torn),
         *unfixable("D-amino acids", _d_amino_acids(solute), hand),
     ]
-
-
-def in_nanometers(model: app.Modeller) -> np.ndarray:
-    """(n_atoms, 3) float64."""
-    return np.array(model.positions.value_in_unit(unit.nanometer), dtype=np.float64).reshape(-1, 3)
-
-
-# --- bonds ---
-
-
-def missing_bonds(model: app.Modeller, field: app.ForceField) -> tuple[list[Pair], list[str]]:
-    """Bonds that the structure should have, as pairs of atoms, and residues in pieces whose bonds nobody knows."""
-    x, there = in_nanometers(model), set(map(tuple, topology_bonds(model.topology).tolist()))
-    sulfurs = [a.index for a in model.topology.atoms() if a.residue.name == "CYS" and a.name == "SG"]
-    near = [pair for pair in itertools.combinations(sulfurs, 2) if _distance(x, pair) < DISULFIDE]
-    for chain in model.topology.chains():
-        residues = list(chain.residues())
-        around = [(residues[-1], residues[0])] if len(residues) > 2 else []  # of a chain that is a ring
-        for before, after in [*itertools.pairwise(residues), *around]:
-            for joint in (("C", "N"), ("O3'", "P")):
-                pair = _named(before, after, joint)
-                near += [pair] if pair and _distance(x, pair) < LINK else []
-    bonds, pieces = [pair for i, j in near if (pair := (min(i, j), max(i, j))) not in there], []
-    for residue in model.topology.residues():
-        parts = len(_parts(residue))
-        if parts > 1 and not standard_atoms(residue.name):
-            index = {atom.name: atom.index for atom in residue.atoms()}
-            template = residue_templates(field).get(residue.name)
-            if template is not None and set(index) <= {atom.name for atom in template.atoms}:
-                names = [[template.atoms[k].name for k in bond] for bond in template.bonds]
-                ends = [sorted(index[name] for name in bond) for bond in names if set(bond) <= set(index)]
-                bonds += [(i, j) for i, j in ends if (i, j) not in there]
-            else:
-                pieces.append(f"{residue_label(residue)} is in {parts} pieces")
-    return bonds, pieces
-
-
-def add_bonds(model: app.Modeller, pairs: Sequence[Pair]) -> app.Modeller:
-    """A copy with these bonds and without the hydrogens of the sulfurs among them."""
-    copy = app.Modeller(model.topology, model.positions)
-    copy.delete([])
-    atoms = list(copy.topology.atoms())
-    for i, j in pairs:
-        copy.topology.addBond(atoms[i], atoms[j])
-    sulfurs = {k for pair in pairs for k in pair if atoms[k].element == app.element.sulfur}
-    ends = [end for a, b in copy.topology.bonds() for end in ((a, b), (b, a))]
-    copy.delete([atom for atom, other in ends if is_hydrogen(atom) and other.index in sulfurs])
-    return copy
-
-
-def _named(before: Any, after: Any, names: tuple[str, str]) -> Pair | None:
-    first = [atom.index for atom in before.atoms() if atom.name == names[0]]
-    second = [atom.index for atom in after.atoms() if atom.name == names[1]]
-    return (first[0], second[0]) if first and second else None
-
-
-def _parts(residue: Any) -> list[list[int]]:
-    first = next(residue.atoms()).index
-    pairs = [(a.index - first, b.index - first) for a, b in residue.internal_bonds()]
-    return molecules_of(len(residue), np.array(pairs, dtype=np.int64).reshape(-1, 2))
-
-
-def _distance(x: np.ndarray, pair: Pair) -> float:
-    return float(np.linalg.norm(x[pair[0]] - x[pair[1]]))
-
-
-def is_hydrogen(atom: Any) -> bool:
-    return atom.element == app.element.hydrogen
 
 
 # --- molecules ---
@@ -173,12 +125,21 @@ def kind_of(residues: Sequence[Any]) -> str:
     return "solvent and ions" if small else "other molecules"
 
 
-def solute_of(model: app.Modeller, field: app.ForceField) -> tuple[app.Modeller, list[int]]:
+def solute_of(model: app.Modeller) -> tuple[app.Modeller, list[int]]:
     """The solute alone, with all its bonds, and which residues of `model` its residues are."""
-    whole = add_bonds(model, missing_bonds(model, field)[0])
-    solute, *others = molecules(whole.topology)
+    found = bonding_of(model)
+    whole = as_bonded(model, found)
+    solute, *others = molecules(whole.topology, _kept(whole, model, found.crowded))
     whole.delete([residue for residues in others for residue in residues])
     return whole, sorted(residue.index for residue in solute)
+
+
+def _kept(whole: app.Modeller, model: app.Modeller, pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs of atoms of `model` as atoms of `whole`, which lacks some of its hydrogens."""
+    atoms = list(model.topology.atoms())
+    at = {(atom.residue.index, atom.name): atom.index for atom in whole.topology.atoms()}
+    ends = [[(atoms[k].residue.index, atoms[k].name) for k in pair] for pair in pairs]
+    return [(at[a], at[b]) for a, b in ends if a in at and b in at]
 
 
 def _joint(before: Any, after: Any) -> tuple[str, str] | None:
@@ -193,11 +154,15 @@ def _joint(before: Any, after: Any) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class MissingAtoms:
-    """By index of the residue the names of missing heavy atoms and the number of missing hydrogens; other residues."""
+    """By index of the residue the names of missing heavy atoms and the number of missing hydrogens; other residues.
+
+    `ambiguous` is OpenMM's complaint of several templates that fit; empty if there is none.
+    """
 
     heavy: dict[int, list[str]]
     hydrogens: dict[int, int]
     unknown: list[str]
+    ambiguous: str = ""
 
 
 def missing_atoms(topology: app.Topology, field: app.ForceField) -> MissingAtoms:
@@ -205,7 +170,9 @@ def missing_atoms(topology: app.Topology, field: app.ForceField) -> MissingAtoms
     found = MissingAtoms({}, {}, [])
     try:
         field.createSystem(topology)
-    except ValueError as error:
+    except Exception as error:  # OpenMM raises what it stumbles over; whatever it is, it is told
+        if AMBIGUOUS in str(error):
+            return replace(found, ambiguous=str(error))
         if "No template found" in str(error):
             for residue in field.getUnmatchedResidues(topology):
                 _compare(residue, field, found)
@@ -231,8 +198,11 @@ def _compare(residue: Any, field: app.ForceField, found: MissingAtoms) -> None:
         less, more, bare = missing(template)
         return less.total() + more.total(), template.name[-3:] in PROTONATED, bare
 
-    if not templates:
+    if not templates or not got:
         found.unknown.append(residue_label(residue))
+        return
+    if not fitting and ends - BETWEEN:
+        found.unknown.append(f"{residue_label(residue)}, bonded to other residues at {', '.join(ends - BETWEEN)},")
         return
     nearest = min(fitting or templates, key=difference)
     less, more, bare = missing(nearest)
@@ -258,7 +228,7 @@ def _external(residue: Any) -> tuple[Counter[str], bool]:
     whole = True
     for before, after in itertools.pairwise(residue.chain.residues()):
         joint = _joint(before, after)
-        if residue in (before, after) and joint and _named(before, after, joint) is None:
+        if residue in (before, after) and joint and named_pair(before, after, joint) is None:
             ends[joint[before is not residue]] += 1
             whole = False
     return ends, whole
@@ -289,10 +259,10 @@ def _gaps(model: app.Modeller) -> list[str]:
     for chain in model.topology.chains():
         for before, after in itertools.pairwise(chain.residues()):
             joint = _joint(before, after)
-            pair = _named(before, after, joint) if joint else None
+            pair = named_pair(before, after, joint) if joint else None
             where = f"{residue_label(before)} to {residue_label(after)}"
-            if pair and _distance(x, pair) > TORN:
-                gaps.append(f"{where} ({_distance(x, pair):.2f} nm)")
+            if pair and distance(x, pair) > TORN:
+                gaps.append(f"{where} ({distance(x, pair):.2f} nm)")
             elif joint and not pair and _number(after) - _number(before) > 1:
                 gaps.append(where)
     return gaps
@@ -310,10 +280,3 @@ def _d_amino_acids(model: app.Modeller) -> list[str]:
 
 def _number(residue: Any) -> int:
     return int(residue.id) if residue.id.lstrip("-").isdigit() else 0
-
-
-# --- how they are called ---
-
-
-def _atom(atom: Any) -> str:
-    return f"{residue_label(atom.residue)} {atom.name}"

@@ -42,14 +42,21 @@ def flawed(tmp_path) -> Path:
 def test_prepare_lists_and_mends(flawed, tmp_path) -> None:
     listed = _call("prepare", flawed, *AMBER)
     assert listed.exit_code == 0, listed.output
-    for kind in ("alternate locations", "solvent and ions", "missing hydrogens"):
-        assert f"fix  {kind}" in listed.output
+    for mark, kind in (("fix", "alternate locations"), ("ask", "solvent and ions"), ("fix", "missing hydrogens")):
+        assert f"{mark}  {kind}" in listed.output
+    assert "(C6N2O3, 11 atoms, 11 heavy)" not in listed.output and "(C5N2O3, 10 atoms, 10 heavy)" in listed.output
+    assert f"--out fixed.pdb {' '.join(AMBER)} --fix safe --fix 'solvent and ions'" in listed.output
     assert f"openmm-fab prepare {flawed} --out fixed.pdb {' '.join(AMBER)}" in listed.output
     assert flawed.read_text() == GLYCINE and sorted(p.name for p in tmp_path.iterdir()) == ["my.pdb"]
 
+    # A water is another formula: it stays until it is named.
+    wet = _call("prepare", flawed, *AMBER, "--out", tmp_path / "wet.pdb")
+    assert wet.exit_code == 0 and "HOH" in (tmp_path / "wet.pdb").read_text(), wet.output
+    assert "ask  solvent and ions" in wet.output.split("20 atoms; done")[1] and "Next:" not in wet.output
     out = tmp_path / "fixed.pdb"
-    mended = _call("prepare", flawed, *AMBER, "--out", out)
+    mended = _call("prepare", flawed, *AMBER, "--out", out, "--fix", "safe", "--fix", "solvent and ions")
     assert mended.exit_code == 0 and "19 atoms" in mended.output, mended.output
+    assert "before C5N2O3, 10 atoms, 10 heavy" in mended.output and "after  C5H10N2O2, 19 atoms" in mended.output
     assert f"Next: openmm-fab run {out} --dry-run {' '.join(AMBER)}" in mended.output
     assert flawed.read_text() == GLYCINE
     assert "nothing to mend" in _call("prepare", out, *AMBER).output
