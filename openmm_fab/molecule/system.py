@@ -222,6 +222,8 @@ class MolecularSystem:
     ) -> MolecularSystem:
         """Read a System from `openmm.XmlSerializer`, constraints included; raises what `from_amber` raises.
 
+        Nothing in the file can run: a PythonForce, whose function is a pickle, and forces of plugins are a ValueError.
+
         Parameters
         ----------
         structure : path of a PDB or PDBx/mmCIF file with the System's atoms in the System's order
