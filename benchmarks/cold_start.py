@@ -1,8 +1,8 @@
 """Seconds from the command to the first metrics, and a short run's ensemble, where nothing is compiled yet.
 
 Every run has caches of its own, empty at the start, one thread and one core. With `--peer FOLDER` another checkout of
-this project does the same, in turn. Seconds of the processor, the compilers' included, are those that a core without
-other work would take.
+this project does the same, in turn. Seconds of the processor, the compilers' included, depend less than those on the
+clock on what else the core has to do; but they grow with it, too: caches are shared.
 """
 
 from __future__ import annotations
