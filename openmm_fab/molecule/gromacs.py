@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -56,26 +57,17 @@ def exclude_as_gromacs(top: GromacsTopology, system: openmm.System, path: str) -
     Raises
     ------
     UnsupportedSystemError
-        nrexcl is not 3 in a molecule where that matters: OpenMM reads any as 3.
+        Atoms that OpenMM's way of reading leaves another interaction: nrexcl is not 3, or a pair is further apart.
     """
     listed: set[tuple[int, int]] = set()
     first = 0
     for kind, count in top.molecules:
-        n = len(kind.atoms)
-        pairs = [_numbers(fields) for fields in kind.pairs]
-        if count and (far := _between(kind, *sorted((kind.nrexcl, 3)))):
-            i, j = (kind.atoms[k][4] for k in min(far))
-            raise UnsupportedSystemError(
-                [
-                    f"Expected 3 for nrexcl in [ moleculetype ]; got {kind.nrexcl} for {kind.atoms[0][3]}. OpenMM "
-                    f"reads it as 3: the interaction of {i} and {j} would be another. Write nrexcl 3 with the pairs or "
-                    "exclusions that make up for it."
-                ],
-                path,
-            )
-        for copy in range(count):
-            listed |= {(first + copy * n + i, first + copy * n + j) for i, j in pairs}
-        first += count * n
+        pairs = {_numbers(fields) for fields in kind.pairs}
+        if count and (problem := _other_interactions(kind, pairs)):
+            raise UnsupportedSystemError([problem], path)
+        for _ in range(count):
+            listed |= {(first + i, first + j) for i, j in pairs}
+            first += len(kind.atoms)
     for force in system.getForces():
         if not isinstance(force, openmm.NonbondedForce):
             continue
@@ -85,21 +77,37 @@ def exclude_as_gromacs(top: GromacsTopology, system: openmm.System, path: str) -
                 force.setExceptionParameters(k, i, j, 0.0, 1.0, 0.0)
 
 
-def _between(kind: Any, fewest: int, most: int) -> set[tuple[int, int]]:
-    """Pairs of atoms of a type of molecule that are more than `fewest` and at most `most` bonds apart."""
-    if fewest == most:
-        return set()
+def _other_interactions(kind: Any, pairs: set[tuple[int, int]]) -> str:
+    """What OpenMM reads otherwise than GROMACS in a type of molecule, in words; empty for nothing."""
     bonds = [_numbers(fields) for fields in kind.bonds]
     bonds += [_numbers(fields) for fields in kind.constraints if fields[2] == "1"]
     graph = BondGraph([""] * len(kind.atoms), np.array(bonds, dtype=int).reshape(-1, 2))
-    near: list[set[int]] = [{i} for i in range(len(kind.atoms))]
-    reached = [near]
-    for _ in range(most):
-        near = [atoms.union(*(graph.neighbours[a] for a in atoms)) for atoms in near]
-        reached.append(near)
-    return {(i, j) for i, j in combinations(range(len(kind.atoms)), 2) if j in reached[most][i] - reached[fewest][i]}
+    near = [[{i} for i in range(len(kind.atoms))]]  # atoms within so many bonds of each
+    for _ in range(max(kind.nrexcl, 3)):
+        near.append([atoms.union(*(graph.neighbours[a] for a in atoms)) for atoms in near[-1]])
+    fewest, most = near[min(kind.nrexcl, 3)], near[max(kind.nrexcl, 3)]
+    for i, j in combinations(range(len(kind.atoms)), 2):
+        if j in most[i] - fewest[i]:
+            return (
+                f"Expected 3 for nrexcl in [ moleculetype ]; got {kind.nrexcl} for {kind.atoms[0][3]}. OpenMM reads it "
+                f"as 3: the interaction of {_name(kind, i)} and {_name(kind, j)} would be another. Write nrexcl 3 with "
+                "the pairs or exclusions that make up for it."
+            )
+    excluded = {_numbers([fields[0], other]) for fields in kind.exclusions for other in fields[1:]}
+    for i, j in sorted(pairs - excluded):
+        if j not in near[3][i]:
+            return (
+                f"Expected [ pairs ] of atoms three bonds apart or less; got {_name(kind, i)} and {_name(kind, j)}. "
+                "GROMACS adds this to their interaction, OpenMM would replace it. Leave the pair out, or list it in "
+                "[ exclusions ], too."
+            )
+    return ""
 
 
-def _numbers(fields: list[str]) -> tuple[int, int]:
+def _name(kind: Any, i: int) -> str:
+    return f"{kind.atoms[i][4]} ({i + 1})"
+
+
+def _numbers(fields: Sequence[str]) -> tuple[int, int]:
     i, j = int(fields[0]) - 1, int(fields[1]) - 1
     return min(i, j), max(i, j)

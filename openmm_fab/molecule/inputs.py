@@ -20,6 +20,7 @@ from typing import Any
 import openmm
 from openmm import app, unit
 
+from .charmm import check_nonbonded
 from .checks import (
     AMBIGUOUS,
     UnsupportedSystemError,
@@ -192,6 +193,7 @@ def read_charmm(
     _check_options(read.createSystem, options)
     files = [parameters] if isinstance(parameters, str | Path) else list(parameters)
     found = [str(_existing(file, "CHARMM parameters")) for file in files]
+    check_nonbonded(found)
     with naming(", ".join(found), "CHARMM parameters"):
         field = app.CharmmParameterSet(*found)
         # As for all other files: what is constrained has no energy.

@@ -19,6 +19,7 @@ from openmm import app, unit
 
 from openmm_fab.energy.backends import reduced_energy
 from openmm_fab.molecule import inputs
+from openmm_fab.molecule.graph import topology_bonds
 from openmm_fab.molecule.system import MolecularSystem
 
 CORPUS = Path(__file__).parents[1] / "data" / "corpus"
@@ -59,6 +60,12 @@ def formula(elements: list[str]) -> str:
     return "".join(f"{e}{counts[e] if counts[e] > 1 else ''}" for e in order)
 
 
+def test_every_file_is_in_the_table_and_small() -> None:
+    used = {file for entry in ENTRIES for file in [*entry["files"], *entry.get("forcefield", [])]}
+    found = {path.name: path.stat().st_size for path in CORPUS.iterdir() if path.is_file()}
+    assert set(found) - used == {"corpus.json", "make.py"} and sum(found.values()) < 1_000_000
+
+
 @pytest.mark.parametrize("entry", ENTRIES, ids=name_of)
 def test_what_is_read_is_right_or_refused_with_the_reason(entry) -> None:
     with warnings.catch_warnings():
@@ -67,6 +74,11 @@ def test_what_is_read_is_right_or_refused_with_the_reason(entry) -> None:
         if "refused" in entry:
             with pytest.raises((ValueError, FileNotFoundError), match=f"(?s){entry['refused']}"):
                 read(entry)
+            return
+        if entry["door"] == "structure":  # without a force field
+            topology, _ = inputs.read_structure(CORPUS / entry["files"][0])
+            assert formula([atom.element.symbol for atom in topology.atoms()]) == entry["formula"]
+            assert " ".join(f"{i}-{j}" for i, j in topology_bonds(topology)) == entry["bonds"]
             return
         system = read(entry)
     assert formula(system.elements) == entry["formula"]
@@ -84,7 +96,7 @@ def test_what_is_read_is_right_or_refused_with_the_reason(entry) -> None:
     context.setPositions(system.positions)
     found = context.getState(energy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
     assert found == pytest.approx(entry["energy"], abs=entry.get("tolerance", 5e-3))
-    if "implicitSolvent" in entry.get("options", {}):
-        return  # other tests have their translations
+    if entry["door"] == "pdb" or "implicitSolvent" in entry.get("options", {}):
+        return  # what the translation makes of these forces, other tests say
     u = reduced_energy(system)(torch.as_tensor(system.positions)[None])
     assert float(u) * system.kT == pytest.approx(found, rel=1e-9, abs=1e-6)

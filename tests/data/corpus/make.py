@@ -22,10 +22,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gemmi
 import numpy as np
 import openmm
 import parmed
-from openmm import unit
+import pymol2
+from openbabel import pybel
+from openmm import app, unit
 from rdkit import Chem
 from rdkit.Chem import AllChem, rdDetermineBonds, rdMolDescriptors
 
@@ -120,10 +123,14 @@ PEPTIDES = {  # tleap's sequence, SMILES
     "ile": ("ACE ILE NME", "CC(=O)N[C@@H]([C@@H](C)CC)C(=O)NC"),
     "pro": ("ACE PRO NME", "CC(=O)N1CCC[C@H]1C(=O)NC"),
     "lyn": ("ACE LYN NME", "CC(=O)N[C@@H](CCCCN)C(=O)NC"),
+    "cyx": ("ACE CYX GLY GLY CYX NME", "CC(=O)N[C@@H]1CSSC[C@@H](C(=O)NC)NC(=O)CNC(=O)CNC1=O"),
     "met": ("ACE MET NME", "CC(=O)N[C@@H](CCSC)C(=O)NC"),
 }
 OTHERS = {
-    "up": ("RNA.OL3", "U5 A3", None),
+    "up": (
+        *("RNA.OL3", "U5 A3"),
+        "O=c1ccn(C2OC(CO)C(OP(=O)([O-])OCC3OC(n4cnc5c(N)ncnc54)C(O)C3O)C2O)c(=O)[nH]1",
+    ),
     "glycan": (
         "GLYCAM_06j-1",
         "ROH 4GB 0GA",
@@ -166,7 +173,10 @@ def sander(name: str, igb: int = 6, prmtop: str | None = None, **more: Any) -> f
 
 
 def noisy(name: str, seed: int = 0) -> None:
-    """Coordinates away from every minimum, so that all terms count."""
+    """Coordinates a little away from a minimum, so that all terms count."""
+    (WORK / "min.in").write_text("relaxed\n&cntrl imin=1,maxcyc=1000,ncyc=300,ntb=0,cut=999.,igb=6,ntpr=1000 /\n")
+    run("sander", *f"-O -i min.in -p {name}.prmtop -c {name}.inpcrd -o min.out -r {name}.rst7".split())
+    shutil.move(WORK / f"{name}.rst7", WORK / f"{name}.inpcrd")
     read = parmed.load_file(str(WORK / f"{name}.prmtop"), str(WORK / f"{name}.inpcrd"))
     read.coordinates = (read.coordinates + np.random.default_rng(seed).normal(0, 0.05, read.coordinates.shape)).round(3)
     read.save(str(WORK / f"{name}.rst7"), overwrite=True)
@@ -196,7 +206,8 @@ def keep(*names: str) -> list[str]:
 def amber() -> None:
     made = f"tleap and sander, AmberTools {VERSIONS['AmberTools']}"
     for name, (sequence, _) in PEPTIDES.items():
-        tleap(name, f"source leaprc.protein.ff14SB\nm = sequence {{ {sequence} }}")
+        bridge = "\nbond m.2.SG m.5.SG" if name == "cyx" else ""
+        tleap(name, f"source leaprc.protein.ff14SB\nm = sequence {{ {sequence} }}{bridge}")
         noisy(name)
     ala = PEPTIDES["ala"][1]
     files = keep("ala.prmtop", "ala.inpcrd")
@@ -235,9 +246,8 @@ def amber() -> None:
     for name, (field, sequence, smiles) in OTHERS.items():
         tleap(name, f"source leaprc.{field}\nm = sequence {{ {sequence} }}")
         noisy(name)
-        if smiles:
-            files = keep(f"{name}.prmtop", f"{name}.inpcrd")
-            add("amber", files, made, smiles=smiles, **structure(name), energy=sander(name))
+        files = keep(f"{name}.prmtop", f"{name}.inpcrd")
+        add("amber", files, made, smiles=smiles, **structure(name), energy=sander(name))
     # Masses repartitioned; a restart file in NetCDF; one with velocities and a box.
     read = parmed.load_file(str(WORK / "gly_ala.prmtop"), str(WORK / "gly_ala.inpcrd"))
     parmed.tools.HMassRepartition(read).execute()
@@ -252,7 +262,19 @@ def amber() -> None:
     ncrst.coordinates = read.coordinates
     ncrst.close()
     add("amber", ["gly_ala.prmtop", "gly_ala.ncrst"], parmed_made, **right)
-    keep("gly_ala.pdb")
+    # A pair of types with Lennard-Jones parameters of its own; a box; what is refused.
+    parmed_made += ", energy of sander"
+    changed = parmed.load_file(str(WORK / "gly_ala.prmtop"), str(WORK / "gly_ala.inpcrd"))
+    parmed.tools.changeLJPair(changed, ":1@N", "@OXT", 3.3, 0.3).execute()
+    changed.save(str(WORK / "gly_ala_ljpair.prmtop"), overwrite=True)
+    found = sander("gly_ala", prmtop="gly_ala_ljpair.prmtop")
+    add("amber", [*keep("gly_ala_ljpair.prmtop"), "gly_ala.inpcrd"], parmed_made, **right | {"energy": found})
+    changed = parmed.load_file(str(WORK / "gly_ala.prmtop"), str(WORK / "gly_ala.inpcrd"))
+    changed.box = [40.0, 40.0, 40.0, 90.0, 90.0, 90.0]
+    changed.save(str(WORK / "gly_ala_box.prmtop"), overwrite=True)
+    add("amber", [*keep("gly_ala_box.prmtop"), "gly_ala.inpcrd"], parmed_made, **right)
+    tleap("lone_pairs", "source oldff/leaprc.ff02polEP.r1\nm = sequence { NGLY CGLY }")
+    add("amber", keep("lone_pairs.prmtop", "lone_pairs.inpcrd"), f"tleap (ff02polEP), {made}", "massless")
     # GAFF2.
     for name, smiles in SMALL.items():
         mol = graph_of(smiles)[0]
@@ -409,6 +431,7 @@ def variants() -> None:
     keep("eoh.gro")
     section = lambda name: re.search(rf"(?s)\[ {name} \]\n.*?(?=\[|\Z)", text).group()  # type: ignore[union-attr]  # noqa: E731
     more = lambda extra: text.replace("[ system ]", f"{extra}\n\n[ system ]")  # noqa: E731
+    first = lambda extra: text.replace("[ moleculetype ]", f"{extra}\n[ moleculetype ]", 1)  # noqa: E731
     bond = section("bonds").splitlines()[1].split()
     whole = {
         "eoh": text,
@@ -421,6 +444,10 @@ def variants() -> None:
         "eoh_urey_bradley": more("[ angles ]\n1 2 3 5 109.5 200.0 0.24 5000.0"),
         "eoh_gromos": more("[ bonds ]\n1 2 2 0.15 3e6\n[ angles ]\n1 2 3 2 109.5 300.0"),
         "eoh_posres_off": more("#ifdef POSRES\n[ position_restraints ]\n1 1 1000 1000 1000\n#endif"),
+        "eoh_pair_1_5_excluded": more("[ pairs ]\n4 9 1\n[ exclusions ]\n9 4"),
+        "eoh_nbfix": first("[ nonbond_params ]\nhc ho 1 0.25 0.9\nc3 ho 1 0.25 0.9"),
+        "eoh_nbfix_rule_3": re.sub(r"(?m)^1 +2 +yes", "1 3 yes", first("[ nonbond_params ]\nhc ho 1 0.25 0.9")),
+        "eoh_pairtypes": first("[ pairtypes ]\nhc oh 1 0.25 0.9"),
         "eoh_pairs_of_its_own": text.replace(section("pairs"), "[ pairs ]\n1 9 1 0.3 0.4\n4 7 1 0.2 0.1\n"),
     }
     for name, content in whole.items():
@@ -442,7 +469,8 @@ def variants() -> None:
             re.sub(r"(?m)^(\w+ +)3$", r"\g<1>2", text.replace(section("pairs"), "")),
             "3 for nrexcl .* got 2 for EOH",
         ),
-        "eoh_nrexcl_4": (re.sub(r"(?m)^(\w+ +)3$", r"\g<1>4", text), "got 4 for EOH.* of H. and H6"),
+        "eoh_nrexcl_4": (re.sub(r"(?m)^(\w+ +)3$", r"\g<1>4", text), r"got 4 for EOH.* of H1 \(4\) and H6"),
+        "eoh_pair_1_5": (more("[ pairs ]\n4 9 1"), r"got H1 \(4\) and H6 \(9\)"),
         "eoh_pairs_nb": (more("[ pairs_nb ]\n1 9 1 0.1 -0.1 0.3 0.4"), "pairs_nb"),
         "eoh_intermolecular": (
             text + "\n[ intermolecular_interactions ]\n[ bonds ]\n1 9 1 0.2 500.0\n",
@@ -489,6 +517,17 @@ def without_bonds_to_hydrogen(read: Any) -> float:
     return found
 
 
+def energy_of_pairs(read: Any) -> list[float]:
+    """Electrostatic energies of 1-4 pairs, kJ/mol, by pdb2gmx's list."""
+    pairs = re.search(r"\[ pairs \]\n(.*?)\[", (WORK / "gmx_charmm.top").read_text(), re.S).group(1)  # type: ignore[union-attr]
+    found = []
+    for row in pairs.splitlines():
+        a, b = (read.atoms[int(k) - 1] for k in row.split()[:2])
+        r = np.linalg.norm([a.xx - b.xx, a.xy - b.xy, a.xz - b.xz]) / 10
+        found.append(ONE_4PI_EPS0 * a.charge * b.charge / r)
+    return found
+
+
 def charmm() -> None:
     """CHARMM27 as pdb2gmx gives it, in CHARMM's files, written by ParmEd: a CMAP, Urey-Bradley terms, impropers."""
     made = f"ParmEd {parmed.__version__} of pdb2gmx's topology (charmm27), energy of GROMACS {VERSIONS['GROMACS']}"
@@ -532,6 +571,22 @@ def charmm() -> None:
     held = right | {"energy": right["energy"] - without_bonds_to_hydrogen(read)}
     add("charmm", ["gag.psf", "gag.crd", *parts], made, **held, options={"constraints": "HBonds"})
     add("gromacs", ["gmx_charmm.top", "gmx_charmm.gro"], made, **held, options={"constraints": "HBonds"})
+    text = (WORK / "gag.prm").read_text()
+    shift = sum(energy_of_pairs(read))
+    (WORK / "gag_e14fac.prm").write_text(text.replace("e14fac 1.0", "e14fac 0.5"))
+    halved = right | {"energy": right["energy"] - 0.5 * shift}
+    add("charmm", ["gag.psf", "gag.crd", "gag.rtf", *keep("gag_e14fac.prm")], f"{made}, e14fac 0.5", **halved)
+    for name, new in (("eps", "cdiel eps 4.0"), ("rdie", "rdie eps 1.0"), ("geom", "cdiel eps 1.0 geom")):
+        (HERE / f"{name}.prm").write_text(
+            f"* more of it\n*\nNONBONDED nbxmod 5 atom -\n {new} e14fac 1.0 wmin 1.5\n\nEND\n"
+        )
+        words = {"eps": "EPS 4.0", "rdie": "RDIE", "geom": "GEOM"}[name]
+        add(
+            "charmm",
+            ["gag.psf", "gag.crd", *parts, f"{name}.prm"],
+            f"{made}, {new}",
+            f"{words}, which OpenMM passes over",
+        )
     text = (WORK / "gag.psf").read_text()
     (HERE / "gag_drude.psf").write_text(text.replace("PSF", "PSF DRUDE", 1))
     add("charmm", ["gag_drude.psf", "gag.crd", *parts], f"{made}, marked as polarisable", "gag_drude.psf")
@@ -548,12 +603,321 @@ def charmm() -> None:
     add("amber", keep("gag_chamber.prmtop", "gag_chamber.inpcrd"), made, **right | {"energy": sander("gag_chamber")})
 
 
+# --- PDB and PDBx/mmCIF ---
+
+ONLY_ONCE = "atoms of one name only once"
+FF14SB = ["amber14/protein.ff14SB.xml"]
+FIELDS = {"glycan": ["small.xml"], "up": ["amber14/RNA.OL3.xml"]}
+FIELDS |= {name: FF14SB for name in PEPTIDES} | {name: ["small.xml"] for name in SMALL}
+SMILES = {name: smiles for name, (_, smiles) in PEPTIDES.items()} | SMALL
+SMILES |= {name: smiles for name, (*_, smiles) in OTHERS.items()}
+
+
+def parsed(path: Path) -> tuple[list[str], np.ndarray]:
+    """Elements and coordinates, Angstrom, of the first model, of each atom the first place."""
+    if path.suffix == ".cif":
+        block = gemmi.cif.read(str(path)).sole_block()
+        table = block.find("_atom_site.", ["type_symbol", "Cartn_x", "Cartn_y", "Cartn_z"])
+        rows = [[gemmi.cif.as_string(v) for v in row] for row in table]
+        return [row[0].capitalize() for row in rows], np.array([[float(v) for v in row[1:]] for row in rows])
+    elements, x, seen = [], [], set()
+    for line in path.read_text().splitlines():
+        if line.startswith("ENDMDL"):
+            break
+        if not line.startswith(("ATOM", "HETATM")) or (key := (line[12:16], line[17:27])) in seen:
+            continue
+        if line[16] != " ":
+            seen.add(key)
+        element = line[76:78].strip() or re.sub(r"[^A-Za-z]", "", line[12:16])[:1]
+        elements.append({"D": "H"}.get(element, element.capitalize()))
+        x.append([float(line[i : i + 8]) for i in (30, 38, 46)])
+    return elements, np.array(x)
+
+
+def put(
+    name: str, content: str, molecule: str, made: str, refused: str | None = None, door: str = "pdb", **more: Any
+) -> None:
+    """A structure file of a molecule, and what is right about it."""
+    path = HERE / name
+    path.write_bytes(content.encode())
+    more = {"forcefield": FIELDS[molecule], **more}
+    if refused is not None:
+        add(door, [name], made, refused, **more)
+        return
+    elements, x = parsed(path)
+    bonds = bonds_of(elements, x, SMILES[molecule])
+    known = read_amber(molecule)
+    ours = [(bond.atom1.idx, bond.atom2.idx) for bond in known.bonds]
+    # Atom k of the prmtop is atom match[k] of the file.
+    match = skeleton(elements, bonds).GetSubstructMatch(skeleton([a.element_name for a in known.atoms], ours))
+    system = app.AmberPrmtopFile(str(WORK / f"{molecule}.prmtop")).createSystem()
+    if molecule == "up":  # OpenMM takes the atoms of an improper of adenine in another order than tleap: 0.01 kJ/mol
+        system = app.ForceField(*FIELDS[molecule]).createSystem(known.topology)
+    right = {"smiles": SMILES[molecule], "elements": elements, "x": x, "energy": energy(system, x[list(match)])}
+    add(door, [name], made, **right, **more)
+
+
+def small_forcefield() -> None:
+    """OpenMM's form of the prmtops of GAFF2, by ParmEd."""
+    merged = parmed.openmm.OpenMMParameterSet()
+    for name in SMALL:
+        read = parmed.load_file(str(WORK / f"{name}.prmtop"), str(WORK / f"{name}.inpcrd"))
+        for atom in read.atoms:  # types of each molecule are its own
+            atom.atom_type.name = f"{name}-{atom.type}"
+            atom.type = atom.atom_type.name
+        found = parmed.openmm.OpenMMParameterSet.from_structure(read)
+        found.residues.update(parmed.modeller.ResidueTemplateContainer.from_structure(read).to_library())
+        for kind in (
+            "atom_types",
+            "bond_types",
+            "angle_types",
+            "dihedral_types",
+            "improper_periodic_types",
+            "residues",
+        ):
+            getattr(merged, kind).update(getattr(found, kind))
+        merged.default_scee, merged.default_scnb = 1.2, 2.0
+    merged.write(str(HERE / "small.xml"), provenance={"Source": "GAFF2"})
+
+
+def of_programs() -> None:
+    tool = f"AmberTools {VERSIONS['AmberTools']}"
+    for name in PEPTIDES:
+        words = "no bond is named for them" if name == "lyn" else None  # LYN: bonds of no table of OpenMM's
+        put(f"{name}_tleap.pdb", (WORK / f"{name}_noisy.pdb").read_text(), name, f"ParmEd of tleap's, {tool}", words)
+    for name in ("ala", "hip"):
+        run(*f"cpptraj -p {name}.prmtop -y {name}.inpcrd -x {name}_ambpdb.rst7".split())
+        text = run(*f"ambpdb -p {name}.prmtop -c {name}.inpcrd".split())
+        put(f"{name}_ambpdb.pdb", text[re.search("ATOM|HETATM", text).start() :], name, f"ambpdb, {tool}")
+        text = run(*f"ambpdb -p {name}.prmtop -c {name}.inpcrd -bres".split())
+        put(f"{name}_ambpdb_bres.pdb", text[re.search("ATOM|HETATM", text).start() :], name, f"ambpdb -bres, {tool}")
+    # OpenMM.
+    read = app.PDBFile(str(WORK / "ala_noisy.pdb"))
+    for suffix, writer in ((".pdb", app.PDBFile), (".cif", app.PDBxFile)):
+        with open(WORK / f"ala_openmm{suffix}", "w") as file:
+            writer.writeFile(read.topology, read.positions, file)
+        text = re.sub(r"CREATED WITH OPENMM [^\n]*|(?<=REMARK)[^\n]*", "", (WORK / f"ala_openmm{suffix}").read_text())
+        put(f"ala_openmm{suffix}", text, "ala", f"OpenMM {openmm.__version__}")
+    # GROMACS.
+    for name in ("gmx_amber", "gmx_opls"):
+        run(*f"gmx_d -quiet editconf -f {name}.gro -o {name}.pdb".split())
+        put(
+            f"{name}_editconf.pdb",
+            (WORK / f"{name}.pdb").read_text(),
+            "gly_ala",
+            f"editconf, GROMACS {VERSIONS['GROMACS']}",
+        )
+    # PyMOL.
+    with pymol2.PyMOL() as session:
+        cmd = session.cmd
+        made = f"PyMOL {cmd.get_version()[0]}"
+        for name in ("ala", "hie", "gly_ala"):
+            cmd.load(str(WORK / f"{name}_noisy.pdb"), name)
+            put(f"{name}_pymol.pdb", cmd.get_pdbstr(name), name, made)
+        cmd.set("pdb_conect_all", 1)
+        put("ala_pymol_conect.pdb", cmd.get_pdbstr("ala"), "ala", f"{made}, pdb_conect_all")
+        put("ala_pymol.cif", cmd.get_str("cif", "ala"), "ala", made)
+        cmd.delete("all")
+        cmd.fab("GA", "built")
+        put("pymol_fab.pdb", cmd.get_pdbstr("built"), "gly_ala", f"{made}, fab GA: neutral ends", "template")
+        cmd.load(str(WORK / "EOH.mol"), "EOH")
+        put("EOH_pymol.pdb", cmd.get_pdbstr("EOH"), "EOH", f"{made}: atoms named by elements", ONLY_ONCE)
+    # RDKit.
+    made = f"RDKit {Chem.rdBase.rdkitVersion}"
+    for name in SMALL:
+        mol = Chem.MolFromMolFile(str(WORK / f"{name}.mol"), removeHs=False)
+        put(f"{name}_rdkit.pdb", Chem.MolToPDBBlock(mol), name, made)
+    for flavor in (2, 4, 8):
+        mol = Chem.MolFromPDBFile(str(WORK / "ala_noisy.pdb"), removeHs=False)
+        put(f"ala_rdkit_{flavor}.pdb", Chem.MolToPDBBlock(mol, flavor=flavor), "ala", f"{made}, flavor {flavor}")
+    mol = Chem.MolFromSequence("GA")
+    for info, words in ((True, "hydrogens last"), (False, "hydrogens of no residue")):
+        whole = Chem.AddHs(mol, addResidueInfo=info)
+        AllChem.EmbedMolecule(whole, randomSeed=1)
+        put(f"rdkit_GA_{info}.pdb", Chem.MolToPDBBlock(whole), "gly_ala", f"{made}, neutral ends, {words}", "template")
+    # Open Babel.
+    made = f"Open Babel {VERSIONS['Open Babel']}"
+    for name in ("EOH", "CLB"):
+        mol = next(pybel.readfile("mol", str(WORK / f"{name}.mol")))
+        put(f"{name}_obabel.pdb", mol.write("pdb"), name, f"{made}: atoms named by elements", ONLY_ONCE)
+    for name in ("ala", "pro"):
+        mol = next(pybel.readfile("pdb", str(WORK / f"{name}_noisy.pdb")))
+        put(f"{name}_obabel.pdb", mol.write("pdb"), name, made)
+    mol = next(pybel.readfile("mol", str(WORK / "EOH.mol")))
+    for suffix in ("mol2", "xyz", "cif"):
+        put(f"EOH_obabel.{suffix}", mol.write(suffix), "EOH", made, "EOH_obabel")
+    # gemmi.
+    made = f"gemmi {gemmi.__version__}"
+    for name in ("ala", "hid"):
+        read = gemmi.read_structure(str(WORK / f"{name}_noisy.pdb"))
+        read.setup_entities()
+        put(f"{name}_gemmi.pdb", read.make_pdb_string(), name, made)
+        put(f"{name}_gemmi.cif", read.make_mmcif_document().as_string(), name, made)
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """Atoms of a molecule, in the order of its prmtop."""
+    return [
+        {"name": a.name, "residue": a.residue.name, "number": a.residue.idx + 1, "element": a.element_name, "x": x}
+        for a, x in zip(read_amber(name).atoms, read_amber(name).coordinates, strict=True)
+    ]
+
+
+def line(i: int, atom: dict[str, Any], **other: Any) -> str:
+    """An ATOM record by the PDB's columns; `other` overrides."""
+    a = {
+        "record": "ATOM",
+        "alt": " ",
+        "chain": "A",
+        "insertion": " ",
+        "tail": f"  1.00  0.00          {atom['element']:>2s}",
+    }
+    a |= atom | other
+    name = a["name"] if len(a["name"]) == 4 else f" {a['name']:<3s}"
+    x = "".join(f"{v:8.3f}" for v in a["x"])
+    place = f"{a['residue']:>3s} {a['chain']}{a['number']:4d}{a['insertion']}"
+    return f"{a['record']:<6s}{i:5d} {name}{a['alt']}{place}   {x}{a['tail']}"
+
+
+def pdb(atoms: Sequence[dict[str, Any]], **other: Any) -> str:
+    return "\n".join(line(i + 1, atom, **other) for i, atom in enumerate(atoms))
+
+
+def conect(name: str, double: Sequence[tuple[int, int]] = ()) -> str:
+    near: dict[int, list[int]] = {}
+    for bond in read_amber(name).bonds:
+        i, j = bond.atom1.idx, bond.atom2.idx
+        for _ in range(2 if (i, j) in double or (j, i) in double else 1):
+            near.setdefault(i, []).append(j)
+            near.setdefault(j, []).append(i)
+    return "\n".join(f"CONECT{i + 1:5d}" + "".join(f"{j + 1:5d}" for j in near[i]) for i in sorted(near))
+
+
+CHARMM_NAMES = {"H1": "HT1", "H2": "HT2", "H3": "HT3", "OXT": "OT2", "H": "HN"}
+OLD_NAMES = {"HB1": "1HB ", "HB2": "2HB ", "HB3": "3HB ", "H1": "1H  ", "H2": "2H  ", "H3": "3H  "}
+OLD_NAMES |= {"HA2": "1HA ", "HA3": "2HA "}
+ENDS = "\nTER\nEND\n"
+LINKS = """\
+LINK         O1  ROH     1                 C1  4GB     2
+LINK         O4  4GB     2                 C1  0GA     3
+"""
+
+
+def named(atoms: Sequence[dict[str, Any]], names: dict[str, str]) -> list[dict[str, Any]]:
+    return [a | {"name": names.get(a["name"], a["name"])} for a in atoms]
+
+
+def in_residues(atoms: Sequence[dict[str, Any]], residues: dict[str, str]) -> list[dict[str, Any]]:
+    return [a | {"residue": residues.get(a["residue"], a["residue"])} for a in atoms]
+
+
+def by_format() -> None:
+    """Files by the documented form of programs that pip does not bring."""
+    atoms = rows("gly_ala")
+    renamed = named(atoms, CHARMM_NAMES)
+    last = next(a for a in renamed if a["name"] == "O" and a["number"] == 2)
+    last["name"] = "OT1"
+    text = "\n".join(
+        line(i + 1, a, chain="P", tail=f"  1.00  0.00      PROA{a['element']:>2s}") for i, a in enumerate(renamed)
+    )
+    text = "REMARK   GENERATED BY CHARMM-GUI\n" + text
+    put("gly_ala_charmm_gui.pdb", text + ENDS, "gly_ala", "CHARMM-GUI's form")
+    bare = re.sub(r"(?m)(PROA).*$", r"\1", text)
+    put("gly_ala_charmm_no_element.pdb", bare + ENDS, "gly_ala", "CHARMM's form, without elements")
+    put("hid_hsd.pdb", pdb(in_residues(rows("hid"), {"HID": "HSD"})) + ENDS, "hid", "CHARMM's HSD")
+    put("ile_cd.pdb", pdb(named(rows("ile"), {"CD1": "CD"})) + ENDS, "ile", "CHARMM's CD")
+    bonds = [(bond.atom1.idx, bond.atom2.idx) for bond in read_amber("gly_ala").bonds]
+    doubled = [(i, j) for i, j in bonds if (atoms[i]["name"], atoms[j]["name"]) == ("C", "O")]
+    head = "REMARK   4      COMPLIES WITH FORMAT V. 3.0, 1-DEC-2006\nMODEL        1\n"
+    text = pdb(atoms, tail="  1.00  0.00           N1+").splitlines()[0] + pdb(atoms)[len(line(1, atoms[0])) :]
+    text = f"{head}{text}\n{conect('gly_ala', doubled)}\nENDMDL\nEND\n"
+    put("gly_ala_maestro.pdb", text, "gly_ala", "Maestro's form: double bonds twice in CONECT, charges")
+    text = pdb([a | {"residue": "UNL", "number": 1} for a in rows("EOH")], record="HETATM", chain=" ")
+    text = f"COMPND    UNNAMED\nAUTHOR    GENERATED BY AVOGADRO\n{text}\n{conect('EOH')}\nEND\n"
+    put("EOH_avogadro.pdb", text, "EOH", "Avogadro's form")
+    sugar = LINKS + pdb(rows("glycan"), record="HETATM", chain=" ")
+    text = f"{sugar}\n{conect('glycan')}\nEND\n"
+    put("glycan_web.pdb", text, "glycan", "GLYCAM-Web's form", door="structure")
+    put("glycan_web_links_only.pdb", f"{sugar}\nEND\n", "glycan", "GLYCAM-Web's form without CONECT", "CONECT")
+    of_the_pdb(atoms)
+
+
+def of_the_pdb(atoms: Sequence[dict[str, Any]]) -> None:
+    """What the PDB's own format may hold, in various years: of a dipeptide unless it says something else."""
+    cell = "CRYST1   30.000   40.000   50.000  90.00  95.00  90.00 P 1 21 1      2\n"
+    text = pdb(atoms)
+    aniso = "".join(
+        f"{r}\nANISOU{r[6:28]}   1000   1000   1000      0      0      0 {r[70:]}\n" for r in text.splitlines()
+    )
+    places = []
+    for a in atoms:
+        twice = a["name"] in ("CB", "HB1", "HB2", "HB3")
+        places += [a | {"alt": alt, "x": a["x"] + (0.2 if alt == "B" else 0.0)} for alt in ("AB" if twice else " ")]
+    second = pdb([a | {"x": a["x"] + 0.3} for a in atoms])
+    contents = {
+        "1992": pdb(named(atoms, OLD_NAMES), chain=" ", tail="  1.00  0.00      1ABC   9") + ENDS,
+        "negative": pdb([a | {"number": a["number"] - 3} for a in atoms]) + ENDS,
+        "insertion": pdb([a | {"number": 52, "insertion": " A"[a["number"] - 1]} for a in atoms]) + ENDS,
+        "crlf": (text + ENDS).replace("\n", "\r\n"),
+        "short": pdb(atoms, tail="") + ENDS,
+        "serials": re.sub(r"(?m)^ATOM  .....", "ATOM  *****", text) + ENDS,
+        "crystal": cell + aniso + ENDS[1:],
+        "models": f"MODEL        1\n{text}\nTER\nENDMDL\nMODEL        2\n{second}\nTER\nENDMDL\nEND\n",
+        "places": pdb(places) + ENDS,
+    }
+    for name, content in contents.items():
+        more = {"warns": True} if name in ("models", "places") else {}
+        put(f"gly_ala_{name}.pdb", content, "gly_ala", f"the PDB's format: {name}", **more)
+    heavy = pdb([a for a in atoms if a["element"] != "H"]) + ENDS
+    put("gly_ala_heavy.pdb", heavy, "gly_ala", "the PDB's format: no hydrogens", "hydrogen")
+    lost = text.replace(f"{atoms[3]['x'][0]:8.3f}", "     nan", 1) + ENDS
+    put("gly_ala_no_coordinates.pdb", lost, "gly_ala", "the PDB's format: nan for a coordinate", "of line 4")
+    bridge = "SSBOND   1 CYS A    2    CYS A    5                          1555   1555  2.05\n"
+    text = bridge + pdb(in_residues(rows("cyx"), {"CYX": "CYS"})) + ENDS
+    put("cyx_ssbond.pdb", text, "cyx", "the PDB's format: a disulfide, SSBOND")
+    text = pdb(in_residues(rows("up"), {"U5": "U", "A3": "A"})) + ENDS
+    put("up_pdb3.pdb", text, "up", "the PDB's format: RNA")
+    text = pdb(in_residues(rows("up"), {"U5": "URA", "A3": "ADE"})).replace("'", "*") + ENDS
+    put("up_asterisks.pdb", text, "up", "the PDB's format of 1992: RNA", "template")
+    put("gly_ala_wwpdb.cif", mmcif("gly_ala"), "gly_ala", "the wwPDB's PDBx/mmCIF")
+    put("up_wwpdb.cif", mmcif("up"), "up", "the wwPDB's PDBx/mmCIF: RNA")
+
+
+ATOM_SITE = """\
+group_PDB id type_symbol label_atom_id label_alt_id label_comp_id label_asym_id
+label_entity_id label_seq_id pdbx_PDB_ins_code Cartn_x Cartn_y Cartn_z occupancy
+B_iso_or_equiv pdbx_formal_charge auth_seq_id auth_comp_id auth_asym_id auth_atom_id pdbx_PDB_model_num
+""".split()
+
+
+def mmcif(name: str) -> str:
+    """As the wwPDB writes it: numbers of the author's beside its own, names with primes in quotes."""
+    found = [f"data_{name}", "#", f"_entry.id {name}", "_struct.title", ";A title", "of two lines", ";", "#", "loop_"]
+    found += [f"_atom_site.{key}" for key in ATOM_SITE]
+    for i, a in enumerate(in_residues(rows(name), {"U5": "U", "A3": "A"})):
+        atom = f'"{a["name"]}"' if "'" in a["name"] else a["name"]
+        x = " ".join(f"{v:.3f}" for v in a["x"])
+        found.append(
+            f"ATOM {i + 1} {a['element']} {atom} . {a['residue']} A 1 {a['number']} ? {x} 1.00 0.00 ? "
+            f"{a['number'] + 100} {a['residue']} H {atom} 1"
+        )
+    return "\n".join([*found, "#", ""])
+
+
+def structures() -> None:
+    small_forcefield()
+    of_programs()
+    by_format()
+
+
 def main() -> None:
+    VERSIONS["Open Babel"] = pybel.ob.OBReleaseVersion()
     VERSIONS["GROMACS"] = re.search(r"version: +([\d.]+)", run("gmx_d", "--version")).group(1)  # type: ignore[union-attr]
     VERSIONS["AmberTools"] = re.search(r"(\d+\.\d+)", run("sander", "--version")).group(1)  # type: ignore[union-attr]
     amber()
     gromacs()
     charmm()
+    structures()
     (HERE / "corpus.json").write_text(json.dumps(ENTRIES, indent=0) + "\n")
 
 
