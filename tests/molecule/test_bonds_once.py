@@ -67,7 +67,7 @@ def test_bonds_in_two_tables_of_a_file_count_once(alanine_dipeptide, files) -> N
 def test_a_file_with_two_tables_is_prepared_with_each_bond_once(files, tmp_path) -> None:
     findings = find_problems(files["both"], FIELD)
     assert not findings.problems
-    prepared = findings.fix("all")
+    prepared = findings.fix("safe")
     assert prepared.topology.getNumBonds() == 21
     for name in ("out.cif", "out.pdb"):
         system = MolecularSystem.from_pdb(prepared.write(tmp_path / name), FIELD)
