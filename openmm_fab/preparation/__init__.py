@@ -1,7 +1,8 @@
 """A structure file that OpenMM does not take as it is: `find_problems` lists what is wrong, `Findings.fix` mends it.
 
-Finding changes nothing. Fixing does what you accept, moves no atom that stays, and says what is left to you.
-`records` knows the lines of a file, `structure` what OpenMM makes of them, `fixing` how to add atoms.
+Finding changes nothing. Fixing does what you accept, moves no atom that stays, keeps the formula unless you say else,
+and says what is left to you. `records` knows the lines of a file, `scanning` what is wrong with them, `bonding` which
+atoms are bonded, `structure` what else is wrong with what OpenMM reads, `fixing` how to add atoms.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -109,7 +110,7 @@ def add_hydrogens(
     finally:
         random.setstate(state)
     new = [atom for atom in model.topology.atoms() if (atom.residue.index, atom.name) not in there]
-    model.delete([*_not_wanted(new, lacking_hydrogens), *_of_rings(new)])
+    model.delete([*_not_wanted(new, lacking_hydrogens), *_at_joints(model, new)])
     forms = [f"{residue_label(_residue(model, k))} is {chosen[k]}" for k in lacking_hydrogens if chosen[k]]
     count = model.topology.getNumAtoms() - before
     return [f"missing hydrogens: {count} at pH {pH:g}{without}{f'; {some(forms)}' if forms else ''}"]
@@ -126,14 +127,19 @@ def _not_wanted(new: Sequence[Any], lacking: Sequence[int]) -> list[Any]:
     return [atom for atom in new if atom.residue.index not in lacking]
 
 
-def _of_rings(new: Sequence[Any]) -> list[Any]:
-    """Modeller makes NH3+ of the first residue of a chain, also of one whose nitrogen is bonded to another: a ring."""
+def _at_joints(model: app.Modeller, new: Sequence[Any]) -> list[Any]:
+    """Modeller makes NH3+ of the first nitrogen of a chain and CHO of the last carbon, whatever they are bonded to.
+
+    Both have three neighbours where they join residues, as in a ring.
+    """
+    beside: dict[Any, list[Any]] = defaultdict(list)
+    for a, b in model.topology.bonds():
+        beside[a].append(b)
+        beside[b].append(a)
     extra = []
-    for atom in new:
-        first = next(atom.residue.chain.residues())
-        if atom.residue is first and atom.name in ("H2", "H3"):
-            joined = {end for bond in first.external_bonds() for end in bond if end.residue is first}
-            extra += [atom] if any(end.name == "N" for end in joined) else []
+    for atom, near in beside.items():
+        if atom.name in ("N", "C") and any(other.residue is not atom.residue for other in near):
+            extra += [other for other in near if other in new][::-1][: max(len(near) - 3, 0)]
     return extra
 
 

@@ -94,11 +94,8 @@ class Records:
             if "behind" in (edits[k] or {}):
                 behind[int((edits[k] or {})["behind"])].append(k)
         moved = {k for several in behind.values() for k in several}
-        kept: list[str | None] = []
-        for k in range(len(lines)):
-            if k not in moved:
-                kept += [lines[k], *(lines[other] for other in behind[k])]
-                kept += [(edits.get(k) or {}).get("then")]
+        order = [k for at in range(len(lines)) if at not in moved for k in (at, *behind[at])]
+        kept = [line for k in order for line in (lines[k], (edits.get(k) or {}).get("then"))]
         text = io.StringIO("\n".join(line for line in kept if line is not None) + "\n")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what stands in the findings

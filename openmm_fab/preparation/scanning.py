@@ -11,9 +11,9 @@ from itertools import groupby, pairwise
 import numpy as np
 from openmm import app
 
-from ..molecule.distances import BONDED, HYDROGENS, ONE_ATOM, RADII
+from ..molecule.distances import BONDED, HYDROGENS, ONE_ATOM, RADII, distance_bonds
 from ..molecule.openmm_private import residue_replacements, residue_templates
-from .problems import AMINO, MODIFIED, PROTONATED, Problem, fixable, unfixable
+from .problems import MODIFIED, PROTONATED, Problem, fixable, unfixable
 from .records import Edits, Records, Row, guessed_element, is_element, merged, standard_atoms
 
 TORN = 0.25  # nm; a bond of a chain is never so long
@@ -130,18 +130,22 @@ def _bonded(home: list[Row], rows: list[Row]) -> bool:
 
 
 def _run_together(residues: list[list[Row]]) -> list[Found]:
-    """Ends of chains that nothing marks: the numbers begin anew, far away. OpenMM would bond them."""
+    """Ends that OpenMM would bond, as nothing marks them, though they are far from each other.
+
+    The numbers begin anew, or an end is bonded to another residue. Other gaps are missing residues.
+    """
+    rows = [row for several in residues for row in several]
+    bonds = distance_bonds([row.symbol for row in rows], np.array([row.position for row in rows]).reshape(-1, 3))
+    joined = {rows[k].line for i, j in bonds for k in (i, j) if rows[i].residue != rows[j].residue}
     found: list[Found] = []
     for before, after in pairwise(residues):
         first, second = before[-1], after[0]
-        if any(first[key] != second[key] for key in ("chain", "after")) or {first["name"], second["name"]} - AMINO:
-            continue
         ends = [row for row in before if row["atom"] == "C"], [row for row in after if row["atom"] == "N"]
-        if all(ends) and _number(second) <= _number(first):
-            if np.linalg.norm(ends[0][0].position - ends[1][0].position) > TORN:
-                found.append(
-                    ("missing TER", f"between {first.label} and {second.label}", {first.line: {"then": "TER"}})
-                )
+        if any(first[key] != second[key] for key in ("chain", "after")) or not all(ends):
+            continue
+        far = np.linalg.norm(ends[0][0].position - ends[1][0].position) > TORN
+        if far and (_number(second) <= _number(first) or any(end[0].line in joined for end in ends)):
+            found.append(("missing TER", f"between {first.label} and {second.label}", {first.line: {"then": "TER"}}))
     return found
 
 

@@ -202,12 +202,13 @@ def _compare(residue: Any, field: app.ForceField, found: MissingAtoms) -> None:
         found.unknown.append(residue_label(residue))
         return
     if not fitting and ends - BETWEEN:
-        found.unknown.append(f"{residue_label(residue)}, bonded to other residues at {', '.join(ends - BETWEEN)},")
+        found.unknown.append(f"{residue_label(residue)} (bonded to another residue at {' '.join(ends - BETWEEN)})")
         return
     nearest = min(fitting or templates, key=difference)
     less, more, bare = missing(nearest)
     if more or (fitting and whole and not less and bare <= 0):
-        found.unknown.append(f"{residue_label(residue)} differs from {nearest.name}")
+        why = f" by {-bare} hydrogens too many" if not more and bare < 0 else ""
+        found.unknown.append(f"{residue_label(residue)} differs from {nearest.name}{why}")
     elif less:
         found.heavy[residue.index] = _missing_names(residue, nearest, less, "C" not in ends)
     elif bare > 0:
