@@ -127,6 +127,7 @@ PEPTIDES = {  # tleap's sequence, SMILES
     "met": ("ACE MET NME", "CC(=O)N[C@@H](CCSC)C(=O)NC"),
 }
 OTHERS = {
+    "sep": ("phosaa14SB", "ACE SEP NME", "CC(=O)N[C@@H](COP(=O)([O-])[O-])C(=O)NC"),
     "up": (
         *("RNA.OL3", "U5 A3"),
         "O=c1ccn(C2OC(CO)C(OP(=O)([O-])OCC3OC(n4cnc5c(N)ncnc54)C(O)C3O)C2O)c(=O)[nH]1",
@@ -244,6 +245,8 @@ def amber() -> None:
         files = keep(f"{name}.prmtop", f"{name}.inpcrd")
         add("amber", files, made, smiles=PEPTIDES[name][1], **structure(name), energy=sander(name))
     for name, (field, sequence, smiles) in OTHERS.items():
+        if name == "sep":
+            field = "protein.ff14SB\nsource leaprc.phosaa14SB"
         tleap(name, f"source leaprc.{field}\nm = sequence {{ {sequence} }}")
         noisy(name)
         files = keep(f"{name}.prmtop", f"{name}.inpcrd")
@@ -608,7 +611,7 @@ def charmm() -> None:
 ONLY_ONCE = "atoms of one name only once"
 FF14SB = ["amber14/protein.ff14SB.xml"]
 FIELDS = {"glycan": ["small.xml"], "up": ["amber14/RNA.OL3.xml"]}
-FIELDS |= {name: FF14SB for name in PEPTIDES} | {name: ["small.xml"] for name in SMALL}
+FIELDS |= {name: FF14SB for name in (*PEPTIDES, "sep")} | {name: ["small.xml"] for name in SMALL}
 SMILES = {name: smiles for name, (_, smiles) in PEPTIDES.items()} | SMALL
 SMILES |= {name: smiles for name, (*_, smiles) in OTHERS.items()}
 
@@ -881,6 +884,19 @@ def of_the_pdb(atoms: Sequence[dict[str, Any]]) -> None:
     put("up_asterisks.pdb", text, "up", "the PDB's format of 1992: RNA", "template")
     put("gly_ala_wwpdb.cif", mmcif("gly_ala"), "gly_ala", "the wwPDB's PDBx/mmCIF")
     put("up_wwpdb.cif", mmcif("up"), "up", "the wwPDB's PDBx/mmCIF: RNA")
+    # Bonds of what is in no dictionary of OpenMM's: in one table, in both.
+    inside, between = bond_tables("EOH")
+    put("EOH_bonds.cif", mmcif("EOH") + inside, "EOH", "the wwPDB's PDBx/mmCIF: chem_comp_bond")
+    put("EOH_bonds_twice.cif", mmcif("EOH") + inside + between, "EOH", "PDBx/mmCIF: struct_conn, too")
+    text = mmcif("glycan") + "".join(bond_tables("glycan"))
+    put("glycan_bonds.cif", text, "glycan", "the wwPDB's PDBx/mmCIF: both tables", door="structure")
+    # What programs that add hydrogens, and neutron diffraction, make of a dipeptide.
+    last = sorted(atoms, key=lambda a: a["element"] == "H")
+    text = pdb(last) + "\nTER\nEND\n"
+    put("gly_ala_hydrogens_last.pdb", text, "gly_ala", "hydrogens behind all others", "stand in several places")
+    heavy = [a | ({"name": "D", "element": "D"} if a["name"] == "H" else {}) for a in atoms]
+    put("gly_ala_deuterium.pdb", pdb(heavy) + ENDS, "gly_ala", "the PDB's format: deuterium", "Deuterium")
+    put("sep.pdb", pdb(rows("sep")) + ENDS, "sep", "the PDB's format: phosphoserine", "no bond is named for them")
 
 
 ATOM_SITE = """\
@@ -902,6 +918,26 @@ def mmcif(name: str) -> str:
             f"{a['number'] + 100} {a['residue']} H {atom} 1"
         )
     return "\n".join([*found, "#", ""])
+
+
+def bond_tables(name: str) -> tuple[str, str]:
+    """chem_comp_bond of the bonds in residues, struct_conn of those between; of a single residue of all once more."""
+    inside, between = [], []
+    single = len(read_amber(name).residues) == 1
+    for bond in read_amber(name).bonds:
+        ends = bond.atom1, bond.atom2
+        if ends[0].residue is ends[1].residue:
+            inside.append(f"{ends[0].residue.name} {ends[0].name} {ends[1].name} SING")
+        if single or ends[0].residue is not ends[1].residue:
+            parts = " ".join(f"A {a.residue.name} {a.residue.idx + 1} {a.name} {a.residue.idx + 101} H ?" for a in ends)
+            between.append(f"covale{len(between) + 1} covale {parts}")
+    keys = ("comp_id", "atom_id_1", "atom_id_2", "value_order")
+    first = ["loop_", *(f"_chem_comp_bond.{key}" for key in keys), *inside, "#", ""]
+    keys = ("label_asym_id", "label_comp_id", "label_seq_id", "label_atom_id", "auth_seq_id", "auth_asym_id")
+    parts = [f"_struct_conn.ptnr{k}_{key}" for k in (1, 2) for key in keys]
+    parts = [key for k in (0, 6) for key in (*parts[k : k + 6], f"_struct_conn.pdbx_ptnr{k // 6 + 1}_PDB_ins_code")]
+    second = ["loop_", "_struct_conn.id", "_struct_conn.conn_type_id", *parts, *between, "#", ""]
+    return "\n".join(first), "\n".join(second)
 
 
 def structures() -> None:
