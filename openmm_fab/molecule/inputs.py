@@ -32,6 +32,7 @@ from .checks import (
 )
 from .graph import topology_bonds
 from .gromacs import check_sections, exclude_as_gromacs
+from .mmcif import connect
 from .names import residue_label, residue_run
 from .openmm_private import GromacsTopology, drop_repeated_bonds, mmcif_blocks, residue_templates
 from .safe_xml import check_forcefield, check_serialized
@@ -258,6 +259,8 @@ def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
     if ignored:
         raise ValueError(_same_names(path, ignored, read.topology.getNumAtoms()))
     drop_repeated_bonds(read.topology)
+    if mmcif:
+        connect(read.topology, path)
     if read.topology.getNumAtoms() == 0:
         raise ValueError(f"Expected atoms in {path}; there are none. Is it a {'PDBx/mmCIF' if mmcif else 'PDB'} file?")
     if read.getNumFrames() > 1:

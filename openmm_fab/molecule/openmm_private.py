@@ -32,10 +32,7 @@ def standard_bonds(residue: str) -> list[Any]:
 
 
 def drop_repeated_bonds(topology: app.Topology) -> None:
-    """Of bonds between the same two atoms keep one, the first that has a type or order, or else the first; in place.
-
-    `Topology._bonds`.
-    """
+    """Of bonds between the same two atoms keep one, the first that has a type or order, or else the first; in place."""
     kept: dict[frozenset[int], Any] = {}
     for bond in topology.bonds():
         pair = frozenset((bond[0].index, bond[1].index))
@@ -43,7 +40,15 @@ def drop_repeated_bonds(topology: app.Topology) -> None:
         if before is None or (before.type is before.order is None and not bond.type is bond.order is None):
             kept[pair] = bond
     if len(kept) < topology.getNumBonds():
-        topology._bonds = list(kept.values())
+        set_bonds(topology, kept.values())
+
+
+def set_bonds(topology: app.Topology, bonds: Iterable[Any]) -> None:
+    """Have a topology keep these of its bonds.
+
+    `Topology._bonds`.
+    """
+    topology._bonds = list(bonds)
 
 
 def residue_replacements() -> Mapping[str, str]:

@@ -889,7 +889,11 @@ def of_the_pdb(atoms: Sequence[dict[str, Any]]) -> None:
     put("EOH_bonds.cif", mmcif("EOH") + inside, "EOH", "the wwPDB's PDBx/mmCIF: chem_comp_bond")
     put("EOH_bonds_twice.cif", mmcif("EOH") + inside + between, "EOH", "PDBx/mmCIF: struct_conn, too")
     text = mmcif("glycan") + "".join(bond_tables("glycan"))
-    put("glycan_bonds.cif", text, "glycan", "the wwPDB's PDBx/mmCIF: both tables", door="structure")
+    put("glycan_bonds.cif", text, "glycan", "PDBx/mmCIF: both tables", door="structure")
+    text = re.sub(r"(?m)^ATOM (.* A 1) \d ", r"HETATM \1 . ", text)
+    text = re.sub(r"A (ROH|4GB|0GA) \d ", r"A \1 . ", text)
+    text = re.sub(r"(10\d(?: ROH| 4GB| 0GA)?) H ", r"\1 A ", text)
+    put("glycan_wwpdb.cif", text, "glycan", "the wwPDB's PDBx/mmCIF: sugars without label_seq_id", door="structure")
     # What programs that add hydrogens, and neutron diffraction, make of a dipeptide.
     last = sorted(atoms, key=lambda a: a["element"] == "H")
     text = pdb(last) + "\nTER\nEND\n"
