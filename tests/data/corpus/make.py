@@ -251,6 +251,19 @@ def amber() -> None:
         noisy(name)
         files = keep(f"{name}.prmtop", f"{name}.inpcrd")
         add("amber", files, made, smiles=smiles, **structure(name), energy=sander(name))
+        if name == "sep":
+            right = {"smiles": smiles, **structure(name)}
+            options = {"implicitSolvent": "OBC2", "sasaMethod": None}
+            add("amber", files, f"{made}, igb=5", options=options, **right, energy=sander(name, 5))
+            options = {"implicitSolvent": "GBn2", "sasaMethod": None}  # another energy than sander's, and a warning
+            add(
+                "amber",
+                files,
+                f"{made}: GBn2",
+                options=options,
+                warns="GBn2 has no parameters of its own for P",
+                **right,
+            )
     # Masses repartitioned; a restart file in NetCDF; one with velocities and a box.
     read = parmed.load_file(str(WORK / "gly_ala.prmtop"), str(WORK / "gly_ala.inpcrd"))
     parmed.tools.HMassRepartition(read).execute()
@@ -869,7 +882,8 @@ def of_the_pdb(atoms: Sequence[dict[str, Any]]) -> None:
         "places": pdb(places) + ENDS,
     }
     for name, content in contents.items():
-        more = {"warns": True} if name in ("models", "places") else {}
+        told = {"models": "holds 2 models", "places": "alternate locations"}
+        more = {"warns": told[name]} if name in told else {}
         put(f"gly_ala_{name}.pdb", content, "gly_ala", f"the PDB's format: {name}", **more)
     heavy = pdb([a for a in atoms if a["element"] != "H"]) + ENDS
     put("gly_ala_heavy.pdb", heavy, "gly_ala", "the PDB's format: no hydrogens", "hydrogen")
