@@ -24,7 +24,7 @@ PDB = {
     **{"number": slice(22, 27), "occupancy": slice(54, 60), "element": slice(76, 78)},
     **{"x": slice(30, 38), "y": slice(38, 46), "z": slice(46, 54)},
 }
-FORM = {"atom": "{:<4}", "place": "{:1}", "name": "{:>3} ", "element": "{:>2}"}
+FORM = {"atom": "{:<4}", "place": "{:1}", "name": "{:>3} ", "element": "{:>2}", "chain": "{:1}", "number": "{:>5}"}
 CIF = {
     "atom": ("auth_atom_id", "label_atom_id"),
     "place": ("label_alt_id",),
@@ -117,6 +117,7 @@ class Records:
         for key, value in edit.items():
             if key in PDB:
                 text = f" {value}" if key == "atom" and len(value) < 4 else value
+                text = f"{value} " if key == "number" and value[-1:].isdigit() else text  # no insertion code
                 line = line[: PDB[key].start] + FORM[key].format(text) + line[PDB[key].stop :]
         return line
 

@@ -71,13 +71,13 @@ def _each(find: Callable[[list[Row]], list[Found]]) -> Callable[[list[list[Row]]
 
 def _applied(rows: list[Row], edits: Edits) -> list[Row]:
     """The atoms after these edits, those of a residue in a row."""
-    residue = {row.line: row.residue for row in rows}
+    at = {row.line: row for row in rows}
     kept = []
     for row in rows:
         edit = edits.get(row.line, {})
         if edit is not None:
-            number = residue[int(edit["behind"])] if "behind" in edit else row.residue
-            kept.append(replace(row, residue=number, values=row.values | edit))
+            home = at[int(edit["behind"])] if "behind" in edit else row
+            kept.append(replace(row, residue=home.residue, label=home.label, values=row.values | edit))
     return sorted(kept, key=lambda row: row.residue)
 
 
@@ -114,7 +114,23 @@ def _split_residues(residues: list[list[Row]]) -> list[Found]:
             if moved:
                 edits: Edits = {row.line: {"behind": str(end.line)} for row in moved}
                 found.append(("split residues", f"{end.label} ({len(moved)} of {len(home)} atoms)", edits))
-    return found
+    placed = {line for _, _, edits in found for line in edits}
+    return found + _hydrogens_of_their_own(residues, placed)
+
+
+def _hydrogens_of_their_own(residues: list[list[Row]], moved: Collection[int]) -> list[Found]:
+    """Hydrogens in a residue without heavy atoms (UNL, of RDKit): they go to the atoms that they are bonded to."""
+    rows = [row for several in residues for row in several if "after" in row.values]  # of PDB files
+    bare = {several[0].residue for several in residues if all(row.symbol in HYDROGENS for row in several)}
+    last = {row.residue: row.line for row in rows}
+    homes: dict[int, Edits] = defaultdict(dict)
+    labels = {row.residue: row.label for row in rows}
+    for pair in distance_bonds([row.symbol for row in rows], np.array([r.position for r in rows]).reshape(-1, 3)):
+        hydrogen, bearer = sorted((rows[k] for k in pair), key=lambda row: row.residue not in bare)
+        if hydrogen.residue in bare and bearer.residue not in bare and hydrogen.line not in moved:
+            its = {key: bearer[key] for key in ("name", "chain", "number")}
+            homes[bearer.residue][hydrogen.line] = {"behind": str(last[bearer.residue]), **its}
+    return [("split residues", f"{labels[k]} ({len(edits)} hydrogens)", edits) for k, edits in sorted(homes.items())]
 
 
 def _ratio(a: Row, b: Row) -> float:

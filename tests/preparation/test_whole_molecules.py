@@ -138,6 +138,21 @@ def test_two_molecules_whose_hydrogens_are_mixed(tmp_path):
     assert one.elements == _elements(mol) and _bonds(one.topology, one.positions) == _built(mol)
 
 
+@pytest.mark.parametrize("name", ["D-valine", "ring", "N-glycan"])
+def test_hydrogens_in_a_residue_of_their_own(tmp_path, name):
+    """RDKit's AddHs puts them into UNL 1 of no chain unless it is asked for residues."""
+    lines, count = [], 0
+    for k in linked.pdb(name).splitlines():
+        if k[76:78].strip() == "H":
+            count += 1
+            k = f"{k[:12]} H{count:<2} UNL     1{k[26:]}"
+        lines.append(k)
+    findings = find_problems(_write(tmp_path / "a.pdb", "\n".join(lines) + "\n"))
+    prepared = findings.fix()
+    _check_whole(prepared, linked.molecule(name)[0], tmp_path / "whole.pdb")
+    assert "UNL" not in {residue.name for residue in prepared.topology.residues()}
+
+
 def test_chains_that_nothing_ends(tmp_path):
     """Peptides one after the other: OpenMM would bond the end of one to the beginning of the next, 2 nm away."""
     atoms = [k for k in (ROOT / "tests" / "data" / "peptide_akf.pdb").read_text().splitlines() if k[:4] == "ATOM"]
