@@ -260,7 +260,8 @@ def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
         raise ValueError(_same_names(path, ignored, read.topology.getNumAtoms()))
     drop_repeated_bonds(read.topology)
     if mmcif:
-        connect(read.topology, path)
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            connect(read.topology, lines)
     if read.topology.getNumAtoms() == 0:
         raise ValueError(f"Expected atoms in {path}; there are none. Is it a {'PDBx/mmCIF' if mmcif else 'PDB'} file?")
     if read.getNumFrames() > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from openmm import app
@@ -14,14 +14,13 @@ CHAINS = [frozenset(pair) for pair in (("C", "N"), ("O3'", "P"), ("SG",))]  # th
 Pair = frozenset[int]
 
 
-def connect(topology: app.Topology, path: Path) -> None:
-    """Set the covalent bonds of struct_conn by the residue numbers that the author gave, in place.
+def connect(topology: app.Topology, lines: Iterable[str]) -> None:
+    """Set the covalent bonds of a file's struct_conn by the residue numbers that the author gave, in place.
 
     OpenMM goes by label_seq_id, which ligands and sugars do not have: of a chain of sugars it takes each for the last,
     and bonds the wrong atoms. Files without auth_seq_id stay as OpenMM reads them.
     """
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        block = mmcif_blocks(lines)[0]
+    block = mmcif_blocks(lines)[0]
     table = block.getObj("struct_conn")
     if table is None or table.getAttributeIndex("ptnr1_auth_seq_id") < 0:
         return

@@ -15,6 +15,7 @@ import numpy as np
 from openmm import app
 
 from ..molecule.inputs import MMCIF, check_pdb, naming
+from ..molecule.mmcif import connect
 from ..molecule.openmm_private import drop_repeated_bonds, standard_bonds
 from .problems import AMINO, PROTONATED, VARIANTS
 
@@ -101,6 +102,8 @@ class Records:
             warnings.simplefilter("ignore")  # of what stands in the findings
             read = app.PDBxFile(text) if self.columns else app.PDBFile(text)
         drop_repeated_bonds(read.topology)
+        if self.columns:
+            connect(read.topology, text.getvalue().splitlines())
         return app.Modeller(read.topology, read.positions)
 
     def _edited(self, line: str, edit: dict[str, str] | None) -> str | None:

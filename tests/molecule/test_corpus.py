@@ -22,6 +22,7 @@ from openmm_fab.energy.backends import reduced_energy
 from openmm_fab.molecule import inputs
 from openmm_fab.molecule.graph import topology_bonds
 from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.preparation.findings import find_problems
 
 CORPUS = Path(__file__).parents[1] / "data" / "corpus"
 ENTRIES = json.loads((CORPUS / "corpus.json").read_text())
@@ -80,6 +81,7 @@ def test_what_is_read_is_right_or_refused_with_the_reason(entry) -> None:
             topology, _ = inputs.read_structure(CORPUS / entry["files"][0])
             assert formula([atom.element.symbol for atom in topology.atoms()]) == entry["formula"]
             assert " ".join(f"{i}-{j}" for i, j in topology_bonds(topology)) == entry["bonds"]
+            assert "missing bonds" not in str(find_problems(CORPUS / entry["files"][0]))
             return
         system = read(entry)
     said = " ".join(str(warning.message) for warning in caught)
