@@ -758,6 +758,7 @@ def of_programs() -> None:
         put(f"{name}_obabel.pdb", mol.write("pdb"), name, f"{made}: atoms named by elements", ONLY_ONCE)
     for name in ("ala", "pro"):
         mol = next(pybel.readfile("pdb", str(WORK / f"{name}_noisy.pdb")))
+        mol.title = name
         put(f"{name}_obabel.pdb", mol.write("pdb"), name, made)
     mol = next(pybel.readfile("mol", str(WORK / "EOH.mol")))
     for suffix in ("mol2", "xyz", "cif"):
