@@ -31,6 +31,7 @@ def write_results(
     early : str
         "after 1.0 of 18 minutes of training": the run goes on, and will write all of it again.
     """
+    from ..ensemble.held import in_full
     from ..report.html import early_in_words
     from ..report.words import training_findings
     from ..tools.activity import doing
@@ -48,6 +49,7 @@ def write_results(
             f"{diagnosis(ensemble.log_w)}",
             f"Beyond the splines' range: {100 * outside:.2f} % of samples, {100 * outside_weight:.2f} % of weight",
         ]
+        lines += [] if ensemble.held is None else [in_full(ensemble.held)]
         comparison, page = finish(folder, ensemble, molecule, early=early)
         lines += [] if comparison is None else [comparison.table()]
         lines += map(str, training_findings(metrics_of(folder)))

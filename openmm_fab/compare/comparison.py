@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import weights as _weights
+from ..ensemble.held import in_one_line
 from ..free_energy.estimators import FEW_BLOCKS
 from ..free_energy.profiles import BasinDifference
 from ..tools.tables import table
@@ -82,6 +83,8 @@ class Comparison:
                 lines.append(
                     f"{side.name}: only {blocks} independent blocks; verdicts allow for it, error bars do not."
                 )
+            if side.held:
+                lines.append(f"{side.name}: {in_one_line(side.held)}; nothing here tells what the other sides hold.")
             if side.rounding is not None:
                 lines.append(f"{side.name}: {side.rounding}; nothing here allows for that.")
         return "\n".join(lines)

@@ -27,6 +27,7 @@ from ..weights import Estimate, relative_free_energy, systematic_resample
 from .blocks import slowest_inefficiency, time_blocks
 from .energies import Rounding, energies_of
 from .export import Table, extra_columns, to_arviz, to_pandas, to_xarray, write_colvar
+from .held import Held, from_json, in_one_line, to_json
 from .netcdf import SUFFIX, WeightedTrajectory
 from .trajectories import (
     check_same_atoms,
@@ -71,6 +72,9 @@ class Ensemble:
         Log density of the flow that drew the frames.
     rounding : Rounding, optional
         Of a file's coordinates, where u feels it.
+    held : tuple of Held, optional
+        What the coordinates that drew the frames keep as it was in the structure given; None where that is not known,
+        and for MD, which holds what it cannot cross in its time.
     """
 
     x: np.ndarray
@@ -83,6 +87,7 @@ class Ensemble:
     invalid: int = 0
     log_q: np.ndarray | None = None
     rounding: Rounding | None = None
+    held: tuple[Held, ...] | None = None
 
     def __post_init__(self) -> None:
         x = np.asarray(self.x)
@@ -462,15 +467,15 @@ class Ensemble:
         head += f", {self.temperature:g} K"
         if self.rounding is not None:
             head += f", {self.rounding}"
+        tail = ")" if self.held is None else f"; {in_one_line(self.held)})"
         if not np.isfinite(self.log_w).any():
-            return f"{head}, no frame has any weight)"
+            return f"{head}, no frame has any weight{tail}"
         if np.ptp(self.log_w) == 0.0:
-            return head + (
-                ", equal weights)" if self.block is None else f", equal weights, {self._blocks()[0]} blocks)"
-            )
+            blocks = "" if self.block is None else f", {self._blocks()[0]} blocks"
+            return f"{head}, equal weights{blocks}{tail}"
         return (
             f"{head}, ESS {self.ess:.0f} ({100 * self.ess_fraction:.1f} %), {self.ess_clipped:.0f} with "
-            f"the top {_weights.CLIP_FRACTION:g} clipped, k-hat {self.khat:.2f}, {self.invalid} invalid)"
+            f"the top {_weights.CLIP_FRACTION:g} clipped, k-hat {self.khat:.2f}, {self.invalid} invalid{tail}"
         )
 
     # Files
@@ -485,6 +490,8 @@ class Ensemble:
         about: dict[str, Any] = {"temperature": self.temperature, "name": self.name, "invalid": self.invalid}
         if self.rounding is not None:
             about["rounding"] = asdict(self.rounding)
+        if self.held is not None:
+            about["held"] = to_json(self.held)
         arrays |= topology_to_arrays(self.topology) | {
             "about": np.array(json.dumps(about)),
             "format": np.array(_FORMAT),
@@ -511,6 +518,8 @@ class Ensemble:
             about = json.loads(str(arrays["about"]))
             if "rounding" in about:
                 about["rounding"] = Rounding(**about["rounding"])
+            if "held" in about:
+                about["held"] = from_json(about["held"])
             return cls(**fields, topology=topology_from_arrays(arrays), **about)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

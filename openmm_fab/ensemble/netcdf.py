@@ -22,6 +22,7 @@ import mdtraj
 import numpy as np
 
 from ..tools.files import NotWrittenError, check_format
+from .held import from_json
 from .trajectories import topology_from_arrays, topology_to_arrays
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class WeightedTrajectory:
     resume : (int, bytes)
         The frame that whoever writes the file goes on from, and the random state that belongs there.
     about : dict
-        Its attributes: fingerprint, temperature (K), name, seed, batch, model.
+        Its attributes: fingerprint, temperature (K), name, seed, batch, model; `held` (JSON) in newer files.
     """
 
     def __init__(self, path: Path, file: netCDF4.Dataset) -> None:
@@ -208,6 +209,7 @@ class WeightedTrajectory:
             "temperature": float(self.about["temperature"]),
             "name": self.about["name"],
             "invalid": int((log_w == -np.inf).sum()),
+            "held": from_json(self.about["held"]) if "held" in self.about else None,
         }
 
     def __enter__(self) -> WeightedTrajectory:

@@ -25,6 +25,7 @@ from ..tools.devices import stream
 from ..tools.progress import bar
 from ..weights import Estimate
 from .ensemble import Ensemble
+from .held import from_json, in_one_line
 from .netcdf import SUFFIX, WeightedTrajectory
 
 CHUNK = 4096  # frames
@@ -113,7 +114,7 @@ class StreamedEnsemble:
     ----------
     path : Path
     about : dict
-        fingerprint, temperature (K), name, seed, batch, model.
+        fingerprint, temperature (K), name, seed, batch, model; what the model's coordinates hold (JSON), if known.
     topology : mdtraj.Topology
     weights : RunningWeights
     """
@@ -197,9 +198,10 @@ class StreamedEnsemble:
         head = f"StreamedEnsemble({self.about['name']!r}: {self.n} frames of {self.topology.n_atoms} atoms"
         if self.n == self.invalid:
             return f"{head}, no frame has any weight)"
+        held = f"; {in_one_line(from_json(self.about['held']))}" if "held" in self.about else ""
         return (
             f"{head}, {self.about['temperature']:g} K, ESS {self.ess:.0f} ({100 * self.ess_fraction:.1f} %), "
-            f"k-hat {self.khat:.2f}, {self.invalid} invalid, in {self.path})"
+            f"k-hat {self.khat:.2f}, {self.invalid} invalid, in {self.path}{held})"
         )
 
 
@@ -243,7 +245,8 @@ def sample_to_file(
     if not path.exists():
         WeightedTrajectory.create(path, topology, about, _state(random))
     with WeightedTrajectory.open(path, append=True) as file:
-        if changed := [key for key, value in about.items() if file.about.get(key) != value]:
+        # What is held follows from the model; older files do not say it.
+        if changed := [key for key, value in about.items() if key != "held" and file.about.get(key) != value]:
             expected, got = ({key: source.get(key) for key in changed} for source in (about, file.about))
             raise ValueError(
                 f"Expected a file drawn with {expected}; {path} was drawn with {got}. Resume with the generator, seed "

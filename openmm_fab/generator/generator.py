@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, overload
 
@@ -24,6 +24,7 @@ from ..energy.compiled import CompiledEnergy
 from ..energy.protocol import Energy
 from ..energy.verify import check, refuse_fixed_in_space
 from ..ensemble.ensemble import Ensemble
+from ..ensemble.held import Held, to_json
 from ..ensemble.stream import StreamedEnsemble, sample_to_file
 from ..flow.base import TrainableFlow, share_outside_circle
 from ..flow.coupling import CouplingFlow
@@ -43,6 +44,7 @@ from ..train.objectives import Objective, objective_by_name
 from ..train.settings import Budget, parse_budget
 from ..train.trainer import Trainer
 from . import models, sampling, training
+from .holding import held_by
 from .settings import GeneratorSettings
 
 CHECK_JIGGLE = 0.01  # nm
@@ -347,6 +349,7 @@ class BoltzmannGenerator:
             name=name,
             invalid=int((~torch.isfinite(log_w)).sum()),
             log_q=None if log_q is None else log_q.numpy(),
+            held=self.held,
         )
 
     def _sample_to_file(
@@ -355,6 +358,7 @@ class BoltzmannGenerator:
         """`sample` into a file; what is written there besides the structures says which of them may be added later."""
         about = {"fingerprint": self.system.fingerprint, "temperature": float(self.system.temperature)}
         about |= {"name": name, "seed": str(seed), "batch": self.batch, "model": self.digest}
+        about |= {} if self.held is None else {"held": to_json(self.held)}
         rng = stream(self.device, seed)
         return sample_to_file(path, n, self._draw, self.system.md_topology, about, resume, progress, rng)
 
@@ -368,6 +372,11 @@ class BoltzmannGenerator:
         where the training was a GPU's."""
         batch = self.settings.train.batch
         return min(batch, CPU_BATCH) if self.device.type == "cpu" else batch
+
+    @cached_property
+    def held(self) -> tuple[Held, ...] | None:
+        """What the coordinates keep as it is in the structure given; None of coordinates of other libraries."""
+        return held_by(self.coordinates, self.system) if isinstance(self.coordinates, InternalCoordinates) else None
 
     @property
     def digest(self) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from ..compare.verdicts import AGREE
 from ..drawing.structures import Structures, elements_and_bonds
 from ..ensemble.ensemble import draw_structures
+from ..ensemble.held import COLUMNS, TITLE, costs
 from ..tools.files import write_atomically
 from ..tools.findings import BAD, CARE, GOOD, Finding
 from ..weights import Estimate
@@ -78,6 +79,7 @@ def report_html(
             "Can these numbers be used?",
             _cards(found) + ("" if early else _figure([figures.weight_figure(ensemble)])),
         ),
+        _section(TITLE, _held(ensemble)),
         _section("Basins", _basins(comparison)),
         _section(
             "Ramachandran plots",
@@ -176,17 +178,31 @@ def _folded(summary: str, text: str) -> str:
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
 
 
+def _held(ensemble: Ensemble) -> str:
+    if ensemble.held is None:
+        return ""
+    if not ensemble.held:
+        return "<p>Nothing is held.</p>"
+    lead = _soft("As in the structure given: the weights say nothing of the other sides, and no error bar holds them.")
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in one.row)}</tr>" for one in ensemble.held)
+    words = "".join(f"<p>{escape(line)}</p>" for line in costs(ensemble.held))
+    return f'{lead}<div class="scroll"><table><tr>{_headings(COLUMNS)}</tr>{rows}</table></div>{words}'
+
+
+def _headings(texts: Iterable[str]) -> str:
+    return "".join(f"<th>{escape(text)}</th>" for text in texts)
+
+
 def _basins(comparison: Comparison | None) -> str:
     if comparison is None or not comparison.basins:
         return ""
     head = ["basin", "unweighted", "reweighted", "reference", "z", "effective samples inside", "verdict"]
     rows = "".join(_basin(basin) for basin in comparison.basins)
-    cells = "".join(f"<th>{escape(text)}</th>" for text in head)
     words = "".join(f"<p>{escape(line)}</p>" for line in comparison.words().splitlines())
     lead = _soft(
         "Free energy of a basin against all the rest, in kT, ± one standard error. z: difference over its error."
     )
-    return f'{lead}<div class="scroll"><table><tr>{cells}</tr>{rows}</table></div>{words}'
+    return f'{lead}<div class="scroll"><table><tr>{_headings(head)}</tr>{rows}</table></div>{words}'
 
 
 def _basin(basin: BasinComparison) -> str:

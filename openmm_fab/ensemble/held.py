@@ -1,0 +1,102 @@
+"""What coordinates keep as it is in the structure given, and what that may cost: it goes with every ensemble."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from ..tools.tables import table
+
+TITLE = "What was held fixed, and what that may cost"
+UNKNOWN, NONE = "not known", "-"
+COLUMNS = ("held", "where", "kept", "other side", "its energy / kT", "barrier / kT")
+# By kind, in the order in which they are told: what is missing where it matters.
+COSTS = {
+    "peptide bond": "The other isomer is missing from every population here; before proline it often holds several "
+    'percent. CoordinateSettings(omega="sample") samples both.',
+    "stiff bond": "The other isomer is missing. Double bonds stay in MD, too; partial double bonds (carbamates, aryl "
+    "amines) may turn in its time: CoordinateSettings(turning=...) names bonds that shall.",
+    "stereocentre": "Nothing: the other hand is the mirror image, or another compound. MD keeps it, too.",
+    "pyramidal nitrogen": "The other side is missing. MD inverts most amines in its time, if not held by rings.",
+    "ring pucker": "Another pucker lies several widths away: it is here only where training found it, and weights "
+    "cannot tell that one was missed.",
+    "large ring": "Closed by the energy alone: shapes far from the one given are missing.",
+    "bond length": "Nothing beside MD with the same constraints.",
+}
+NO_STATE = ("stereocentre", "bond length")  # kinds whose other side is no state of the same molecule
+
+
+@dataclass(frozen=True)
+class Held:
+    """One thing that coordinates hold.
+
+    Parameters
+    ----------
+    kind : str
+        A key of `COSTS`.
+    where : str
+        Names of atoms.
+    kept, other : str
+        The side that is sampled and the one that is not: "trans", "cis".
+    energy : float, kT
+        Of the other side's minimum, above that of the side kept; nan where it is not known.
+    barrier : float, kT
+        Between the two, above the minimum of the side kept; nan where it is not known.
+    """
+
+    kind: str
+    where: str
+    kept: str
+    other: str
+    energy: float = math.nan
+    barrier: float = math.nan
+
+    def __post_init__(self) -> None:
+        if self.kind not in COSTS:
+            raise ValueError(f"Expected a kind out of {list(COSTS)}; got {self.kind!r}.")
+
+    @property
+    def missing(self) -> float:
+        """Share of the weight that the other side would hold were both equally wide; nan where its energy is not
+        known."""
+        return 1.0 / (1.0 + math.exp(min(self.energy, 700.0)))
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Cells for `COLUMNS`."""
+        energy = barrier = NONE if self.kind in NO_STATE else UNKNOWN
+        if not math.isnan(self.energy):
+            energy = f"{self.energy:.1f} (some {100 * self.missing:.2g} % of the weight)"
+        if not math.isnan(self.barrier):
+            barrier = f"{self.barrier:.0f}"
+        return (self.kind, self.where, self.kept, self.other, energy, barrier)
+
+
+def in_one_line(held: Sequence[Held]) -> str:
+    """ "held fixed: 2 peptide bonds, 1 stereocentre"."""
+    counts = {kind: sum(one.kind == kind for one in held) for kind in COSTS}
+    found = [f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items() if n]
+    return f"held fixed: {', '.join(found) or 'nothing'}"
+
+
+def costs(held: Sequence[Held]) -> list[str]:
+    """A sentence for each kind among what is held."""
+    kinds = {one.kind for one in held}
+    return [f"{kind}: {cost}" for kind, cost in COSTS.items() if kind in kinds]
+
+
+def in_full(held: Sequence[Held]) -> str:
+    """Title, a row for each, and what every kind may cost."""
+    if not held:
+        return f"{TITLE}: nothing is held."
+    return "\n".join([f"{TITLE}:", table(COLUMNS, [one.row for one in held]), *costs(held)])
+
+
+def to_json(held: Sequence[Held]) -> str:
+    return json.dumps([asdict(one) for one in held])
+
+
+def from_json(text: str) -> tuple[Held, ...]:
+    return tuple(Held(**one) for one in json.loads(text))

@@ -1,0 +1,56 @@
+"""What internal coordinates hold as it is in the structure given, by the names of its atoms."""
+
+from __future__ import annotations
+
+import torch
+
+from ..coordinates.internal import InternalCoordinates
+from ..coordinates.isomers import amide_bonds, is_trans, pyramidal_nitrogens
+from ..coordinates.zmatrix import LARGEST_RING, LINEAR
+from ..ensemble.held import Held
+from ..molecule.graph import is_planar
+from ..molecule.names import atom_names
+from ..molecule.stereo import stereocentres
+from ..molecule.system import MolecularSystem
+from ..molecule.torsions import rotatable_bonds
+from ..tools.vectors import bond_angle
+
+ISOMERS = ("cis", "trans")
+
+
+def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[Held, ...]:
+    """Isomers, hands, sides of nitrogens, puckers of rings and lengths that the coordinates of a system keep."""
+    graph, names = system.graph, atom_names(system.topology)
+    z = torch.zeros(1, coordinates.dim, dtype=torch.float64, device=coordinates.mean.device)
+    x = coordinates.to_cartesian(z)[0][0].detach().cpu().numpy()
+    turns = coordinates.zmatrix.rows[coordinates.zmatrix.periodic]
+    turning = {frozenset(row[1:3].tolist()) for row in turns}
+    amides = {frozenset(amide[1:3]): amide for amide in amide_bonds(graph)}
+    found = []
+    for bond, amide in amides.items():
+        if bond not in turning:
+            trans = is_trans(x, amide)
+            where = f"{names[amide[1]]}-{names[amide[2]]}"
+            found.append(Held("peptide bond", where, ISOMERS[trans], ISOMERS[not trans]))
+    straight = {
+        i
+        for i, near in enumerate(graph.neighbours)
+        if len(near) == 2 and bond_angle(x[near[0]], x[i], x[near[1]]) > LINEAR
+    }
+    for i, j in rotatable_bonds(graph):
+        if frozenset((i, j)) not in turning | amides.keys() and not straight & {i, j}:
+            found.append(Held("stiff bond", f"{names[i]}-{names[j]}", "as given", "turned"))
+    found += [Held("stereocentre", names[i], "the hand given", "the other hand") for i in stereocentres(graph)]
+    found += [
+        Held("pyramidal nitrogen", names[i], "the side given", "the other side") for i in pyramidal_nitrogens(graph, x)
+    ]
+    rings = {frozenset(ring): ring for i, j in graph.bonds.tolist() if (ring := graph.ring(i, j))}
+    for ring in sorted(rings.values(), key=lambda ring: (len(ring), sorted(ring))):
+        where = "-".join(names[i] for i in ring)
+        if len(ring) > LARGEST_RING:
+            found.append(Held("large ring", where, "near the shape given", "other shapes"))
+        elif len(ring) > 3 and not is_planar(sorted(ring), x):
+            found.append(Held("ring pucker", where, "about the pucker given", "other puckers"))
+    if fixed := len(coordinates.layout.fixed):
+        found.append(Held("bond length", f"{fixed} of constraints", "fixed", "vibrating"))
+    return tuple(found)
