@@ -20,6 +20,7 @@ from typing import Any
 import openmm
 from openmm import app, unit
 
+from ..tools.errors import OpenMMFabError
 from .charmm import check_nonbonded
 from .checks import (
     AMBIGUOUS,
@@ -79,7 +80,7 @@ def read_pdb(path: FilePath, forcefield: str | Sequence[str], **options: Any) ->
     return topology, system, positions
 
 
-class OptionError(ValueError):
+class OptionError(OpenMMFabError, ValueError):
     """Options of createSystem that are not known, or not used: no file is to blame."""
 
 

@@ -9,6 +9,7 @@ import io
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from dataclasses import field as attribute
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,15 @@ class Findings:
     problems : tuple of Problem
     elements : Counter of str
         Atoms in the file by element, those counted once that stand there twice.
+    field : openmm.app.ForceField
+        `forcefield`, read: that of CHARMM takes seconds.
     """
 
     path: Path
     forcefield: tuple[str, ...]
     problems: tuple[Problem, ...]
     elements: Counter[str]
+    field: app.ForceField = attribute(compare=False)
 
     @property
     def kinds(self) -> list[str]:
@@ -189,7 +193,7 @@ def find_problems(path: str | Path, forcefield: str | Sequence[str] = FORCEFIELD
         reading = record_problems(records, field, SAFE)
         model = records.read(reading.edits)
         problems = reading.problems + structure_problems(model, field, files)
-    return Findings(Path(path), files, tuple(problems), elements)
+    return Findings(Path(path), files, tuple(problems), elements, field)
 
 
 def _with_conect(pdb: str, bonds: Sequence[tuple[int, int]]) -> str:
@@ -218,7 +222,7 @@ def _elements(topology: app.Topology) -> Counter[str]:
 
 def _fix(findings: Findings, accepted: set[str], pH: float) -> Prepared:
     kinds = accepted | SAFE if SAFELY in accepted else accepted
-    field, files = read_forcefield(findings.forcefield), findings.forcefield
+    field, files = findings.field, findings.forcefield
     records = open_records(findings.path)
     reading = record_problems(records, field, kinds)
     model = records.read(reading.edits)

@@ -18,6 +18,7 @@ from zoo import AMINO_ACIDS, PEPTIDES, SMILES, ZOO, load, rdkit_molecule
 
 from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.zmatrix import build_zmatrix
+from openmm_fab.molecule.distances import ONE_ATOM, distance_bonds, near_pairs
 
 LENGTH, ANGLE, TORSION = 0.02, 0.05, 0.08  # widths of ln r, and of angles and narrow torsions in rad
 
@@ -98,6 +99,14 @@ def test_geometries_are_sensible(name):
     assert 0.09 < distance[bonded].min() and distance[bonded].max() < 0.21
     apart = distance[~bonded & ~np.eye(len(bonded), dtype=bool)]
     assert apart.min() > 0.15
+
+
+def test_bonds_by_distance_are_those_it_was_built_with(name):
+    """Peptides, sugars, drugs, cages, rings of three, sulfur, phosphorus, halogens: exactly their own bonds."""
+    molecule = load(name)
+    found = distance_bonds(molecule.elements, molecule.positions)
+    assert found == sorted(tuple(sorted(pair)) for pair in molecule.bonds.tolist())
+    assert near_pairs(molecule.elements, molecule.positions, ONE_ATOM) == []
 
 
 def test_round_trip_of_the_molecule(name):

@@ -20,6 +20,8 @@ from openmm_fab.preparation.findings import find_problems
 FIELD = ["amber14-all.xml"]
 TABLE = "#\nloop_\n_chem_comp_bond.comp_id\n_chem_comp_bond.atom_id_1\n_chem_comp_bond.atom_id_2\n"
 
+pytestmark = pytest.mark.usefixtures("force_fields_are_read_once")
+
 
 @pytest.fixture(scope="module")
 def files(alanine_dipeptide, tmp_path_factory) -> dict[str, Path]:

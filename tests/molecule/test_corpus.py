@@ -9,7 +9,6 @@ import json
 import re
 import warnings
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,11 @@ from openmm_fab.preparation.findings import find_problems
 CORPUS = Path(__file__).parents[1] / "data" / "corpus"
 ENTRIES = json.loads((CORPUS / "corpus.json").read_text())
 
+pytestmark = pytest.mark.usefixtures("force_fields_are_read_once")
+
 
 def name_of(entry: dict[str, Any]) -> str:
     return " ".join([entry["door"], *entry["files"], *map(str, entry.get("options", {}).values())])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def force_fields_are_read_once():
-    with pytest.MonkeyPatch.context() as patch:
-        read = cache(inputs.read_forcefield)
-        patch.setattr(inputs, "read_forcefield", lambda files: read(tuple(files)))
-        yield
 
 
 def read(entry: dict[str, Any]) -> MolecularSystem:

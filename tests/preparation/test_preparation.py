@@ -26,6 +26,8 @@ BUTANE = str(ROOT / "systems" / "butane" / "butane.xml")
 
 Places = dict[tuple[str, str, str], np.ndarray]  # chain, number of the residue, atom -> nm
 
+pytestmark = pytest.mark.usefixtures("force_fields_are_read_once")
+
 
 # --- files ---
 

@@ -19,6 +19,8 @@ from openmm_fab.preparation.problems import ASKED
 ROOT = Path(__file__).parents[2]
 Bond = frozenset[tuple[int, ...]]
 
+pytestmark = pytest.mark.usefixtures("force_fields_are_read_once")
+
 
 def _write(path: Path, text: str) -> Path:
     path.write_text(text)

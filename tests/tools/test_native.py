@@ -104,6 +104,7 @@ def test_a_trial_leaves_nothing(fresh, monkeypatch) -> None:
 def test_a_library_that_does_not_load_is_told_and_removed(fresh) -> None:
     added(1.0)
     (kept,) = fresh.iterdir()
+    kept.unlink()  # another file: this process has the library mapped, and dies of one that is cut short
     kept.write_bytes(b"no library")
     code = f"import sys; sys.path[:0] = {sys.path!r}; from test_native import added; added(1.0)"
     environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
