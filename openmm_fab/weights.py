@@ -22,6 +22,7 @@ KHAT_RELIABLE = 0.5  # below it the weights have a finite variance
 KHAT_LIMIT = 0.7  # Vehtari et al.: beyond it, convergence is too slow to be of use
 FEW = 100.0  # effective samples, below which errors are themselves uncertain
 LOWEST = -15.0  # ln w - ln mean w, where histograms begin: lower weights would squeeze the tail that matters
+ROUNDING = 1e-12  # of a sum of weights that sum to one
 OUTSIDE_LIMIT = 0.01  # share of the weight beyond the range of a flow's splines, above which they are too narrow
 
 
@@ -55,8 +56,9 @@ class Estimate:
         # One digit of an error that starts with 1 or 2 is too coarse; show two of those.
         if error * 10.0**digits < 2.95:
             digits += 1
-        digits = max(digits, 0)
-        return f"{value:.{digits}f} ± {error:.{digits}f}"
+        shown = max(digits, 0)
+        # + 0.0 turns -0.0 into 0.0.
+        return f"{round(value, digits) + 0.0:.{shown}f} ± {round(error, digits):.{shown}f}"
 
 
 def z_score(a: Estimate, b: Estimate) -> float | np.ndarray:
@@ -64,6 +66,21 @@ def z_score(a: Estimate, b: Estimate) -> float | np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.subtract(a.value, b.value) / np.hypot(a.error, b.error)
     return z if np.ndim(z) else float(z)
+
+
+def rule_of_three(effective: float) -> float:
+    """Upper bound p = 3 / n, at 95 %, of the share of what none of n independent samples was, as (1 - p)^n = 0.05.
+
+    At most 1. Of what all of them were, 1 less this is a lower bound. Hanley and Lippman-Hand, JAMA 249, 1743 (1983).
+    """
+    return min(1.0, 3.0 / effective) if effective > 0.0 else 1.0
+
+
+def share_error(p: ArrayLike, error: ArrayLike, effective: float) -> np.ndarray:
+    """Errors of shares p of all weight, of one shape; where nothing, or all, is inside, samples do not scatter, and
+    the bound by the rule of three of so many `effective` ones stands for the error."""
+    p = np.asarray(p, dtype=np.float64)
+    return np.where((p <= 0.0) | (p >= 1.0 - ROUNDING), rule_of_three(effective), error)
 
 
 def _checked(log_w: ArrayLike) -> np.ndarray:
@@ -237,11 +254,13 @@ def weighted_mean(log_w: ArrayLike, values: ArrayLike) -> Estimate:
     ----------
     log_w : (n,)
     values : (n, ...)
+        Of bool the mean is a share, see `share_error`.
     """
-    w = normalized_weights(log_w)
+    w, share = normalized_weights(log_w), np.asarray(values).dtype == bool
     values = weighted_values(w, values)
     mean = np.tensordot(w, values, axes=1)
     error = np.sqrt(np.tensordot(np.square(w), np.square(values - mean), axes=1))
+    error = share_error(mean, error, kish(w, total=1.0)) if share else error
     return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
 
 

@@ -134,7 +134,8 @@ def test_diagnosis_in_words() -> None:
 def test_estimates_print_the_digits_their_error_supports() -> None:
     assert str(Estimate(6.0312, 0.052)) == "6.03 ± 0.05"
     assert str(Estimate(6.0312, 0.0148)) == "6.031 ± 0.015"
-    assert str(Estimate(123.4, 31.0)) == "123 ± 31"
+    assert str(Estimate(123.4, 31.0)) == "120 ± 30"
+    assert str(Estimate(-4.0, 31.0)) == "0 ± 30" and str(Estimate(1234.0, 14.0)) == "1234 ± 14"
     assert str(Estimate(0.5, 1.04)) == "0.5 ± 1.0"
     assert str(Estimate(np.inf, np.nan)) == "inf"
     assert str(Estimate(1.23456, np.nan)) == "1.235 ± ?"

@@ -21,7 +21,15 @@ from .projections import Projection, circle_features, principal_components, slow
 from .regions import ramachandran_regions, wells
 from .results import BasinComparison, CoordinateComparison, PairComparison, ProfileComparison, WeightHistogram
 from .sides import Column, Side
-from .torsions import Torsion, end_to_end, rotatable_torsions, torsion_values
+from .torsions import (
+    Torsion,
+    end_to_end,
+    ring_torsions,
+    rotatable_torsions,
+    side_torsions,
+    telling,
+    torsion_values,
+)
 from .verdicts import DISAGREE, TOO_FEW, qualified, verdict, worst_khat
 
 if TYPE_CHECKING:
@@ -47,14 +55,16 @@ def compare(
 ) -> Comparison:
     """Compare an ensemble with a reference of the same molecule at the same temperature, before and after reweighting.
 
-    Compared are every rotatable torsion, every Ramachandran plot, the end-to-end distance, the radius of gyration, the
-    energy, the principal components of the torsions, and every basin; where both sides have `log_q`, ln w = -u - log q.
+    Compared are every rotatable torsion, those of rings that pucker, sides of nitrogens, every Ramachandran plot, the
+    end-to-end distance, the radius of gyration, the energy, the principal components of the rotatable torsions, and
+    every basin; where both sides have `log_q`, ln w = -u - log q.
 
     Parameters
     ----------
     basins : dict of name -> callable, optional
         The callable takes an mdtraj.Trajectory and returns the mask (n,) of frames inside. By default three regions of
-        every Ramachandran plot (`regions.ramachandran_regions`); without phi and psi, the wells of the torsions.
+        every Ramachandran plot (`regions.ramachandran_regions`), or without phi and psi, the wells of the torsions;
+        and the wells of omega, of rings (`torsions.telling`) and of nitrogens that either of the two visits.
     coordinates : dict of name -> callable or tuple, optional
         More of them: a function of an mdtraj.Trajectory, or 2, 3 or 4 atoms (nm, rad; 4 are one more torsion).
     lag : int, frames, optional
@@ -77,14 +87,16 @@ def compare(
             f"and {reference.temperature:g} K."
         )
     both = (ensemble, reference)
-    torsions = rotatable_torsions(reference)
+    torsions, rings, sides_of = rotatable_torsions(reference), ring_torsions(reference), side_torsions(reference)
     # Rotors that are folded turn freely: they would be the widest motion and say the least.
     features = tuple(t for t in torsions if t.fold == 1)
+    torsions += [*(t for ring in rings for t in ring), *sides_of]
     if taken := sorted({t.name for t in torsions} & set(coordinates or {})):
         raise ValueError(
             f"Expected coordinates under names of their own; {taken} are torsions that are compared anyway."
         )
-    torsions += [Torsion(n, (c,)) for n, c in (coordinates or {}).items() if isinstance(c, tuple) and len(c) == 4]
+    asked = [Torsion(n, (c,)) for n, c in (coordinates or {}).items() if isinstance(c, tuple) and len(c) == 4]
+    torsions, turning = torsions + asked, [t.name for t in (*features, *asked)]
     angles = [_checked(e, torsion_values(e, torsions)) for e in both]
     others = [_checked(e, v) for e, v in zip(both, _coordinates(both, coordinates or {}), strict=True)]
     projections = _projections(reference, angles[1], features, lag)
@@ -94,7 +106,8 @@ def compare(
             one.update(zip(projection.names, projected.T, strict=True))
     edges = {name: edges_of(others[1][name], reference.weights, BINS) for name in others[1]}
     kept = {name: e for name, e in edges.items() if e is not None}
-    masks = _masks(both, angles, [t.name for t in torsions if t.fold == 1], basins)
+    puckers = [name for ring in rings for name in telling(ring, angles)]
+    masks = _masks(both, angles, turning, [*puckers, *(t.name for t in sides_of)], basins)
     columns = [_columns(a, o, kept, m) for a, o, m in zip(angles, others, masks, strict=True)]
 
     flow = replace(ensemble, log_w=np.where(ensemble.log_w > -np.inf, 0.0, -np.inf), name="unweighted")
@@ -190,12 +203,15 @@ def _features(angles: Values, torsions: Sequence[Torsion]) -> np.ndarray:
 def _masks(
     both: Sequence[Ensemble],
     angles: Sequence[Values],
-    names: Sequence[str],
+    turning: Sequence[str],
+    others: Sequence[str],
     basins: Mapping[str, Callable[[mdtraj.Trajectory], np.ndarray]] | None,
 ) -> list[Values]:
-    """Frames inside (n,) bool, by name of the basin, of each ensemble."""
+    """Frames inside (n,) bool, by name of the basin, of each ensemble: of torsions about bonds, and of others."""
     if basins is None:
-        regions = ramachandran_regions(names) or wells(angles, [e.weights for e in both], names)
+        regions = ramachandran_regions(turning)
+        left = [name for name in turning if not regions or name.startswith("omega ")]
+        regions |= wells(angles, [e.weights for e in both], [*left, *others])
         return [{name: region(a) for name, region in regions.items()} for a in angles]
     found: list[Values] = []
     for e in both:

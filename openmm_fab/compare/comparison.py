@@ -282,8 +282,8 @@ def _g(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
-def _f(estimate: Estimate | BasinDifference) -> str:
-    return Estimate.__str__(estimate)
+def _f(estimate: Estimate) -> str:
+    return estimate.number if isinstance(estimate, BasinDifference) else str(estimate)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

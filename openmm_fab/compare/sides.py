@@ -50,7 +50,8 @@ class Side:
         """F (bins,) in kT with standard errors, of a column over bins between `edges` (bins + 1,)."""
         p = self.probability(name)
         with np.errstate(divide="ignore", invalid="ignore"):
-            error = np.where(p > 0.0, self.ensemble.standard_error(self.replicas[name]) / p, np.nan)
+            error = self.ensemble.share_error(p, self.ensemble.standard_error(self.replicas[name]))
+            error = np.where(p > 0.0, error / p, np.nan)
             return Profile(edges, -np.log(p / p.max()) + 0.0, error, p)
 
     def difference(self, name: str) -> BasinDifference:

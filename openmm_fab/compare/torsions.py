@@ -1,9 +1,9 @@
-"""Every rotatable torsion of a molecule, by name, and its values in an ensemble."""
+"""Every torsion of a molecule that turns, puckers a ring or inverts a nitrogen, by name, and its values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import mdtraj
 import numpy as np
 
+from ..coordinates.isomers import amide_bonds
+from ..ensemble.states import nitrogen_sides, pucker_torsions
 from ..molecule.graph import graph_of
 from ..molecule.torsions import named_torsions, rotatable_bonds
 from ..tools.vectors import bond_angle
@@ -20,15 +22,16 @@ if TYPE_CHECKING:
 
 
 Four = tuple[int, int, int, int]
-NAMED = ("omega", "chi1", "chi2", "chi3", "chi4", "chi5")
+NAMED = ("chi1", "chi2", "chi3", "chi4", "chi5")
 STRAIGHT = math.radians(170.0)
 SPREAD = 0.3  # mean of unit phases: CH3 and planar NH2 are near 0, a pyramidal NH2 and isopropyl near 0.5
 LOOKED_AT = 200  # frames
+SMALL_RING = 6  # atoms
 
 
 @dataclass(frozen=True)
 class Torsion:
-    """One rotatable bond.
+    """One rotatable bond, bond of a ring, or nitrogen with two sides.
 
     Parameters
     ----------
@@ -81,6 +84,34 @@ def rotatable_torsions(reference: Ensemble) -> list[Torsion]:
     return found
 
 
+def ring_torsions(reference: Ensemble) -> list[list[Torsion]]:
+    """Of every ring that puckers, its torsions: see `ensemble.states.pucker_torsions`."""
+    rings = pucker_torsions(reference.topology, reference.x)
+    return [[Torsion(name, (atoms,)) for name, atoms in ring.items()] for ring in rings]
+
+
+def side_torsions(reference: Ensemble) -> list[Torsion]:
+    """Of every nitrogen with two sides, the improper torsion: see `ensemble.states.nitrogen_sides`."""
+    sides = nitrogen_sides(reference.topology, reference.x)
+    return [Torsion(name, (atoms,)) for name, atoms in sides.items()]
+
+
+def telling(ring: Sequence[Torsion], values: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
+    """Names of the torsions of a ring that tell its puckers apart best: those that are furthest from 0 and 180
+    degrees on average.
+
+    One of a ring of up to 6 atoms, whose sign says which of two chairs, half chairs or envelopes it is, and one more
+    for every further atom.
+
+    Parameters
+    ----------
+    values : sequence of dict of name to (n,), rad
+        Of each ensemble; all count the same.
+    """
+    size = {t.name: float(np.mean([np.abs(np.sin(one[t.name])).mean() for one in values])) for t in ring}
+    return sorted(size, key=lambda name: -size[name])[: max(1, len(ring) - SMALL_RING + 1)]
+
+
 def torsion_values(ensemble: Ensemble, torsions: Sequence[Torsion]) -> dict[str, np.ndarray]:
     """Values (n,) of torsions by name, rad in [-pi, pi]; see `Torsion`."""
     rows = [atoms for torsion in torsions for atoms in torsion.atoms]
@@ -103,15 +134,16 @@ def end_to_end(topology: mdtraj.Topology) -> tuple[int, int] | None:
 
 
 def _names(topology: mdtraj.Topology) -> dict[frozenset[int], tuple[str, tuple[Four, ...]]]:
-    """Omega and chi, by the two atoms of the bond."""
+    """Omega, also of caps, and chi, by the two atoms of the bond; omega by the residue that the nitrogen is in."""
+    named: dict[frozenset[int], tuple[str, tuple[Four, ...]]] = {
+        frozenset(amide[1:3]): (f"omega {topology.atom(amide[2]).residue}", (amide,))
+        for amide in amide_bonds(graph_of(topology))
+    }
     empty = mdtraj.Trajectory(np.zeros((1, topology.n_atoms, 3)), topology)
-    named: dict[frozenset[int], tuple[str, tuple[Four, ...]]] = {}
     for kind in NAMED:
         for row in getattr(mdtraj, f"compute_{kind}")(empty, periodic=False)[0]:
             i, j, k, m = map(int, row)
-            # omega is CA-C-[N-CA]: it belongs to the residue that the nitrogen is in.
-            residue = topology.atom(k if kind == "omega" else j).residue
-            named[frozenset((j, k))] = f"{kind} {residue}", ((i, j, k, m),)
+            named[frozenset((j, k))] = f"{kind} {topology.atom(j).residue}", ((i, j, k, m),)
     return named
 
 

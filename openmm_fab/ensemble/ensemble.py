@@ -20,7 +20,7 @@ from ..drawing.view import view
 from ..energy.backends import reduced_energy
 from ..molecule.stereo import check_chirality, stereocentres
 from ..molecule.system import GAS_CONSTANT, MolecularSystem
-from ..molecule.torsions import map_axes, named_torsions, slow_torsions
+from ..molecule.torsions import map_axes, named_torsions
 from ..tools.circle import circular_bins
 from ..tools.files import check_format, load_npz, write_atomically
 from ..weights import Estimate, relative_free_energy, systematic_resample
@@ -29,6 +29,7 @@ from .energies import Rounding, energies_of
 from .export import Table, extra_columns, to_arviz, to_pandas, to_xarray, write_colvar
 from .held import Held, from_json, in_one_line, to_json
 from .netcdf import SUFFIX, WeightedTrajectory
+from .states import slow_states
 from .trajectories import (
     check_same_atoms,
     coordinate_grid,
@@ -220,6 +221,11 @@ class Ensemble:
         return _weights.effective_sample_size(self.log_w)
 
     @property
+    def independent(self) -> float:
+        """No more samples than this are independent: `ess`, or the number of blocks where that is smaller."""
+        return min(self.ess, _weights.count_blocks(self.n, self.block))
+
+    @property
     def ess_fraction(self) -> float:
         """`ess` over the number of frames."""
         return self.ess / self.n
@@ -253,12 +259,14 @@ class Ensemble:
         Parameters
         ----------
         values : (n, ...), or callable taking an mdtraj.Trajectory and returning it
+            Of bool the mean is a share; of a share of 0 or 1 the error is what `weights.rule_of_three` allows.
         """
-        values = values(self.to_mdtraj()) if callable(values) else values
-        w = self.weights
+        values = np.asarray(values(self.to_mdtraj()) if callable(values) else values)
+        w, share = self.weights, values.dtype == bool
         values = _weights.weighted_values(w, values)
         mean = np.tensordot(w, values, axes=1)
         error = self.standard_error(self.bootstrap(lambda w: np.tensordot(w, values, axes=1), n_bootstrap, seed))
+        error = self.share_error(mean, error) if share else error
         return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
 
     def bootstrap(
@@ -301,6 +309,11 @@ class Ensemble:
             return np.full(replicas.shape[1:], np.nan)
         return np.nanstd(replicas, axis=0, ddof=1) * np.sqrt(blocks / (blocks - 1))
 
+    def share_error(self, p: ArrayLike, error: ArrayLike) -> np.ndarray:
+        """Errors of shares p of the weight, any shape; for those of nothing and of all `weights.rule_of_three`'s bound
+        for as many samples as are `independent`."""
+        return _weights.share_error(p, error, self.independent)
+
     def _blocks(self) -> tuple[int, np.ndarray]:
         """How many blocks there are, and the number of each frame's, (n,)."""
         labels, label = np.unique(np.asarray(self.block), return_inverse=True)
@@ -332,8 +345,8 @@ class Ensemble:
         return self.torsions("psi")
 
     def slow_angles(self) -> np.ndarray:
-        """Angles (n, torsions), rad, of the torsions that are slow to turn, see `molecule.torsions.slow_torsions`."""
-        quadruples = list(slow_torsions(self.topology).values())
+        """Angles (n, torsions), rad, of slow bonds, rings and nitrogens, see `states.slow_states`."""
+        quadruples = list(slow_states(self.topology, self.x).values())
         return self.torsions(quadruples) if quadruples else np.zeros((self.n, 0))
 
     def resample(self, n: int, seed: int = 0) -> Ensemble:

@@ -164,7 +164,7 @@ class StreamedEnsemble:
         Parameters
         ----------
         values : callable
-            Takes an mdtraj.Trajectory of m frames and returns (m, ...).
+            Takes an mdtraj.Trajectory of m frames and returns (m, ...); of bool the mean is a share.
         size : int
             Frames in memory at once.
         """
@@ -172,10 +172,12 @@ class StreamedEnsemble:
         mean: Any = 0.0
         squares: Any = 0.0
         cross: Any = 0.0
-        total = 0.0
+        total, share = 0.0, True
         for chunk in self.chunks(size):
             w = np.exp(chunk.log_w - self.weights.log_sum)
-            found = _weights.weighted_values(w, values(chunk.to_mdtraj()))
+            raw = np.asarray(values(chunk.to_mdtraj()))
+            share = share and raw.dtype == bool
+            found = _weights.weighted_values(w, raw)
             if shift is None and w.any():  # sums about a value near the mean lose no digits
                 shift = np.tensordot(w / w.sum(), found, axes=1)
             found = found - (0.0 if shift is None else shift)
@@ -185,6 +187,7 @@ class StreamedEnsemble:
             total += float(np.square(w).sum())
         error = np.sqrt(np.maximum(squares - 2 * mean * cross + np.square(mean) * total, 0.0))
         mean = np.asarray(mean + shift)
+        error = _weights.share_error(mean, error, self.ess) if share else error
         return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
 
     def load(self) -> Ensemble:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..weights import Estimate, kish
+from ..weights import Estimate, kish, rule_of_three
 from .profiles import few_inside
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Basins:
     ----------
     names : tuple of str
     population : Estimate, (basins,)
-        Shares of the weight.
+        Shares of the weight; errors of 0 and of 1 are what `weights.rule_of_three` allows.
     difference : Estimate, (basins, basins), kT
         [i, j] is F(j) - F(i) = ln(p_i / p_j), with the correlation of the two shares in its error; inf or nan where
         a basin is empty.
@@ -86,7 +86,7 @@ def basins(
     shares = np.vstack([masks, ~masks.any(0)]).astype(float)
     w = ensemble.weights
     p, replicas = shares @ w, ensemble.bootstrap(lambda weights: shares @ weights, n_bootstrap, seed)
-    error = ensemble.standard_error(replicas)
+    error = ensemble.share_error(p, ensemble.standard_error(replicas))
     inside = p[:-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         f = -np.log(inside)
@@ -96,7 +96,11 @@ def basins(
         spread = ensemble.standard_error(relative[:, :, None] - relative[:, None, :])
         effective = np.where(inside > 0, kish((masks * w).T, total=inside), 0.0)
     spread = np.where(np.isfinite(difference), spread, np.nan)
-    missed = f"no frame of any weight out of {ensemble.n} is inside: missed, or rarer than can be seen"
+    most = rule_of_three(ensemble.independent)
+    missed = (
+        f"no frame of any weight out of {ensemble.n} is inside: missed, or rarer than can be seen, at 95 % less than "
+        f"{most:.2g} of the weight"
+    )
     notes = {
         name: note
         for name, mask in zip(names, masks, strict=True)
@@ -104,7 +108,7 @@ def basins(
     }
     return Basins(
         names,
-        Estimate(inside, np.where(inside > 0, error[:-1], np.nan)),
+        Estimate(inside, error[:-1]),
         Estimate(difference, spread),
         Estimate(float(p[-1]), float(error[-1])),
         effective,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..molecule.torsions import named_torsions
-from ..weights import Estimate, block_sums, kish, relative_free_energy
+from ..weights import Estimate, block_sums, kish, relative_free_energy, rule_of_three
 
 if TYPE_CHECKING:
     import mdtraj
@@ -75,6 +75,9 @@ class BasinDifference(Estimate):
         inside. Frames of one MD trajectory are correlated: the error bar knows, this count does not.
     note : str
         Empty, or why there is no number, or why its error is uncertain.
+    bound : float
+        Where no frame is inside, what the difference is at least at 95 %, by `weights.rule_of_three`; where all are,
+        what it is at most; else nan.
     """
 
     value: float
@@ -83,25 +86,39 @@ class BasinDifference(Estimate):
     samples: int = 0
     effective: float = 0.0
     note: str = ""
+    bound: float = np.nan
 
     @classmethod
     def of(cls, ensemble: Ensemble, mask: np.ndarray, error: Callable[[], float]) -> BasinDifference:
         """Of the frames in a mask (n,); `error()` is the standard error of their share."""
         w = ensemble.weights * mask
         inside, outside, samples = w.sum(), ensemble.weights[~mask].sum(), int((w > 0.0).sum())
-        if inside == 0.0:
-            return cls(np.inf, np.nan, 0.0, samples, 0.0, f"none of {ensemble.n} samples is inside")
+        if inside == 0.0 or outside == 0.0:
+            most = rule_of_three(ensemble.independent)
+            bound = float(np.log1p(-most) - np.log(most)) if most < 1.0 else -np.inf
+            none, what = inside == 0.0, "inside" if inside == 0.0 else "elsewhere"
+            note = f"{f'none of {ensemble.n} samples is' if none else f'all of {ensemble.n} samples are'} inside: "
+            note += f"less than {most:.2g} of the weight {what} at 95 %"
+            note += "" if ensemble.block is None else ", if the run was long enough to cross"
+            if none:
+                return cls(np.inf, np.nan, 0.0, samples, 0.0, note, bound)
+            return cls(-np.inf, np.nan, 1.0, samples, kish(w), note, -bound)
         effective = kish(w)
-        if outside == 0.0:
-            return cls(-np.inf, np.nan, 1.0, samples, effective, f"all of {ensemble.n} samples are inside")
         # d(dF)/dp = -1 / (p (1 - p)). Replicas of dF itself are infinite whenever one leaves the basin empty.
         spread = error() / (inside * outside)
         return cls(
             float(np.log(outside / inside)), float(spread), float(inside), samples, effective, few_inside(w, ensemble)
         )
 
+    @property
+    def number(self) -> str:
+        """Value and error; the bound where there is no value."""
+        if np.isfinite(self.bound):
+            return f"{'>' if self.value > 0 else '<'} {self.bound:.1f}"
+        return super().__str__()
+
     def __str__(self) -> str:
-        return super().__str__() + (f" ({self.note})" if self.note else "")
+        return self.number + (f" ({self.note})" if self.note else "")
 
 
 def coordinate(ensemble: Ensemble, values: Coordinate) -> np.ndarray:
@@ -299,6 +316,7 @@ def _histogram(
     if n_bootstrap == 0:
         return probability, np.full(bins, np.nan)
     error = ensemble.standard_error(ensemble.bootstrap(statistic, n_bootstrap, seed))
+    error = ensemble.share_error(probability, error)
     with np.errstate(divide="ignore", invalid="ignore"):
         return probability, np.where(probability > 0.0, error / probability, np.nan)
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..ensemble.blocks import inefficiency
 from ..ensemble.ensemble import Ensemble
+from ..ensemble.states import slow_states
 from ..free_energy.profiles import BasinDifference, basin_difference
-from ..molecule.torsions import slow_torsions
 from ..weights import Estimate, block_sums, z_score
 
 ZERO = Estimate(0.0, 0.0)
@@ -168,7 +168,7 @@ def convergence(
     if walkers < 1 or ensemble.n % walkers or not ensemble.n:
         raise ValueError(f"Expected frames of {walkers} walkers of equal length; got {ensemble.n} frames.")
     shape = (walkers, ensemble.n // walkers)
-    torsions = slow_torsions(ensemble.topology)
+    torsions = slow_states(ensemble.topology, ensemble.x)
     angles = ensemble.torsions(list(torsions.values())) if torsions else np.zeros((ensemble.n, 0))
     slow = {
         name: _slowest([np.cos(a), np.sin(a), (a > 0.0) & (a < 2.5)], shape)
@@ -197,7 +197,7 @@ def convergence(
         """One half against the other, in standard errors; walkers that are blocks of both are paired."""
         block = ensemble.block
         if block is None or set(block[half]) != set(block[~half]):
-            parts = [ensemble[mask].expectation(inside[mask].astype(float)) for mask in (half, ~half)]
+            parts = [ensemble[mask].expectation(inside[mask]) for mask in (half, ~half)]
             return float(z_score(*parts))
         gap, off = 0.0, np.zeros(ensemble.n)
         for mask, sign in ((half, 1.0), (~half, -1.0)):

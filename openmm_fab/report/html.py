@@ -17,7 +17,6 @@ from ..ensemble.ensemble import draw_structures
 from ..ensemble.held import COLUMNS, TITLE, costs
 from ..tools.files import write_atomically
 from ..tools.findings import BAD, CARE, GOOD, Finding
-from ..weights import Estimate
 from . import figures, page
 from .viewer import ngl_library
 from .words import CONTRADICTION, findings, usable
@@ -206,7 +205,7 @@ def _basins(comparison: Comparison | None) -> str:
 
 
 def _basin(basin: BasinComparison) -> str:
-    numbers = [Estimate.__str__(side) for side in (basin.flow, basin.ensemble, basin.reference)]
+    numbers = [side.number for side in (basin.flow, basin.ensemble, basin.reference)]
     z = f"{basin.z:+.1f}" if np.isfinite(basin.z) else "-"
     cells = [basin.name, *numbers, z, f"{basin.ensemble.effective:,.0f}"]
     verdict, _, doubt = basin.verdict.partition(";")  # doubt: k-hat, which the cards above tell
