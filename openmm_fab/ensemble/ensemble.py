@@ -345,7 +345,7 @@ class Ensemble:
         return self.torsions("psi")
 
     def slow_angles(self) -> np.ndarray:
-        """Angles (n, torsions), rad, of slow bonds, rings and nitrogens, see `states.slow_states`."""
+        """Angles (n, torsions), rad, of slow bonds, rings and nitrogens: `ensemble.states.slow_states`."""
         quadruples = list(slow_states(self.topology, self.x).values())
         return self.torsions(quadruples) if quadruples else np.zeros((self.n, 0))
 
