@@ -23,7 +23,7 @@ from ..molecule.names import formula
 from ..molecule.system import FORCEFIELD
 from ..tools.files import write_atomically
 from .bonding import as_bonded, bonding_of, in_nanometers
-from .fixing import add_heavy_atoms, add_hydrogens, without_heavy_atoms
+from .fixing import add_heavy_atoms, add_hydrogens
 from .problems import ASKED, FIXES, ONCE, SAFE, Problem
 from .records import open_records, variants
 from .scanning import Reading, record_problems
@@ -237,9 +237,8 @@ def _fix(findings: Findings, accepted: set[str], pH: float) -> Prepared:
     model.delete([residue for residue in model.topology.residues() if residue.index in unwanted])
     if "missing heavy atoms" in kinds:
         done += add_heavy_atoms(model, field)
-    waits = "missing hydrogens" not in accepted and without_heavy_atoms(model, field)
-    if "missing hydrogens" in kinds and not waits:
-        done += add_hydrogens(model, field, known, pH)
+    if "missing hydrogens" in kinds:
+        done += add_hydrogens(model, field, known, pH, insist="missing hydrogens" in accepted)
     if not kinds & ASKED:
         _check_same(findings.elements, _elements(model.topology))
     left = structure_problems(model, field, files)

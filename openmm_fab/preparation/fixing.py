@@ -71,20 +71,24 @@ def add_heavy_atoms(model: app.Modeller, field: app.ForceField) -> list[str]:
 
 
 def add_hydrogens(
-    model: app.Modeller, field: app.ForceField, variants: dict[tuple[str, str, str], str], pH: float
+    model: app.Modeller, field: app.ForceField, variants: dict[tuple[str, str, str], str], pH: float, insist: bool
 ) -> list[str]:
     """Add missing hydrogens of the solute with OpenMM's Modeller; changes `model`, the same in every call.
 
     `variants` are Modeller's names of residues whose protonation is known, by `records.residue_key`. Returns a
-    description of what was added; empty if nothing was missing.
+    description of what was added; empty if nothing was missing, or where residues lack heavy atoms that PDBFixer can
+    add.
 
     Raises
     ------
     ValueError
-        Residues that lack heavy atoms.
+        Residues that lack such heavy atoms, if `insist`.
     """
     found = _missing_of_solute(model, field)
-    lacking_heavy_atoms = without_heavy_atoms(model, field)
+    residues = [_residue(model, k) for k in found.heavy]
+    lacking_heavy_atoms = [residue_label(residue) for residue in residues if residue.name in BUILT]
+    if lacking_heavy_atoms and not insist:
+        return []
     if lacking_heavy_atoms:
         raise ValueError(
             f"Expected all heavy atoms before hydrogens are added; {some(lacking_heavy_atoms)} lack some. Accept "
@@ -114,12 +118,6 @@ def add_hydrogens(
     forms = [f"{residue_label(_residue(model, k))} is {chosen[k]}" for k in lacking_hydrogens if chosen[k]]
     count = model.topology.getNumAtoms() - before
     return [f"missing hydrogens: {count} at pH {pH:g}{without}{f'; {some(forms)}' if forms else ''}"]
-
-
-def without_heavy_atoms(model: app.Modeller, field: app.ForceField) -> list[str]:
-    """Residues of the solute that lack heavy atoms which PDBFixer can add."""
-    heavy = _missing_of_solute(model, field).heavy
-    return [residue_label(_residue(model, k)) for k in heavy if _residue(model, k).name in BUILT]
 
 
 def _not_wanted(new: Sequence[Any], lacking: Sequence[int]) -> list[Any]:
