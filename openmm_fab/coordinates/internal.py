@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from ..drawing.view import Mark, view
+from ..energy.compiled import CompiledEnergy
 from ..energy.protocol import Energy
 from ..molecule.names import atom_names
 from ..molecule.stereo import stereocentres
 from ..molecule.system import MolecularSystem
+from ..tools.activity import doing
 from ..tools.circle import wrap
 from ..tools.fusing import FusedMap
 from ..tools.native import NotCompiledError
@@ -34,9 +36,11 @@ from .marks import marked_bonds, marked_centres
 from .native import NativePlacement
 from .placement import Placement
 from .scales import ValueAndGradient, both_sides, covariance_at_minimum, mixing_of, moments, soften
+from .scans import scan_bonds
 from .sparse import SparseProduct, sparse_pair
 from .summary import summary
 from .symmetry import SYMMETRIES, Rotor, find_rotors, same_energy
+from .turning import Scans, Turning, energy_of
 from .zmatrix import ZMatrix, build_zmatrix
 
 if TYPE_CHECKING:
@@ -66,9 +70,13 @@ class CoordinateSettings:
     symmetry : "methyl", "all" or "none"
         Groups of equal atoms of which one labelled sector is sampled: see `coordinates.symmetry`.
     omega : "as_given", "trans" or "sample"
-        Peptide bonds keep the isomer of the given structure, are turned trans first, or turn freely.
+        Peptide bonds and other amides, by the bond graph: they keep the isomer of the given structure, are turned trans
+        first, or turn freely.
+    barrier : float, kT
+        Other bonds turn if a relaxed scan of the energy climbs no higher, see `coordinates.scans`. Dynamics crosses 12
+        kT about once in 26 ns at 300 K (h / kT exp(barrier)).
     turning : pairs of atoms
-        Bonds that turn freely though they have the length of a double or partial double bond, by numbers of atoms.
+        Bonds that turn freely whatever their barrier, by numbers of atoms.
     nitrogens : "sample" or "as_given"
         Pyramidal nitrogens whose sides differ invert, or keep the side of the given structure: see
         `coordinates.isomers`.
@@ -81,6 +89,7 @@ class CoordinateSettings:
     whiten: bool = True
     symmetry: str = "methyl"
     omega: str = "as_given"
+    barrier: float = 12.0
     turning: tuple[tuple[int, int], ...] = ()
     nitrogens: str = "sample"
     measure: str = "rigid"
@@ -92,6 +101,8 @@ class CoordinateSettings:
             raise ValueError(f"Expected turning to be pairs of atoms, [[4, 7]]; got {self.turning!r}.") from error
         if not (self.inflate > 0 and self.softest > 0):
             raise ValueError(f"Expected inflate > 0 and softest > 0; got {self}.")
+        if not self.barrier >= 0:
+            raise ValueError(f"Expected barrier in kT, 0 or more; got {self.barrier!r}.")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"Expected {name} to be one of {known}; got {getattr(self, name)!r}.")
@@ -168,6 +179,7 @@ class InternalCoordinates(torch.nn.Module):
             torch.eye(self.n_stiff, dtype=torch.float64) if mixing is None else mixing,
         )
         self.system: MolecularSystem | None = None
+        self.scans: Scans | None = None
         self._fused: FusedMap | None = None
         self._native: NativePlacement | None = None
 
@@ -207,14 +219,12 @@ class InternalCoordinates(torch.nn.Module):
         minimum = system.minimum
         if settings.omega == "trans" and amides:
             minimum = system.minimise(with_trans_amides(minimum, system.graph, amides))
-        turning = [amide[1:3] for amide in amides] if settings.omega == "sample" else []
-        bonded = set(map(frozenset, system.bonds.tolist()))
-        if wrong := [pair for pair in settings.turning if frozenset(pair) not in bonded]:
-            raise ValueError(f"Expected turning to name bonds by two atoms each; atoms {wrong} are not bonded.")
-        turning += settings.turning
-        zmatrix = build_zmatrix(system.graph, system.element_masses, minimum, turning)
+        zmatrix = build_zmatrix(system.graph, system.element_masses, minimum)
         pairs, lengths = system.constraints
         fixed = fixed_lengths(zmatrix, pairs, lengths, [str(a) for a in system.md_topology.atoms])
+        turning = Turning(zmatrix, system.graph, settings.turning, amides, settings.omega == "sample")
+        scans = cls._scan(turning, minimum, fixed, _batched(energy, system), settings, system.kT)
+        zmatrix = turning.chosen(scans.bonds)
         metric = MassMetric(pairs, system.masses) if settings.measure == "rigid" and len(pairs) else None
         rotors = find_rotors(zmatrix, system.graph, minimum, settings.symmetry)
         rotors = [r for r in rotors if same_energy(r, minimum, energy, metric)]
@@ -225,8 +235,29 @@ class InternalCoordinates(torch.nn.Module):
         coordinates = cls.fit(
             zmatrix, minimum, energy.value_and_gradient, settings, fixed, rotors, metric, x, inverting
         )
-        coordinates.system = system
+        coordinates.system, coordinates.scans = system, scans
         return coordinates
+
+    @classmethod
+    def _scan(
+        cls,
+        turning: Turning,
+        minimum: np.ndarray,
+        lengths: np.ndarray,
+        energy: CompiledEnergy | None,
+        settings: CoordinateSettings,
+        kT: float,
+    ) -> Scans:
+        """Relaxed scans of the bonds that an energy has to decide, in coordinates in which all of them turn."""
+        if energy is None or not turning.to_scan:
+            return Scans((), settings.barrier, kT, energy is not None)
+        with doing("scanning bonds", "scans"):
+            wide = cls.fit(turning.widest(), minimum, energy.value_and_gradient, settings, lengths).use_c()
+            z, _ = wide.to_internal(torch.as_tensor(minimum, dtype=torch.float64)[None])
+            column = {wide.layout.row_of(k): k for k in range(wide.n_stiff, wide.dim)}
+            columns, bonds = [column[row] for row in turning.to_scan], list(turning.to_scan.values())
+            found = scan_bonds(energy_of(wide.to_cartesian, energy.value_and_gradient), z[0], columns, bonds)
+        return Scans(tuple(turning.decided(scan, settings.barrier) for scan in found), settings.barrier, kT)
 
     @classmethod
     def fit(
@@ -359,7 +390,7 @@ class InternalCoordinates(torch.nn.Module):
         width = self.mixing.square().sum(1).sqrt().numpy()
         measure = "flexible" if self.metric is None else "rigid"
         mean, names = self.mean.numpy(), self.atom_names
-        return summary(self.layout, mean, width, self.rotors, measure, self.system, self.centre(), names)
+        return summary(self.layout, mean, width, self.rotors, measure, self.system, self.centre(), names, self.scans)
 
     def centre(self) -> np.ndarray:
         """(n_atoms, 3), nm: the structure at z = 0."""
@@ -495,3 +526,10 @@ class InternalCoordinates(torch.nn.Module):
             x, volume = self.placement.place(log_r, bend, phi)
         inside = (deviation.abs() < math.pi).all(0)
         return x, torch.where(inside, volume + self._log_det_scale, -torch.inf)
+
+
+def _batched(energy: Energy, system: MolecularSystem) -> CompiledEnergy | None:
+    """An energy of many structures at once, if there is one."""
+    if isinstance(energy, CompiledEnergy):
+        return energy
+    return None if CompiledEnergy.untranslated(system.system) else CompiledEnergy(system)

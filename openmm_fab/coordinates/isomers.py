@@ -15,26 +15,33 @@ from .zmatrix import PLANAR, ZMatrix
 OMEGAS = ("as_given", "trans", "sample")
 NITROGENS = ("sample", "as_given")
 
-Amide = tuple[int, int, int, int]  # atoms of omega: carbon, carbonyl carbon, nitrogen, carbon
+Amide = tuple[int, int, int, int]  # atoms of omega: carbon (or other), carbonyl carbon, nitrogen, carbon (or other)
 
 
 def amide_bonds(graph: BondGraph) -> list[Amide]:
-    """Amides with a carbon on both sides, in no ring, by the atoms of their omega torsion.
+    """Amides whose two sides differ, in no ring, by the atoms of their omega torsion: C(=O)-N with a heavy atom on N.
 
-    Of two carbons on the nitrogen (proline) the one with a carbonyl beside it counts, else the larger branch.
+    Formamides, ureas, carbamates and hydrazides are among them. On the carbon, a carbon counts before a heavy atom and
+    that before a hydrogen; of two carbons on the nitrogen (proline) the one with a carbonyl beside it, else the larger
+    branch.
     """
     near, elements = graph.neighbours, graph.elements
 
     def carbonyl(atom: int) -> bool:
         return elements[atom] == "C" and any(elements[o] == "O" and len(near[o]) == 1 for o in near[atom])
 
+    def likely(atoms: Sequence[int]) -> list[int]:
+        """The carbons, or else the heavy atoms."""
+        return [a for a in atoms if elements[a] == "C"] or [a for a in atoms if elements[a] != "H"]
+
     found: list[Amide] = []
     for carbon in range(len(elements)):
         if not carbonyl(carbon) or len(near[carbon]) != 3:
             continue
         for nitrogen in near[carbon]:
-            before = [a for a in near[carbon] if elements[a] == "C"]
-            after = [a for a in near[nitrogen] if elements[a] == "C" and a != carbon]
+            others = [a for a in near[carbon] if a != nitrogen and not (elements[a] == "O" and len(near[a]) == 1)]
+            before = likely(others) or others
+            after = likely([a for a in near[nitrogen] if a != carbon])
             if elements[nitrogen] != "N" or len(near[nitrogen]) != 3 or not before or not after:
                 continue
             if carbon in graph.branch(nitrogen, carbon):

@@ -14,7 +14,9 @@ from ..tools.tables import table
 from ..tools.vectors import bond_angle
 from .isomers import amide_bonds, is_trans, pyramidal_nitrogens
 from .layout import Layout
+from .scans import BondScan, crossing_time
 from .symmetry import Rotor
+from .turning import Scans
 from .zmatrix import LARGEST_RING, LINEAR, ZMatrix
 
 COLUMNS = ("atom", "bonded to", "nm", "angle with", "degrees", "torsion with", "degrees", "which")
@@ -29,6 +31,7 @@ def summary(
     system: MolecularSystem | None,
     centre: np.ndarray,
     names: Sequence[str],
+    scans: Scans | None = None,
 ) -> str:
     """Rows of the Z-matrix with centres and widths, and what turns, is fixed, kept or hard.
 
@@ -44,10 +47,12 @@ def summary(
         The structure at z = 0.
     names : sequence of str
         Of the atoms.
+    scans : Scans, optional
+        Of bonds, which decided what turns.
     """
     words = _words(layout, rotors, measure, names)
     if system is not None:
-        words += _chemistry(layout.zmatrix, system, centre, names)
+        words += _chemistry(layout.zmatrix, system, centre, names, scans)
     if rings := int(layout.zmatrix.closes.sum()):
         words.append(f"Rings closed by their lengths: {rings}")
     return "\n".join([table(COLUMNS, _rows(layout, mean, width, rotors, names)), "", *words])
@@ -101,16 +106,31 @@ def _words(layout: Layout, rotors: Sequence[Rotor], measure: str, names: Sequenc
     return lines
 
 
-def _chemistry(zmatrix: ZMatrix, system: MolecularSystem, x: np.ndarray, names: Sequence[str]) -> list[str]:
+def _chemistry(
+    zmatrix: ZMatrix, system: MolecularSystem, x: np.ndarray, names: Sequence[str], scans: Scans | None = None
+) -> list[str]:
     graph, lines = system.graph, []
     turning = {frozenset(row[1:3].tolist()) for row in zmatrix.rows[zmatrix.periodic]}
+
+    def of(bond: Sequence[int]) -> str:
+        """A bond's name, with what its scan says if it was scanned."""
+        i, j = bond
+        scan = None if scans is None else scans.of(i, j)
+        return f"{names[i]}-{names[j]}" + ("" if scan is None else f" ({_energies(scan)})")
+
     kept: dict[str, list[str]] = {}
     for amide in amide_bonds(graph):
         isomer = "sampled" if frozenset(amide[1:3]) in turning else "trans" if is_trans(x, amide) else "cis"
-        kept.setdefault(isomer, []).append(f"{names[amide[1]]}-{names[amide[2]]}")
-    lines += [f"Peptide bonds, {isomer}: {', '.join(found)}" for isomer, found in kept.items()]
+        peptide = graph.elements[amide[0]] == graph.elements[amide[3]] == "C"
+        kind = "Peptide bonds" if peptide else "Formamides, ureas, carbamates and the like"
+        kept.setdefault(f"{kind}, {isomer}", []).append(of(amide[1:3]))
+    lines += [f"{kind}: {', '.join(found)}" for kind, found in kept.items()]
+    if scans is not None:
+        if found := [of(scan.bond) for scan in scans.bonds if scan.turns]:
+            lines.append(f"Bonds that turn, by the energy: {', '.join(found)}")
     if stiff := _stiff_bonds(system, turning):
-        lines.append(f"Other bonds that do not turn: {', '.join(f'{names[i]}-{names[j]}' for i, j in stiff)}")
+        lines.append(f"Other bonds that do not turn: {', '.join(map(of, stiff))}")
+    lines += _how_decided(scans)
     centres = stereocentres(graph)
     if centres:
         lines.append(f"Stereocentres, which keep the hand of the structure: {', '.join(names[i] for i in centres)}")
@@ -133,6 +153,30 @@ def _chemistry(zmatrix: ZMatrix, system: MolecularSystem, x: np.ndarray, names: 
             "effective sample size"
         )
     return lines
+
+
+def _energies(scan: BondScan) -> str:
+    other = "no other side" if scan.other is None else f"other side {scan.other:+.1f} kT"
+    return f"barrier {scan.barrier:.1f} kT, {other}"
+
+
+def _how_decided(scans: Scans | None) -> list[str]:
+    """What told which bonds turn, and what the limit means in time."""
+    if scans is None or (scans.batched and not scans.bonds):
+        return []
+    if not scans.batched:
+        return [
+            "Bonds were not scanned, since the energy cannot be evaluated for many structures at once: lengths and "
+            "angles of the structure told which of them turn"
+        ]
+    time = crossing_time(scans.limit, scans.kT)
+    unit, size = next(
+        (u for u in (("ps", 1.0), ("ns", 1e3), ("us", 1e6), ("ms", 1e9)) if time < 1e3 * u[1]), ("s", 1e12)
+    )
+    return [
+        f"Barriers and other sides by relaxed scans; amides apart, bonds turn below {scans.limit:g} kT "
+        f"(CoordinateSettings.barrier), which dynamics crosses about once in {time / size:.2g} {unit}"
+    ]
 
 
 def _stiff_bonds(system: MolecularSystem, turning: set[frozenset[int]]) -> list[tuple[int, int]]:

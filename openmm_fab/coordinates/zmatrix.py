@@ -88,6 +88,27 @@ def puckering(zmatrix: ZMatrix, positions: np.ndarray) -> np.ndarray:
     return found
 
 
+def turning_rows(zmatrix: ZMatrix, graph: BondGraph) -> dict[int, tuple[int, int]]:
+    """Rows whose torsion could turn a whole circle, whether it is `periodic` or not, and the two atoms of the axis.
+
+    The axis is a bond in no ring, or leads through linear atoms, which are not named.
+    """
+    found = {}
+    for k, (_, bond, angle, torsion) in enumerate(zmatrix.rows[3:].tolist(), start=3):
+        proper = zmatrix.leader[k] < 0 and not zmatrix.closes[k] and torsion not in graph.neighbours[bond]
+        if proper and torsion != angle and not _in_a_ring(graph, bond, angle):
+            found[k] = (angle, bond)
+    return found
+
+
+def _in_a_ring(graph: BondGraph, a: int, b: int) -> bool:
+    """Whether a bond is in a ring, or the row of linear atoms between a and b."""
+    before = graph.tree(a)
+    while before[b] != a:
+        b = before[b]
+    return bool(graph.ring(a, b))
+
+
 def build_zmatrix(
     graph: BondGraph, masses: np.ndarray, positions: np.ndarray, turning: Iterable[Sequence[int]] = ()
 ) -> ZMatrix:

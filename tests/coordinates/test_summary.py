@@ -56,7 +56,9 @@ def test_centres_are_those_of_the_minimum(proline):
 def test_what_is_said_in_words(proline, alanine_dipeptide):
     text = proline.summary()
     assert "72 coordinates: 69 stiff, 3 periodic" in text
-    assert "Peptide bonds, trans: ACE1:C-PRO2:N, PRO2:C-NME3:N" in text
+    (amide,) = proline.scans.bonds  # the one without a hydrogen
+    energies = f"(barrier {amide.barrier:.1f} kT, other side {amide.other:+.1f} kT)"
+    assert f"Peptide bonds, trans: ACE1:C-PRO2:N {energies}, PRO2:C-NME3:N\n" in text
     assert "keep the hand of the structure: PRO2:CA\n" in text
     assert "Rings that pucker or are bent: 1" in text and "closed by their lengths: 1" in text
     assert "ACE1:CH3 (3 sectors), NME3:C (3 sectors)" in text
@@ -142,7 +144,7 @@ def test_bonds_that_do_not_turn_are_listed_and_may_be_made_to() -> None:
     assert "Other bonds that do not turn" not in _coordinates(MolecularSystem.load("elil")).summary()
     s = MolecularSystem.load("adenosine")
     plain = _coordinates(s)
-    assert "Other bonds that do not turn: A1:C6-A1:N6\n" in plain.summary()
+    assert "Other bonds that do not turn: A1:C6-A1:N6 (barrier 2" in plain.summary()
     names = [atom.name for atom in s.topology.atoms()]
     free = _coordinates(s, turning=[[names.index("N6"), names.index("C6")]])
     assert free.n_periodic == plain.n_periodic + 1 and free.dim == plain.dim

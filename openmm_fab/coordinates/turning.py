@@ -1,0 +1,139 @@
+"""Which bonds turn: what is asked for, amides by the bond graph, the rest by relaxed scans of the energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..molecule.graph import BondGraph
+from .isomers import Amide
+from .scans import BondScan
+from .zmatrix import ZMatrix, turning_rows
+
+Bond = frozenset[int]
+TETRAHEDRAL = 4  # neighbours; bonds of such an atom have barriers of a few kT
+
+
+@dataclass(frozen=True)
+class Scans:
+    """What was scanned before coordinates were made.
+
+    Attributes
+    ----------
+    bonds : tuple of BondScan
+        None where the energy cannot be evaluated for a batch: lengths and angles decided.
+    limit : float, kT
+        Barriers up to it are crossed by the coordinates.
+    kT : float, kJ/mol
+    batched : bool
+        Whether the energy can be.
+    """
+
+    bonds: tuple[BondScan, ...]
+    limit: float
+    kT: float
+    batched: bool = True
+
+    def of(self, i: int, j: int) -> BondScan | None:
+        """The scan of a bond, if there is one."""
+        return next((scan for scan in self.bonds if set(scan.bond) == {i, j}), None)
+
+
+class Turning:
+    """Rows of a Z-matrix that could turn, and what is known of each without an energy.
+
+    Parameters
+    ----------
+    zmatrix : ZMatrix
+        As `build_zmatrix` makes it: its periodic rows are told by lengths and angles.
+    graph : BondGraph
+    named : pairs of atoms
+        Bonds that turn whatever they look like.
+    amides : sequence of Amide
+    sampled : bool
+        Whether amides turn; they are kept as they are if not.
+
+    Attributes
+    ----------
+    to_scan : dict of int to pair of atoms
+        Rows that an energy has to decide, or to describe (amides without a hydrogen, whose other side is near in
+        energy), by the bonds they turn about.
+
+    Raises
+    ------
+    ValueError
+        A named pair is not bonded, or cannot turn.
+    """
+
+    def __init__(
+        self,
+        zmatrix: ZMatrix,
+        graph: BondGraph,
+        named: Collection[Sequence[int]] = (),
+        amides: Sequence[Amide] = (),
+        sampled: bool = False,
+    ) -> None:
+        self._zmatrix, self._rows = zmatrix, turning_rows(zmatrix, graph)
+        bonded, axes = set(map(frozenset, graph.bonds.tolist())), set(map(frozenset, self._rows.values()))
+        if wrong := [tuple(pair) for pair in named if frozenset(pair) not in bonded]:
+            raise ValueError(f"Expected turning to name bonds by two atoms each; atoms {wrong} are not bonded.")
+        if wrong := [tuple(pair) for pair in named if frozenset(pair) not in axes]:
+            raise ValueError(
+                f"Expected turning to name bonds that can turn; {wrong} cannot: such bonds are in a ring, at the end "
+                "of the molecule, or in line with another bond (nitriles, alkynes, cumulenes). Leave them out."
+            )
+        omegas = {frozenset(amide[1:3]) for amide in amides}
+        self._free = set(map(frozenset, named)) | (omegas if sampled else set())
+        self._kept = omegas - self._free
+        hydrogens = {i for i, element in enumerate(graph.elements) if element == "H"}
+        near = graph.neighbours
+        told = {frozenset(amide[1:3]) for amide in amides if not hydrogens & set(near[amide[2]])}
+
+        def unknown(row: int, a: int, b: int) -> bool:
+            bond = frozenset((a, b))
+            if bond in self._free or bond in self._kept:
+                return bond in self._kept & told
+            plainly = zmatrix.periodic[row] and max(len(near[a]), len(near[b])) >= TETRAHEDRAL
+            return not plainly and bond in bonded
+
+        self.to_scan = {row: axis for row, axis in self._rows.items() if unknown(row, *axis)}
+
+    def widest(self) -> ZMatrix:
+        """The Z-matrix in which all that is scanned turns."""
+        return self._with(dict.fromkeys(self.to_scan, True))
+
+    def chosen(self, scans: Sequence[BondScan]) -> ZMatrix:
+        """The Z-matrix in which what is asked for and what the scans say turns, and amides do not unless asked for."""
+        found = {frozenset(scan.bond): scan.turns for scan in scans}
+        found |= dict.fromkeys(self._kept, False) | dict.fromkeys(self._free, True)
+        rows = {row: frozenset(axis) for row, axis in self._rows.items()}
+        return self._with({row: found[bond] for row, bond in rows.items() if bond in found})
+
+    def decided(self, scan: BondScan, limit: float) -> BondScan:
+        """The scan with what follows from it: a barrier up to `limit` (kT) turns, but for amides."""
+        return replace(scan, turns=scan.barrier <= limit and frozenset(scan.bond) not in self._kept)
+
+    def _with(self, turns: Mapping[int, bool]) -> ZMatrix:
+        periodic = self._zmatrix.periodic.copy()
+        periodic[list(turns)] = list(turns.values())
+        return replace(self._zmatrix, periodic=periodic)
+
+
+def energy_of(
+    to_cartesian: Callable[[Tensor], tuple[Tensor, Tensor]],
+    value_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """z (batch, dim) -> u (batch,) and du/dz (batch, dim); u is +inf where z is outside of the coordinates' domain."""
+
+    @torch.enable_grad()
+    def function(z: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.detach().requires_grad_()
+        x, log_det = to_cartesian(z)
+        u, slope = value_and_gradient(x.detach())
+        (gradient,) = torch.autograd.grad(x, z, slope)
+        return torch.where(torch.isfinite(log_det.detach()), u, torch.inf), gradient
+
+    return function
