@@ -316,6 +316,8 @@ class InternalCoordinates(torch.nn.Module):
         if self.metric is not None:
             tensors |= {"metric.pairs": self.metric.pairs, "metric.masses": self.metric.masses}
         found = {"mean": self.mean, "mixing": self.mixing} | {k: torch.as_tensor(v) for k, v in tensors.items()}
+        if self.scans is not None and (self.scans.bonds or not self.scans.batched):
+            found |= {f"scans.{name}": tensor for name, tensor in self.scans.to_tensors().items()}
         return {k: v.cpu() for k, v in found.items()}
 
     @classmethod
@@ -331,7 +333,10 @@ class InternalCoordinates(torch.nn.Module):
             rotors.append(Rotor(tuple(map(int, rows)), tuple(map(int, atoms)), (a, b, c), exchange))
         metric = MassMetric(arrays["metric.pairs"], arrays["metric.masses"]) if "metric.pairs" in arrays else None
         zmatrix = ZMatrix.from_rows(*(arrays[name] for name in ZMATRIX))
-        return cls(zmatrix, tensors["mean"], tensors["mixing"], arrays["lengths"], rotors, phases, metric)
+        made = cls(zmatrix, tensors["mean"], tensors["mixing"], arrays["lengths"], rotors, phases, metric)
+        if "scans.bonds" in tensors:
+            made.scans = Scans.from_tensors(tensors["scans.bonds"], tensors["scans.limit"])
+        return made
 
     # --- the two directions ---
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,7 @@ class Scans:
     Attributes
     ----------
     bonds : tuple of BondScan
-        None where the energy cannot be evaluated for a batch: lengths and angles decided.
+        Empty where the energy cannot be evaluated for a batch: lengths and angles decided.
     limit : float, kT
         Barriers up to it are crossed by the coordinates.
     kT : float, kJ/mol
@@ -40,6 +41,22 @@ class Scans:
     def of(self, i: int, j: int) -> BondScan | None:
         """The scan of a bond, if there is one."""
         return next((scan for scan in self.bonds if set(scan.bond) == {i, j}), None)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All that `from_tensors` needs to make the same again: rows of (i, j, barrier, other or nan, turns)."""
+        rows = [(*s.bond, s.barrier, math.nan if s.other is None else s.other, s.turns) for s in self.bonds]
+        bonds = torch.tensor(rows, dtype=torch.float64).reshape(-1, 5)
+        return {"bonds": bonds, "limit": torch.tensor([self.limit, self.kT, self.batched], dtype=torch.float64)}
+
+    @classmethod
+    def from_tensors(cls, bonds: Tensor, limit: Tensor) -> Scans:
+        """The inverse of `to_tensors`."""
+        scans = [
+            BondScan((int(i), int(j)), barrier, None if math.isnan(other) else other, bool(turns))
+            for i, j, barrier, other, turns in bonds.tolist()
+        ]
+        most, kT, batched = limit.tolist()
+        return cls(tuple(scans), most, kT, bool(batched))
 
 
 class Turning:

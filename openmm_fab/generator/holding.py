@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ..coordinates.internal import InternalCoordinates
@@ -27,11 +29,18 @@ def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[
     turning = {frozenset(row[1:3].tolist()) for row in turns}
     amides = {frozenset(amide[1:3]): amide for amide in amide_bonds(graph)}
     found = []
+
+    def energies(i: int, j: int) -> dict[str, float]:
+        scan = None if coordinates.scans is None else coordinates.scans.of(i, j)
+        if scan is None:
+            return {}
+        return {"energy": math.nan if scan.other is None else scan.other, "barrier": scan.barrier}
+
     for bond, amide in amides.items():
         if bond not in turning:
             trans = is_trans(x, amide)
             where = f"{names[amide[1]]}-{names[amide[2]]}"
-            found.append(Held("peptide bond", where, ISOMERS[trans], ISOMERS[not trans]))
+            found.append(Held("peptide bond", where, ISOMERS[trans], ISOMERS[not trans], **energies(*amide[1:3])))
     straight = {
         i
         for i, near in enumerate(graph.neighbours)
@@ -39,7 +48,7 @@ def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[
     }
     for i, j in rotatable_bonds(graph):
         if frozenset((i, j)) not in turning | amides.keys() and not straight & {i, j}:
-            found.append(Held("stiff bond", f"{names[i]}-{names[j]}", "as given", "turned"))
+            found.append(Held("stiff bond", f"{names[i]}-{names[j]}", "as given", "turned", **energies(i, j)))
     found += [Held("stereocentre", names[i], "the hand given", "the other hand") for i in stereocentres(graph)]
     found += [
         Held("pyramidal nitrogen", names[i], "the side given", "the other side") for i in pyramidal_nitrogens(graph, x)

@@ -166,6 +166,11 @@ def test_the_summary_has_barriers_and_other_sides(coordinates):
     assert "bonds turn below 12 kT" in text and "about once in 26 ns" in text
 
 
+def test_saved_coordinates_know_their_scans(coordinates):
+    again = InternalCoordinates.from_tensors(coordinates.to_tensors())
+    assert again.scans == coordinates.scans
+
+
 def test_an_energy_without_translation_leaves_it_to_lengths_and_angles():
     everywhere = openmm.CustomHbondForce("0.001 * distance(a1, d1)")
     everywhere.addAcceptor(4, -1, -1)

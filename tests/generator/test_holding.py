@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from generators import SMALL
@@ -33,6 +34,8 @@ def test_what_is_held_of_molecules_that_are_known(alanine_dipeptide) -> None:
     assert [h.where for h in found if h.kind == "stereocentre"] == ["PRO2:CA"]
     (ring,) = (h for h in found if h.kind == "ring pucker")
     assert set(ring.where.split("-")) == {f"PRO2:{name}" for name in ("N", "CA", "CB", "CG", "CD")}
+    # Proline's cis side was scanned, the other peptide bond was not.
+    assert 20 < found[0].barrier < 40 and 0 < found[0].energy < 10 and math.isnan(found[1].barrier)
     # What is sampled is not held.
     assert not [h for h in _held(proline, omega="sample") if h.kind == "peptide bond"]
     rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", constraints=app.HBonds)
@@ -41,6 +44,7 @@ def test_what_is_held_of_molecules_that_are_known(alanine_dipeptide) -> None:
     # Adenine is flat; the sugar is not, and the amino group does not turn.
     adenosine = _held(MolecularSystem.load("adenosine"))
     assert Counter(h.kind for h in adenosine) == {"stiff bond": 1, "stereocentre": 4, "ring pucker": 1}
+    assert 20 < adenosine[0].barrier < 30 and abs(adenosine[0].energy) < 0.1
     assert adenosine[0].where in ("A1:C6-A1:N6", "A1:N6-A1:C6")
 
 
