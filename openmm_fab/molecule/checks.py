@@ -12,7 +12,7 @@ import openmm
 from openmm import app, unit
 
 from ..tools.errors import OpenMMFabError
-from .distances import distance_bonds
+from .distances import TORN, distance_bonds
 from .graph import bonds_of, constraints_of, molecules_of, repeated_bonds, repeated_springs, topology_bonds
 from .names import residue_label, residue_run
 from .openmm_private import magnitude
@@ -207,6 +207,27 @@ def molecule_problems(topology: app.Topology, bonds: np.ndarray, positions: np.n
     if not near or len(set(map(frozenset, _joined(residues, near, part)))) > 1:
         expected += " Keep the solute only and use an implicit-solvent force field."
     return [expected]
+
+
+def gap_problems(topology: app.Topology, positions: np.ndarray) -> list[str]:
+    """Bonds that OpenMM made across a gap in a chain, as it bonds residues that follow each other in a file.
+
+    Parameters
+    ----------
+    positions : (n_atoms, 3), nm
+    """
+    x = np.asarray(positions)
+    gaps = []
+    for a, b in topology.bonds():
+        length = float(np.linalg.norm(x[a.index] - x[b.index]))
+        if a.residue is not b.residue and {a.name, b.name} in ({"C", "N"}, {"O3'", "P"}) and length > TORN:
+            gaps.append(f"{residue_label(a.residue)} to {residue_label(b.residue)} ({length:.2f} nm)")
+    if not gaps:
+        return []
+    return [
+        f"Expected residues that follow each other to be bonded; {some(gaps)} are far apart: residues are missing, or "
+        "a TER record. OpenMM bonds the ends; build what is missing, or take a shorter chain."
+    ]
 
 
 def _joined(residues: Sequence[Any], near: Sequence[tuple[int, int]], part: dict[int, int]) -> list[list[int]]:

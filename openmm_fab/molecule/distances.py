@@ -16,6 +16,7 @@ HYDROGENS = ("H", "D")
 # Of the sum of both radii: bonded atoms are nearer than the first; no two atoms are nearer than the second, the
 # shortest bonds (C-O in carbon monoxide) being 0.79; atoms beyond the third are not bonded, whatever their names say.
 BONDED, ONE_ATOM, APART = 1.2, 0.7, 1.5
+TORN = 0.25  # nm; a bond between residues of a chain is never so long
 
 
 def near_pairs(symbols: Sequence[str], x: np.ndarray, factor: float) -> list[tuple[int, int]]:

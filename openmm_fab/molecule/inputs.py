@@ -26,6 +26,7 @@ from .checks import (
     AMBIGUOUS,
     UnsupportedSystemError,
     ambiguous_template,
+    gap_problems,
     molecule_problems,
     residue_parts,
     some,
@@ -58,6 +59,8 @@ Read = tuple[app.Topology, openmm.System, unit.Quantity]
 def read_pdb(path: FilePath, forcefield: str | Sequence[str], **options: Any) -> Read:
     """See `MolecularSystem.from_pdb`."""
     topology, positions = read_structure(path)
+    x = positions.value_in_unit(unit.nanometer)
+    gaps = gap_problems(topology, x)
     files = [forcefield] if isinstance(forcefield, str) else list(forcefield)
     field = read_forcefield(files)
     _choose_templates(field, files, topology, options.pop("residueTemplates", None) or {})
@@ -74,9 +77,11 @@ def read_pdb(path: FilePath, forcefield: str | Sequence[str], **options: Any) ->
                 raise UnsupportedSystemError([problem], str(path)) from error
             if "No template found" not in said:
                 raise
-            problems = molecule_problems(topology, topology_bonds(topology), positions.value_in_unit(unit.nanometer))
+            problems = [*molecule_problems(topology, topology_bonds(topology), x), *gaps]
             problems += template_problems(field, files, topology, said, several=bool(problems))
             raise UnsupportedSystemError(problems, str(path)) from error
+    if gaps:
+        raise UnsupportedSystemError(gaps, str(path))
     return topology, system, positions
 
 
@@ -160,7 +165,7 @@ def read_forcefield(files: Sequence[str]) -> app.ForceField:
             return app.ForceField(*map(str, files))
         except ValueError as error:
             if "Could not locate file" in str(error):
-                raise ValueError(f"{error} {_nearest(files)}") from error
+                raise ValueError(f"{error}. {_nearest(files)}") from error
             raise
 
 

@@ -64,6 +64,9 @@ def check_serialized(text: str, name: str) -> None:
         instruction with angle brackets, or a CDATA section; anything that is no XML.
     """
 
+    if "\0" in text:  # expat would take it for UTF-16, whatever it is told, and OpenMM's reader would not
+        raise ValueError(f"Expected XML in {name}; got a NUL character. Write it in UTF-8.")
+
     def start(tag: str, attributes: dict[str, str], where: str) -> None:
         kind = attributes.get("type")
         if kind is None or kind in SHIFTS or kind.lstrip("-").isdigit():  # CustomGBForce numbers its kinds of terms

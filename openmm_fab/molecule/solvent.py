@@ -72,16 +72,19 @@ def _told(model: str, topology: app.Topology, force: Any) -> Iterator[str]:
             what += ["alpha, beta, gamma {}, {}, {}".format(*GBN2)] if model == "GBn2" else []
         if what:
             found.setdefault((symbol, "; ".join(what)), []).append(f"{atom.residue.name} {atom.residue.id} {atom.name}")
+    others = []
     for (symbol, defaults), atoms in found.items():
-        text = f"{model} has no parameters of its own for {symbol} ({some(atoms)}), which has defaults: {defaults}. "
         if model == "GBn2" and symbol == "P":
             amber = "{}, {}, {}".format(*AMBER_P)
-            yield text + (
+            yield (
+                f"{model} has no parameters of its own for {symbol} ({some(atoms)}), which has defaults: {defaults}. "
                 f"Amber takes alpha, beta, gamma {amber} and screening 0.5, also outside nucleic acids: tens of "
                 "kcal/mol for a phosphate. Set them in the CustomGBForce and use from_openmm, or take OBC2."
             )
         else:
-            yield text + f"Amber takes the same; nobody fitted them to {symbol}."
+            others.append(f"{symbol} ({some(atoms, 2)}: {defaults})")
+    if others:
+        yield f"{model} has no parameters of its own for {', '.join(others)}; Amber takes the same."
 
 
 def _parameters(model: str, force: Any) -> Iterator[tuple[float, float, tuple[float, ...]]]:

@@ -11,12 +11,10 @@ from itertools import groupby, pairwise
 import numpy as np
 from openmm import app
 
-from ..molecule.distances import BONDED, HYDROGENS, ONE_ATOM, RADII, distance_bonds
+from ..molecule.distances import BONDED, HYDROGENS, ONE_ATOM, RADII, TORN, distance_bonds
 from ..molecule.openmm_private import residue_replacements, residue_templates
 from .problems import MODIFIED, PROTONATED, Problem, fixable, unfixable
 from .records import Edits, Records, Row, guessed_element, is_element, merged, standard_atoms
-
-TORN = 0.25  # nm; a bond of a chain is never so long
 
 Found = tuple[str, str, Edits]  # a kind of problem, its place, and what mends it; nothing if that is beyond us
 BEYOND = {
@@ -148,7 +146,7 @@ def _bonded(home: list[Row], rows: list[Row]) -> bool:
 def _run_together(residues: list[list[Row]]) -> list[Found]:
     """Ends that OpenMM would bond, as nothing marks them, though they are far from each other.
 
-    The numbers begin anew, or an end is bonded to another residue. Other gaps are missing residues.
+    The numbers begin anew, or an end has all its bonds, or one to another residue. Other gaps are missing residues.
     """
     rows = [row for several in residues for row in several]
     bonds = distance_bonds([row.symbol for row in rows], np.array([row.position for row in rows]).reshape(-1, 3))
@@ -160,7 +158,8 @@ def _run_together(residues: list[list[Row]]) -> list[Found]:
         if any(first[key] != second[key] for key in ("chain", "after")) or not all(ends):
             continue
         far = np.linalg.norm(ends[0][0].position - ends[1][0].position) > TORN
-        if far and (_number(second) <= _number(first) or any(end[0].line in joined for end in ends)):
+        whole = sum(_ratio(ends[0][0], row) < BONDED for row in before if row.symbol not in HYDROGENS) > 3  # and itself
+        if far and (whole or _number(second) <= _number(first) or any(end[0].line in joined for end in ends)):
             found.append(("missing TER", f"between {first.label} and {second.label}", {first.line: {"then": "TER"}}))
     return found
 
@@ -184,8 +183,27 @@ def _alternate_locations(rows: list[Row]) -> list[Found]:
     several = len(set(names.values())) > 1
     called = {place: f"{names[place]} {place}" if several else place for place in mean}
     others = ", ".join(f"{called[place]} ({value:.2f})" for place, value in mean.items() if place != best)
-    edits: Edits = {row.line: {"place": ""} if row["place"] == best else None for row in rows if row["place"]}
-    return [("alternate locations", f"{rows[0].label}: {called[best]} ({mean[best]:.2f}), not {others}", edits)]
+    beyond = [] if several else _without_place(rows, best)
+    also = f"; {', '.join(row['atom'] + ' ' + row['place'] for row in beyond)} too" if beyond else ""
+    kept = {row.line for row in rows if row["place"] == best} | {row.line for row in beyond}
+    edits: Edits = {row.line: {"place": ""} if row.line in kept else None for row in rows if row["place"]}
+    return [("alternate locations", f"{rows[0].label}: {called[best]} ({mean[best]:.2f}), not {others}{also}", edits)]
+
+
+def _without_place(rows: list[Row], best: str) -> list[Row]:
+    """Heavy atoms that the kept place lacks, each at its place of highest occupancy, and their hydrogens there."""
+    there = {row["atom"] for row in rows if row["place"] in ("", best)}
+    found: dict[str, Row] = {}
+    for row in rows:
+        if row["atom"] not in there and row.symbol not in HYDROGENS:
+            found[row["atom"]] = max(found.get(row["atom"], row), row, key=lambda each: each.occupancy)
+    hydrogens = []
+    for row in rows:
+        if row["atom"] not in there and row.symbol in HYDROGENS:
+            heavy = [other for other in rows if other["place"] in ("", row["place"])]
+            bearer = min(heavy, key=lambda other: _ratio(row, other))
+            hydrogens += [row] if found.get(bearer["atom"]) is bearer else []
+    return [*found.values(), *hydrogens]
 
 
 def _deuterium(rows: list[Row]) -> list[Found]:

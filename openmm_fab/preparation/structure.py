@@ -13,6 +13,7 @@ from openmm import app
 from scipy.spatial import cKDTree
 
 from ..molecule.checks import AMBIGUOUS, ambiguous_template
+from ..molecule.distances import TORN
 from ..molecule.graph import molecules_of
 from ..molecule.names import residue_label, residue_run
 from ..molecule.openmm_private import residue_templates, residues_with_hydrogens
@@ -31,7 +32,7 @@ from .bonding import (
 from .problems import AMINO, BUILT, NUCLEIC, PROTONATED, Problem, fixable, unfixable
 from .records import standard_atoms
 
-OVERLAP, TORN = 0.05, 0.25  # nm: closer atoms are in one place; bonds of a chain are never so long
+OVERLAP = 0.05  # nm; closer atoms are in one place
 BEFORE_N, AFTER_C = AMINO | {"ACE", "FOR"}, AMINO | {"NME", "NH2"}
 BETWEEN = Counter(("N", "C", "O3'", "P", "SG"))  # atoms that bind residues to each other in every force field
 

@@ -484,6 +484,17 @@ def test_options_that_a_reader_does_not_have(amber_data):
     assert "did you mean hydrogenMass?" in str(caught.value) and ".prmtop" not in str(caught.value)
 
 
+def test_a_gap_in_a_chain_is_no_bond(tmp_path):
+    """OpenMM bonds ALA 4 to ALA 7: a shorter peptide, with a bond of 0.78 nm, that every template fits."""
+    whole = (Path(__file__).parents[1] / "data" / "peptide_ala9.pdb").read_text().splitlines()
+    lines = [line for line in whole if line[22:26].strip() not in ("5", "6") and not line.startswith("CONECT")]
+    (tmp_path / "gap.pdb").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UnsupportedSystemError, match=r"ALA 4 to ALA 7 \(0\.\d\d nm\) are far apart.* take a shorter"):
+        MolecularSystem.from_pdb(tmp_path / "gap.pdb")
+    read = app.PDBFile(str(tmp_path / "gap.pdb"))
+    app.ForceField("amber96.xml").createSystem(read.topology)  # OpenMM's templates do not refuse it
+
+
 def test_one_full_stop(tmp_path):
     (tmp_path / "bad.xml").write_text(
         "<ForceField><Residues><Residue name='A'><Bond/></Residue></Residues></ForceField>"

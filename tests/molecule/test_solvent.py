@@ -70,7 +70,7 @@ def test_phosphorus_in_a_prmtop(model) -> None:
         told = default_parameters(prmtop.topology, system)
         assert len(told) == (model in ("GBn", "GBn2"))
         if model == "GBn":
-            assert told[0].endswith("has defaults: screening 0.5. Amber takes the same; nobody fitted them to P.")
+            assert told == ["GBn has no parameters of its own for P (SEP 2 P: screening 0.5); Amber takes the same."]
 
 
 def _pair(symbol: str, model: str, residue: str = "MOL") -> tuple[app.Topology, openmm.System]:
@@ -108,10 +108,26 @@ def test_elements_and_models(symbol, model) -> None:
     assert bool(told) == (_screening(symbol, model) == _screening("U", model))
     text = "".join(told)
     known_radius = symbol in "H C N O F Si P S Cl".split()
-    assert not told or f"{model} has no parameters of its own for {symbol} (MOL 1 {symbol})" in text
+    assert not told or f"{model} has no parameters of its own for {symbol} (MOL 1 {symbol}" in text
+    assert len(told) <= 1 and ("Amber takes" in text) == bool(told)
     assert ("radius 0.15 nm" in text) == (bool(told) and not known_radius)
     assert ("alpha, beta, gamma" in text) == (bool(told) and model == "GBn2")
     assert ("kcal/mol for a phosphate" in text) == (model == "GBn2" and symbol == "P")
+
+
+def test_several_elements_are_told_of_in_one_line() -> None:
+    topology, system = _pair("Cl", "OBC1")
+    force = system.getForce(0)
+    for symbol in ("Br", "Cl"):
+        residue = next(topology.residues())
+        topology.addAtom(f"{symbol}2", app.Element.getBySymbol(symbol), residue)
+        system.addParticle(12.0)
+        force.addParticle([0.1, 0.17 - 0.009 if symbol == "Cl" else 0.15 - 0.009, 0.8])
+    for k in (2, 3):
+        reduced = force.getParticleParameters(k)[1]
+        force.setParticleParameters(k, [0.1, reduced, 0.8 * reduced])
+    (text,) = default_parameters(topology, system)
+    assert "Cl (MOL 1 Cl, MOL 1 Cl2: screening 0.8), Br (MOL 1 Br2: radius 0.15 nm; screening 0.8); Amber" in text
 
 
 def test_phosphorus_of_nucleic_acids_has_its_own() -> None:
@@ -127,9 +143,8 @@ def test_the_force_that_openmm_has_built_in() -> None:
     force.addParticle(0.0, 0.15, 0.8)
     system.addForce(force)
     (text,) = default_parameters(topology, system)
-    assert (
-        "OBC2 has no parameters of its own for Br (MOL 1 Br), which has defaults: radius 0.15 nm; screening 0.8" in text
-    )
+    told = "OBC2 has no parameters of its own for Br (MOL 1 Br: radius 0.15 nm; screening 0.8); Amber takes the same."
+    assert text == told
     force = system.getForce(0)
     force.setParticleParameters(1, 0.0, 0.185, 0.9)  # somebody's own
     assert default_parameters(topology, system) == []

@@ -6,6 +6,7 @@ import random
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -332,6 +333,36 @@ def test_alternate_locations(tmp_path, suffix):
     rejected = findings.fix(["missing hydrogens"])
     assert rejected.done == ()
     np.testing.assert_allclose(_places(rejected.topology, rejected.positions)["A", "2", "CB"], a, atol=1e-7)
+
+
+def _at_places(places: dict[str, list[tuple[str, float]]]) -> list[str]:
+    """Alanine dipeptide; atoms of ALA stand once for each of their places, each further along, by occupancies."""
+    lines = []
+    for line in _lines("alanine_dipeptide"):
+        name = line[12:16].strip() if line[17:20] == "ALA" else ""
+        several = [(place, f"{occupancy:.2f}") for place, occupancy in places.get(name, [])]
+        lines += [_moved(line, 0.2 * k, place=p, occupancy=o) for k, (p, o) in enumerate(several)] or [line]
+    return lines
+
+
+def test_atoms_whose_places_have_other_names_are_kept(tmp_path):
+    """No heavy atom is lost with the places that are left out, whether A and B belong to all atoms or not."""
+    for places, told in (
+        ({"CB": [("A", 0.5), ("B", 0.5)], "O": [("C", 0.4), ("D", 0.6)]}, "D (0.60), not A (0.50), B (0.50), C (0.40)"),
+        ({"CB": [("A", 0.7), ("B", 0.3)], "O": [("B", 0.3)]}, "A (0.70), not B (0.30); O B too"),
+        ({"CB": [("C", 0.2)], "HB1": [("C", 0.2)], "O": [("A", 0.7)]}, "A (0.70), not C (0.20); CB C, HB1 C too"),
+    ):
+        findings = find_problems(_write(tmp_path / "a.pdb", _at_places(places)))
+        assert _only(findings, "alternate locations")[0].startswith(f"ALA 2: {told}")
+        assert findings.elements == Counter(MolecularSystem.load("alanine_dipeptide").elements)
+        assert _read_back(findings.fix(), tmp_path / "whole.pdb").n_atoms == 22
+
+
+def test_hydrogens_of_other_places_stay_out(tmp_path):
+    """HB1 is placed A and HB3 B, on a carbon that has one place: two forms of a molecule do not become one of both."""
+    findings = find_problems(_write(tmp_path / "a.pdb", _at_places({"HB1": [("A", 0.7)], "HB3": [("B", 0.3)]})))
+    assert findings.problems[0].places == ("ALA 2: A (0.70), not B (0.30)",)
+    assert findings.elements["H"] == 11 and findings.elements["C"] == 6
 
 
 def test_two_residues_in_one_place(tmp_path):

@@ -161,6 +161,9 @@ def test_chains_that_nothing_ends(tmp_path):
     far = [f"{k[:30]}{float(k[30:38]) + 40:8.3f}{k[38:]}" for k in atoms]
     findings = find_problems(_write(tmp_path / "two.pdb", "\n".join([*atoms, *far, "END\n"])))
     assert findings.kinds == ["missing TER", "other molecules"] and "between PHE 3 and ALA 1" in str(findings)
+    far = [f"{k[:22]}{int(k[22:26]) + 3:4d}{k[26:]}" for k in far]  # PHE 3 has its OXT
+    findings = find_problems(_write(tmp_path / "on.pdb", "\n".join([*atoms, *far, "END\n"])))
+    assert findings.kinds == ["missing TER", "other molecules"] and "between PHE 3 and ALA 4" in str(findings)
     assert findings.fix(["safe", "other molecules"]).topology.getNumAtoms() == len(atoms)
 
 

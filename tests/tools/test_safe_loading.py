@@ -296,6 +296,18 @@ def test_serialized_systems_hold_what_openmm_has(force, said) -> None:
         check_serialized(text, "a.xml")
 
 
+def test_utf_16_is_refused(tmp_path) -> None:
+    """Without a mark at its beginning it is valid UTF-8 with NUL characters, which two readers take for two texts."""
+    text, _ = _butane_with("")
+    for order in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "a.xml").write_bytes(text.encode(order))
+        with pytest.raises(ValueError, match=r"Expected XML in .*a\.xml; got a NUL character"):
+            MolecularSystem.from_xml(tmp_path / "a.xml", BUTANE)
+    (tmp_path / "a.xml").write_bytes(text.encode("utf-16"))
+    with pytest.raises(ValueError, match=r"Expected XML in .*a\.xml; 'utf-8' codec"):
+        MolecularSystem.from_xml(tmp_path / "a.xml", BUTANE)
+
+
 def test_the_encoding_that_xml_declares_hides_nothing(tmp_path) -> None:
     """OpenMM takes the text for UTF-8, whatever it says to be."""
     trap, path = tmp_path / "trap", tmp_path / "system.xml"
