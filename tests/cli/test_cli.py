@@ -83,6 +83,8 @@ def test_a_run_leaves_everything(folders):
     ensemble = Ensemble.load(folder / "ensemble.npz")
     assert ensemble.n == 500 and ensemble.name == "FAB"
     assert "ESS" in (folder / "report.txt").read_text()
+    for name in ("report.txt", "report.html"):
+        assert "What was held fixed, and what that may cost" in (folder / name).read_text()
     assert "Early:" not in (folder / "report.html").read_text() + (folder / "report.txt").read_text()
     assert rows[0]["setup"] > 0 and rows[0]["seconds"] < 6
 
