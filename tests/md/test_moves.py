@@ -88,8 +88,15 @@ def test_marginals_of_the_chain_by_quadrature(system, generator) -> None:
     assert max(worst) > 8.0
 
 
+class SeededLangevin(LangevinDynamicsMove):
+    def _get_integrator(self, thermodynamic_state: ThermodynamicState) -> openmm.Integrator:
+        integrator = super()._get_integrator(thermodynamic_state)
+        integrator.setRandomNumberSeed(1)
+        return integrator
+
+
 def test_mixed_with_langevin_dynamics(system, generator) -> None:
-    langevin = LangevinDynamicsMove(
+    langevin = SeededLangevin(
         timestep=0.5 * unit.femtosecond, collision_rate=50 / unit.picosecond, n_steps=10, reassign_velocities=False
     )
     flow = FlowProposalMove(generator, n_proposals=2, batch=4096, seed=4)
