@@ -16,8 +16,8 @@ COLUMNS = ("held", "where", "kept", "other side", "its energy / kT", "barrier / 
 COSTS = {
     "peptide bond": "The other isomer is missing from every population here; before proline it often holds several "
     'percent. CoordinateSettings(omega="sample") samples both.',
-    "stiff bond": "The other isomer is missing. Double bonds stay in MD, too; partial double bonds may turn in its time: "
-    "CoordinateSettings(turning=...) names bonds that shall.",
+    "stiff bond": "The other isomer is missing. Double bonds stay in MD, too; partial double bonds may turn in its "
+    "time: CoordinateSettings(turning=...) names bonds that shall.",
     "stereocentre": "Nothing: the other hand is the mirror image, or another compound. MD keeps it, too.",
     "pyramidal nitrogen": "The other side is missing. MD inverts most amines in its time, if not held by rings.",
     "ring pucker": "Another pucker lies several widths away: it is here only where training found it, and weights "
