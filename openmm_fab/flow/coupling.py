@@ -36,7 +36,14 @@ class FlowSettings:
     Attributes
     ----------
     layers : int
-        Coupling layers; each pair moves every coordinate once.
+        Coupling layers of splines; each pair moves every coordinate once.  Where torsions come first, these layers move
+        the other coordinates, given the torsions.
+    torsion_layers : int
+        0: every layer moves torsions and other coordinates alike.  Else the flow is q(t) q(s | t), t the circular and s
+        the straight coordinates: so many layers of circular splines move t alone, and all others s given t.
+    affine_layers : int
+        Further layers that move s by a scale and a shift without a spline, the nearest to the data; a tenth of the
+        arithmetic.  Only where torsions come first.
     hidden : int
         Units in each of the two hidden layers of a conditioner.
     bins : int
@@ -50,6 +57,8 @@ class FlowSettings:
     """
 
     layers: int = 16
+    torsion_layers: int = 0
+    affine_layers: int = 0
     hidden: int = 128
     bins: int = 8
     bound: float = 5.0
@@ -61,6 +70,10 @@ class FlowSettings:
             raise ValueError(
                 f"Expected an even number of layers, hidden >= 1, bins >= 2, bound > 0 and scale > 0; got {self}."
             )
+        if min(self.torsion_layers, self.affine_layers) < 0 or self.torsion_layers % 2 or self.affine_layers % 2:
+            raise ValueError(f"Expected even numbers of torsion_layers and affine_layers, 0 or more; got {self}.")
+        if self.affine_layers and not self.torsion_layers:
+            raise ValueError(f"Expected torsion_layers >= 2 where there are affine_layers; got {self}.")
 
 
 class CouplingFlow(nn.Module):
@@ -89,13 +102,26 @@ class CouplingFlow(nn.Module):
         self._log_unit = int((~periodic).sum()) * math.log(self.settings.scale)
         lines, circles = torch.nonzero(~periodic)[:, 0], torch.nonzero(periodic)[:, 0]
         self.layers = nn.ModuleList()
-        for _ in range(self.settings.layers // 2):
-            lines = lines[torch.randperm(len(lines), generator=generator)]
-            circles = circles[torch.randperm(len(circles), generator=generator)]
-            for half in _halves(lines, circles):
-                layer = _Coupling(half, periodic, self.settings)
-                layer.reset(generator)
-                self.layers.append(layer)
+        none, bins = lines[:0], self.settings.bins
+
+        def add(pairs: int, lines: Tensor, circles: Tensor, read: Tensor, bins: int) -> None:
+            for _ in range(pairs // 2 if len(lines) + len(circles) else 0):
+                lines = lines[torch.randperm(len(lines), generator=generator)]
+                circles = circles[torch.randperm(len(circles), generator=generator)]
+                for half in _halves(lines, circles):
+                    layer = _Coupling(half, read, periodic, self.settings.hidden, bins, self.settings.bound)
+                    layer.reset(generator)
+                    self.layers.append(layer)
+
+        everything, s = torch.ones_like(periodic), self.settings
+        if s.torsion_layers:
+            add(s.torsion_layers, none, circles, periodic, bins)
+            self.torsion_layers = len(self.layers)
+            add(s.layers, lines, none, everything, bins)
+            add(s.affine_layers, lines, none, everything, 0)
+        else:
+            self.torsion_layers = 0
+            add(s.layers, lines, circles, everything, bins)
         self.resampling: Resampling | None = None
         if self.settings.resampled:
             points = self._plain_base(POINTS, torch.zeros(()), torch.Generator().manual_seed(0))
@@ -198,6 +224,36 @@ class CouplingFlow(nn.Module):
             log_det = log_det + change
         return self.scaled(z), log_det
 
+    def rsample_given_torsions(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """n samples of a flow with torsions first: z (n, dim), log q(t) and log q(s | t) (n,).
+
+        z and log q(s | t) have a graph of the parameters of q(s | t); the torsions and log q(t) have none.
+        """
+        base = self.sample_base(n, generator)
+        z, log_det = base, torch.zeros_like(base[:, 0])
+        with torch.no_grad():
+            for layer in self.layers[: self.torsion_layers]:
+                z, change = self.couple(z, layer, inverse=True)
+                log_det = log_det + change
+        log_q_t = self._circles_log_prob() - log_det
+        log_q_s = self.base_log_prob(base) - self._circles_log_prob()
+        log_q_s = log_q_s - self._log_unit
+        for layer in self.layers[self.torsion_layers :]:
+            z, change = self.couple(z, layer, inverse=True)
+            log_q_s = log_q_s - change
+        return self.scaled(z), log_q_t, log_q_s
+
+    def torsions_log_prob(self, z: Tensor) -> Tensor:
+        """log q(t) (batch,) of the torsions in z (batch, dim), of a flow with torsions first."""
+        log_q = torch.full_like(z[:, 0], self._circles_log_prob())
+        for layer in reversed(self.layers[: self.torsion_layers]):
+            z, change = self.couple(z, layer)
+            log_q = log_q + change
+        return log_q
+
+    def _circles_log_prob(self) -> float:
+        return -int(self.periodic.sum()) * math.log(2 * math.pi)
+
     def scaled(self, z: Tensor) -> Tensor:
         """z (batch, dim) out of the units of base and layers, where lines are in units of `scale`."""
         return torch.where(self.periodic, z, z * self.settings.scale)
@@ -278,8 +334,10 @@ class _Arrays(NamedTuple):
         Which of the moved ones are angles.
     bound : Tensor, shape (n_moved,)
         Of the splines of straight coordinates.
+    untouched : Tensor of int
+        Coordinates that it neither reads nor moves.
     restore : Tensor of int, shape (dim,)
-        Order that takes (kept_lines, kept_circles, moved) back to that of z.
+        Order that takes (kept_lines, kept_circles, moved, untouched) back to that of z.
     w1, b1, w2, b2, w3, b3 : Tensor
         Weights (n_out, n_in) and biases (n_out,) of the conditioner.
     """
@@ -289,6 +347,7 @@ class _Arrays(NamedTuple):
     moved: Tensor
     circular: Tensor
     bound: Tensor
+    untouched: Tensor
     restore: Tensor
     w1: Tensor
     b1: Tensor
@@ -306,24 +365,28 @@ class _Coupling(nn.Module):
     moved: Tensor
     circular: Tensor
     bound: Tensor
+    untouched: Tensor
     restore: Tensor
     w1: nn.Parameter
     w2: nn.Parameter
 
-    def __init__(self, moved: Tensor, periodic: Tensor, settings: FlowSettings) -> None:
+    def __init__(self, moved: Tensor, read: Tensor, periodic: Tensor, hidden: int, bins: int, bound: float) -> None:
         super().__init__()
         kept = torch.ones_like(periodic)
         kept[moved] = False
+        untouched = torch.nonzero(kept & ~read)[:, 0]
+        kept = kept & read
         kept_lines, kept_circles = torch.nonzero(kept & ~periodic)[:, 0], torch.nonzero(kept & periodic)[:, 0]
         circular = periodic[moved]
         self.register_buffer("kept_lines", kept_lines)
         self.register_buffer("kept_circles", kept_circles)
         self.register_buffer("moved", moved)
         self.register_buffer("circular", circular)
-        self.register_buffer("bound", torch.full((len(moved),), settings.bound))
-        self.register_buffer("restore", torch.argsort(torch.cat([kept_lines, kept_circles, moved])))
+        self.register_buffer("bound", torch.full((len(moved),), bound))
+        self.register_buffer("restore", torch.argsort(torch.cat([kept_lines, kept_circles, moved, untouched])))
+        self.register_buffer("untouched", untouched, persistent=False)
         features = len(kept_lines) + 2 * len(kept_circles)
-        sizes = [features, settings.hidden, settings.hidden, (3 * settings.bins + 2) * len(moved)]
+        sizes = [features, hidden, hidden, (3 * bins + 2) * len(moved)]
         for k, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
             setattr(self, f"w{k}", nn.Parameter(torch.zeros(fan_out, fan_in)))
             setattr(self, f"b{k}", nn.Parameter(torch.zeros(fan_out)))
@@ -358,8 +421,11 @@ def _couple(
     hidden = silu(_product(layer.w1, features, matmul_dtype).to(x.dtype) + layer.b1[:, None])
     hidden = silu(_product(layer.w2, hidden, matmul_dtype).to(x.dtype) + layer.b2[:, None])
     product = _product(layer.w3, hidden, matmul_dtype)
-    x, log_det = move(x, product, layer.b3, bound, circular, inverse)
-    return torch.cat([kept, angles, x])[layer.restore].T, log_det
+    if len(layer.b3) == 2 * len(x):
+        x, log_det = _scale_and_shift(x, product, layer.b3, inverse)
+    else:
+        x, log_det = move(x, product, layer.b3, bound, circular, inverse)
+    return torch.cat([kept, angles, x, z[layer.untouched]])[layer.restore].T, log_det
 
 
 def _move(
@@ -378,6 +444,15 @@ def _move(
         x, log_det = splines.spline(wrap_periodic(x, circular[:, None]), raw[2:], bound, circular)
         log_det = log_det + log_scale
     return x, log_det.sum(0)
+
+
+def _scale_and_shift(x: Tensor, product: Tensor, bias: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    """The same without a spline, of straight coordinates: product (2 dim, batch), bias (2 dim,)."""
+    log_scale, shift = (product.to(x.dtype) + bias[:, None]).chunk(2)
+    log_scale = MAX_LOG_SCALE * torch.tanh(log_scale / MAX_LOG_SCALE)
+    if inverse:
+        return (x - shift) * (-log_scale).exp(), -log_scale.sum(0)
+    return x * log_scale.exp() + shift, log_scale.sum(0)
 
 
 def _move_in_c(
