@@ -364,6 +364,30 @@ def histogram(log_w: ArrayLike, bins: int) -> tuple[np.ndarray, np.ndarray, np.n
     return edges, samples, weight
 
 
+def trusted_power(log_w: Tensor, share: float) -> tuple[Tensor, float]:
+    """Normalised weights w^lam (n,) float64 with the largest lam in (0, 1] of which this share is effective, and lam.
+
+    `log_w` (n,): -inf where the weight is zero. Where so many have none that no lam will do, those that have one count
+    alike, and lam is 0.
+    """
+    log_w = log_w.double()
+    inside = torch.isfinite(log_w)
+
+    def powered(lam: float) -> Tensor:
+        return torch.where(inside, lam * log_w, -torch.inf).softmax(0).nan_to_num(0.0)
+
+    def enough(lam: float) -> bool:
+        return float(powered(lam).square().sum()) * len(log_w) * share <= 1
+
+    if enough(1.0):
+        return powered(1.0), 1.0
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if enough(middle) else (low, middle)
+    return powered(low), low
+
+
 def effective_share(log_w: Tensor) -> float:
     """Kish effective sample size of log weights (n,), a tensor, as a share of n.
 

@@ -224,20 +224,21 @@ class CouplingFlow(nn.Module):
             log_det = log_det + change
         return self.scaled(z), log_det
 
-    def rsample_given_torsions(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """n samples of a flow with torsions first: z (n, dim), log q(t) and log q(s | t) (n,).
+    def rsample_torsions_first(
+        self, n: int, generator: torch.Generator | None = None, torsions: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """n samples of a flow with torsions first: z (n, dim), log q(t) and log q(s | t) (n,), see `FlowSettings`.
 
-        z and log q(s | t) have a graph of the parameters of q(s | t); the torsions and log q(t) have none.
+        They have a graph of the parameters; without `torsions` t is held fixed, and z and log q(s | t) have a graph of
+        the parameters of q(s | t) alone, log q(t) has none.
         """
         base = self.sample_base(n, generator)
-        z, log_det = base, torch.zeros_like(base[:, 0])
-        with torch.no_grad():
+        z, log_q_t = base, torch.full_like(base[:, 0], self._circles_log_prob())
+        log_q_s = self.base_log_prob(base) - log_q_t - self._log_unit
+        with torch.set_grad_enabled(torsions and torch.is_grad_enabled()):
             for layer in self.layers[: self.torsion_layers]:
                 z, change = self.couple(z, layer, inverse=True)
-                log_det = log_det + change
-        log_q_t = self._circles_log_prob() - log_det
-        log_q_s = self.base_log_prob(base) - self._circles_log_prob()
-        log_q_s = log_q_s - self._log_unit
+                log_q_t = log_q_t - change
         for layer in self.layers[self.torsion_layers :]:
             z, change = self.couple(z, layer, inverse=True)
             log_q_s = log_q_s - change

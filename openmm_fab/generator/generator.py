@@ -42,6 +42,7 @@ from ..train.buffer import ReplayBuffer
 from ..train.distributed import Ranks
 from ..train.objectives import Objective, objective_by_name
 from ..train.settings import Budget, parse_budget
+from ..train.start import Start
 from ..train.trainer import Trainer
 from . import models, sampling, training
 from .holding import held_by
@@ -140,7 +141,7 @@ class BoltzmannGenerator:
         compile: bool = True,
         evaluate_every: float = 60.0,
         evaluate_samples: int = 4096,
-        objective: str | Objective = "fab",
+        objective: str | Objective = "auto",
         samples: Ensemble | None = None,
         measure: Callable[[Ensemble], Mapping[str, float]] | None = None,
         report: Callable[[Metrics], None] | None = None,
@@ -164,7 +165,9 @@ class BoltzmannGenerator:
         evaluate_every : float, s
             How often `evaluate` is called on `evaluate_samples` samples; its time counts too.
         objective : str or Objective
-            "fab", "fab_no_buffer", "alpha_divergence", "reverse_kl" or "maximum_likelihood"; see `train.objectives`.
+            "auto" is FAB, begun as `train.start` says where the flow draws torsions first; or "fab", which is FAB from
+            the first step as published, "fab_no_buffer", "alpha_divergence", "reverse_kl" or "maximum_likelihood", see
+            `train.objectives`.
         samples : Ensemble, optional
             What maximum likelihood learns from; drawn from by its weights.
         measure : callable, optional
@@ -234,6 +237,9 @@ class BoltzmannGenerator:
         """The objective itself, or the one of this name, which learns from `samples` where it needs some."""
         if callable(objective):
             return objective
+        if objective == "auto":
+            first = isinstance(self.flow, CouplingFlow) and self.flow.torsion_layers and samples is None
+            return Start() if first else objective_by_name("fab", None)
         if samples is None:
             return objective_by_name(objective)
         drawn = samples.resample(samples.n, seed=self.seed)

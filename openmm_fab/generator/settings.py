@@ -37,7 +37,7 @@ class GeneratorSettings:
         """The inverse of `to_dict`."""
         return cls(
             CoordinateSettings(**values["coordinates"]),
-            FlowSettings(**values["flow"]),
+            FlowSettings(**{"torsion_layers": 0, "affine_layers": 0, **values["flow"]}),  # as files had none
             TrainSettings.from_dict(values["train"]),
             values["energy_cut"],
         )

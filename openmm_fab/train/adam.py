@@ -25,10 +25,16 @@ class Adam:
         Real; those without a gradient stay as they are.
     rate : float
         The learning rate; may be changed between steps.
+
+    Attributes
+    ----------
+    factors : dict of nn.Parameter to float
+        On the rate, of parameters that have one other than 1; may be changed between steps.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], rate: float) -> None:
         self.parameters, self.rate = list(parameters), rate
+        self.factors: dict[nn.Parameter, float] = {}
         self._state: dict[int, dict[str, Tensor]] = {}  # by the parameter's place; from its first gradient on
 
     def zero_grad(self) -> None:
@@ -39,7 +45,7 @@ class Adam:
     @torch.no_grad()
     def step(self) -> None:
         """One step down the gradients that are there."""
-        alike: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]] = {}
+        alike: dict[tuple[torch.device, torch.dtype, float], list[tuple[Tensor, ...]]] = {}
         for k, parameter in enumerate(self.parameters):
             if parameter.grad is None:
                 continue
@@ -47,13 +53,14 @@ class Adam:
                 self._state[k] = {name: torch.zeros_like(parameter) for name in KEPT[:2]}
                 self._state[k]["step"] = torch.zeros((), device=parameter.device)
             tensors = (parameter, parameter.grad, *(self._state[k][name] for name in KEPT))
-            alike.setdefault((parameter.device, parameter.dtype), []).append(tensors)
-        for rows in alike.values():
+            key = parameter.device, parameter.dtype, self.factors.get(parameter, 1.0)
+            alike.setdefault(key, []).append(tensors)
+        for (_, _, factor), rows in alike.items():
             parameters, gradients, means, squares, steps = map(list, zip(*rows, strict=True))
             torch._foreach_add_(steps, 1)
             torch._fused_adam_(
                 *(parameters, gradients, means, squares, [], steps),
-                lr=self.rate,
+                lr=self.rate * factor,
                 beta1=BETAS[0],
                 beta2=BETAS[1],
                 weight_decay=0.0,

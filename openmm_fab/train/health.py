@@ -97,6 +97,12 @@ class Health:
             stacklevel=5,
         )
 
+    def begin_anew(self) -> None:
+        """Forget the losses and effective sample sizes so far: what follows has others."""
+        self._losses.clear()
+        self._ess.clear()
+        self._lowest, self._best = math.inf, 0.0
+
     def _loss(self, learner: Learner, experience: Experience, info: dict[str, float]) -> None:
         loss = info["loss"]
         if not math.isfinite(loss):

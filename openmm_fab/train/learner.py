@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -21,6 +21,7 @@ from .distributed import Ranks
 from .errors import TrainingError
 from .settings import TrainSettings
 
+SLOW_GRADIENT = 2.0  # norm to which the gradient of parameters that are slowed is cut
 SKIPPED = 20  # gradient steps in a row whose loss or gradient may be no number
 
 
@@ -48,6 +49,8 @@ class Learner:
         It again, counting what it is asked.
     rate : float
         Factor on the learning rate of the settings.
+    faster : float
+        Another one, which the objective may change.
     updates, skipped : int
         Gradient steps so far, and those in a row before now that were not finite, and left out.
     steps : list of (float, float)
@@ -77,6 +80,7 @@ class Learner:
         self.counted = Counted(self.flow)
         self.optimizer = Adam(self.flow.parameters(), settings.learning_rate)
         self.rate, self.updates, self.skipped = 1.0, 0, 0
+        self.faster = 1.0
         self.steps: list[tuple[float, float]] = []
         self.differentiating = AdaptiveBatch("Gradient step")
 
@@ -90,7 +94,11 @@ class Learner:
         """Of the next gradient step: a linear rise over the warm-up, then half a cosine over the budget."""
         s = self.settings
         warm = min(1.0, (self.updates + 1) / max(s.warmup, 1))
-        return self.rate * s.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(self.spent, 1.0)))
+        return self.rate * self.faster * s.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(self.spent, 1.0)))
+
+    def slow(self, parameters: Iterable[nn.Parameter], factor: float) -> None:
+        """From now on these parameters, of the copy, learn at this factor of the rate, all others at the rate."""
+        self.optimizer.factors = dict.fromkeys(parameters, factor)
 
     def begin(self) -> None:
         """Begin an iteration."""
@@ -149,6 +157,8 @@ class Learner:
             ) from error
         value = self.ranks.average(self.flow.parameters(), loss)
         norm = float(nn.utils.clip_grad_norm_(self.flow.parameters(), self.settings.max_gradient))
+        if self.optimizer.factors:
+            nn.utils.clip_grad_norm_(self.optimizer.factors, SLOW_GRADIENT)
         self.updates += 1
         if math.isfinite(norm) and math.isfinite(value):
             self.optimizer.step()

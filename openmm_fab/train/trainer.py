@@ -34,6 +34,7 @@ from .health import Health
 from .learner import Learner
 from .objectives import MaximumLikelihood, Objective, fab
 from .settings import Budget, TrainSettings
+from .start import Start
 
 
 class Trainer:
@@ -118,6 +119,7 @@ class Trainer:
         learner, experience = self.learner, self.experience
         learner.begin()
         experience.begin(self.iteration)
+        phase = getattr(self.objective, "phase", None)
         self.objective(learner, experience, self.settings)
         losses, norms = zip(*learner.steps, strict=True)
         self.iteration += 1
@@ -138,7 +140,10 @@ class Trainer:
             "gradient": max(norms),
             "learning_rate": learner.optimizer.rate,
         }
-        return self.health.check(learner, experience, info)
+        info = self.health.check(learner, experience, info)
+        if getattr(self.objective, "phase", None) != phase:
+            self.health.begin_anew()  # another loss
+        return info
 
     def _back_off(self, seen: str) -> None:
         self.health.back_off(self.learner, self.experience, seen)
@@ -176,6 +181,7 @@ class Trainer:
             "marks": self.target.fingerprint,
             **self.learner.state_dict(),
             **self.experience.state_dict(),
+            "start": self.objective.state_dict() if isinstance(self.objective, Start) else None,
             "health": {"rate": self.learner.rate, **self.health.state_dict()},
             "random": self.generator.get_state(),
             "counts": [self.iteration, self.learner.updates, self.seconds, self.learner.skipped],
@@ -201,6 +207,8 @@ class Trainer:
                 "settings it was made with."
             ) from error
         self.experience.load_state_dict(state)
+        if isinstance(self.objective, Start):
+            self.objective.load_state_dict(state["start"])
         self.health.load_state_dict(state["health"])
         learner.rate = state["health"]["rate"]
         self.generator.set_state(state["random"])

@@ -1,0 +1,152 @@
+"""The start of training for a flow q(t) q(s | t) that draws torsions t first and the stiff coordinates s given them.
+
+FAB needs a flow that annealing can bring to the target.  An untrained flow of forty atoms is not one: log w has a
+deviation of ten and more, and the few annealed samples that count make the flow learn single points.  So training
+begins with objectives of little noise, and goes over to FAB once the flow's effective sample size allows it.  One
+energy with its gradient a sample, no annealing; phases follow each other by what is measured:
+
+`apart`    s by the reverse Kullback-Leibler divergence with t held fixed, by which no torsional basin can be lost; t by
+           its weights (below), which leave the clashes.  Until torsions are no longer pushed by them.
+`joint`    the reverse Kullback-Leibler divergence of both, the forces acting on t, too.  It learns the shape of every
+           basin, since it hardly moves weight from one to another.  Until it falls no more.
+`weights`  as `apart`, with rare basins lifted, see `train.lifting`: the basins get their populations.  Until the
+           effective sample size is `ENOUGH`.
+`fab`      what the objective was made with.
+
+The step of t: log w = log p(s, t) - log q(s | t) - log q(t) is an estimate of -F(t) - log q(t) from one sample, and t
+gets the gradient of -sum (W_i - 1/n) log q(t_i) with W = softmax(lam log w).  lam is the largest in (0, 1] that leaves
+the effective sample size `TRUST` n: a step no longer than the samples reach.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..flow.coupling import CouplingFlow
+from ..tools.gradients import with_gradient_of
+from ..weights import trusted_power
+from .experience import Experience
+from .learner import Learner
+from .objectives import Objective, fab
+from .settings import TrainSettings
+
+PHASES = ("apart", "joint", "weights", "fab")
+RATE = 2e-3  # of learning, before FAB
+TORSIONS = 0.25  # of it, for the layers of torsions: their gradient is the noisier
+PUSHED = 20.0  # kT/rad; longer gradients of log p in t are cut, and are a sign of clashes
+STEEP = 20.0  # sqrt(dim); the same in s
+LOOK, FALL = 100, 0.5  # iterations; kT by which the divergence falls in so many while the joint phase pays
+TRUST = 0.3
+ENOUGH = 0.2
+LIFT_EVERY, KEPT = 20, 40  # iterations; batches of torsions that basins are looked for in
+
+
+class Start:
+    """An objective: the phases above, then another objective.
+
+    Parameters
+    ----------
+    then : Objective
+        What follows; FAB with the buffer unless told otherwise.
+
+    Attributes
+    ----------
+    phase : str
+        One of `PHASES`.
+    lam : float
+        Power of the last step of the torsions; nan in FAB.
+    """
+
+    def __init__(self, then: Objective = fab) -> None:
+        self.then, self.phase, self.lam = then, PHASES[0], math.nan
+        self._divergences: deque[float] = deque(maxlen=2 * LOOK)
+        self._iterations = 0
+        self._drawn: deque[Tensor] = deque(maxlen=KEPT)
+
+    def __call__(self, learner: Learner, experience: Experience, settings: TrainSettings) -> None:
+        """One iteration."""
+        if self.phase == "fab":
+            self.then(learner, experience, settings)
+            return
+        flow = learner.flow
+        assert isinstance(flow, CouplingFlow)
+        learner.faster = RATE / settings.learning_rate
+        learner.slow(flow.layers[: flow.torsion_layers].parameters(), TORSIONS)
+        for _ in range(settings.updates):
+            learner.learn(self._loss(flow, learner, experience, settings.batch))
+        self._iterations += 1
+        if self.phase == "weights" and settings.basin_share and self._iterations % LIFT_EVERY == 0:
+            drawn, _ = experience.ranks.gather_rows(torch.cat(list(self._drawn)))
+            # q is close to p exp(b): as its samples they count alike.
+            experience.target.update(drawn[0], torch.zeros_like(drawn[0][:, 0], dtype=torch.float64))
+        if self.phase == "weights" and experience.ess_above(ENOUGH):
+            self._enter("fab")
+            learner.faster = 1.0
+            learner.slow([], 1.0)
+
+    def _loss(self, flow: CouplingFlow, learner: Learner, experience: Experience, n: int) -> Tensor:
+        target = experience.target
+        joint = self.phase == "joint"
+        z, log_q_t, log_q_s = flow.rsample_torsions_first(n, experience.generator, torsions=joint)
+        log_p, gradient = target.log_prob_and_gradient(z.detach())
+        learner.counted.evaluations += 2 * n
+        log_q = (log_q_t + log_q_s).detach()
+        log_w = (log_p - log_q).double()
+        experience.record_log_w(log_w)
+        inside = torch.isfinite(log_w) & torch.isfinite(gradient).all(1)
+        pushes = gradient[:, target.periodic].norm(dim=1)
+        pull = torch.zeros_like(gradient)
+        pull[:, ~target.periodic] = _cut(gradient[:, ~target.periodic], STEEP * math.sqrt(target.dim))
+        if joint:
+            pull[:, target.periodic] = _cut(gradient[:, target.periodic], PUSHED)
+        divergence = (log_q_t + log_q_s if joint else log_q_s) - (z * pull).sum(1)
+        weights, self.lam = trusted_power(torch.where(inside, log_w, -torch.inf), TRUST)
+        log_q_t = flow.torsions_log_prob(z.detach())
+        step = ((1 / n - weights).to(log_q_t) * log_q_t).sum()
+        self._drawn.append(z.detach())
+        seen = experience.ranks.gathered(torch.stack([pushes.double(), log_w], 1)[inside])
+        self._follow(seen[:, 0], -seen[:, 1])
+        value = -log_w[inside].mean().to(log_q)
+        return with_gradient_of(value, divergence[inside].mean() + step)
+
+    def _follow(self, pushes: Tensor, divergence: Tensor) -> None:
+        """Enter the next phase, if this one has done what it can."""
+        if self.phase == "apart" and len(pushes) and float(pushes.quantile(0.75)) < PUSHED:
+            self._enter("joint")
+        elif self.phase == "joint":
+            self._divergences.append(float(divergence.median()) if len(divergence) else math.inf)
+            before, now = list(self._divergences)[:LOOK], list(self._divergences)[LOOK:]
+            if len(now) == LOOK and statistics.median(before) - statistics.median(now) < FALL:
+                self._enter("weights")
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        self._drawn.clear()
+        if phase == "fab":
+            self.lam = math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next iteration depends on."""
+        return {
+            "phase": self.phase,
+            "iterations": self._iterations,
+            "divergences": list(self._divergences),
+            "drawn": list(self._drawn),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.phase, self._iterations = state["phase"], state["iterations"]
+        self._divergences = deque(state["divergences"], 2 * LOOK)
+        self._drawn = deque(state["drawn"], KEPT)
+
+
+def _cut(gradient: Tensor, most: float) -> Tensor:
+    """Rows (n, k), those that are longer than `most` shortened to it."""
+    return gradient * (most / gradient.norm(dim=1, keepdim=True).clamp(min=most))
