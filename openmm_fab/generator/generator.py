@@ -238,8 +238,8 @@ class BoltzmannGenerator:
         if callable(objective):
             return objective
         if objective == "auto":
-            first = isinstance(self.flow, CouplingFlow) and self.flow.torsion_layers and samples is None
-            return Start() if first else objective_by_name("fab", None)
+            first = isinstance(self.flow, CouplingFlow) and self.flow.torsion_layers and self.flow.resampling is None
+            return Start() if first else objective_by_name("fab")
         if samples is None:
             return objective_by_name(objective)
         drawn = samples.resample(samples.n, seed=self.seed)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from ..flow.coupling import FlowSettings
 from ..molecule.system import MolecularSystem, available_systems
 from ..train.settings import TrainSettings
 from .generator import BoltzmannGenerator
-from .settings import GeneratorSettings
+from .settings import TORSIONS_FIRST, GeneratorSettings
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ PRESETS = {
         minutes=1.2,
         samples=10_000,
         settings=GeneratorSettings(
-            flow=FlowSettings(layers=8, hidden=64),
+            flow=replace(TORSIONS_FIRST, hidden=64),
             # Path gradients and long steps: quicker at first, which is all there is here.
             train=TrainSettings(
                 batch=128, updates=2, buffer_min=8, learning_rate=2e-3, path_gradient=0.7, path_above=0.0
@@ -50,7 +49,7 @@ PRESETS = {
         minutes=5.0,
         samples=200_000,
         settings=GeneratorSettings(
-            flow=FlowSettings(hidden=256),
+            flow=replace(TORSIONS_FIRST, hidden=256),
             train=TrainSettings(batch=16384, updates=4, buffer_min=4, buffer_max=32, learning_rate=1e-3),
         ),
     ),

@@ -9,6 +9,9 @@ from ..coordinates.internal import CoordinateSettings
 from ..flow.coupling import FlowSettings
 from ..train.settings import TrainSettings
 
+# q(t) q(s | t): the torsions' own shape, then few splines and more affine layers for the stiff coordinates.
+TORSIONS_FIRST = FlowSettings(layers=4, torsion_layers=6, affine_layers=8)
+
 
 @dataclass(frozen=True)
 class GeneratorSettings:
@@ -24,7 +27,7 @@ class GeneratorSettings:
     """
 
     coordinates: CoordinateSettings = field(default_factory=CoordinateSettings)
-    flow: FlowSettings = field(default_factory=FlowSettings)
+    flow: FlowSettings = TORSIONS_FIRST
     train: TrainSettings = field(default_factory=TrainSettings)
     energy_cut: float = 70.0
 

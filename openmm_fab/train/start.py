@@ -43,7 +43,7 @@ PUSHED = 20.0  # kT/rad; longer gradients of log p in t are cut, and are a sign 
 STEEP = 20.0  # sqrt(dim); the same in s
 LOOK, FALL = 100, 0.5  # iterations; kT by which the divergence falls in so many while the joint phase pays
 TRUST = 0.3
-ENOUGH = 0.2
+ENOUGH = 0.5
 LIFT_EVERY, KEPT = 20, 40  # iterations; batches of torsions that basins are looked for in
 
 
