@@ -341,6 +341,19 @@ class InternalCoordinates(torch.nn.Module):
     # --- the two directions ---
 
     @property
+    def multimodal(self) -> Tensor:
+        """Bool (dim,): straight coordinates that may have several minima, as torsions of puckering rings and inverting
+        centres have.  They are those that mix with no other, see `coordinates.scales`; none where nothing mixes."""
+        width = self.mixing.square().sum(1).sqrt()
+        off = (self.mixing.abs() > 1e-9 * width[:, None]) & ~torch.eye(
+            self.n_stiff, dtype=torch.bool, device=self.mixing.device
+        )
+        alone = ~(off.any(0) | off.any(1))
+        found = torch.zeros(self.dim, dtype=torch.bool, device=self.mixing.device)
+        found[: self.n_stiff] = alone & bool(off.any())
+        return found
+
+    @property
     def periodic(self) -> Tensor:
         """Tensor of bool, shape (dim,): which entries of z are torsions on a circle."""
         return torch.arange(self.dim) >= self.n_stiff

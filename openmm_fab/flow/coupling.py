@@ -86,12 +86,24 @@ class CouplingFlow(nn.Module):
     settings : FlowSettings, optional
     generator : torch.Generator, optional
         Draws the partition of each layer and the initial conditioners.
+    first : Tensor of bool, shape (dim,), optional
+        Straight coordinates with several minima, which where torsions come first are drawn with them.
+
+    Attributes
+    ----------
+    first : Tensor of bool, shape (dim,)
+        What is drawn first; nothing where torsions do not come first.
     """
 
     periodic: Tensor
+    first: Tensor
 
     def __init__(
-        self, periodic: Tensor, settings: FlowSettings | None = None, generator: torch.Generator | None = None
+        self,
+        periodic: Tensor,
+        settings: FlowSettings | None = None,
+        generator: torch.Generator | None = None,
+        first: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings or FlowSettings()
@@ -114,14 +126,18 @@ class CouplingFlow(nn.Module):
                     self.layers.append(layer)
 
         everything, s = torch.ones_like(periodic), self.settings
+        several = torch.zeros_like(periodic) if first is None else first
         if s.torsion_layers:
-            add(s.torsion_layers, none, circles, periodic, bins)
+            first = periodic | several
+            add(s.torsion_layers, lines[several[lines]], circles, first, bins)
             self.torsion_layers = len(self.layers)
-            add(s.layers, lines, none, everything, bins)
-            add(s.affine_layers, lines, none, everything, 0)
+            rest = lines[~several[lines]]
+            add(s.layers, rest, none, everything, bins)
+            add(s.affine_layers, rest, none, everything, 0)
         else:
-            self.torsion_layers = 0
+            first, self.torsion_layers = torch.zeros_like(periodic), 0
             add(s.layers, lines, circles, everything, bins)
+        self.register_buffer("first", first, persistent=False)
         self.resampling: Resampling | None = None
         if self.settings.resampled:
             points = self._plain_base(POINTS, torch.zeros(()), torch.Generator().manual_seed(0))
@@ -233,7 +249,7 @@ class CouplingFlow(nn.Module):
         the parameters of q(s | t) alone, log q(t) has none.
         """
         base = self.sample_base(n, generator)
-        z, log_q_t = base, torch.full_like(base[:, 0], self._circles_log_prob())
+        z, log_q_t = base, self._first_log_prob(base)
         log_q_s = self.base_log_prob(base) - log_q_t - self._log_unit
         with torch.set_grad_enabled(torsions and torch.is_grad_enabled()):
             for layer in self.layers[: self.torsion_layers]:
@@ -245,15 +261,20 @@ class CouplingFlow(nn.Module):
         return self.scaled(z), log_q_t, log_q_s
 
     def torsions_log_prob(self, z: Tensor) -> Tensor:
-        """log q(t) (batch,) of the torsions in z (batch, dim), of a flow with torsions first."""
-        log_q = torch.full_like(z[:, 0], self._circles_log_prob())
+        """log q(t) (batch,) of what is drawn first in z (batch, dim); the unit of length is that of log q(s | t)."""
+        z, log_det = self.unscaled(z), torch.zeros_like(z[:, 0])
         for layer in reversed(self.layers[: self.torsion_layers]):
             z, change = self.couple(z, layer)
-            log_q = log_q + change
-        return log_q
+            log_det = log_det + change
+        return self._first_log_prob(z) + log_det
 
-    def _circles_log_prob(self) -> float:
-        return -int(self.periodic.sum()) * math.log(2 * math.pi)
+    def _first_log_prob(self, base: Tensor) -> Tensor:
+        return torch.where(self.first, self._each_log_prob(base), 0.0).sum(1)
+
+    def _each_log_prob(self, base: Tensor) -> Tensor:
+        """log density (batch, dim) of the plain base, coordinate by coordinate."""
+        normal = -0.5 * base.square() - 0.5 * math.log(2 * math.pi)
+        return torch.where(self.periodic, -math.log(2 * math.pi), normal)
 
     def scaled(self, z: Tensor) -> Tensor:
         """z (batch, dim) out of the units of base and layers, where lines are in units of `scale`."""
@@ -319,8 +340,7 @@ class CouplingFlow(nn.Module):
 
     def base_log_prob(self, base: Tensor) -> Tensor:
         """log density (batch,) of the base: standard normal on lines, uniform on circles; and resampled, if so."""
-        normal = -0.5 * base.square() - 0.5 * math.log(2 * math.pi)
-        log_prob = torch.where(self.periodic, -math.log(2 * math.pi), normal).sum(1)
+        log_prob = self._each_log_prob(base).sum(1)
         return log_prob if self.resampling is None else log_prob + self.resampling.log_ratio(base)
 
 

@@ -108,7 +108,9 @@ class BoltzmannGenerator:
         self._random = stream("cpu", seed)
         self._adaptive = AdaptiveBatch("Sampling")
         if flow is None:  # the same first weights on every device
-            flow = CouplingFlow(coordinates.periodic, self.settings.flow, self._random).to(self.device)
+            several = coordinates.multimodal if isinstance(coordinates, InternalCoordinates) else None
+            periodic = coordinates.periodic
+            flow = CouplingFlow(periodic, self.settings.flow, self._random, several).to(self.device)
         else:
             z, _ = flow.sample(LOOKED_AT, stream(self.device, 0))
             if z.shape != (LOOKED_AT, coordinates.dim):

@@ -91,7 +91,7 @@ class Start:
             learner.slow([], 1.0)
 
     def _loss(self, flow: CouplingFlow, learner: Learner, experience: Experience, n: int) -> Tensor:
-        target = experience.target
+        target, first = experience.target, flow.first
         joint = self.phase == "joint"
         z, log_q_t, log_q_s = flow.rsample_torsions_first(n, experience.generator, torsions=joint)
         log_p, gradient = target.log_prob_and_gradient(z.detach())
@@ -100,11 +100,11 @@ class Start:
         log_w = (log_p - log_q).double()
         experience.record_log_w(log_w)
         inside = torch.isfinite(log_w) & torch.isfinite(gradient).all(1)
-        pushes = gradient[:, target.periodic].norm(dim=1)
+        pushes = gradient[:, first].norm(dim=1)
         pull = torch.zeros_like(gradient)
-        pull[:, ~target.periodic] = _cut(gradient[:, ~target.periodic], STEEP * math.sqrt(target.dim))
+        pull[:, ~first] = _cut(gradient[:, ~first], STEEP * math.sqrt(target.dim))
         if joint:
-            pull[:, target.periodic] = _cut(gradient[:, target.periodic], PUSHED)
+            pull[:, first] = _cut(gradient[:, first], PUSHED)
         divergence = (log_q_t + log_q_s if joint else log_q_s) - (z * pull).sum(1)
         weights, self.lam = trusted_power(torch.where(inside, log_w, -torch.inf), TRUST)
         log_q_t = flow.torsions_log_prob(z.detach())
