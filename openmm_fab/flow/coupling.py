@@ -3,7 +3,8 @@
 A flow is anything with ``sample(n, generator) -> (z, log_q)`` and ``log_prob(z) -> log_q``.  Here a layer moves half of
 the coordinates; how far, it decides from the other half, torsions entering as (cos, sin), so that nothing tears at
 +-pi.  Straight coordinates go through a scale, a shift and a linear-tailed spline; circular ones through a rotation
-and a circular spline.  Base: standard normal on lines, uniform on circles.  A new flow is the identity.
+and a circular spline.  Base: standard normal on lines, uniform on circles.  A new flow is the
+identity, but for straight coordinates with several minima, which it stretches.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from . import native, splines
 from .resampled import POINTS, Resampling
 
 MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
+WIDER = 2.0  # than the base, a new flow is in coordinates with several minima: it has to see them all
 GRAPHS = 128  # that a process may compile of a layer
 
 
@@ -138,6 +140,8 @@ class CouplingFlow(nn.Module):
             first, self.torsion_layers = torch.zeros_like(periodic), 0
             add(s.layers, lines, circles, everything, bins)
         self.register_buffer("first", first, persistent=False)
+        for layer in self.layers[max(self.torsion_layers - 2, 0) : self.torsion_layers]:
+            layer.widen(several)
         self.resampling: Resampling | None = None
         if self.settings.resampled:
             points = self._plain_base(POINTS, torch.zeros(()), torch.Generator().manual_seed(0))
@@ -417,6 +421,13 @@ class _Coupling(nn.Module):
         with torch.no_grad():
             for w in (self.w1, self.w2):
                 w.normal_(0.0, max(w.shape[1], 1) ** -0.5, generator=generator)
+
+    def widen(self, which: Tensor) -> None:
+        """Let the layer begin by stretching these of its coordinates (dim,), bool, base -> data, by `WIDER`."""
+        stretched = which[self.moved]
+        with torch.no_grad():
+            raw = -MAX_LOG_SCALE * math.atanh(math.log(WIDER) / MAX_LOG_SCALE)
+            self.b3[: len(self.moved)][stretched] = raw
 
     def arrays(self) -> _Arrays:
         """What `_couple` needs to know of this layer."""
