@@ -90,13 +90,17 @@ class BiasedTarget(Target):
         theta = z.index_select(1, self._angles).double()
         return torch.complex(cosines, -sines), torch.polar(torch.ones_like(theta), theta)
 
-    def update(self, z: Tensor, log_w: Tensor) -> Tensor:
-        """Find the basins anew from samples of p exp(b) with log weights; returns the change of b at z (batch,)."""
+    def update(self, z: Tensor, log_w: Tensor, most: float = MAX_LIFT) -> Tensor:
+        """Find the basins anew from samples of p exp(b) with log weights; returns the change of b at z (batch,).
+
+        No basin is lifted by more than `most` kT.
+        """
         before, old = self._height(z), self.coefficients
         log_w = log_w - before
         weights = (log_w - log_w.max()).exp()
         lifts = [
-            _lift(z[:, k].double().cpu().numpy(), weights.cpu().numpy(), self.share) for k in self._angles.tolist()
+            _lift(z[:, k].double().cpu().numpy(), weights.cpu().numpy(), self.share, most)
+            for k in self._angles.tolist()
         ]
         if lifts:
             waves = np.fft.rfft(np.array(lifts), axis=1)[:, 1 : ORDER + 1] * 2 / BINS
@@ -119,10 +123,10 @@ def _series(waves: Tensor, turn: Tensor) -> Tensor:
     return total
 
 
-def _lift(angles: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
+def _lift(angles: np.ndarray, weights: np.ndarray, share: float, most: float) -> np.ndarray:
     """b (BINS,) of one periodic coordinate."""
     populated = circular_density(angles, weights)
     label = label_basins(populated)
     population = np.bincount(label, weights=populated)
-    lift = np.clip(np.log(share / np.maximum(population, 1e-300)), 0.0, MAX_LIFT)
+    lift = np.clip(np.log(share / np.maximum(population, 1e-300)), 0.0, most)
     return smooth(lift[label])

@@ -41,10 +41,11 @@ RATE = 2e-3  # of learning, before FAB
 TORSIONS = 0.25  # of it, for the layers of torsions: their gradient is the noisier
 PUSHED = 20.0  # kT/rad; longer gradients of log p in t are cut, and are a sign of clashes
 STEEP = 20.0  # sqrt(dim); the same in s
-LOOK, FALL = 100, 0.5  # iterations; kT by which the divergence falls in so many while the joint phase pays
+LOOK, FALL = 300, 0.5  # iterations; kT by which the divergence falls in so many while the joint phase pays
 TRUST = 0.3
 ENOUGH = 0.5
 LIFT_EVERY, KEPT = 20, 40  # iterations; batches of torsions that basins are looked for in
+LIFT = 12.0  # kT at most: a basin in which s is not learned yet seems higher than it is
 
 
 class Start:
@@ -84,7 +85,7 @@ class Start:
         if self.phase == "weights" and settings.basin_share and self._iterations % LIFT_EVERY == 0:
             drawn, _ = experience.ranks.gather_rows(torch.cat(list(self._drawn)))
             # q is close to p exp(b): as its samples they count alike.
-            experience.target.update(drawn[0], torch.zeros_like(drawn[0][:, 0], dtype=torch.float64))
+            experience.target.update(drawn[0], torch.zeros_like(drawn[0][:, 0], dtype=torch.float64), LIFT)
         if self.phase == "weights" and experience.ess_above(ENOUGH):
             self._enter("fab")
             learner.faster = 1.0
