@@ -248,9 +248,10 @@ def test_an_error_does_not_replace_the_checkpoint(molecules, tmp_path, monkeypat
 
 def test_energies_above_the_cut_are_told(molecules, tmp_path) -> None:
     settings = GeneratorSettings(flow=SETTINGS.flow, train=TINY, energy_cut=-500.0)
-    with pytest.warns(
-        UserWarning, match=r"100 % of the weight of annealed structures lies above the cut, -500 kT over thermal"
-    ):
+    words = (
+        r"100 % of the weight of annealed structures lies above the cut, -500 kT over thermal motion, where training"
+    )
+    with pytest.warns(UserWarning, match=words):
         history = _generator(molecules[0], settings).train(Budget(iterations=1), **QUIET)
     assert history[-1]["annealed_above_cut"] == 1.0
 

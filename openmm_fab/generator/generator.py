@@ -132,7 +132,9 @@ class BoltzmannGenerator:
         if self.device.type == "cpu":
             with doing("loading C", "code", self._setup):
                 self._use_c()
-        self.target = BoltzmannTarget(self.energy, self.coordinates, partial(regularize, cut=self.cut))
+        self.target = BoltzmannTarget(
+            self.energy, self.coordinates, partial(regularize, cut=self.cut, dim=coordinates.dim)
+        )
 
     def train(
         self,
@@ -468,7 +470,7 @@ class BoltzmannGenerator:
         about = {
             "molecule, force field and temperature": self.system.fingerprint,
             "coordinates": json.dumps(asdict(self.settings.coordinates), sort_keys=True),
-            "energy cut": f"{self.settings.energy_cut!r} over dim / 2",
+            "energy cut": f"{self.settings.energy_cut!r} over dim / 2, then dim times a logarithm",
         }
         # Random numbers go on as they were, and have other states on other devices.
         return about if self.device.type == "cpu" else about | {"device": self.device.type}

@@ -22,8 +22,8 @@ class GeneratorSettings:
     coordinates, flow, train
         Settings of the parts.
     energy_cut : float, kT
-        In training, energies higher than this above thermal motion, which is dim / 2 over the minimum, count only
-        logarithmically.
+        In training, energies higher than this above thermal motion, which is dim / 2 over the minimum, count as dim
+        times a logarithm; see `energy.bridge.regularize`.
     """
 
     coordinates: CoordinateSettings = field(default_factory=CoordinateSettings)

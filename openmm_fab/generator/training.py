@@ -117,7 +117,7 @@ def run(
     if history and history[-1].get("annealed_above_cut", 0.0) > ABOVE:
         warnings.warn(
             f"{100 * history[-1]['annealed_above_cut']:.0f} % of the weight of annealed structures lies above the cut, "
-            f"{energy_cut:g} kT over thermal motion, where they count only logarithmically. Train "
+            f"{energy_cut:g} kT over thermal motion, where training counts them for less. Train "
             "longer, raise energy_cut (of GeneratorSettings), or check the energy.",
             stacklevel=3,
         )

@@ -164,28 +164,39 @@ def test_interrupted_call_leaves_no_thread_at_a_context(alanine, monkeypatch):
 
 
 def test_regularize_closed_form():
-    u = torch.tensor([-3.0, 0.0, 10.0, 10.0 + np.e - 1.0, 1e30], dtype=torch.float64)
-    expected = torch.tensor([-3.0, 0.0, 10.0, 11.0, 10.0 + np.log(1e30)], dtype=torch.float64)
-    torch.testing.assert_close(regularize(u, 10.0), expected, rtol=1e-12, atol=0)
+    u = torch.tensor([-3.0, 0.0, 10.0, 10.0 + 6 * (np.e - 1.0), 6e30], dtype=torch.float64)
+    expected = torch.tensor([-3.0, 0.0, 10.0, 16.0, 10.0 + 6 * np.log(1e30)], dtype=torch.float64)
+    torch.testing.assert_close(regularize(u, 10.0, 6), expected, rtol=1e-12, atol=0)
 
 
 def test_regularize_is_smooth_at_the_cut_and_monotone():
-    cut, h = 10.0, 1e-7
+    cut, dim, h = 10.0, 6, 1e-7
     u = torch.tensor([cut - h, cut, cut + h], dtype=torch.float64, requires_grad=True)
-    value = regularize(u, cut)
+    value = regularize(u, cut, dim)
     (slope,) = torch.autograd.grad(value.sum(), u)
     torch.testing.assert_close(value.detach(), torch.full((3,), cut, dtype=u.dtype), rtol=0, atol=2 * h)
     torch.testing.assert_close(slope, torch.ones(3, dtype=u.dtype), rtol=0, atol=2 * h)
     v = torch.linspace(-50.0, 500.0, 2001, dtype=torch.float64, requires_grad=True)
-    w = regularize(v, cut)
+    w = regularize(v, cut, dim)
     assert (w.diff() > 0).all()
     (slope,) = torch.autograd.grad(w.sum(), v)
-    torch.testing.assert_close(slope, 1.0 / (1.0 + (v.detach() - cut).clamp(min=0.0)))
+    torch.testing.assert_close(slope, 1.0 / (1.0 + (v.detach() - cut).clamp(min=0.0) / dim))
 
 
 def test_regularize_keeps_invalid_visible():
     u = torch.tensor([torch.inf, torch.nan, -torch.inf, 1.0], requires_grad=True)
-    value = regularize(u, 5.0)
+    value = regularize(u, 5.0, 6)
     assert value[0] == torch.inf and value[1].isnan() and value[2] == -torch.inf and value[3] == 1.0
     value[[0, 3]].sum().backward()
     assert u.grad[0] == 0 and u.grad[3] == 1
+
+
+@pytest.mark.parametrize("dim", [3, 60, 600])
+def test_regularize_makes_stretching_dear(dim):
+    """Reverse KL of a Gaussian stretched by c, against that Gaussian: what stretching costs is twice what it brings."""
+    x = torch.randn(1000, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, cut = 0.5 * x.square().sum(1), dim / 2 + 70.0
+    stretch = torch.logspace(0, 4, 41, dtype=torch.float64)
+    loss = torch.stack([regularize(c**2 * u, cut, dim).mean() for c in stretch]) - dim * stretch.log()
+    assert (loss.diff() > 0).all()
+    assert float(loss[-1] - loss[-11]) == pytest.approx(dim * np.log(10), rel=1e-3)
