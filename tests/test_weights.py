@@ -286,3 +286,14 @@ def test_free_energy_of_a_histogram() -> None:
     found = weights.relative_free_energy(np.array([[0.5, 0.25], [0.0, 0.25]]))
     assert found.tolist() == [[0.0, pytest.approx(np.log(2))], [np.inf, pytest.approx(np.log(2))]]
     assert not np.signbit(found[0, 0])
+
+
+def test_trusted_power_leaves_the_share_effective():
+    log_w = 4 * torch.randn(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    powered, lam = weights.trusted_power(log_w, 0.3)
+    assert 0 < lam < 1 and float(1 / powered.square().sum()) == pytest.approx(150, rel=1e-3)
+    torch.testing.assert_close(powered, torch.softmax(lam * log_w, 0))
+    assert weights.trusted_power(0.1 * log_w, 0.3)[1] == 1.0
+    log_w[:300] = -torch.inf  # fewer are left than the share
+    powered, lam = weights.trusted_power(log_w, 0.5)
+    assert lam < 1e-5 and not powered[:300].any() and float(powered[300:].max()) == pytest.approx(1 / 200, rel=1e-3)

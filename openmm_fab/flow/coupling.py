@@ -142,6 +142,7 @@ class CouplingFlow(nn.Module):
         self.register_buffer("first", first, persistent=False)
         for layer in self.layers[max(self.torsion_layers - 2, 0) : self.torsion_layers]:
             layer.widen(several)
+            several = several & ~torch.isin(torch.arange(self.dim), layer.moved)  # a single one is in both halves
         self.resampling: Resampling | None = None
         if self.settings.resampled:
             points = self._plain_base(POINTS, torch.zeros(()), torch.Generator().manual_seed(0))

@@ -1,0 +1,95 @@
+"""The start of training: phases, populations, what is held fixed, checkpoints."""
+
+import math
+
+import pytest
+import torch
+
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.target import Target
+from openmm_fab.train.settings import Budget, TrainSettings
+from openmm_fab.train.start import PHASES, Start
+from openmm_fab.train.trainer import Trainer
+
+FLOW = FlowSettings(layers=2, torsion_layers=4, affine_layers=2, hidden=32)
+SETTINGS = TrainSettings(batch=128, buffer_min=2, buffer_max=8)
+
+
+class Rotor(Target):
+    """A torsion with two wells of populations e : 1, and five lines that follow it: mean 2 sin t, width 1/2."""
+
+    def __init__(self):
+        self.dim, self.periodic = 6, torch.tensor([False] * 5 + [True])
+
+    def log_prob(self, z):
+        t = z[:, 5]
+        well = 8 * (torch.cos(2 * t) - 1) + 0.5 * torch.cos(t)
+        return well - 2 * (z[:, :5] - 2 * torch.sin(t)[:, None]).square().sum(1)
+
+
+def trainer_of(iterations=500, objective=None):
+    target = Rotor()
+    flow = CouplingFlow(target.periodic, FLOW, torch.Generator().manual_seed(0))
+    random = torch.Generator().manual_seed(0)
+    return Trainer(flow, target, Budget(iterations=iterations), SETTINGS, random, objective or Start())
+
+
+def test_phases_follow_each_other_and_the_wells_get_their_populations():
+    start = Start()
+    trainer = trainer_of(1500, start)
+    seen = [start.phase]
+    for info in trainer:
+        if start.phase != seen[-1]:
+            seen.append(start.phase)
+        if start.phase == "fab":
+            break
+    assert seen in (list(PHASES), [p for p in PHASES if p != "weights"])  # which may have nothing left to do
+    assert math.isnan(info["ess_ais"]), "nothing is annealed before FAB"
+    assert info["evaluations"] == 128 * info["iteration"], "one energy a sample"
+    z, log_q = trainer.flow.sample(20_000, torch.Generator().manual_seed(1))
+    weights = torch.softmax(trainer.target.log_prob(z).double() - log_q.double(), 0)
+    exact = 1 / (1 + math.exp(-1.0))  # cos t is 1 and -1 in the wells: they differ by 1 kT, and little in shape
+    assert float(weights[z[:, 5].abs() < math.pi / 2].sum()) == pytest.approx(exact, abs=0.02)
+    assert float(1 / (weights.square().sum() * len(z))) > 0.4
+
+
+def test_torsions_are_held_while_the_rest_learns_their_shape():
+    """In the first phase the divergence itself gives q(t) no gradient: with equal weights it stays as it is."""
+    start, trainer = Start(), trainer_of(1)
+    flow = trainer.learner.flow
+    before = [p.clone() for p in flow.layers[: flow.torsion_layers].parameters()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "openmm_fab.train.start.trusted_power", lambda log_w, share: (torch.full_like(log_w, 1 / 128), 0.0)
+        )
+        trainer.objective = start
+        trainer.step()
+    after = list(flow.layers[: flow.torsion_layers].parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path):
+    whole, first, second = trainer_of(60), trainer_of(60), trainer_of(60)
+    for _ in range(60):
+        whole.step()
+    for _ in range(35):
+        first.step()
+    first.save(tmp_path / "c.pt")
+    second.load(tmp_path / "c.pt")
+    assert second.objective.phase == first.objective.phase != PHASES[0]
+    for _ in range(25):
+        second.step()
+    for a, b in zip(whole.flow.parameters(), second.flow.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_molecules_begin_so_and_the_papers_objective_can_be_asked_for(butane_generator):
+    assert isinstance(butane_generator._objective("auto", None), Start)
+    assert not isinstance(butane_generator._objective("fab", None), Start)
+
+
+@pytest.fixture
+def butane_generator():
+    import openmm_fab as fab
+
+    return fab.BoltzmannGenerator(fab.MolecularSystem.load("butane"))
