@@ -60,6 +60,15 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show molecule, coordinates and cost (10 s of probing), and do nothing.")
 ]
 
+ObjectiveOption = Annotated[
+    str,
+    typer.Option(
+        "--objective",
+        help="auto: FAB, begun by objectives of less noise. fab: FAB from the first step, as published. Or "
+        "fab_no_buffer, alpha_divergence, reverse_kl.",
+    ),
+]
+
 
 def run(
     system: SystemArgument,
@@ -74,6 +83,7 @@ def run(
     report_every: ReportOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
+    objective: ObjectiveOption = "auto",
     resume: ResumeOption = False,
     compile: CompileOption = True,
     device: DeviceOption = "cpu",
@@ -109,7 +119,7 @@ def run(
             return early_results(folder, generator, molecule, chosen.samples, chosen.minutes)
 
         generator, folder = _trained(
-            *(molecule, source, chosen, name, runs, resume, compile, device, Ranks()),
+            *(molecule, source, chosen, name, runs, objective, resume, compile, device, Ranks()),
             None if report_every == 0 else early,
             60 * report_every if report_every else None,
         )
@@ -131,6 +141,7 @@ def train(
     minutes: MinutesOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
+    objective: ObjectiveOption = "auto",
     resume: ResumeOption = False,
     compile: CompileOption = True,
     device: DeviceOption = "cpu",
@@ -152,7 +163,7 @@ def train(
         molecule = source.load()
         if dry_run:
             return _show_cost(molecule, chosen, device)
-        _, folder = _trained(molecule, source, chosen, name, runs, resume, compile, device, ranks)
+        _, folder = _trained(molecule, source, chosen, name, runs, objective, resume, compile, device, ranks)
         model = folder / "model.safetensors"
         typer.echo(f"The model is {model}; openmm-fab sample {system} --run {folder} draws from it.")
 
@@ -163,6 +174,7 @@ def _trained(
     chosen: RunSettings,
     name: str | None,
     runs: Path,
+    objective: str,
     resume: bool,
     compile: bool,
     device: str,
@@ -204,7 +216,13 @@ def _trained(
     with _stop_in_words(folder, ranks.is_main):
         report = None if early is None else early(generator, folder)
         try:
-            generator.train(budget, folder, resume, compile=compile, report=report, report_every=report_every)
+            generator.train(
+                *(budget, folder, resume),
+                compile=compile,
+                objective=objective,
+                report=report,
+                report_every=report_every,
+            )
         except KeyboardInterrupt:
             # Stopped before it trained: the model that may be there is the better one.
             if ranks.is_main and generator.digest != untrained:
