@@ -141,6 +141,7 @@ class CouplingFlow(nn.Module):
             add(s.layers, lines, circles, everything, bins)
         self.register_buffer("first", first, persistent=False)
         for layer in self.layers[max(self.torsion_layers - 2, 0) : self.torsion_layers]:
+            assert isinstance(layer, _Coupling)
             layer.widen(several)
             several = several & ~torch.isin(torch.arange(self.dim), layer.moved)  # a single one is in both halves
         self.resampling: Resampling | None = None
@@ -395,6 +396,7 @@ class _Coupling(nn.Module):
     restore: Tensor
     w1: nn.Parameter
     w2: nn.Parameter
+    b3: nn.Parameter
 
     def __init__(self, moved: Tensor, read: Tensor, periodic: Tensor, hidden: int, bins: int, bound: float) -> None:
         super().__init__()

@@ -9,7 +9,8 @@ energy with its gradient a sample, no annealing; phases follow each other by wha
            its weights (below), which leave the clashes.  Until torsions are no longer pushed by them.
 `joint`    the reverse Kullback-Leibler divergence of both, the forces acting on t, too.  It learns the shape of every
            basin, since it hardly moves weight from one to another.  Until it falls no more.
-`weights`  as `apart`, with rare basins lifted, see `train.lifting`: the basins get their populations.  Until the
+`weights`  as `apart`, with rare basins lifted, see `train.lifting`: the basins get their populations; and s is weighted
+           as t is, against the heavy weights where a flow of least reverse divergence is too narrow.  Until the
            effective sample size is `ENOUGH`.
 `fab`      what the objective was made with.
 
@@ -108,8 +109,9 @@ class Start:
             pull[:, first] = _cut(gradient[:, first], PUSHED)
         divergence = (log_q_t + log_q_s if joint else log_q_s) - (z * pull).sum(1)
         weights, self.lam = trusted_power(torch.where(inside, log_w, -torch.inf), TRUST)
-        log_q_t = flow.torsions_log_prob(z.detach())
-        step = ((1 / n - weights).to(log_q_t) * log_q_t).sum()
+        stepping = flow.log_prob if self.phase == "weights" else flow.torsions_log_prob
+        log_q = stepping(z.detach())
+        step = ((1 / n - weights).to(log_q) * log_q).sum()
         self._drawn.append(z.detach())
         seen = experience.ranks.gathered(torch.stack([pushes.double(), log_w], 1)[inside])
         self._follow(seen[:, 0], -seen[:, 1])
