@@ -71,6 +71,11 @@ def read_pdb(path: FilePath, forcefield: str | Sequence[str], **options: Any) ->
             said, unused = str(error), UNUSED_OPTION.search(str(error))
             if unused:
                 raise OptionError(_unused_option(unused.group(1), files)) from error
+            if PERIODIC in said:
+                raise OptionError(
+                    f"Expected a nonbondedMethod for a molecule without a periodic box; got "
+                    f"{options.get('nonbondedMethod')}. Leave it out: nothing is cut off then."
+                ) from error
             if AMBIGUOUS in said:
                 place, choice = ambiguous_template(topology, said)
                 problem = f"Expected one template of {', '.join(files)} for {place}; {choice}."
@@ -90,6 +95,7 @@ class OptionError(OpenMMFabError, ValueError):
 
 
 UNUSED_OPTION = re.compile(r"The argument '(\w+)' was specified to createSystem\(\) but was never used")
+PERIODIC = "Requested periodic boundary conditions"
 OPTION_HINTS = {
     "gbsaModel": "its name is sasaMethod today",
     **dict.fromkeys(

@@ -475,6 +475,12 @@ def test_options_that_nothing_uses(option, hint):
     assert MolecularSystem.from_pdb(path, ["amber96.xml", "implicit/obc1.xml"], sasaMethod=None).n_atoms == 22
 
 
+def test_a_periodic_method_without_a_box_is_told():
+    path = SYSTEMS / "alanine_dipeptide" / "input.pdb"
+    with pytest.raises(ValueError, match=r"^Expected a nonbondedMethod for a molecule without a periodic box; got PME\."):
+        MolecularSystem.from_pdb(path, "amber96.xml", nonbondedMethod=app.PME)
+
+
 def test_options_that_a_reader_does_not_have(amber_data):
     stem = amber_data / "alanine-dipeptide-gbsa" / "alanine-dipeptide"
     with pytest.raises(
