@@ -241,7 +241,7 @@ class BoltzmannGenerator:
         """The objective itself, or the one of this name, which learns from `samples` where it needs some."""
         if callable(objective):
             return objective
-        if objective == "auto":
+        if objective == "auto" and samples is None:
             first = isinstance(self.flow, CouplingFlow) and self.flow.torsion_layers and self.flow.resampling is None
             return Start() if first else objective_by_name("fab")
         if samples is None:

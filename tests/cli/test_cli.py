@@ -77,7 +77,11 @@ def test_a_run_leaves_everything(folders):
         0.1,
         500,
     )
-    assert settings["flow"]["layers"] == 8 and settings["train"]["ais"]["leapfrogs"] == 3
+    assert (
+        settings["flow"]["torsion_layers"] == 6
+        and settings["flow"]["hidden"] == 64
+        and settings["train"]["ais"]["leapfrogs"] == 3
+    )
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["seconds"] >= 6 and "ess" in rows[-1]
     ensemble = Ensemble.load(folder / "ensemble.npz")

@@ -183,7 +183,7 @@ def test_outside_range_counts_what_lies_beyond(trained):
     n = trained.coordinates.n_stiff
     beyond = z[:, :n].abs().max(1).values
     bound = float(beyond.median())
-    narrow = GeneratorSettings(SMALL.coordinates, FlowSettings(2, 16, 4, bound), SMALL.train)
+    narrow = GeneratorSettings(SMALL.coordinates, FlowSettings(layers=2, hidden=16, bins=4, bound=bound), SMALL.train)
     generator = BoltzmannGenerator(trained.system, narrow, energy=trained.energy)
     share, weight = generator.outside_range(ensemble)
     assert share == pytest.approx(0.5, abs=0.01)
@@ -192,7 +192,7 @@ def test_outside_range_counts_what_lies_beyond(trained):
 
 def test_annealed_structures_beyond_the_range_are_reported(system, energy):
     """A range that is far too narrow for the coordinates: said in the metrics, and in a warning."""
-    narrow = GeneratorSettings(SMALL.coordinates, FlowSettings(2, 16, 4, 0.5), SMALL.train)
+    narrow = GeneratorSettings(SMALL.coordinates, FlowSettings(layers=2, hidden=16, bins=4, bound=0.5), SMALL.train)
     with pytest.warns(UserWarning, match="of the weight of annealed structures lies beyond the splines' range"):
         history = _generator(system, energy, narrow).train(Budget(iterations=3), **QUIET)
     assert history[-1]["annealed_outside"] > 0.5
