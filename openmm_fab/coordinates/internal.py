@@ -350,7 +350,7 @@ class InternalCoordinates(torch.nn.Module):
         )
         alone = ~(off.any(0) | off.any(1))
         found = torch.zeros(self.dim, dtype=torch.bool, device=self.mixing.device)
-        found[: self.n_stiff] = alone & bool(off.any())
+        found[: self.n_stiff] = alone & off.any()
         return found
 
     @property

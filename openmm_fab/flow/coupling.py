@@ -40,12 +40,6 @@ class FlowSettings:
     layers : int
         Coupling layers of splines; each pair moves every coordinate once.  Where torsions come first, these layers move
         the other coordinates, given the torsions.
-    torsion_layers : int
-        0: every layer moves torsions and other coordinates alike.  Else the flow is q(t) q(s | t), t the circular and s
-        the straight coordinates: so many layers of circular splines move t alone, and all others s given t.
-    affine_layers : int
-        Further layers that move s by a scale and a shift without a spline, the nearest to the data; a tenth of the
-        arithmetic.  Only where torsions come first.
     hidden : int
         Units in each of the two hidden layers of a conditioner.
     bins : int
@@ -56,16 +50,22 @@ class FlowSettings:
         Unit of the straight coordinates: the base's standard deviation in them.
     resampled : bool
         The base learns where to keep its samples, see `flow.resampled`.
+    torsion_layers : int
+        0: every layer moves torsions and other coordinates alike.  Else the flow is q(t) q(s | t), t the circular and s
+        the straight coordinates: so many layers of circular splines move t alone, and all others s given t.
+    affine_layers : int
+        Further layers that move s by a scale and a shift without a spline, the nearest to the data; a tenth of the
+        arithmetic.  Only where torsions come first.
     """
 
     layers: int = 16
-    torsion_layers: int = 0
-    affine_layers: int = 0
     hidden: int = 128
     bins: int = 8
     bound: float = 5.0
     scale: float = 1.0
     resampled: bool = False
+    torsion_layers: int = 0
+    affine_layers: int = 0
 
     def __post_init__(self) -> None:
         if self.layers < 2 or self.layers % 2 or self.hidden < 1 or self.bins < 2 or min(self.bound, self.scale) <= 0:

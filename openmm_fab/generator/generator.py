@@ -104,13 +104,12 @@ class BoltzmannGenerator:
         if coordinates is None:
             with doing("making coordinates", "coordinates", self._setup):
                 coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, exact)
+        several = coordinates.multimodal if isinstance(coordinates, InternalCoordinates) else None
         self.coordinates = coordinates.to(self.device) if isinstance(coordinates, InternalCoordinates) else coordinates
         self._random = stream("cpu", seed)
         self._adaptive = AdaptiveBatch("Sampling")
         if flow is None:  # the same first weights on every device
-            several = coordinates.multimodal if isinstance(coordinates, InternalCoordinates) else None
-            periodic = coordinates.periodic
-            flow = CouplingFlow(periodic, self.settings.flow, self._random, several).to(self.device)
+            flow = CouplingFlow(coordinates.periodic, self.settings.flow, self._random, several).to(self.device)
         else:
             z, _ = flow.sample(LOOKED_AT, stream(self.device, 0))
             if z.shape != (LOOKED_AT, coordinates.dim):
@@ -248,7 +247,7 @@ class BoltzmannGenerator:
             return objective_by_name(objective)
         drawn = samples.resample(samples.n, seed=self.seed)
         z, _ = self.to_internal(torch.as_tensor(drawn.x, dtype=torch.float64))
-        return objective_by_name(objective, z.to(next(self.flow.parameters())))
+        return objective_by_name("fab" if objective == "auto" else objective, z.to(next(self.flow.parameters())))
 
     def _use_c(self) -> None:
         """On a CPU coordinates and splines are C, as the energy is: compiled in a second, once a machine."""
