@@ -43,7 +43,7 @@ def findings(
 
 
 def training_findings(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
-    """Of the rows of metrics.jsonl: too few iterations, and a set-up that was long beside the training."""
+    """Of the rows of metrics.jsonl: too few iterations, no annealing, a set-up that was long beside the training."""
     if not metrics:
         return []
     found, first, last = [], metrics[0], metrics[-1]
@@ -57,6 +57,16 @@ def training_findings(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
                 f"{count:.0f} iteration{'' if count == 1 else 's'}: too few to learn from",
                 f"Give --minutes {_two_digits(ENOUGH_ITERATIONS * pace / 60)} or more, with --resume to go on from "
                 f"here: that is some {ENOUGH_ITERATIONS:,} iterations.",
+            )
+        )
+    annealed = [row["ess_ais"] for row in metrics if "ess_ais" in row]
+    if annealed and not any(ess is not None and math.isfinite(ess) for ess in annealed):
+        found.append(
+            Finding(
+                CARE,
+                "Nothing was annealed",
+                "Training did not come to FAB, whose annealing finds states that the flow has lost or never had: those "
+                "leave no trace in the weights. Train longer, and compare with dynamics.",
             )
         )
     setup = math.fsum(row.get("setup") or 0 for row in metrics)

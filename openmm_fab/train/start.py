@@ -45,7 +45,8 @@ STEEP = 20.0  # sqrt(dim); the same in s
 LOOK, FALL = 300, 0.5  # iterations; kT by which the divergence falls in so many while the joint phase pays
 TRUST = 0.3
 ENOUGH = 0.5
-LIFT_EVERY, KEPT = 20, 40  # iterations; batches of torsions that basins are looked for in
+LIFT_EVERY = 20  # iterations
+KEPT, SEEN = 40, 256  # of the latest batches, and samples of each, of all ranks, in which basins are looked for
 LIFT = 12.0  # kT at most: a basin in which s is not learned yet seems higher than it is
 
 
@@ -77,16 +78,20 @@ class Start:
             self.then(learner, experience, settings)
             return
         flow = learner.flow
-        assert isinstance(flow, CouplingFlow)
+        if not isinstance(flow, CouplingFlow) or not flow.torsion_layers:
+            raise ValueError(
+                f"Expected a flow that draws torsions first, FlowSettings(torsion_layers=6, ...); got {flow}. "
+                "Train it by FAB from the first step."
+            )
         learner.faster = RATE / settings.learning_rate
         learner.slow(flow.layers[: flow.torsion_layers].parameters(), TORSIONS)
         for _ in range(settings.updates):
             learner.learn(self._loss(flow, learner, experience, settings.batch))
         self._iterations += 1
         if self.phase == "weights" and settings.basin_share and self._iterations % LIFT_EVERY == 0:
-            drawn, _ = experience.ranks.gather_rows(torch.cat(list(self._drawn)))
+            drawn = torch.cat(list(self._drawn))
             # q is close to p exp(b): as its samples they count alike.
-            experience.target.update(drawn[0], torch.zeros_like(drawn[0][:, 0], dtype=torch.float64), LIFT)
+            experience.target.update(drawn, torch.zeros_like(drawn[:, 0], dtype=torch.float64), LIFT)
         if self.phase == "weights" and experience.ess_above(ENOUGH):
             self._enter("fab")
             learner.faster = 1.0
@@ -112,7 +117,7 @@ class Start:
         stepping = flow.log_prob if self.phase == "weights" else flow.torsions_log_prob
         log_q = stepping(z.detach())
         step = ((1 / n - weights).to(log_q) * log_q).sum()
-        self._drawn.append(z.detach())
+        self._drawn.append(experience.ranks.gathered(z.detach()[: SEEN // experience.ranks.size]))
         seen = experience.ranks.gathered(torch.stack([pushes.double(), log_w], 1)[inside])
         self._follow(seen[:, 0], -seen[:, 1])
         value = -log_w[inside].mean().to(log_q)

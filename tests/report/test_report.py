@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -94,6 +95,13 @@ def test_few_iterations_come_first() -> None:
     assert one.head == "1 iteration: too few to learn from" and "--minutes 700" in one.because
     enough = [{"iteration": 50, "seconds": 60.0, "spent": 1.0}]
     assert training_findings(enough) == [] == training_findings([])
+
+
+def test_a_training_that_annealed_nothing_is_told() -> None:
+    last = {"iteration": 500, "seconds": 60.0, "spent": 1.0}
+    (found,) = training_findings([{**last, "ess_ais": None}, {**last, "ess_ais": math.nan}])
+    assert (found.grade, found.head) == ("care", "Nothing was annealed")
+    assert training_findings([{**last, "ess_ais": 0.3}, {**last, "ess_ais": None}]) == []
 
 
 def test_a_long_set_up_is_told() -> None:

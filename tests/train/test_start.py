@@ -94,3 +94,11 @@ def butane_generator():
     import openmm_fab as fab
 
     return fab.BoltzmannGenerator(fab.MolecularSystem.load("butane"))
+
+
+def test_a_flow_that_does_not_draw_torsions_first_is_refused():
+    target = Rotor()
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8))
+    trainer = Trainer(flow, target, Budget(iterations=1), SETTINGS, torch.Generator(), Start())
+    with pytest.raises(ValueError, match="Expected a flow that draws torsions first"):
+        trainer.step()
