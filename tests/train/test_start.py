@@ -56,6 +56,9 @@ def test_torsions_are_held_while_the_rest_learns_their_shape():
     """In the first phase the divergence itself gives q(t) no gradient: with equal weights it stays as it is."""
     start, trainer = Start(), trainer_of(1)
     flow = trainer.learner.flow
+    with torch.no_grad():  # else the rest does not depend on the torsions yet
+        for parameter in flow.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     before = [p.clone() for p in flow.layers[: flow.torsion_layers].parameters()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
