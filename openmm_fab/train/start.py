@@ -6,7 +6,7 @@ begins with objectives of little noise, and goes over to FAB once the flow's eff
 energy with its gradient a sample, no annealing; phases follow each other by what is measured:
 
 `apart`    s by the reverse Kullback-Leibler divergence with t held fixed, by which no torsional basin can be lost; t by
-           its weights (below), which leave the clashes.  Until torsions are no longer pushed by them.
+           its weights (below), which leave the clashes.  Until such a step reaches as far as lam = `REACHING`.
 `joint`    the reverse Kullback-Leibler divergence of both, the forces acting on t, too.  It learns the shape of every
            basin, since it hardly moves weight from one to another.  Until it falls no more.
 `weights`  as `apart`, with rare basins lifted, see `train.lifting`: the basins get their populations; and s is weighted
@@ -40,10 +40,11 @@ from .settings import TrainSettings
 PHASES = ("apart", "joint", "weights", "fab")
 RATE = 2e-3  # of learning, before FAB
 TORSIONS = 0.25  # of it, for the layers of torsions: their gradient is the noisier
-PUSHED = 20.0  # kT/rad; longer gradients of log p in t are cut, and are a sign of clashes
+PUSHED = 20.0  # kT/rad; longer gradients of log p in t are cut
 STEEP = 20.0  # sqrt(dim); the same in s
 LOOK, FALL = 300, 0.5  # iterations; kT by which the divergence falls in so many while the joint phase pays
 TRUST = 0.3
+REACHING, STEPS = 0.2, 20  # lam, the median of so many steps: samples that clash leave less
 ENOUGH = 0.5
 LIFT_EVERY = 20  # iterations
 KEPT, SEEN = 40, 256  # of the latest batches, and samples of each, of all ranks, in which basins are looked for
@@ -69,6 +70,7 @@ class Start:
     def __init__(self, then: Objective = fab) -> None:
         self.then, self.phase, self.lam = then, PHASES[0], math.nan
         self._divergences: deque[float] = deque(maxlen=2 * LOOK)
+        self._lams: deque[float] = deque(maxlen=STEPS)
         self._iterations = 0
         self._drawn: deque[Tensor] = deque(maxlen=KEPT)
 
@@ -107,7 +109,6 @@ class Start:
         log_w = (log_p - log_q).double()
         experience.record_log_w(log_w)
         inside = torch.isfinite(log_w) & torch.isfinite(gradient).all(1)
-        pushes = gradient[:, first].norm(dim=1)
         pull = torch.zeros_like(gradient)
         pull[:, ~first] = _cut(gradient[:, ~first], STEEP * math.sqrt(target.dim))
         if joint:
@@ -118,15 +119,16 @@ class Start:
         log_q = stepping(z.detach())
         step = ((1 / n - weights).to(log_q) * log_q).sum()
         self._drawn.append(experience.ranks.gathered(z.detach()[: SEEN // experience.ranks.size]))
-        seen = experience.ranks.gathered(torch.stack([pushes.double(), log_w], 1)[inside])
-        self._follow(seen[:, 0], -seen[:, 1])
+        self._follow(experience.ranks.mean([self.lam])[0], -experience.ranks.gathered(log_w[inside]))
         value = -log_w[inside].mean().to(log_q)
         return with_gradient_of(value, divergence[inside].mean() + step)
 
-    def _follow(self, pushes: Tensor, divergence: Tensor) -> None:
-        """Enter the next phase, if this one has done what it can."""
-        if self.phase == "apart" and len(pushes) and float(pushes.quantile(0.75)) < PUSHED:
-            self._enter("joint")
+    def _follow(self, lam: float, divergence: Tensor) -> None:
+        """Enter the next phase, if this one has done what it can; both arguments are those of all ranks."""
+        if self.phase == "apart":
+            self._lams.append(lam)
+            if len(self._lams) == STEPS and statistics.median(self._lams) > REACHING:
+                self._enter("joint")
         elif self.phase == "joint":
             self._divergences.append(float(divergence.median()) if len(divergence) else math.inf)
             before, now = list(self._divergences)[:LOOK], list(self._divergences)[LOOK:]
@@ -145,6 +147,7 @@ class Start:
             "phase": self.phase,
             "iterations": self._iterations,
             "divergences": list(self._divergences),
+            "lams": list(self._lams),
             "drawn": list(self._drawn),
         }
 
@@ -152,6 +155,7 @@ class Start:
         """Take over what `state_dict` gave."""
         self.phase, self._iterations = state["phase"], state["iterations"]
         self._divergences = deque(state["divergences"], 2 * LOOK)
+        self._lams = deque(state["lams"], STEPS)
         self._drawn = deque(state["drawn"], KEPT)
 
 
