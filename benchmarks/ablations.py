@@ -23,7 +23,8 @@ from openmm_fab.tools.files import write_atomically
 from openmm_fab.train.settings import Budget
 from openmm_fab.train.trainer import Trainer
 
-from .runner import ROOT, current_commit
+from .records import ROOT
+from .runner import current_commit
 
 OUT = ROOT / "runs"
 SAMPLES = 50_000

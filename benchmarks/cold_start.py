@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .runner import ROOT
+from .records import ROOT
 
 SYSTEMS = ("alanine_dipeptide", "adenosine", "alanine_tetrapeptide")
 PATIENCE = 600.0  # s

@@ -33,7 +33,8 @@ from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.molecule.system import MolecularSystem, available_systems
 
-from .runner import ROOT, Skip
+from .records import ROOT
+from .runner import Skip
 
 PEPTIDES = ROOT / "tests" / "data"
 FORCEFIELD = ("amber14-all.xml", "implicit/obc2.xml")  # of those peptides

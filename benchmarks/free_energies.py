@@ -18,7 +18,7 @@ import openmm_fab as fab
 from openmm_fab import free_energy as fe
 from openmm_fab.molecule.torsions import named_torsions
 
-from .runner import ROOT
+from .records import ROOT
 
 INPUT = ROOT / "systems" / "alanine_dipeptide" / "input.pdb"
 SOLVENT = "implicit/obc1.xml"

@@ -1,8 +1,8 @@
 """The main job end to end: train, sample, compare with the reference; its learning curve.
 
 Runs the command line program, so it measures what a user gets. `--runs` keeps the run. On another machine, one without
-git, `--commit` says what ran; the file of results/ and the pictures that it leaves can be recorded here, by
-`--read FILE --record`. `--curves` runs nothing: it sets the learning curves of all recorded main jobs side by side.
+git, `--commit` says what ran; the file of results/ and the picture that it leaves can be recorded here, by
+`--read FILE --record`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .runner import FIGURES, RESULTS, ROOT
-
-GOALS = (50, 70, 90, 95)  # % raw ESS
-CURVES = "learning_curves"
-PICTURES = ("comparison", "learning")
+from .records import FIGURES, ROOT
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,49 +28,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="of training, instead of the preset's")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
     parser.add_argument("--runs", type=Path, help="keep the run in this folder")
-    parser.add_argument("--curves", action="store_true", help="only read the records of main jobs in results/")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """A run of some 20 seconds if quick."""
-    if options.curves:
-        curves = _recorded()
-        if options.record:
-            _draw(curves)
-        return {"curves": curves}
     with tempfile.TemporaryDirectory() as temporary:
         folder = _run(options, options.runs or Path(temporary))
         figures = {**_read(folder), "asked_minutes": options.minutes, "device": options.device}
         if options.record:
             FIGURES.mkdir(exist_ok=True)
-            for picture in PICTURES:
-                shutil.copyfile(folder / f"{picture}.png", FIGURES / f"{section_name(figures)}_{picture}.png")
+            shutil.copyfile(folder / "comparison.png", FIGURES / f"{section_name(figures)}_comparison.png")
     return figures
 
 
 def section_name(figures: dict[str, Any]) -> str:
-    if "curves" in figures:
-        return CURVES
-    if "section" in figures:  # of a version whose settings this name does not say
-        return figures["section"]
     name = f"main_job_{figures['system']}_{figures['preset']}_{figures['seed']}"
     name += f"_{figures['asked_minutes']:g}min" if figures["asked_minutes"] else ""
     return name if figures["device"] == "cpu" else f"{name}_{figures['device']}"
 
 
 def title(figures: dict[str, Any]) -> str:
-    if "curves" in figures:
-        return "Learning curves side by side"
     minutes = f", {figures['asked_minutes']:g} minutes" if figures["asked_minutes"] else ""
     job = f"{figures['system']}, preset {figures['preset']}, seed {figures['seed']}"
     return f"{job}{minutes}: FAB without MD data"
 
 
 def table(figures: dict[str, Any]) -> str:
-    if "curves" in figures:
-        return _curves_table(figures["curves"])
-    links = [f"![{picture}](figures/{section_name(figures)}_{picture}.png)" for picture in PICTURES]
-    return "\n\n".join([_figures_table(figures), *links, _curve_table(figures["curve"])])
+    return f"{_figures_table(figures)}\n\n{_curve_table(figures['curve'])}"
 
 
 # --- a run ---
@@ -171,46 +151,3 @@ def _curve_table(curve: list[dict[str, Any]]) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "none" if value is None else f"{value:.{digits}f}"
-
-
-# --- the curves of all recorded runs ---
-
-
-def _recorded() -> dict[str, list[dict[str, Any]]]:
-    """Learning curves by title, of the records in results/."""
-    records = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("main_job_*.json"))]
-    if not records:
-        raise SystemExit(f"Expected records of main jobs in {RESULTS}; there are none. Run one with --record first.")
-    return {record["title"]: record["figures"]["curve"] for record in records}
-
-
-def _curves_table(curves: dict[str, list[dict[str, Any]]]) -> str:
-    rows = ["| | " + " | ".join(f"{goal} %" for goal in GOALS) + " |", "|---" * (len(GOALS) + 1) + "|"]
-    for name, curve in curves.items():
-        rows.append(f"| {name} | " + " | ".join(_reached(curve, goal) for goal in GOALS) + " |")
-    text = "Seconds, and target evaluations, until the raw ESS of 4,096 samples first reached\n\n" + "\n".join(rows)
-    return f"{text}\n\n![ESS against time and evaluations](figures/{CURVES}.png)"
-
-
-def _reached(curve: list[dict[str, Any]], goal: float) -> str:
-    for point in curve:
-        if 100 * point["ess"] >= goal:
-            return f"{point['seconds']:.0f} s, {point['evaluations']:.2g}"
-    return "not reached"
-
-
-def _draw(curves: dict[str, list[dict[str, Any]]]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-    for name, curve in curves.items():
-        ess = [100 * point["ess"] for point in curve]
-        axes[0].plot([point["seconds"] / 60 for point in curve], ess, label=name)
-        axes[1].semilogx([point["evaluations"] for point in curve], ess)
-    axes[0].set(xlabel="training, minutes", ylabel="raw ESS of the flow, %", ylim=(0, 100))
-    axes[1].set(xlabel="target evaluations")
-    figure.legend(loc="outside lower center", fontsize=7)
-    figure.savefig(FIGURES / f"{CURVES}.png", dpi=150)

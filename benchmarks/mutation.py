@@ -28,7 +28,8 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from .runner import ROOT, Skip
+from .records import ROOT
+from .runner import Skip
 
 # Names of modules, and of the tests that are to notice: wherever they lie in the package, and in tests/.
 GROUPS = {

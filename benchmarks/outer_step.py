@@ -51,7 +51,8 @@ from openmm_fab.tools.memory import keep_freed_memory
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.trainer import Trainer
 
-from .runner import FIGURES, Skip
+from .records import FIGURES
+from .runner import Skip
 
 SIZES = ("alanine_dipeptide", "alanine_tetrapeptide", "alanine_hexapeptide")
 SELDOM = "{}, flow once a trajectory"

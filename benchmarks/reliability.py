@@ -41,7 +41,8 @@ from openmm_fab.free_energy.estimators import import_pymbar
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.train.settings import Budget, TrainSettings
 
-from .runner import FIGURES, Skip
+from .records import FIGURES
+from .runner import Skip
 
 # kill9
 SETTINGS = GeneratorSettings(

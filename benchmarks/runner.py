@@ -3,22 +3,21 @@
 A benchmark is a module of this package with a docstring, whose first line is what the list says of it, and
 
 - `measure(options) -> dict`: its figures, of what JSON can hold;
-- `table(figures) -> str`: the text of its section in RESULTS.md, in Markdown;
-- `title(figures) -> str`: the heading of that section;
+- `table(figures) -> str`: the table that RESULTS.md shows, in Markdown;
+- `title(figures) -> str`: its heading;
 - `add_options(parser)`: its own options, if it has any;
-- `section_name(figures) -> str`: the name of the section, if it is not the benchmark's;
+- `section_name(figures) -> str`: the name of the record, if it is not the benchmark's;
 - `failure(figures) -> str | None`: what has failed, if anything can.
 
 The figures, `commit` among them if they were made earlier than now, are printed as one line of JSON at the end.
-`--record` keeps them in results/SECTION.json, beside the command, machine, date and commit that they came from, and
-writes the section of RESULTS.md that is made from this file.
+`--record` keeps them in results/NAME.json, beside the command, machine, date and commit that they came from, and makes
+RESULTS.md anew of all records, as `python -m benchmarks page` does (see `page.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import importlib
 import json
 import os
 import platform
@@ -32,27 +31,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-RESULTS, FIGURES, PAGE = HERE / "results", HERE / "figures", HERE / "RESULTS.md"
-MODULES = {
-    "main_job": "main_job",
-    "energy": "energy",
-    "coordinates": "coordinates",
-    "flow": "flow",
-    "ais": "ais",
-    "outer_step": "outer_step",
-    "scaling": "scaling",
-    "gpu": "gpu",
-    "ablations": "ablations",
-    "paper": "paper.run",
-    "free_energies": "free_energies",
-    "hops": "hops",
-    "bgflow_fab": "bgflow_fab",
-    "cold_start": "cold_start",
-    "reliability": "reliability",
-    "mutation": "mutation",
-}
+from . import page, records
+from .records import FIGURES, HERE, MODULES, PAGE, RESULTS, load
 
 
 class Skip(Exception):
@@ -62,12 +42,16 @@ class Skip(Exception):
 def main() -> None:
     """Run the benchmark that the command line names; without a name, list all."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print("python -m benchmarks NAME [--quick] [--record] [options of NAME; --help shows them]\n")
+        print("python -m benchmarks NAME [--quick] [--record] [options of NAME; --help shows them]")
+        print("python -m benchmarks page    makes RESULTS.md of the records\n")
         print("\n".join(f"{name:14s} {line}" for name, line in listed().items()))
         return
     name, arguments = sys.argv[1], sys.argv[2:]
+    if name == "page":
+        page.main(arguments)
+        return
     if name not in MODULES:
-        raise SystemExit(f"Expected one of {', '.join(MODULES)}; got {name!r}.")
+        raise SystemExit(f"Expected one of {', '.join(MODULES)}, or page; got {name!r}.")
     module = load(name)
     options = _parser(name, module).parse_args(arguments)
     if options.quick and options.record:
@@ -106,11 +90,6 @@ def listed() -> dict[str, str]:
     return found
 
 
-def load(name: str) -> ModuleType:
-    """The module of a benchmark."""
-    return importlib.import_module(f".{MODULES[name]}", __package__)
-
-
 def _parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(f"python -m benchmarks {name}", description=module.__doc__, formatter_class=form)
@@ -130,7 +109,7 @@ def _command(name: str, arguments: Sequence[str]) -> str:
 
 
 def record(module: ModuleType, found: dict[str, Any]) -> None:
-    """Keep a record in results/, and replace its section of RESULTS.md, or add that at the end.
+    """Keep a record in results/, and make RESULTS.md anew.
 
     Parameters
     ----------
@@ -141,27 +120,14 @@ def record(module: ModuleType, found: dict[str, Any]) -> None:
     """
     name = section_name(module, found)
     found = {**found, "title": found.get("title") or module.title(found["figures"])}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    text = PAGE.read_text("utf-8") if PAGE.exists() else "# Results\n"
-    old = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->\n", re.DOTALL)
-    new = section_text(module, found)
-    PAGE.write_text(old.sub(lambda _: new, text) if old.search(text) else f"{text.rstrip()}\n\n{new}", "utf-8")
+    records.RESULTS.mkdir(exist_ok=True)
+    (records.RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    page.write()
 
 
 def section_name(module: ModuleType, found: dict[str, Any]) -> str:
-    """The name of a record's section and file."""
+    """The name of a record's file."""
     return getattr(module, "section_name", lambda _: found["benchmark"])(found["figures"])
-
-
-def section_text(module: ModuleType, found: dict[str, Any]) -> str:
-    """The section of RESULTS.md that a record makes."""
-    name = section_name(module, found)
-    return (
-        f"<!-- {name} -->\n## {found['title']}\n\n"
-        f"`{found['command']}`, {found['date']}, commit {found['commit']}, {found['machine']}\n\n"
-        f"{module.table(found['figures']).strip()}\n<!-- /{name} -->\n"
-    )
 
 
 def machine(device: str = "cpu") -> str:

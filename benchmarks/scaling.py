@@ -35,7 +35,7 @@ from openmm_fab.train.experience import BASINS_EVERY
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.trainer import Trainer
 
-from .runner import ROOT
+from .records import ROOT
 
 BANDWIDTH, LATENCY = 25e9, 20e-6  # assumed, of the projection: bytes/s out of each process (200 Gbit/s), seconds a hop
 PROJECTED, FASTER = (2, 8, 64), (1, 100)

@@ -1,4 +1,4 @@
-"""The benchmarks: each is listed, has what the runner needs, and its records make the sections of RESULTS.md."""
+"""The benchmarks: each is listed, has what the runner needs, and its records make RESULTS.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import runner
+from benchmarks import page, records, runner
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,9 +24,9 @@ def _run(*command: str, **environment: str) -> subprocess.CompletedProcess:
 def test_every_module_is_listed_with_a_line() -> None:
     done = _run("-m", "benchmarks")
     assert done.returncode == 0, done.stderr
-    found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[2:])
+    found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[3:])
     assert found == runner.listed() and list(found) == list(runner.MODULES)
-    helpers = {"__init__", "__main__", "runner"}
+    helpers = {"__init__", "__main__", "runner", "records", "page"}
     files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers
     assert files | {"paper"} == set(runner.MODULES)
 
@@ -69,35 +69,42 @@ class _Pendulum:
 
     @staticmethod
     def table(figures: dict) -> str:
-        return f"{figures['swings']} swings"
+        return f"It swings.\n\n| swings |\n|---|\n| {figures['swings']} |"
 
     @staticmethod
     def title(figures: dict) -> str:
         return "Pendulum"
 
 
-def test_a_record_replaces_its_section_and_leaves_the_others(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(runner, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(runner, "PAGE", tmp_path / "RESULTS.md")
+def test_a_record_is_kept_and_shown_beside_the_others(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(records, "PAGE", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(page, "load", lambda name: _Pendulum)
     about = {"benchmark": "pendulum", "command": "python", "machine": "a clock", "date": "today", "commit": "c"}
-    for name, swings in (("pendulum", 1), ("clock", 2), ("pendulum", 3)):
+    monkeypatch.setattr(page, "questions", lambda: {"How often?": (page._joined, ("pendulum", "clock_*"))})
+    for name, swings in (("pendulum", 1), ("clock_1", 2), ("pendulum", 3)):
         runner.record(_Pendulum, about | {"benchmark": name, "figures": {"swings": swings}})  # type: ignore[arg-type]
     kept = json.loads((tmp_path / "results" / "pendulum.json").read_text())
     assert kept == about | {"title": "Pendulum", "figures": {"swings": 3}}
-    head = "## Pendulum\n\n`python`, today, commit c, a clock\n\n"
+    line = "Pendulum. It swings.\n`python`, today, commit c, a clock"
     assert (tmp_path / "RESULTS.md").read_text() == (
-        f"# Results\n\n<!-- pendulum -->\n{head}3 swings\n<!-- /pendulum -->\n"
-        f"\n<!-- clock -->\n{head}2 swings\n<!-- /clock -->\n"
+        f"{page.HEAD}\n## How often?\n1. {line}\n2. {line}\n\n| swings |\n|---|\n| 3 |\n| 2 |\n"
     )
+    with pytest.raises(SystemExit, match="Expected a question for each record; spring have none"):
+        runner.record(_Pendulum, about | {"benchmark": "spring", "figures": {"swings": 4}})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
-def test_the_sections_of_results_are_made_of_the_records(path) -> None:
-    """Nothing is typed in, nothing is stale."""
-    found = json.loads(path.read_text("utf-8"))
-    module = runner.load(found["benchmark"])
-    assert runner.section_name(module, found) == path.stem
-    assert runner.section_text(module, found) in runner.PAGE.read_text("utf-8")
+def test_results_are_made_of_the_records() -> None:
+    """Nothing is typed in, nothing is stale, nothing is left out, and all of it is a page."""
+    written = records.PAGE.read_text("utf-8")
+    assert page.text(records.read()) == written
+    assert len(written.splitlines()) <= 300
+    assert page.short(records.read()).join(page.MARKS) in page.README.read_text("utf-8")
+    for name, found in records.read().items():
+        assert {"benchmark", "title", "command", "machine", "date", "commit"} <= set(found), name
+        module = records.load(found["benchmark"])
+        if "figures" in found:
+            assert runner.section_name(module, found) == name
 
 
 def test_mutation_finds_the_modules_and_tests_of_every_group(tmp_path) -> None:

@@ -70,6 +70,14 @@ def test_every_page_is_in_the_navigation_and_exists() -> None:
         assert (ROOT / hook).exists()
 
 
+def test_the_site_loads_nothing_from_elsewhere() -> None:
+    """The plugin for search without a server would name a script of another host, were there none of that name."""
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    (polyfills,) = re.findall(r"^  polyfills: \[(.*?)\]", config, flags=re.MULTILINE)
+    assert "iframe-worker" in polyfills and (DOCS / ".site" / Path(polyfills).name).exists()
+    assert "://" not in config and "font: false" in config
+
+
 def test_the_api_page_names_what_exists() -> None:
     text = (DOCS / "api.md").read_text(encoding="utf-8")
     entries = re.split(r"^::: ", text, flags=re.MULTILINE)[1:]

@@ -20,7 +20,7 @@ import openmm_fab as fab
 from openmm_fab.energy.backends import reduced_energy
 
 PAGES = ["README.md", "docs/index.md", "docs/quickstart.md", "docs/energy.md", "docs/coordinates.md"]
-PAGES += ["docs/other_tools.md", "docs/free_energy.md"]
+PAGES += ["docs/other_tools.md", "docs/free_energy.md", "docs/units.md"]
 NEEDS = {"docs/quickstart.md": "nglview", "docs/coordinates.md": "nglview", "docs/free_energy.md": "openmmtools"}
 FEW, FRAMES = 300, 200
 LESS = {"sampler.run(1000)": "sampler.run(1)"}
@@ -52,10 +52,6 @@ def little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def before(page: str, number: int, system: fab.MolecularSystem) -> dict[str, Any]:
     """What a reader has already, ahead of a page's block."""
-    if page == "README.md" and number == 0:
-        few = mdtraj.Trajectory(np.repeat(system.positions[None], 50, 0), system.md_topology)
-        few.xyz += np.random.default_rng(0).normal(0, 0.002, few.xyz.shape)
-        few.save("md.dcd")
     if page == "docs/quickstart.md" and number == 3:
         shutil.copy(ROOT / "systems" / "alanine_dipeptide" / "input.pdb", "my.pdb")
     if page == "docs/energy.md":

@@ -34,7 +34,8 @@ from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.snf import PathSampler, StochasticFlow
 from openmm_fab.train.trainer import Trainer
 
-from ..runner import FIGURES, RESULTS, ROOT, current_commit, machine
+from ..records import FIGURES, RESULTS, ROOT
+from ..runner import current_commit, machine
 from . import molecule, tables
 
 OUT, KEPT = ROOT / "runs" / "paper", RESULTS / "paper"
