@@ -103,9 +103,8 @@ def _parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
 
 def _command(name: str, arguments: Sequence[str]) -> str:
     threads = os.environ.get("OMP_NUM_THREADS")
-    return (f"OMP_NUM_THREADS={threads} " if threads else "") + shlex.join(
-        ["python", "-m", "benchmarks", name, *arguments]
-    )
+    shown = [f"../{Path(part).name}" if Path(part).is_absolute() else part for part in arguments]  # not this machine's
+    return (f"OMP_NUM_THREADS={threads} " if threads else "") + shlex.join(["python", "-m", "benchmarks", name, *shown])
 
 
 def record(module: ModuleType, found: dict[str, Any]) -> None:
