@@ -69,16 +69,18 @@ def z_score(a: Estimate, b: Estimate) -> float | np.ndarray:
 
 
 def rule_of_three(effective: float) -> float:
-    """Upper bound p = 3 / n, at 95 %, of the share of what none of n independent samples was, as (1 - p)^n = 0.05.
+    """Upper bound p = 3 / n, at 95 %, for the share of an outcome that none of n independent samples had: (1 - p)^n =
+    0.05.
 
-    At most 1. Of what all of them were, 1 less this is a lower bound. Hanley and Lippman-Hand, JAMA 249, 1743 (1983).
+    At most 1. For an outcome that all samples had, 1 - p is a lower bound. Hanley and Lippman-Hand, JAMA 249, 1743
+    (1983).
     """
     return min(1.0, 3.0 / effective) if effective > 0.0 else 1.0
 
 
 def share_error(p: ArrayLike, error: ArrayLike, effective: float) -> np.ndarray:
-    """Errors of shares p of all weight, of one shape; where nothing, or all, is inside, samples do not scatter, and
-    the bound by the rule of three of so many `effective` ones stands for the error."""
+    """Standard errors of shares p of the total weight; for shares of 0 and 1, which have no scatter, the rule-of-three
+    bound of `effective` samples."""
     p = np.asarray(p, dtype=np.float64)
     return np.where((p <= 0.0) | (p >= 1.0 - ROUNDING), rule_of_three(effective), error)
 
@@ -140,7 +142,7 @@ def kish(w: np.ndarray, total: ArrayLike | None = None) -> Any:
 
 
 def clipped(log_w: ArrayLike, fraction: float = CLIP_FRACTION) -> np.ndarray:
-    """Log weights whose largest ``int(fraction * n)`` are set to the largest one below them.
+    """Log weights with the largest ``int(fraction * n)`` lowered to the largest of the others.
 
     Figures from clipped weights are biased and flatter: print them beside the raw ones, with the fraction.
     Nothing is clipped when ``fraction * n < 1``.
@@ -296,18 +298,18 @@ def systematic_resample(log_w: ArrayLike, n: int, rng: np.random.Generator) -> n
 
 
 def trusted(log_w: ArrayLike) -> bool:
-    """Do k-hat (at most 0.7) and the effective sample size (at least 100) allow to rely on these weights?"""
+    """Whether k-hat (at most 0.7) and the effective sample size (at least 100) allow these weights to be used."""
     khat = pareto_khat(log_w)
     return bool(khat <= KHAT_LIMIT and effective_sample_size(log_w) >= FEW)
 
 
 def diagnosis(log_w: ArrayLike) -> str:
-    """What k-hat and the effective sample size say about estimates made with these weights, in words."""
+    """Verdict in words on estimates made with these weights, from their k-hat and effective sample size."""
     return diagnosed(effective_sample_size(log_w), pareto_khat(log_w))
 
 
 def diagnosed(ess: float, khat: float) -> str:
-    """What an effective sample size and a Pareto k-hat say about estimates made with such weights, in words."""
+    """Verdict in words for an effective sample size and a Pareto k-hat."""
     if khat == -np.inf:
         tail = "no tail: the largest weights are equal"
     elif np.isnan(khat):
@@ -329,7 +331,7 @@ def relative_free_energy(probability: np.ndarray) -> np.ndarray:
 
 
 def count_blocks(n: int, block: ArrayLike | None = None) -> int:
-    """How many of n samples are independent: the different labels in block (n,), or n where each is its own."""
+    """Number of independent samples: the distinct labels in block (n,), or n without labels."""
     return n if block is None else len(np.unique(np.asarray(block)))
 
 
@@ -365,7 +367,8 @@ def histogram(log_w: ArrayLike, bins: int) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def trusted_power(log_w: Tensor, share: float) -> tuple[Tensor, float]:
-    """Normalised weights w^lam (n,) float64 with the largest lam in (0, 1] of which this share is effective, and lam.
+    """Normalised weights w^lam (n,) float64, and lam: the largest in (0, 1] that leaves this share of the samples
+    effective.
 
     `log_w` (n,): -inf where the weight is zero. Where so many have none that no lam will do, those that have one count
     alike, and lam is 0.
@@ -389,7 +392,7 @@ def trusted_power(log_w: Tensor, share: float) -> tuple[Tensor, float]:
 
 
 def effective_share(log_w: Tensor) -> float:
-    """Kish effective sample size of log weights (n,), a tensor, as a share of n.
+    """Kish effective sample size of a tensor of log weights (n,), as a share of n.
 
     What is not finite has no weight; 0 if no sample has any.
     """

@@ -1,4 +1,4 @@
-"""What this process is busy with, in words: bars show it while it goes on, and its time can be measured."""
+"""Names what this process is busy with, for progress bars, and measures how long each activity takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _running: list[_Activity] = []
 
 @contextmanager
 def doing(what: str, name: str = "", times: dict[str, float] | None = None) -> Iterator[None]:
-    """While this is open, `current` is `what`, unless an activity inside is something else.
+    """Context manager: `current` returns `what` inside it, unless a nested activity has begun.
 
     Parameters
     ----------
@@ -48,6 +48,6 @@ def doing(what: str, name: str = "", times: dict[str, float] | None = None) -> I
 
 
 def current() -> str:
-    """What is going on now, the innermost of it; "" for nothing in particular."""
+    """Description of the innermost activity that is running; "" if there is none."""
     running = _running[-1:]  # another thread may ask
     return running[0].what if running else ""

@@ -1,4 +1,4 @@
-"""A batch for which the accelerator has too little memory is evaluated in pieces that fit."""
+"""Evaluation of a batch in pieces where it does not fit into the accelerator's memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class AdaptiveBatch:
-    """Evaluates a batch in one piece; where the accelerator runs out of memory in halves, quarters, ..., and says so.
+    """Evaluates a batch at once, or in halves, quarters, ... after the accelerator ran out of memory, with a warning.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class AdaptiveBatch:
         self.limit: int | None = None
 
     def __call__(self, function: Callable[[int, int], T], n: int, generator: torch.Generator | None = None) -> list[T]:
-        """What function(start, stop) returns for pieces that cover rows 0 to n, in order.
+        """Call function(start, stop) for pieces that cover rows 0 to n, and return the results in order.
 
         Parameters
         ----------
@@ -63,7 +63,7 @@ class AdaptiveBatch:
         return parts
 
     def halve(self, rows: int) -> None:
-        """Take pieces of at most half as many rows from now on."""
+        """Limit pieces to half as many rows from now on."""
         self.limit = (rows + 1) // 2
         warnings.warn(
             f"{self.what}: out of memory with {rows} rows at once; goes on with {self.limit}. A smaller batch "

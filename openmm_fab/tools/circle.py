@@ -14,23 +14,23 @@ BARRIER = 1.5  # kT; a lower one does not part two basins
 
 
 def wrap(angle: Tensor) -> Tensor:
-    """Angle in rad -> the same angle in [-pi, pi)."""
+    """Wrap an angle in rad into [-pi, pi)."""
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
 
 
 def wrap_periodic(z: Tensor, periodic: Tensor) -> Tensor:
-    """z with the entries that are `periodic` (bool, broadcast to z) wrapped into [-pi, pi); others as they are."""
+    """Wrap those entries of z that are `periodic` (bool, broadcast to z) into [-pi, pi); the others are unchanged."""
     return torch.where(periodic, wrap(z), z)
 
 
 def circular_bins(angles: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Bin (n,) int of each angle (n,), rad, of `bins` equal ones on the circle; the first one begins at -pi."""
+    """Bin number (n,) of each angle (n,), rad, among `bins` equal bins on the circle, the first of which begins at -pi."""
     turns = np.mod((angles + np.pi) / (2.0 * np.pi), 1.0)
     return np.minimum(bins * turns, bins - 1).astype(np.int64)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Values (bins,) on the circle, averaged with Gaussian weights of width `SMOOTHING` bins."""
+    """Average values (bins,) on the circle with Gaussian weights of width `SMOOTHING` bins."""
     from scipy.ndimage import gaussian_filter1d  # not above: it takes a while to import
 
     return gaussian_filter1d(values, SMOOTHING, mode="wrap")
@@ -43,7 +43,7 @@ def circular_density(angles: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def label_basins(density: np.ndarray) -> np.ndarray:
-    """Label (bins,) of the basin that each bin of a density on a circle lies in, 0, 1, ...
+    """Label (bins,), 0, 1, ..., of the basin that each bin of a density on a circle belongs to.
 
     Basins are what is left when the lowest barriers are taken away until all are higher than `BARRIER` above the
     shallower of their two sides.

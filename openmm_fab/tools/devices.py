@@ -8,7 +8,7 @@ import torch
 
 
 def checked(device: str | torch.device) -> torch.device:
-    """The device, tried out.
+    """Return the device after a test that this PyTorch can compute on it.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def core_count() -> int:
 
 
 def rounds_quickly(device: torch.device) -> bool:
-    """Whether the processor, or the GPU, has instructions for products of bfloat16 matrices."""
+    """Whether a processor or GPU has instructions for products of bfloat16 matrices."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere; older ones are slow at it
     known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
@@ -40,6 +40,6 @@ def rounds_quickly(device: torch.device) -> bool:
 
 
 def stream(device: str | torch.device, seed: int) -> torch.Generator:
-    """A stream of random numbers on this device, begun with the seed."""
+    """Random number generator on a device, started with this seed."""
     device = torch.device(device)
     return torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(seed)

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 
 class OpenMMFabError(Exception):
-    """Base of every exception that the package defines; each has a built-in one beside it, such as ValueError."""
+    """Base class of all exceptions that this package defines; each also derives from a built-in one, such as
+    ValueError."""

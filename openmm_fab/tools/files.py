@@ -1,7 +1,7 @@
-"""Files that are whole or not there, and reading that checks before it believes.
+"""Atomic writing of files, and reading that verifies a file before its content is used.
 
-Written beside their place, flushed to the disk, then renamed into it; where asked for, the file before stays as the
-`previous` one. Read without pickles; damage, foreign files and those that unpack to more than they may are refused.
+Files are written beside their destination, flushed to disk and renamed; on request the previous file is kept. Nothing
+is read with pickle; damaged files, files of another program and those that unpack to more than allowed are refused.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ LEFT_BEHIND = 3600.0  # s; a temporary file older than this belongs to a writer 
 
 
 class NotWrittenError(OpenMMFabError, OSError):
-    """A file could not be written; what stood in its place is untouched."""
+    """A file could not be written; the file that was at its path is unchanged."""
 
 
 class DamagedFileError(OpenMMFabError, ValueError):
-    """A file that is truncated, altered, empty, of another kind, or unpacks to more than it may."""
+    """A file is truncated, altered, empty, of another kind, or unpacks to more than allowed."""
 
 
 class FormatError(OpenMMFabError, ValueError):
-    """A whole file of our own, in an older or newer format than this version reads."""
+    """An intact file of this package in a format that this version does not read."""
 
 
 def check_format(found: object, expected: object, what: str, path: str | Path, advice: str) -> None:
@@ -113,13 +113,13 @@ def write_atomically(
 
 
 def previous(path: str | Path) -> Path:
-    """Where the file before stays: checkpoint.pt -> checkpoint.previous.pt."""
+    """Path under which the previous version of a file is kept: checkpoint.pt -> checkpoint.previous.pt."""
     path = Path(path)
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def set_aside(path: str | Path) -> None:
-    """Rename it and the one before, if they are there: checkpoint.pt -> checkpoint.replaced.pt."""
+    """Rename a file and its previous version, if they exist: checkpoint.pt -> checkpoint.replaced.pt."""
     for old in (Path(path), previous(path)):
         if old.exists():
             os.replace(old, old.with_name(f"{old.stem}.replaced{old.suffix}"))
@@ -152,7 +152,7 @@ def _sync(folder: Path) -> None:
 
 
 def latest(path: str | Path, load: Callable[[Path], T]) -> T:
-    """`load(path)`; where that file is missing or damaged, of the previous one, with a warning.
+    """Return `load(path)`, or where that file is missing or damaged that of its previous version, with a warning.
 
     The damaged file is set aside under another name.
 
@@ -183,7 +183,7 @@ def latest(path: str | Path, load: Callable[[Path], T]) -> T:
 
 
 def save_torch(path: str | Path, state: Any, keep_previous: bool = False) -> Path:
-    """Write tensors, numbers, strings, lists and dictionaries of them, for `load_torch`."""
+    """Write tensors, numbers, strings, lists and dictionaries of them, in the format that `load_torch` reads."""
 
     def write(file: IO[bytes]) -> None:
         passing = _Passing(file)
@@ -220,7 +220,7 @@ class _Passing:
 
 
 def load_torch(path: str | Path, what: str) -> Any:
-    """Read what `save_torch` wrote, never code.
+    """Read a file written by `save_torch`; never runs code from the file.
 
     Parameters
     ----------
@@ -257,7 +257,7 @@ def _unsealed(data: bytes) -> bytes:
 
 
 def load_npz(path: str | Path, what: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; object arrays, which are pickles, are refused.
+    """Read all arrays of an .npz file; object arrays, which are pickles, are refused.
 
     Raises
     ------
@@ -278,7 +278,7 @@ def load_npz(path: str | Path, what: str) -> dict[str, np.ndarray]:
 
 
 def load_json(path: str | Path, what: str) -> dict[str, Any]:
-    """A JSON file that holds one object.
+    """Read a JSON file that holds one object.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a check finds: a grade, what was found, and why or what to do."""
+"""Result of a check: a grade, what was found, and the reason or a remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORDS = {GOOD: "ok  ", CARE: "note", BAD: "BAD "}
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's result; as text, a line for a terminal.
+    """Result of one check; its string is one line for a terminal.
 
     Parameters
     ----------
@@ -32,6 +32,6 @@ class Finding:
 
 
 def worst(grades: Iterable[str]) -> str:
-    """The worst of several grades; "good" of none."""
+    """Worst of several grades; "good" if there are none."""
     found = set(grades)
     return next((grade for grade in (BAD, CARE) if grade in found), GOOD)

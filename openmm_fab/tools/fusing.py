@@ -1,4 +1,4 @@
-"""Fusing of functions of a batch, and of their derivatives, by torch.compile for one size of batch."""
+"""Compilation of functions of a batch, and of their derivatives, by torch.compile for a fixed batch size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Function = Callable[..., Sequence[Tensor]]
 
 
 def fuse(function: Function, example: Sequence[Tensor], what: str) -> Function:
-    """`function` of tensors (..., batch), fused for the batch of the example; smaller batches are filled up.
+    """Compile a function of tensors (..., batch) for the batch size of the example; smaller batches are padded.
 
     Derivatives that it takes inside are written out first, so that one graph holds them and nothing is kept between.
     Where it cannot be fused (it needs a C++ compiler for a CPU, Triton for a GPU) a warning says so, and the function
@@ -47,7 +47,7 @@ def fuse(function: Function, example: Sequence[Tensor], what: str) -> Function:
 
 
 class FusedMap:
-    """A function of one tensor (dim, batch), and its derivative, both fused and evaluated in chunks of a batch.
+    """Function of one tensor (dim, batch) and its derivative, both compiled and evaluated in chunks of the batch.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class FusedMap:
         self._fused: dict[tuple[torch.device, torch.dtype], tuple[Function, Function]] = {}
 
     def __call__(self, z: Tensor) -> tuple[Tensor, ...]:
-        """The function at z (dim, batch): tensors (..., batch), differentiable once by autograd."""
+        """Evaluate the function at z (dim, batch): tensors (..., batch), differentiable once by autograd."""
         return _FusedMap.apply(z, self)
 
     def functions(self, device: torch.device, dtype: torch.dtype) -> tuple[Function, Function]:

@@ -1,4 +1,4 @@
-"""A value with the gradient of another one, for reverse-mode differentiation."""
+"""Surrogate gradients: a tensor that has the value of one expression and the gradient of another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from torch import Tensor
 
 
 def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
-    """The value, to whose own gradient that of a surrogate is added; the surrogate's finite value does not count.
+    """Return `value`, with the gradient of `surrogate` added to its own; the value of the surrogate, which must be
+    finite, has no effect.
 
     Parameters
     ----------

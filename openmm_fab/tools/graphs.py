@@ -1,7 +1,7 @@
-"""CUDA graphs: what a GPU does in hundreds of small steps is recorded once and replayed as one.
+"""CUDA graphs: many small GPU operations are recorded once and replayed as one.
 
-A flow's layers are small, and on a GPU the computer takes longer to ask for a step than the GPU to make it.  A graph
-asks for all of them at once.  It reads and writes the same memory each time, so inputs are copied in and results out.
+The layers of a flow are small: launching an operation takes longer than computing it, and a graph launches all of them
+at once. A graph reads and writes the same memory each time, so inputs are copied in and results are copied out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Graphs:
     def __call__(
         self, name: Any, function: Function, z: Tensor, parameters: Sequence[Tensor] | None = None
     ) -> Sequence[Tensor]:
-        """function(z), replayed; if `parameters` are given, differentiable by z and by them.
+        """Return function(z) by replaying its graph; differentiable by z and by `parameters`, if those are given.
 
         Parameters
         ----------

@@ -1,8 +1,8 @@
-"""The C allocator: memory that was freed is kept in the process.
+"""Setting of the C allocator: freed memory stays in the process instead of returning to the system.
 
-On some machines, virtual ones above all, touching a fresh page costs far more than computing on it.  glibc hands
-large freed blocks back to the system, so code that allocates and frees big tensors pays for the same pages again and
-again: up to 50 times the time of the arithmetic.  Set OPENMM_FAB_KEEP_MEMORY=0 to leave the allocator alone.
+On some machines, virtual ones above all, first use of a memory page costs far more than computing on it. glibc returns
+large freed blocks to the system, so that code which allocates and frees large tensors pays for the same pages again and
+again, up to 50 times the time of the arithmetic. OPENMM_FAB_KEEP_MEMORY=0 leaves the allocator alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LARGE = 2_000_000_000
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to reuse freed memory instead of returning it; true if it was told. Elsewhere it does nothing."""
+    """Tell glibc to reuse freed memory; returns whether that was possible. Has no effect with other C libraries."""
     if os.environ.get("OPENMM_FAB_KEEP_MEMORY", "1") == "0" or not sys.platform.startswith("linux"):
         return False
     try:

@@ -41,11 +41,11 @@ ATTEMPTS = (("-march=native", "-DVECTOR_MATH", "-lmvec"), ("-march=native",), ("
 
 
 class NotCompiledError(OpenMMFabError, RuntimeError):
-    """There is no C compiler, or it did not compile; the message says which."""
+    """There is no C compiler, or compilation failed; the message says which."""
 
 
 def compiler() -> str | None:
-    """The C compiler's command: that of the variable CC, else the first of cc, gcc and clang; None without one.
+    """Command of the C compiler: the variable CC, else the first of cc, gcc and clang; None without one.
 
     With OPENMM_FAB_NATIVE=0 in the environment there is none, and all is PyTorch's.
     """
@@ -58,12 +58,12 @@ def compiler() -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept: $XDG_CACHE_HOME/openmm_fab, or ~/.cache/openmm_fab."""
+    """Folder of compiled libraries: $XDG_CACHE_HOME/openmm_fab, or ~/.cache/openmm_fab."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openmm_fab"
 
 
 def cache_fault() -> str:
-    """Why libraries are not kept in the cache folder, which is made if need be; empty where they are."""
+    """Why compiled libraries cannot be kept in the cache folder, which is created if needed; "" if they can."""
     try:
         folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def cache_fault() -> str:
 
 
 def try_compiler() -> str:
-    """The command that compiled and loaded a small library just now, which is not kept.
+    """Compile and load a small library, which is not kept, and return the compiler's command.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def try_compiler() -> str:
 
 
 def library(source: str, functions: Mapping[str, Sequence[type]], *definitions: str) -> ctypes.CDLL:
-    """The compiled source, loaded; compiled first where the cache does not hold it.
+    """Load a compiled library of the source; it is compiled first if the cache does not hold it.
 
     Parameters
     ----------
@@ -192,13 +192,14 @@ def _processor() -> str:
 
 
 def work_space(numbers: int) -> Tensor:
-    """An aligned float64 tensor for a call to work in."""
+    """Aligned float64 tensor used as work space of a call."""
     whole = torch.empty(numbers + ALIGNED // 8, dtype=torch.float64)
     return whole[(-whole.data_ptr() % ALIGNED) // 8 :]
 
 
 def in_threads(call: Callable[[int, int], None], n: int) -> None:
-    """call(start, stop) for pieces of a batch of n, in as many threads as PyTorch uses where there is enough to do."""
+    """Call call(start, stop) for pieces of a batch of n, in as many threads as PyTorch uses if the batch is large
+    enough."""
     threads = min(torch.get_num_threads(), n // CHUNK)
     if threads <= 1:
         call(0, n)

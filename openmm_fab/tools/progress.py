@@ -1,6 +1,6 @@
-"""What a user sees and keeps of a run: progress bars, a live plot, metrics in memory and in files, durations in words.
+"""Progress bars, live plots, metrics in memory and in files, and durations in words.
 
-Metrics are dicts of numbers, one an iteration of a training.
+Metrics are dicts of numbers, one for each iteration of a training.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TICK = 1.0  # s, between drawings of a bar where nothing happens
 
 
 class History(Sequence[dict[str, float]]):
-    """Metrics of iterations, as a list of dicts would hold them, in a fifth of its memory: long trainings have many.
+    """Sequence of the metrics of all iterations, stored by column in a fifth of the memory of a list of dicts.
 
     Numbers that every iteration has are kept in columns; what only some have, by the iteration.
     """
@@ -78,20 +78,20 @@ class History(Sequence[dict[str, float]]):
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: "90 s", "18 min", "2.5 h"."""
+    """Format seconds in words: "90 s", "18 min", "2.5 h"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def bar(items: Iterable[T], label: str, show: bool = True) -> Iterable[T]:
-    """Iterate with a progress bar."""
+    """Progress bar over the items of an iterable."""
     return tqdm(items, desc=label, disable=not show, leave=False)
 
 
 class Ticker:
-    """Redraws a bar of tqdm every second, in a thread of its own: what is going on (`activity.current`) in place of
-    its description, and the time that has passed.
+    """Thread that redraws a tqdm bar every second, with the time that has passed and the current activity
+    (`activity.current`) as its description.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class Ticker:
                 return
 
     def close(self) -> None:
-        """Draw no more; the bar stays."""
+        """Stop redrawing; the bar stays."""
         self._end.set()
         if self._thread is not None:
             self._thread.join()
@@ -123,7 +123,7 @@ class Ticker:
 
 
 class Ticking:
-    """A line for as long as a block runs: what is going on, and for how long, redrawn every second.
+    """Context manager that shows the current activity and the time that has passed on one line, redrawn every second.
 
     Parameters
     ----------
@@ -146,7 +146,8 @@ class Ticking:
 
 
 class TrainingBar:
-    """Share of the budget spent, with loss, effective sample sizes, speed and time left; it ticks every second.
+    """Progress bar of a training: share of the budget spent, loss, effective sample sizes, speed and time left; redrawn
+    every second.
 
     Parameters
     ----------
@@ -176,7 +177,7 @@ class TrainingBar:
         self._bar.close()
 
     def say(self, line: str) -> None:
-        """A line of text above the bar, if that is shown."""
+        """Print a line of text above the bar, if the bar is shown."""
         if not self._bar.disable:
             self._bar.write(line)
 
@@ -209,7 +210,7 @@ class TrainingBar:
 
 
 class LivePlot:
-    """Figures of a training, redrawn in a notebook while it goes on.
+    """Figures of a training that are redrawn in a notebook while it runs.
 
         live = LivePlot(lambda history: [learning_curve(history)])
         for info in trainer:
@@ -241,7 +242,7 @@ class LivePlot:
         self._drawn = -math.inf
 
     def add(self, info: dict[str, float], last: bool = False) -> None:
-        """Take the metrics of an iteration, and draw if it is time to, or the last."""
+        """Take the metrics of an iteration, and redraw if the interval has passed or the iteration is the last."""
         self.history.append(info)
         if self.every < math.inf and (last or time.perf_counter() - self._drawn >= self.every):
             try:
@@ -252,7 +253,7 @@ class LivePlot:
             self._drawn = time.perf_counter()
 
     def draw(self) -> None:
-        """Draw in place of what was drawn before."""
+        """Draw the figures in place of the last ones."""
         from IPython.display import display
 
         figures = self.figures(self.history)
@@ -264,8 +265,8 @@ class LivePlot:
 
 
 class RunLog:
-    """Metrics of a run in `folder`: metrics.jsonl, and where tensorboard is installed its event files, of every
-    `BOARD_EVERY`th iteration and of those that were evaluated.
+    """Writer of a run's metrics: metrics.jsonl in `folder` and, where tensorboard is installed, event files of every
+    `BOARD_EVERY`th iteration and of evaluated ones.
 
     Where the environment variable WANDB_PROJECT is set, Weights & Biases gets them too, in that project and under the
     folder's name; a resumed run goes on in its own.
@@ -309,7 +310,7 @@ class RunLog:
             self._wandb.finish()
 
     def write(self, info: dict[str, float]) -> None:
-        """Append one iteration."""
+        """Append the metrics of one iteration."""
         if self._file is not None:
             self._file.write(json.dumps({k: _plain(v) for k, v in info.items()}) + "\n")
             self._file.flush()
@@ -325,7 +326,7 @@ class RunLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl that are whole: of a run that was killed, the last one may not be."""
+    """Complete rows of a metrics.jsonl; the last one of a killed run may be incomplete and is left out."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -1,4 +1,4 @@
-"""Packages that log greetings and warnings, silenced for a while."""
+"""Temporary silencing of the log messages of other packages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet(*names: str, level: int = logging.ERROR) -> Iterator[None]:
-    """Raise the loggers of these packages to `level` within the block; afterwards they are as they were."""
+    """Context manager that raises the level of these packages' loggers to `level` and restores it at the end."""
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:

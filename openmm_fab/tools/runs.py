@@ -1,4 +1,4 @@
-"""Settings beside a run's results, which a resumed run has to share."""
+"""The settings file beside a run's results, which a resumed run has to match."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def keep_settings(
     may_change: Collection[str] = (),
     may_grow: Collection[str] = (),
 ) -> None:
-    """Write a run's settings as JSON; before a run is resumed, see that they are those it was started with.
+    """Write a run's settings as JSON or, when a run is resumed, check that they match those it was started with.
 
     Parameters
     ----------

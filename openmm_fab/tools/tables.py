@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 def table(
     head: Sequence[str] | None, rows: Sequence[Sequence[str]], right: Collection[int] = (), rule: bool = False
 ) -> str:
-    """Rows of cells in columns that are as wide as their widest cell, two blanks apart.
+    """Format rows of cells as a plain-text table, two blanks between columns.
 
     Parameters
     ----------

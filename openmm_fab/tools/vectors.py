@@ -1,7 +1,7 @@
-"""Angles and torsions of points in space, the coordinates in the last dimension.
+"""Bond angles and torsions of points in space; coordinates are in the last dimension.
 
-`energy.geometry` has both for whole batches of structures inside an energy, with the batch last and derivatives where
-OpenMM has them.
+`energy.geometry` has both for batches of structures inside an energy, with the batch last and with OpenMM's derivatives
+where angles are singular.
 """
 
 from __future__ import annotations
