@@ -1,6 +1,7 @@
-"""Target densities: z -> log p and its gradient.  The seam of the house: nothing after it has seen an atom.
+"""Target densities: z -> log p and its gradient. The interface between molecules and flows: later modules know no
+atoms.
 
-`BoltzmannTarget` joins a molecule's energy to its coordinates.  The others are closed forms, to test against.
+`BoltzmannTarget` combines a molecule's energy with its coordinates; the others have closed forms, for tests.
 """
 
 from __future__ import annotations
@@ -42,17 +43,17 @@ class Target(ABC):
     @property
     @torch.no_grad()
     def fingerprint(self) -> Tensor:
-        """log p (4,), float64, at points that are always the same: it tells one target from another."""
+        """log p (4,), float64, at fixed points, to distinguish targets."""
         random = torch.Generator().manual_seed(0)
         z = torch.rand(FINGERPRINT_POINTS, self.dim, generator=random, dtype=torch.float64) - 0.5
         return self.log_prob(z.to(self.periodic.device)).double().cpu()
 
     def named(self, column: int) -> str:
-        """Words for the coordinate z[:, column], used in messages."""
+        """Name of the coordinate z[:, column] for messages."""
         return f"coordinate {column}"
 
     def matches(self, fingerprint: Tensor) -> bool:
-        """Whether `fingerprint` (4,), as another target gave it, is that of this target but for rounding."""
+        """Whether `fingerprint` (4,) equals this target's own, up to rounding."""
         own = self.fingerprint
         return own.shape == fingerprint.shape and torch.allclose(own, fingerprint.to(own), 1e-3, SAME, equal_nan=True)
 
@@ -72,7 +73,7 @@ class Target(ABC):
 
 
 class Coordinates(Protocol):
-    """What `BoltzmannTarget` asks of coordinates; `InternalCoordinates` is one."""
+    """Interface of coordinates that `BoltzmannTarget` needs; `InternalCoordinates` implements it."""
 
     @property
     def dim(self) -> int: ...
@@ -84,7 +85,7 @@ class Coordinates(Protocol):
 
 
 class BoltzmannTarget(Target):
-    """log p(z) = -u(x(z)) + log |dx/dz|: a molecule's Boltzmann density in internal coordinates.
+    """Boltzmann density of a molecule in internal coordinates: log p(z) = -u(x(z)) + log |dx/dz|.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ class BoltzmannTarget(Target):
         self.graphs: Graphs | None = None
 
     def named(self, column: int) -> str:
-        """Words for the coordinate z[:, column]: for a torsion the bond it turns about, if the coordinates know it."""
+        """Name of the coordinate z[:, column]: for a torsion its bond, where the coordinates know it."""
         named = getattr(self.coordinates, "named", None)
         return super().named(column) if named is None else named(column)
 
@@ -157,7 +158,7 @@ class VonMises(Target):
 
 
 class Multimodal(Target):
-    """A density that is known in full: what a sampler finds in it can be held against the truth.
+    """Density whose modes and normalisation are known exactly, to test samplers.
 
     Attributes
     ----------
@@ -172,11 +173,11 @@ class Multimodal(Target):
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n independent samples (n, dim), exact."""
+        """Draw n exact, independent samples (n, dim)."""
 
     @abstractmethod
     def mode_of(self, z: Tensor) -> Tensor:
-        """Number (batch,) of the mode that each point belongs to; -1 for a point that lies in none."""
+        """Number (batch,) of each point's mode; -1 for points outside all modes."""
 
     def modes_found(self, z: Tensor) -> int:
         """Number of modes that hold at least one of the points z (batch, dim)."""
@@ -185,7 +186,7 @@ class Multimodal(Target):
 
 
 class GaussianMixture(Multimodal):
-    """Equal normal densities at random places: the FAB paper's GMM-40, unless told otherwise.
+    """Mixture of equal normal densities at random locations; by default the FAB paper's GMM-40.
 
     Parameters
     ----------

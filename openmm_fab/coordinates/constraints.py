@@ -20,7 +20,7 @@ from .zmatrix import ZMatrix
 
 
 class MassMetric(torch.nn.Module):
-    """log sqrt(det Z) of the constraints of a molecule.
+    """Module for log sqrt(det Z), the mass metric of a molecule's constraints.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class MassMetric(torch.nn.Module):
             self.register_buffer(f"_coupling{k}", torch.as_tensor(_coupling(own, masses)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (batch, n_atoms, 3) -> (batch,)."""
+        """log sqrt(det Z) (batch,) of structures x (batch, n_atoms, 3)."""
         total = x.new_full((len(x),), self._log_det_single)
         for k in self._groups:
             pairs, coupling = self.get_buffer(f"_pairs{k}"), self.get_buffer(f"_coupling{k}").to(x)
@@ -59,7 +59,8 @@ class MassMetric(torch.nn.Module):
 
 
 def fixed_lengths(zmatrix: ZMatrix, pairs: np.ndarray, lengths: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Lengths in nm that constraints fix, of Z-matrix rows 1, 2, ..., then second ones of rows 2, 3, ...; nan for free.
+    """Constrained lengths, nm, by Z-matrix row: of rows 1, 2, ..., then second lengths of rows 2, 3, ...; nan where
+    free.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
-"""Internal coordinates: z, the numbers a flow works with, <-> x, a molecule in Cartesian space.
+"""Internal coordinates: the bijection between scaled z, which a flow works with, and Cartesian x.
 
-A Z-matrix gives n - 1 bond lengths, n - 2 angles and n - 3 torsions.  Torsions of rotatable bonds are periodic and
-stay in radians.  The rest, (ln r, theta, narrow torsions), is stiff: it is centred on the energy minimum and
-whitened by the covariance that the Hessian of the energy there predicts, so that every stiff z has about unit width
-without any MD.  Constrained lengths are no coordinates.  The measure is that of Cartesian space without overall
-translation and rotation.
+A Z-matrix gives n - 1 bond lengths, n - 2 angles and n - 3 torsions.  Torsions of rotatable bonds are periodic and stay
+in radians.  The rest, (ln r, theta, narrow torsions), is stiff: it is centred on the energy minimum and whitened by the
+covariance that the Hessian of the energy there predicts, so that every stiff z has about unit width without any MD.
+Constrained lengths are no coordinates.  The measure is that of Cartesian space without overall translation and
+rotation.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ FUSED_ATOMS, FUSED_BATCH = 50, 256
 
 @dataclass(frozen=True)
 class CoordinateSettings:
-    """Which coordinates a molecule gets, and how the stiff ones are scaled.
+    """Settings of internal coordinates: which torsions turn, and how stiff coordinates are scaled.
 
     Attributes
     ----------
@@ -193,7 +193,8 @@ class InternalCoordinates(torch.nn.Module):
         energy: Energy | None = None,
         trajectory: mdtraj.Trajectory | None = None,
     ) -> InternalCoordinates:
-        """Z-matrix from the bond graph, scales from the Hessian at the system's minimum or from a trajectory.
+        """Make coordinates of a molecule: a Z-matrix from its bond graph, scales from the Hessian at its minimum or
+        from a trajectory.
 
         Parameters
         ----------
@@ -272,7 +273,7 @@ class InternalCoordinates(torch.nn.Module):
         structures: np.ndarray | None = None,
         inverting: Sequence[int] = (),
     ) -> InternalCoordinates:
-        """Centre and scale the stiff coordinates by the energy around its minimum.
+        """Centre and scale the stiff coordinates by the energy around its minimum, or by given structures.
 
         Parameters
         ----------
@@ -307,7 +308,7 @@ class InternalCoordinates(torch.nn.Module):
         return plain
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """All that `from_tensors` needs to make the same coordinates again."""
+        """Tensors from which `from_tensors` makes the same coordinates."""
         z = self.zmatrix
         tensors = {name: getattr(z, name) for name in ZMATRIX} | {"lengths": self.lengths}
         for k, (rotor, phase) in enumerate(zip(self.rotors, self.phases, strict=True)):
@@ -322,7 +323,7 @@ class InternalCoordinates(torch.nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> InternalCoordinates:
-        """The inverse of `to_tensors`."""
+        """Make coordinates from the result of `to_tensors`."""
         arrays = {k: v.numpy() for k, v in tensors.items()}
         rotors: list[Rotor] = []
         phases: list[float] = []
@@ -355,11 +356,11 @@ class InternalCoordinates(torch.nn.Module):
 
     @property
     def periodic(self) -> Tensor:
-        """Tensor of bool, shape (dim,): which entries of z are torsions on a circle."""
+        """Bool (dim,): which entries of z are torsions on a circle."""
         return torch.arange(self.dim) >= self.n_stiff
 
     def to_cartesian(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z (batch, dim) -> x (batch, n_atoms, 3) in nm and log |dx/dz| (batch,).
+        """Map z (batch, dim) to x (batch, n_atoms, 3), nm, with log |dx/dz| (batch,).
 
         Atoms stand in the topology's order; the first one placed lies at the origin, the second on the x axis.
         """
@@ -371,7 +372,7 @@ class InternalCoordinates(torch.nn.Module):
         return x, log_det if self.metric is None else log_det + self.metric(x)
 
     def to_internal(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (batch, n_atoms, 3) in nm -> z (batch, dim) and log |dz/dx| (batch,).
+        """Map x (batch, n_atoms, 3), nm, to z (batch, dim), with log |dz/dx| (batch,).
 
         Atoms of rotors are relabelled first, see `sector`; fixed lengths are not looked at.
         """
@@ -391,37 +392,37 @@ class InternalCoordinates(torch.nn.Module):
         return z, -(log_det if self.metric is None else log_det + self.metric(x))
 
     def sector(self, x: Tensor) -> Tensor:
-        """x with the atoms of every rotor under the labels that put its mean phase into the sampled sector."""
+        """Exchange equivalent atoms of x so that the mean phase of every rotor lies in the sampled sector."""
         for rotor, phase in zip(self.rotors, self.phases, strict=True):
             x = rotor.turned(x, -torch.round((rotor.phase(x) - phase) * (rotor.fold / (2 * math.pi))).long())
         return x
 
     def relabelled(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """x with the atoms of every rotor under labels drawn at random: all sectors, each as often as the others."""
+        """Exchange equivalent atoms of x at random, so that all sectors of every rotor are equally likely."""
         for rotor in self.rotors:
             steps = torch.randint(rotor.fold, (len(x),), generator=generator, device=generator.device)
             x = rotor.turned(x, steps.to(x.device))
         return x
 
     def summary(self) -> str:
-        """What was decided, as a table of rows and in words."""
+        """Description of the coordinates: a table of Z-matrix rows, and what turns, is fixed or kept."""
         width = self.mixing.square().sum(1).sqrt().numpy()
         measure = "flexible" if self.metric is None else "rigid"
         mean, names = self.mean.numpy(), self.atom_names
         return summary(self.layout, mean, width, self.rotors, measure, self.system, self.centre(), names, self.scans)
 
     def centre(self) -> np.ndarray:
-        """(n_atoms, 3), nm: the structure at z = 0."""
+        """Structure (n_atoms, 3), nm, at z = 0."""
         x, _ = self.to_cartesian(torch.zeros(1, self.dim, dtype=torch.float64))
         return x[0].numpy()
 
     @property
     def atom_names(self) -> list[str]:
-        """Residue and name of each atom, "ALA2:CA"; its number where the system is not known."""
+        """Label of each atom, "ALA2:CA", or its number where the system is not known."""
         return [str(i) for i in range(self.n_atoms)] if self.system is None else atom_names(self.system.topology)
 
     def named(self, column: int) -> str:
-        """Entry `column` of z in words: a torsion by the bond that it turns about."""
+        """Description of entry `column` of z: for a torsion the bond that it turns about."""
         if column < self.n_stiff:
             return f"stiff coordinate {column}"
         _, bond, angle, _ = self.zmatrix.rows[self.layout.row_of(column)].tolist()
@@ -435,7 +436,7 @@ class InternalCoordinates(torch.nn.Module):
         return view(self.centre()[None], self.system.md_topology, self.marks(), aspectRatio=1.5)
 
     def marks(self) -> list[Mark]:
-        """Bonds and, where the system is known, stereocentres that stand out in a picture; see `marks`."""
+        """Bonds and, where the system is known, stereocentres to highlight in a picture."""
         rotors = {rotor.rows[0] for rotor in self.rotors}
         centres = [] if self.system is None else list(stereocentres(self.system.graph))
         return [
@@ -444,7 +445,8 @@ class InternalCoordinates(torch.nn.Module):
         ]
 
     def use_c(self) -> InternalCoordinates:
-        """From the next call on, `to_cartesian` of float64 on a CPU and its derivative are C; differentiable once.
+        """Compute `to_cartesian` and its derivative in C from the next call on, for float64 on a CPU; differentiable
+        once.
 
         Without a C compiler all stays as it is, with a warning.
         """
@@ -455,7 +457,7 @@ class InternalCoordinates(torch.nn.Module):
         return self
 
     def compile(self, chunk: int | None = None) -> InternalCoordinates:  # type: ignore[override]
-        """Fuse `to_cartesian` in float64 and its derivative with torch.compile, from the next call on.
+        """Compile `to_cartesian` in float64 and its derivative with torch.compile at the next call.
 
         A batch is taken in pieces of `chunk` structures; by default what a processor's caches hold. Only of small
         molecules: beyond, fusing takes minutes and gains nothing.
@@ -467,7 +469,7 @@ class InternalCoordinates(torch.nn.Module):
 
     @property
     def fused(self) -> bool:
-        """Whether `compile` was called, and the molecule is small enough."""
+        """Whether `compile` was called and the molecule is small enough for it."""
         return self._fused is not None
 
     # --- inside: the batch is the last dimension ---

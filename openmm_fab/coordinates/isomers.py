@@ -1,4 +1,4 @@
-"""Isomers that a molecule may change between: cis and trans amides, and the sides of pyramidal nitrogens."""
+"""Isomers that a molecule may interconvert: cis and trans amides, and the two sides of pyramidal nitrogens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ Amide = tuple[int, int, int, int]  # atoms of omega: carbon (or other), carbonyl
 
 
 def amide_bonds(graph: BondGraph) -> list[Amide]:
-    """Amides whose two sides differ, in no ring, by the atoms of their omega torsion: C(=O)-N with a heavy atom on N.
+    """Amides outside rings whose cis and trans forms differ, by the atoms of their omega torsion: C(=O)-N with a heavy
+    atom on N.
 
     Formamides, ureas, carbamates and hydrazides are among them. On the carbon, a carbon counts before a heavy atom and
     that before a hydrogen; of two carbons on the nitrogen (proline) the one with a carbonyl beside it, else the larger
@@ -57,7 +58,7 @@ def is_trans(x: np.ndarray, amide: Amide) -> bool:
 
 
 def with_trans_amides(x: np.ndarray, graph: BondGraph, amides: Sequence[Amide]) -> np.ndarray:
-    """Positions (n_atoms, 3) with every cis amide turned by half a turn; the shorter side moves."""
+    """Positions (n_atoms, 3) with every cis amide rotated by half a turn to trans; the smaller side moves."""
     x = np.array(x, dtype=np.float64)
     for amide in amides:
         if is_trans(x, amide):
@@ -90,8 +91,8 @@ def pyramidal_nitrogens(graph: BondGraph, x: np.ndarray) -> list[int]:
 
 
 def inverting_rows(zmatrix: ZMatrix, graph: BondGraph, x: np.ndarray) -> list[int]:
-    """Rows of the Z-matrix whose narrow torsion inverts a pyramidal nitrogen: it says how two arms lie to each other,
-    seen from the third.
+    """Rows of the Z-matrix whose narrow torsion, between two substituents seen from the third, inverts a pyramidal
+    nitrogen.
 
     Not of a nitrogen that has all its arms in rings, which hold it.
     """

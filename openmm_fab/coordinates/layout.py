@@ -1,4 +1,5 @@
-"""Which entry of z is which length, angle or torsion of a Z-matrix, and which of them are fixed, narrow or turn."""
+"""Index arithmetic of coordinates: which entry of z is which length, angle or torsion, and which are fixed, narrow or
+turn."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from .zmatrix import ZMatrix
 
 
 class Layout:
-    """Places of a Z-matrix's lengths, angles and torsions among the coordinates.
+    """Positions of a Z-matrix's lengths, angles and torsions among the coordinates.
 
     Lengths and angles stand in one array `lengths`: first ones of rows 1, 2, ..., then angles of rows 2, 3, ... or, of
     rows that close rings, second lengths.  Torsions are those of rows 3, 4, ...  z holds the lengths and angles that
@@ -55,28 +56,28 @@ class Layout:
 
     @property
     def fixed(self) -> np.ndarray:
-        """Places in `lengths` of fixed ones."""
+        """Positions in `lengths` of fixed lengths."""
         return np.flatnonzero(~np.isnan(self.lengths))
 
     def length(self, row: int) -> int:
-        """Place in `lengths` of the distance of a row's atom to its bond partner; rows 1, 2, ..."""
+        """Position in `lengths` of the bond length of a row; rows 1, 2, ..."""
         return row - 1
 
     def bend(self, row: int) -> int:
-        """Place in `lengths` of a row's angle, or second length; rows 2, 3, ..."""
+        """Position in `lengths` of a row's angle or second length; rows 2, 3, ..."""
         return self.n_bonds + row - 2
 
     def stiff_torsions(self, rows: Iterable[int]) -> list[int]:
-        """Entries of z that are the narrow torsions of these rows; rows without one are left out."""
+        """Entries of z that are the narrow torsions of these rows; rows without one are skipped."""
         entry = {k + 3: len(self.free) + i for i, k in enumerate(self.narrow.tolist())}
         return [entry[int(row)] for row in rows if int(row) in entry]
 
     def row_of(self, entry: int) -> int:
-        """Row whose torsion is this periodic entry of z."""
+        """Z-matrix row whose torsion is this periodic entry of z."""
         return int(self.turning[entry - self.n_stiff]) + 3
 
     def distances(self) -> dict[frozenset[int], int]:
-        """Places in `lengths` of all that are distances, by the two atoms."""
+        """Positions in `lengths` of all distances, by pair of atoms."""
         rows, closing = self.zmatrix.rows, np.flatnonzero(self.zmatrix.closes).tolist()
         places = {frozenset(row[:2].tolist()): self.length(k) for k, row in enumerate(rows[1:], start=1)}
         return places | {frozenset(rows[k, [0, 2]].tolist()): self.bend(k) for k in closing}

@@ -1,4 +1,4 @@
-"""What of the coordinates stands out in a picture: bonds that turn, are fixed or close rings, and stereocentres."""
+"""Parts of the coordinates to highlight in a picture: bonds that turn, are fixed or close rings, and stereocentres."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HAND: Colour = [0.85, 0.15, 0.2]  # stereocentres
 
 
 def marked_bonds(zmatrix: ZMatrix, rotors: Collection[int], lengths: np.ndarray, names: Sequence[str]) -> list[Mark]:
-    """Bonds that stand out, each with its colour and what it is.
+    """Bonds to highlight, each with a colour and a description.
 
     Parameters
     ----------
@@ -43,5 +43,5 @@ def marked_bonds(zmatrix: ZMatrix, rotors: Collection[int], lengths: np.ndarray,
 
 
 def marked_centres(centres: Sequence[int], names: Sequence[str]) -> list[Mark]:
-    """Stereocentres, each with its colour and its name."""
+    """Stereocentres to highlight, each with a colour and a name."""
     return [((i,), HAND, f"keeps its hand: {names[i]}") for i in centres]

@@ -1,4 +1,4 @@
-"""Positions of a Z-matrix's atoms in C: `placement.c`. PyTorch's own version: `placement`."""
+"""Placement of a Z-matrix's atoms in C (`placement.c`); `placement` is the same in PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOURCE = Path(__file__).with_name("placement.c").read_text(encoding="utf-8")
 
 
 class NativePlacement:
-    """`placement.Placement.place` for float64 on the CPU, differentiable once.
+    """`placement.Placement.place` in C, for float64 on the CPU, differentiable once.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ class NativePlacement:
         self.functions()  # compiles, or raises
 
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """x (batch, n_atoms, 3) and its volume (batch,), of q (3 n_atoms - 6, batch): ln r, angles, torsions."""
+        """Positions x (batch, n_atoms, 3) and log-volume (batch,) of q (3 n_atoms - 6, batch): ln r, angles, torsions."""
         return cast("tuple[Tensor, Tensor]", _Place.apply(q, self))
 
     def functions(self) -> tuple[Callable[..., None], Callable[..., None]]:
-        """The map, and its derivatives."""
+        """C functions of the map and of its derivatives."""
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
         before, after = [pointer, pointer, integer, integer, pointer, integer, pointer], [integer, integer]
         arguments = {"place": [*before, *[pointer] * 2, *after], "place_back": [*before, *[pointer] * 4, *after]}
@@ -51,7 +51,7 @@ class NativePlacement:
         return found.place, found.place_back
 
     def run(self, call: Callable[..., None], q: Tensor, *others: Tensor) -> None:
-        """Call one of the functions for a batch, in pieces."""
+        """Call one of the C functions for a batch, in pieces."""
         rows, closes, given = self._rows.data_ptr(), self._closes.data_ptr(), [t.data_ptr() for t in others]
 
         def piece(start: int, stop: int) -> None:

@@ -18,7 +18,7 @@ from .zmatrix import ZMatrix
 
 
 class Placement(nn.Module):
-    """Positions of a Z-matrix's atoms.
+    """Conversion between a Z-matrix's internal coordinates and Cartesian positions.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Placement(nn.Module):
             here = [both[i] for i in keep]
 
     def place(self, log_r: Tensor, bend: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions (3, n_atoms, batch), and their volume (batch,).
+        """Positions (3, n_atoms, batch) of internal coordinates, and their log-volume (batch,).
 
         The first atom lies in the origin, the second on x, the third in the xy plane. Where an angle is not in
         (0, pi), or two lengths do not reach across a ring, the volume is -inf and positions mean nothing.
@@ -102,7 +102,7 @@ class Placement(nn.Module):
         return self._atoms(torch.cat(placed, dim=1)), volume
 
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log_r, bend, phi and volume of positions (3, n_atoms, batch); phi in (-pi, pi]."""
+        """Internal coordinates log_r, bend, phi in (-pi, pi] and log-volume of positions (3, n_atoms, batch)."""
         log_r, bend, phi = x.new_zeros(3, 0, x.shape[-1]).unbind(0)
         volume = x.new_zeros(x.shape[-1])
         for k, atoms in enumerate(self._measured):

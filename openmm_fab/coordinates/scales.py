@@ -1,4 +1,4 @@
-"""How wide the stiff coordinates of a molecule are: from the Hessian at its minimum, or from a trajectory."""
+"""Widths of a molecule's stiff coordinates, from the Hessian at its minimum or from a trajectory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PUCKERS = 0.08  # rad; a ring torsion of less width belongs to a cage
 def covariance_at_minimum(
     layout: Layout, to_cartesian: Map, z: Tensor, value_and_gradient: ValueAndGradient, softest: float, fold: Tensor
 ) -> Tensor:
-    """Covariance of the stiff coordinates in the harmonic picture, from central differences of the gradient of u.
+    """Harmonic covariance of the stiff coordinates, from central differences of the gradient of u.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def covariance_at_minimum(
 
 
 def soften(layout: Layout, covariance: Tensor, positions: np.ndarray, softest: float) -> Tensor:
-    """Covariance where the torsions of puckering rings are wide, and nothing is taken to depend on them.
+    """Widen the torsions of puckering rings and set their covariance with all other coordinates to zero.
 
     A ring's other pucker is several times the harmonic width away, and not along a straight line: there the picture
     of one minimum is of no use.  Rings that are planar, or too stiff to pucker, stay as they are.
@@ -123,7 +123,7 @@ def moments(layout: Layout, to_internal: Map, structures: np.ndarray) -> tuple[T
 
 
 def mixing_of(covariance: Tensor, whiten: bool) -> Tensor:
-    """A root of the covariance: the widths alone, or with correlations the root nearest to them.
+    """Matrix root of a covariance: its widths alone or, with correlations, the root closest to them.
 
     Of many coordinates correlations below `SMALLEST` are left out, nearly all of them, so that the cost of mixing
     grows with the number of atoms and not with its square.

@@ -1,4 +1,4 @@
-"""How hard it is to turn about a bond: relaxed scans of all bonds of a molecule at once, by the energy itself.
+"""Barriers to rotation about bonds, from relaxed energy scans of all bonds of a molecule at once.
 
 The torsion is driven around its circle, both ways, and everything else relaxes by L-BFGS in scaled internal
 coordinates, in which stiff directions have unit width. One call of the energy serves all bonds and both ways.
@@ -28,7 +28,7 @@ PLANCK = 0.3990313  # kJ/mol ps
 
 @dataclass(frozen=True)
 class BondScan:
-    """What a relaxed scan says of a bond, energies counted from the structure that the coordinates are made from.
+    """Result of a relaxed scan about a bond; energies are relative to the structure that the coordinates are made from.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ def crossing_time(barrier: float, kT: float) -> float:
 def scan_bonds(
     function: Function, minimum: Tensor, columns: Sequence[int], bonds: Sequence[tuple[int, int]]
 ) -> list[BondScan]:
-    """Barriers and other sides of bonds.
+    """Scan bonds: their barriers and the energies of their other minima.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def _profiles(function: Function, minimum: Tensor, columns: Sequence[int]) -> tu
 
 
 def relax(function: Function, z: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Local minima of u below each of z (batch, dim), and u (batch,) there; entries that are `held` stay.
+    """Minimise u from each z (batch, dim), with the entries `held` fixed; returns minima and their u (batch,).
 
     L-BFGS (Nocedal 1980) of every structure on its own, with one evaluation of all that have not converged a step.
     """

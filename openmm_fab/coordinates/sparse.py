@@ -1,4 +1,4 @@
-"""Products with a constant matrix that is mostly zeros, on the CPU."""
+"""Products with a constant, mostly zero matrix on the CPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sparse_pair(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 class SparseProduct(torch.autograd.Function):
-    """matrix @ z of a pair made by `sparse_pair`, z (n, batch); differentiable once, in z."""
+    """Product matrix @ z of a pair made by `sparse_pair` with z (n, batch); differentiable once in z."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What was decided about a molecule's coordinates, as a table and in words."""
+"""Description of a molecule's coordinates as a table and in words."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def summary(
     names: Sequence[str],
     scans: Scans | None = None,
 ) -> str:
-    """Rows of the Z-matrix with centres and widths, and what turns, is fixed, kept or hard.
+    """Describe coordinates: Z-matrix rows with centres and widths, and what turns, is fixed, kept or hard to sample.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Groups of equal atoms at the end of a rotatable bond: methyls, ammonium, and others on request.
+"""Groups of equivalent atoms on a rotatable bond: methyls, ammonium, and others on request.
 
-Turning such a group by a full turn over its fold only exchanges atoms that cannot be told apart, so one sector of its
-torsion holds all there is to know.  In terms of the mean phase of its atoms,
-psi = phi_1 + sum_k (phi_k - phi_1 - 2 pi (k - 1) / fold) / fold, an exchange is a shift by exactly 2 pi / fold, however
-distorted the group is; a sector of psi is therefore an exact domain.
+A full turn divided by the group's fold only exchanges equivalent atoms, so one sector of its torsion represents all of
+it.  In terms of the mean phase of its atoms, psi = phi_1 + sum_k (phi_k - phi_1 - 2 pi (k - 1) / fold) / fold, an
+exchange is a shift by exactly 2 pi / fold, however distorted the group is; a sector of psi is therefore an exact
+domain.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TRIES = 200  # exchanges looked at
 
 @dataclass(frozen=True, eq=False)
 class Rotor:
-    """Equal atoms on one rotatable bond.
+    """Group of equivalent atoms on one rotatable bond.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Rotor:
         return len(self.rows)
 
     def phase(self, x: Tensor) -> Tensor:
-        """psi (batch,) of x (batch, n_atoms, 3), rad, not wrapped."""
+        """Mean phase psi (batch,) of x (batch, n_atoms, 3), rad, not wrapped."""
         centre, axis, reference = (x[:, [i]] for i in self.frame)
         phi = torsion(x[:, list(self.atoms)], centre, axis, reference)
         spacing = torch.arange(self.fold, device=x.device) * (2 * math.pi / self.fold)
@@ -61,7 +61,7 @@ class Rotor:
         return phi[:, 0] + late.sum(1) / self.fold
 
     def turned(self, x: Tensor, steps: Tensor) -> Tensor:
-        """x (batch, n_atoms, 3) under labels exchanged `steps` (batch,) times, each adding 2 pi / fold to psi."""
+        """x (batch, n_atoms, 3) after `steps` (batch,) exchanges of labels, each of which adds 2 pi / fold to psi."""
         powers = [np.arange(len(self.exchange))]
         for _ in range(self.fold - 1):
             powers.append(powers[-1][self.exchange])
@@ -70,7 +70,7 @@ class Rotor:
 
 
 def find_rotors(zmatrix: ZMatrix, graph: BondGraph, positions: np.ndarray, symmetry: str) -> list[Rotor]:
-    """Rotors of a molecule, those nearer to the root first.
+    """Find the groups of equivalent atoms of a molecule, those nearer to the root first.
 
     Parameters
     ----------

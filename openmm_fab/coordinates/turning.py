@@ -1,4 +1,4 @@
-"""Which bonds turn: what is asked for, amides by the bond graph, the rest by relaxed scans of the energy."""
+"""Decision which bonds turn: by request, for amides by the bond graph, else by relaxed scans of the energy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TETRAHEDRAL = 4  # neighbours; bonds of such an atom have barriers of a few kT
 
 @dataclass(frozen=True)
 class Scans:
-    """What was scanned before coordinates were made.
+    """Results of the scans made before coordinates are built.
 
     Attributes
     ----------
@@ -39,18 +39,18 @@ class Scans:
     batched: bool = True
 
     def of(self, i: int, j: int) -> BondScan | None:
-        """The scan of a bond, if there is one."""
+        """Scan of the bond between two atoms, or None."""
         return next((scan for scan in self.bonds if set(scan.bond) == {i, j}), None)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """All that `from_tensors` needs to make the same again: rows of (i, j, barrier, other or nan, turns)."""
+        """Tensors for `from_tensors`: rows of (i, j, barrier, other or nan, turns)."""
         rows = [(*s.bond, s.barrier, math.nan if s.other is None else s.other, s.turns) for s in self.bonds]
         bonds = torch.tensor(rows, dtype=torch.float64).reshape(-1, 5)
         return {"bonds": bonds, "limit": torch.tensor([self.limit, self.kT, self.batched], dtype=torch.float64)}
 
     @classmethod
     def from_tensors(cls, bonds: Tensor, limit: Tensor) -> Scans:
-        """The inverse of `to_tensors`."""
+        """Make scans from the result of `to_tensors`."""
         scans = [
             BondScan((int(i), int(j)), barrier, None if math.isnan(other) else other, bool(turns))
             for i, j, barrier, other, turns in bonds.tolist()
@@ -60,7 +60,7 @@ class Scans:
 
 
 class Turning:
-    """Rows of a Z-matrix that could turn, and what is known of each without an energy.
+    """Rows of a Z-matrix that could turn, and what is known about each without an energy.
 
     Parameters
     ----------
@@ -119,18 +119,18 @@ class Turning:
         self.to_scan = {row: axis for row, axis in self._rows.items() if unknown(row, *axis)}
 
     def widest(self) -> ZMatrix:
-        """The Z-matrix in which all that is scanned turns."""
+        """Z-matrix in which all scanned bonds turn."""
         return self._with(dict.fromkeys(self.to_scan, True))
 
     def chosen(self, scans: Sequence[BondScan]) -> ZMatrix:
-        """The Z-matrix in which what is asked for and what the scans say turns, and amides do not unless asked for."""
+        """Z-matrix in which requested bonds and those that scans allow turn, and amides only on request."""
         found = {frozenset(scan.bond): scan.turns for scan in scans}
         found |= dict.fromkeys(self._kept, False) | dict.fromkeys(self._free, True)
         rows = {row: frozenset(axis) for row, axis in self._rows.items()}
         return self._with({row: found[bond] for row, bond in rows.items() if bond in found})
 
     def decided(self, scan: BondScan, limit: float) -> BondScan:
-        """The scan with what follows from it: a barrier up to `limit` (kT) turns, but for amides."""
+        """The scan with its decision: bonds with a barrier up to `limit` (kT) turn, amides excepted."""
         return replace(scan, turns=scan.barrier <= limit and frozenset(scan.bond) not in self._kept)
 
     def _with(self, turns: Mapping[int, bool]) -> ZMatrix:
@@ -143,7 +143,8 @@ def energy_of(
     to_cartesian: Callable[[Tensor], tuple[Tensor, Tensor]],
     value_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """z (batch, dim) -> u (batch,) and du/dz (batch, dim); u is +inf where z is outside of the coordinates' domain."""
+    """Compose energy and coordinates: z (batch, dim) -> u (batch,) and du/dz (batch, dim); u is +inf outside the
+    coordinates' domain."""
 
     @torch.enable_grad()
     def function(z: Tensor) -> tuple[Tensor, Tensor]:

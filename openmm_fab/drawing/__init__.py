@@ -1,4 +1,4 @@
-"""Pictures of structures: positions and topology in, figures and notebook widgets out."""
+"""Pictures of structures: positions and topology -> figures and notebook widgets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structures beside a map of two torsions, in a notebook: a click on the map shows the structure that lies there."""
+"""Notebook widget that shows structures beside a map of two torsions; a click on the map selects a structure."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ class Explorer:
             self._update_box()
 
     def words(self) -> str:
-        """What is known of the structure shown."""
+        """Description of the structure shown."""
         s, k = self.structures, self.chosen
         places = ", ".join(f"{name} {np.degrees(a):.0f}°" for name, a in zip(s.axes, s.angles[k], strict=True))
         energy = f"; u {self._u[k]:.1f} above the lowest of these" if np.isfinite(self._u[k]) else ""
         return f"Structure {k + 1} of {len(s.frame)}: {places}; {100 * s.share[k]:.2g} % of the draws{energy}"
 
     def connect(self) -> None:
-        """Listen to clicks on the figure's canvas; call it again after the figure was put on another one."""
+        """Listen to clicks on the figure's canvas; to be called again after the figure was moved to another canvas."""
         self.figure.canvas.mpl_connect("button_press_event", self._clicked)
 
     def _clicked(self, event: Any) -> None:
@@ -105,7 +105,7 @@ class Explorer:
 
     @cached_property
     def box(self) -> Any:
-        """Viewer, map and words as one ipywidget; made when it is first looked at.
+        """ipywidget of viewer, map and description, made at first use.
 
         Raises
         ------
@@ -137,7 +137,7 @@ class Explorer:
             self._picture.value = png(self.figure)
 
     def still(self) -> Figure:
-        """Map and structures as one picture."""
+        """One picture of map and structures, for pages without widgets."""
         figure = new_figure(9.6, 4.0)
         left, right = figure.subplots(1, 2)
         self._map(left)

@@ -1,4 +1,4 @@
-"""Structures as sticks, without a 3-D viewer."""
+"""Stick drawings of structures with matplotlib, without a 3-D viewer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def sticks(
     edge: str = "#1f2430",
     marks: Sequence[tuple[tuple[int, ...], str | Sequence[float]]] = (),
 ) -> None:
-    """The same, into axes."""
+    """Draw structures as `structure_picture` does, into given axes."""
     from matplotlib.collections import LineCollection
 
     centred = x - x[0].mean(0)

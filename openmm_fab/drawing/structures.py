@@ -1,4 +1,4 @@
-"""Structures to look at: superposed, each with its share and its place on a map; elements, bonds and PDB of them."""
+"""Selected structures of an ensemble, superposed, with their shares and torsions, as arrays, PDB text and JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_ATOMS = 4000  # of all structures together
 
 @dataclass(frozen=True)
 class Structures:
-    """Different frames drawn by weight, superposed on the first by their heavy atoms, the most drawn first.
+    """Distinct frames drawn by weight, superposed on the first by their heavy atoms, the most frequent first.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Structures:
     pdb: str
 
     def to_json(self) -> str:
-        """All but x as JSON, fit to stand within a script element of a page."""
+        """Everything but x as JSON that may stand inside a script element of a page."""
         about: dict[str, Any] = {
             "pdb": self.pdb,
             "frame": self.frame.tolist(),
@@ -56,19 +56,19 @@ class Structures:
 
 
 def superposed(trajectory: mdtraj.Trajectory) -> mdtraj.Trajectory:
-    """The trajectory itself, now laid on its first frame by the heavy atoms."""
+    """Superpose all frames of a trajectory on the first one by heavy atoms, in place, and return it."""
     heavy = [a.index for a in trajectory.topology.atoms if a.element.symbol not in ("H", "VS")]
     return trajectory.superpose(trajectory, 0, atom_indices=np.array(heavy))
 
 
 def elements_and_bonds(topology: mdtraj.Topology) -> tuple[list[str], np.ndarray]:
-    """Symbols of the atoms, and their bonds (n, 2)."""
+    """Element symbols of the atoms, and their bonds (n, 2)."""
     bonds = [(a.index, b.index) for a, b in topology.bonds]
     return [atom.element.symbol for atom in topology.atoms], np.array(bonds, dtype=int).reshape(-1, 2)
 
 
 def pdb_models(trajectory: mdtraj.Trajectory) -> str:
-    """Text of a PDB file with a model a frame."""
+    """Text of a PDB file with one model for each frame."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "structures.pdb"
         trajectory.save_pdb(str(path))

@@ -1,4 +1,4 @@
-"""What all figures share: an empty figure, colours safe for the colour-blind, axes of angles in rad, surfaces of F."""
+"""Common style of figures: size, colours safe for the colour-blind, angle axes, free-energy surfaces."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def angle_axis(ax: Axes, which: str, label: str) -> None:
 
 
 def torsion_label(name: str, unit: bool = True) -> str:
-    """A torsion's name ("phi ALA2", "C-C, 3-fold") as the label of an axis, with its unit unless told otherwise."""
+    """Axis label of a torsion ("phi ALA2", "C-C, 3-fold"), with its unit unless told otherwise."""
     kind, _, residue = name.partition(" ")
     label = rf"$\{kind}$ {residue}" if kind in ("phi", "psi") else name
     if folded := re.fullmatch(r"(.*), (\d)-fold", name):  # the value is fold times the torsion

@@ -1,4 +1,4 @@
-"""Structures in a notebook, through nglview, and as a picture where a page has no widgets."""
+"""3-D views of structures in a notebook with nglview, with a picture for pages without widgets."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def view(x: np.ndarray, topology: mdtraj.Topology, marks: Sequence[Mark] = (), *
 def structure_widget(
     trajectory: mdtraj.Trajectory, marks: Sequence[tuple[tuple[int, ...], Colour]] = (), **kwargs: float
 ) -> Any:
-    """nglview's widget of balls and sticks; where a page has no widgets, as on GitHub, it shows a picture instead."""
+    """nglview widget of a trajectory as balls and sticks, which becomes a picture on pages without widgets, such as
+    GitHub's."""
     nglview = _nglview()
 
     class Pictured(nglview.NGLWidget):  # type: ignore[name-defined]
@@ -78,20 +79,20 @@ def structure_widget(
 
 
 def with_picture(widget: Any, figure: Figure, words: str) -> dict[str, Any]:
-    """What a notebook shows of a widget, with picture and words for pages without widgets."""
+    """Notebook representation of a widget, with a picture and a text for pages without widgets."""
     picture = base64.b64encode(png(figure)).decode("ascii")
     return {**widget._repr_mimebundle_(), "image/png": picture, "text/plain": words}
 
 
 def png(figure: Figure, dpi: int = 80) -> bytes:
-    """The figure as a PNG file."""
+    """PNG file of a figure, as bytes."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
     return file.getvalue()
 
 
 def _nglview() -> Any:
-    """nglview, or an ImportError that names what to install."""
+    """Import nglview; the ImportError names what to install."""
     try:
         import nglview
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Comparison of energies and gradients with those of OpenMM's Reference platform, which has double precision."""
+"""Comparison of energies and gradients with OpenMM's Reference platform, which uses double precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DisagreementError(OpenMMFabError, RuntimeError):
 
 
 def compare(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], dtype: torch.dtype, advice: str) -> None:
-    """Raise where (u (batch,), gradient (batch, n_atoms, 3)) differ by more than calculations in `dtype` do.
+    """Raise if energies u (batch,) or gradients (batch, n_atoms, 3) differ by more than rounding in `dtype` explains.
 
     Raises
     ------

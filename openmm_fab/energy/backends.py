@@ -1,4 +1,4 @@
-"""The choice of a backend: which program evaluates the energy of a molecule."""
+"""Choice of the backend that evaluates a molecule's energy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BACKENDS = ("auto", "compiled", "openmm", "verify")
 
 
 def reduced_energy(system: MolecularSystem, backend: str = "auto", **options: Any) -> OpenMMEnergy | CompiledEnergy:
-    """The reduced energy u(x) = U(x)/kT of a molecule.
+    """Make the reduced energy u(x) = U(x)/kT of a molecule, with a chosen backend.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Bonded forces that are no expressions: harmonic bonds and angles, torsions, correction maps."""
+"""Bonded forces without expressions: harmonic bonds and angles, torsions, correction maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .terms import Term, atoms_of, refuse_periodic, without_units
 
 
 class HarmonicBonds(Term):
-    """Sum of k/2 (r - length)^2."""
+    """Harmonic bonds: sum of k/2 (r - length)^2."""
 
     def __init__(self, force: openmm.HarmonicBondForce, system: openmm.System) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class HarmonicBonds(Term):
 
 
 class HarmonicAngles(Term):
-    """Sum of k/2 (angle - theta)^2."""
+    """Harmonic angles: sum of k/2 (angle - theta)^2."""
 
     def __init__(self, force: openmm.HarmonicAngleForce, system: openmm.System) -> None:
         super().__init__()
@@ -49,7 +49,8 @@ class HarmonicAngles(Term):
 
 
 class PeriodicTorsions(Term):
-    """Sum of k (1 + cos(periodicity phi - phase)); phi of the same four atoms is computed once for all their terms."""
+    """Periodic torsions: sum of k (1 + cos(periodicity phi - phase)); phi is computed once for all terms of the same
+    four atoms."""
 
     periodicity: Tensor
 
@@ -72,7 +73,7 @@ class PeriodicTorsions(Term):
 
 
 class RBTorsions(Term):
-    """Ryckaert-Bellemans: sum_n c_n cos(phi - pi)^n, n = 0 .. 5."""
+    """Ryckaert-Bellemans torsions: sum_n c_n cos(phi - pi)^n, n = 0 .. 5."""
 
     def __init__(self, force: openmm.RBTorsionForce, system: openmm.System) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ class WorkerError(OpenMMFabError, RuntimeError):
 
 
 class OpenMMEnergy:
-    """The reduced energy u(x) = U(x)/kT computed by OpenMM itself; see `energy.protocol.Energy`.
+    """Reduced energy u(x) = U(x)/kT computed by OpenMM; see `energy.protocol.Energy`.
 
     A structure with non-finite coordinates is never shown to OpenMM: the CPU platform may answer with a plausible
     number.
@@ -137,7 +137,7 @@ class OpenMMEnergy:
         return u, gradient
 
     def close(self) -> None:
-        """Free the Contexts. Calls after this raise."""
+        """Free the Contexts; later calls raise."""
         self._contexts, self._broken = [], False
 
     def __enter__(self) -> OpenMMEnergy:
@@ -332,7 +332,8 @@ def _choose(timings: Mapping[tuple[str, int], float]) -> tuple[str, int]:
 
 
 def regularize(u: Tensor, cut: float, dim: int) -> Tensor:
-    """Energies above `cut` count as dim times a logarithm. Steers training only: weights use the true energy.
+    """Replace energies above `cut` by cut + dim log(1 + (u - cut) / dim), for training only; weights use the true
+    energy.
 
     u for u <= cut, cut + dim log(1 + (u - cut) / dim) above: monotone, with a continuous slope. +inf and NaN stay.
 

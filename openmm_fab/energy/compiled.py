@@ -33,7 +33,7 @@ ONLY_FIRST = "CompiledEnergy gives first derivatives only; use its `potential` f
 
 
 class CompiledEnergy(nn.Module):
-    """The reduced energy u(x) = U(x)/kT of a System translated to torch; see `energy.protocol.Energy`.
+    """Reduced energy u(x) = U(x)/kT of a System, translated force by force; see `energy.protocol.Energy`.
 
     It is also a function of the System's global parameters, and can be made one of the force field's.
 
@@ -83,11 +83,11 @@ class CompiledEnergy(nn.Module):
 
     @staticmethod
     def untranslated(system: openmm.System) -> list[str]:
-        """What of the System has no translation, and why; empty if all is covered."""
+        """Forces and options of a System that have no translation, and why; empty if all are covered."""
         return translate(system)[1]
 
     def compile(self, chunk: int | None = None) -> CompiledEnergy:  # type: ignore[override]
-        """Fuse the energy and its gradient with torch.compile, from the next call on (which takes a while).
+        """Compile the energy and its gradient with torch.compile at the next call, which takes a while.
 
         One function is built, for `chunk` structures; a batch is cut into chunks and the last one filled up, so that
         no batch size needs another one. For a GPU: on a CPU the energy in C (`native`) is faster, and is there at
@@ -202,7 +202,7 @@ class CompiledEnergy(nn.Module):
         return u, gradient
 
     def close(self) -> None:
-        """Do nothing: there is nothing to close. `OpenMMEnergy` has the method, too."""
+        """Do nothing; present because `OpenMMEnergy` has it."""
 
     def __enter__(self) -> CompiledEnergy:
         return self
@@ -215,7 +215,7 @@ class CompiledEnergy(nn.Module):
 
     @property
     def how(self) -> str:
-        """How a CPU calculates, in words: "C", "C, but for ...", "torch.compile" or "PyTorch"."""
+        """How the energy is calculated, in words: "C", "C, but for ...", "torch.compile" or "PyTorch"."""
         if self.fused:
             return "torch.compile"
         native = self._find_native()

@@ -1,4 +1,4 @@
-"""Custom forces whose energy is a sum of an expression: over bonds, particles or groups, or over pairs of atoms."""
+"""Custom forces whose energy is a sum of an expression over bonds, particles, groups or pairs of atoms."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def global_names(force: Any) -> list[str]:
 
 
 def per_particle(force: Any, n_atoms: int) -> tuple[list[str], np.ndarray]:
-    """Names of the per-particle parameters, and the values (n_atoms,) of each."""
+    """Names of a force's per-particle parameters, and the values (n_atoms,) of each."""
     names = [force.getPerParticleParameterName(n) for n in range(force.getNumPerParticleParameters())]
     values = np.array([without_units(*force.getParticleParameters(i)) for i in range(n_atoms)])
     return names, values.reshape(n_atoms, len(names)).T

@@ -28,7 +28,7 @@ NONE: Mapping = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Expression:
-    """An expression in variables and tabulated functions, made by `Expression.parse`.
+    """Parsed expression of variables and tabulated functions; made by `Expression.parse`.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Expression:
 
     @classmethod
     def parse(cls, text: str, functions: Mapping[str, int] = NONE) -> Expression:
-        """Read an expression.
+        """Parse an expression.
 
         Parameters
         ----------
@@ -78,7 +78,7 @@ class Expression:
     def __call__(
         self, values: Mapping[str, Tensor | float], functions: Mapping[str, Callable[..., Tensor]] = NONE
     ) -> Tensor:
-        """Evaluate, elementwise.
+        """Evaluate the expression elementwise.
 
         The derivatives of sqrt and abs at 0 are 0. What `select`, min and max do not take has no gradient, whatever is
         infinite or NaN in it.
@@ -137,7 +137,7 @@ class Expression:
 
 
 def evaluate(step: Node, arguments: Sequence[Tensor], functions: Mapping[str, Callable[..., Tensor]]) -> Tensor:
-    """A number, an operation or a tabulated function of arguments that are tensors."""
+    """Value of one step: a number, an operation, or a tabulated function of tensors."""
     if step.kind == "number":
         return torch.tensor(step.value, dtype=torch.float64)
     if step.kind == "table":
@@ -223,7 +223,8 @@ _ARGUMENTS = {name: count for name, (count, _) in _FUNCTIONS.items() if name not
 
 @dataclass(frozen=True)
 class Node:
-    """One step. kind: "number", "variable", "table" (a tabulated function) or "operation"; value: which one."""
+    """One step of an expression. kind: "number", "variable", "table" (a tabulated function) or "operation"; value:
+    which one."""
 
     kind: str
     value: float | str

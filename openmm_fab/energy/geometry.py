@@ -21,7 +21,7 @@ Parameters = dict[str, Value]
 
 
 def occurrences(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """For each of n rows the positions in `index` (m,) that hold it: table (degree, n) int, and its weights.
+    """Positions in `index` (m,) that hold each of n rows: table (degree, n) int, and its weights.
 
     The weights (degree, n, 1) are 1 for a position and 0 for padding; None where nothing is padded. The degree comes
     first, so that sums over it run over the outermost dimension: torch.compile then vectorises along the batch alone.
@@ -36,7 +36,8 @@ def occurrences(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray | Non
 
 
 class Gather(nn.Module):
-    """Rows of a tensor (..., n, batch) by index, an integer array of any shape: -> (..., *index.shape, batch)."""
+    """Module that takes rows of a tensor (..., n, batch) by an integer index of any shape: -> (..., *index.shape,
+    batch)."""
 
     index: Tensor
     table: Tensor
@@ -77,7 +78,7 @@ def _sum_rows(rows: Tensor, table: Tensor, weights: Tensor | None) -> Tensor:
 
 
 class Pairs(nn.Module):
-    """Squared distances of pairs of atoms i < j.
+    """Module for squared distances of pairs of atoms i < j.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ class Pairs(nn.Module):
         self.register_buffer("weights", None if weights is None else torch.from_numpy(weights))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (3, n_atoms, batch) -> squared distances (n_pairs, batch)."""
+        """Squared distances (n_pairs, batch) of x (3, n_atoms, batch)."""
         return _Squares.apply(x, self.i, self.j, self.neighbours, self.rows, self.weights)
 
 
@@ -139,7 +140,7 @@ class _Squares(torch.autograd.Function):
 
 
 class Frame:
-    """A batch of structures while it is evaluated: x (3, n_atoms, batch) in nm, and the pairs' distances."""
+    """Batch of structures during an evaluation: x (3, n_atoms, batch) in nm, and the distances of its pairs."""
 
     def __init__(self, x: Tensor, pairs: Pairs) -> None:
         self.x = x
@@ -172,7 +173,7 @@ def cross(a: Tensor, b: Tensor) -> Tensor:
 
 
 def root(x: Tensor) -> Tensor:
-    """Square root with derivative 0 at 0, as distances that vanish must not make every gradient NaN."""
+    """Square root with derivative 0 at 0, so that a distance of zero gives no NaN gradients."""
     return torch.sqrt(torch.where(x == 0, x.detach(), x))
 
 
@@ -183,7 +184,7 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def angle(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """The angle at b in [0, pi], rad; NaN if a or c is at b. A straight angle has gradient 0, as in OpenMM."""
+    """Angle at b in [0, pi], rad; NaN if a or c is at b. A straight angle has gradient 0, as in OpenMM."""
     u, v = a - b, c - b
     w = cross(u, v)
     theta = torch.atan2(root(dot(w, w)), dot(u, v))
@@ -199,14 +200,15 @@ def torsion(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 
 
 def expand_like(value: Value, like: Tensor) -> Tensor:
-    """Expand a value (a constant, one a row, or one a structure) to the shape of `like`."""
+    """Expand a value (a constant, one for each row, or one for each structure) to the shape of `like`."""
     if not isinstance(value, Tensor):
         return torch.full_like(like, value)
     return value.expand(like.shape)
 
 
 def gather_atoms(x: Tensor, gather: Gather) -> Sequence[Tensor]:
-    """The k atoms of each of m terms, from x (3, n_atoms, batch) by an index (k, m): k tensors (3, m, batch)."""
+    """Positions of the k atoms of each of m terms: k tensors (3, m, batch), from x (3, n_atoms, batch) and an index (k,
+    m)."""
     return gather(x).unbind(1)
 
 
@@ -216,7 +218,7 @@ def all_pairs(n_atoms: int) -> np.ndarray:
 
 
 def find_pairs(wanted: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The rows (m,) of `pairs` (n, 2), sorted, that hold the pairs `wanted` (m, 2) in either order."""
+    """Row numbers (m,) in the sorted `pairs` (n, 2) of the pairs `wanted` (m, 2), in either order."""
     n = int(pairs.max(initial=0)) + 1
     keys = pairs[:, 0] * n + pairs[:, 1]
     return np.searchsorted(keys, wanted.min(1) * n + wanted.max(1))

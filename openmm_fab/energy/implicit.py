@@ -14,7 +14,7 @@ from .terms import Term, cutoff_of, without_units
 
 
 class Neighbours(nn.Module):
-    """Gathers values of pairs into a table (n_atoms - 1, n_atoms): column i holds atom i with every other atom.
+    """Module that arranges values of pairs in a table (n_atoms - 1, n_atoms): column i holds the pairs of atom i.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Neighbours(nn.Module):
         self.gather = Gather(rows.reshape(other.shape), len(pairs))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Values of all pairs (pairs, batch) -> (n_atoms - 1, n_atoms, batch)."""
+        """Arrange values of all pairs (pairs, batch) as (n_atoms - 1, n_atoms, batch)."""
         return self.gather(values)
 
 
@@ -96,7 +96,7 @@ class GBSAOBC(Term):
 
 
 class CustomGB(Term):
-    """A chain of computed values and a sum of energy terms, each an expression over particles or over pairs."""
+    """CustomGBForce: computed values, then energy terms, each an expression over particles or pairs."""
 
     present: Tensor
     pair_present: Tensor

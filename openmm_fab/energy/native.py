@@ -1,9 +1,9 @@
-"""The translated energy and its gradient as C, compiled once for a kind of force field and not for a molecule.
+"""The translated energy and its gradient as C code, compiled once for a set of forces rather than for a molecule.
 
-Every term is a loop over its rows (bonds, angles, torsions, pairs of atoms), in which LANES structures are worked on
-side by side. Atoms and parameters are data of the call: the source depends on which forces and expressions a System
-has, and all molecules of a force field share one library. Terms that are not written in C stay with PyTorch;
-`NativeEnergy` lists them.
+Every term is a loop over its rows (bonds, angles, torsions, pairs of atoms) that processes LANES structures side by
+side. Atoms and parameters are data of the call: the source depends only on which forces and expressions a System has,
+so all molecules of a force field share one library. Terms without C code are left to PyTorch and listed by
+`NativeEnergy`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Columns = Sequence[np.ndarray]
 
 
 class NativeEnergy:
-    """u and du/dx of a batch, float64 on the CPU, of those terms of a potential that are written in C.
+    """u and du/dx of a batch, float64 on the CPU, for those terms of a potential that have C code.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class NativeEnergy:
         return cast("Callable[..., None]", library(self._text, {"energy": arguments}).energy)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """u (batch,) and du/dx (batch, n_atoms, 3) for x (batch, n_atoms, 3), nm, float64."""
+        """u (batch,) and du/dx (batch, n_atoms, 3) of x (batch, n_atoms, 3), nm, float64."""
         x = x.detach().contiguous()
         u, gradient, energy = x.new_empty(len(x)), torch.empty_like(x), self._energy()
 

@@ -1,7 +1,7 @@
-"""An expression of a custom force, and its derivatives, as C.
+"""C code of a custom force's expression and of its derivatives.
 
-What depends on parameters alone is computed here, by PyTorch, and handed over as columns of numbers, one a row; what is
-left is a list of statements for one structure, and the same list backwards for the derivatives.
+Subexpressions of parameters alone are computed by PyTorch when the code is made, and passed as columns of numbers, one
+for each row; the rest becomes statements for one structure, followed by those of reverse-mode differentiation.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ _SLOPES = {
 
 
 class NoNativeCodeError(OpenMMFabError, NotImplementedError):
-    """Something of a force that is not written in C, and stays with PyTorch; the message says what."""
+    """A part of a force that has no C code and is left to PyTorch; the message says which."""
 
 
 class NativeExpression:
-    """C of an expression in some variables, with derivatives by them.
+    """C code of an expression in some variables, with derivatives with respect to them.
 
     Parameters
     ----------
@@ -149,15 +149,15 @@ class NativeExpression:
 
     @property
     def value(self) -> str:
-        """The expression's value in C, once `forward` stands above."""
+        """C expression of the value, valid after the statements of `forward`."""
         return self._names[len(self._steps) - 1]
 
     def forward(self) -> list[str]:
-        """Statements that compute the value."""
+        """C statements that compute the value."""
         return [f"const double e{k} = {self._statement(step)};" for k, step in self._varying()]
 
     def backward(self, above: str = "1.0") -> tuple[list[str], dict[str, str]]:
-        """Statements that stand below those of `forward`, and the derivatives by the variables, times `above`, in C.
+        """C statements to follow those of `forward`, and the derivatives with respect to the variables, times `above`.
 
         Variables that the value does not depend on are left out.
         """
@@ -219,7 +219,7 @@ def _chooses(step: Node) -> bool:
 
 
 def literal(number: float) -> str:
-    """A number as C has it."""
+    """C literal of a number."""
     if number != number:
         return "NAN"
     if abs(number) == float("inf"):
@@ -228,7 +228,7 @@ def literal(number: float) -> str:
 
 
 def power(x: str, exponent: int) -> str:
-    """x to a whole number: powers up to the twelfth are functions of the source's head."""
+    """C expression for x to a whole power, up to the twelfth by functions in the source's head."""
     if exponent < 0:
         return f"1.0 / ({power(x, -exponent)})"
     return "1.0" if exponent == 0 else x if exponent == 1 else f"power{exponent}({x})"

@@ -19,7 +19,7 @@ COULOMB = 1.602176634e-19**2 * 6.02214076e23 / (4 * math.pi * 8.8541878128e-12) 
 
 
 def switch(r: Tensor, start: float, cutoff: float) -> Tensor:
-    """1 below `start`, 0 beyond `cutoff`, with two continuous derivatives."""
+    """Switching function: 1 below `start`, 0 beyond `cutoff`, with two continuous derivatives."""
     t = ((r - start) / (cutoff - start)).clamp(0.0, 1.0)
     return 1.0 + t**3 * (-10.0 + t * (15.0 - 6.0 * t))
 
@@ -54,7 +54,7 @@ class _Offset(Constants):
 
 
 class Nonbonded(Term):
-    """Interactions of all pairs, exceptions with their own parameters; offsets depend on global parameters.
+    """NonbondedForce: all pairs, exceptions with their own parameters, offsets that depend on global parameters.
 
     Charges, sigma, epsilon of a pair: q_i q_j, (sigma_i + sigma_j) / 2, sqrt(epsilon_i epsilon_j).
     """
@@ -105,7 +105,7 @@ class Nonbonded(Term):
         return self._needed
 
     def prepare_pairs(self, pairs: np.ndarray) -> None:
-        """Register for each pair of the frame its atoms and whether it is a regular one, and the rows of exceptions."""
+        """Register the atoms of each pair of the frame, which pairs are regular, and the rows of exceptions."""
         present = np.zeros(len(pairs), dtype=bool)
         rows = find_pairs(self._needed, pairs)
         present[rows] = True

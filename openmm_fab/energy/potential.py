@@ -1,4 +1,4 @@
-"""All translated forces of a System together: U(x) of a batch, and the force-field parameters that it depends on."""
+"""Sum of all translated forces of a System: U(x) of a batch, and the force-field parameters it depends on."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .terms import Constants, Term
 
 
 class UntranslatedSystemError(OpenMMFabError, NotImplementedError):
-    """A System with forces that have no translation; the message lists all of them."""
+    """A System with forces that have no translation; the message lists them all."""
 
 
 class Potential(nn.Module):
-    """U(x) in kJ/mol of a batch, from the forces of a System, as plain torch operations without any bookkeeping.
+    """U(x) in kJ/mol of a batch, summed over the forces of a System with plain torch operations.
 
     Parameters
     ----------
@@ -52,11 +52,11 @@ class Potential(nn.Module):
             term.cache()
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        """U (batch,), kJ/mol, of x (batch, n_atoms, 3), nm, and all global parameters: numbers or (batch,)."""
+        """U (batch,), kJ/mol, of x (batch, n_atoms, 3), nm, for values of all global parameters: numbers or (batch,)."""
         return self.of_rows(x.permute(2, 1, 0).contiguous(), parameters)
 
     def of_rows(self, x: Tensor, parameters: Parameters) -> Tensor:
-        """U (batch,) for x (3, n_atoms, batch), the layout that the terms work in."""
+        """U (batch,) of x (3, n_atoms, batch), the layout used by the terms."""
         frame = Frame(x, self.pairs)
         energy = x.new_zeros(x.shape[-1])
         for term in self.terms:
@@ -64,7 +64,7 @@ class Potential(nn.Module):
         return energy
 
     def of_terms(self, terms: Sequence[Term]) -> Potential:
-        """The same System's energy of some of the terms alone."""
+        """Potential of some of the terms only."""
         part = copy.copy(self)
         part._modules = {**self._modules, "terms": nn.ModuleList(terms)}
         return part
@@ -94,13 +94,13 @@ class Potential(nn.Module):
 
 
 class LivePotential:
-    """A `Potential` that takes some force-field parameters from `leaves` (name -> (rows,)) in every call."""
+    """`Potential` that reads some force-field parameters from `leaves` (name -> (rows,)) in every call."""
 
     def __init__(self, potential: Potential, leaves: nn.ParameterDict) -> None:
         self._potential, self._leaves = potential.keep_parameters_live(), leaves
         self._fields = potential.fields()
 
     def of_rows(self, x: Tensor, parameters: Parameters) -> Tensor:
-        """U (batch,) for x (3, n_atoms, batch)."""
+        """U (batch,) of x (3, n_atoms, batch)."""
         values = {self._fields[name]: leaf.to(x)[:, None] for name, leaf in self._leaves.items()}
         return functional_call(self._potential, values, (x.permute(2, 1, 0), parameters))

@@ -1,4 +1,4 @@
-"""What every reduced energy offers, and how it is made differentiable by autograd."""
+"""The interface of every reduced energy, and how it is made differentiable by autograd."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Energy(Protocol):
-    """The reduced energy u(x) = U(x)/kT of a batch of structures, differentiable once by autograd.
+    """Interface of the reduced energy u(x) = U(x)/kT of a batch of structures, differentiable once by autograd.
 
     Every call computes afresh; nothing is cached. A structure with non-finite coordinates, or with a non-finite energy
     or gradient, gets u = +inf and gradient 0 and is counted in `invalid`; the others are untouched. Finite energies
@@ -27,7 +27,7 @@ class Energy(Protocol):
     invalid: int
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """Reduced energies.
+        """Reduced energies of a batch.
 
         Parameters
         ----------
@@ -53,7 +53,7 @@ class Energy(Protocol):
 
 
 def require_positions(x: Tensor, n_atoms: int) -> None:
-    """Raise ValueError or TypeError unless x is (batch, n_atoms, 3) of a floating-point dtype."""
+    """Raise ValueError or TypeError unless x has the shape (batch, n_atoms, 3) and a floating-point dtype."""
     if x.ndim != 3 or x.shape[1:] != (n_atoms, 3):
         raise ValueError(f"Expected x with shape (batch, {n_atoms}, 3) in nm; got {tuple(x.shape)}.")
     if not x.dtype.is_floating_point:
@@ -63,7 +63,8 @@ def require_positions(x: Tensor, n_atoms: int) -> None:
 def differentiable_once(
     evaluate: Callable[[bool], Sequence[Tensor]], x: Tensor, values: Sequence[Tensor] = (), *, refusal: str
 ) -> Tensor:
-    """An energy u (batch,) of x and `values` whose first derivatives autograd knows, and whose second ones raise.
+    """Make u (batch,) differentiable by x and `values`, from derivatives that `evaluate` returns; second derivatives
+    raise.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""From a System to its translation: the table of translated force classes, and forces that hold other forces."""
+"""Translation of a System: the table of translated force classes, and forces that contain other forces."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .terms import Term, UntranslatedForceError
 
 
 def translate(system: openmm.System) -> tuple[list[tuple[str, Term]], list[str]]:
-    """The forces that add energy, by the name of their class, and what could not be translated."""
+    """Translated forces that add energy, by class name, and descriptions of what could not be translated."""
     terms, problems = [], []
     virtual = sum(system.isVirtualSite(i) for i in range(system.getNumParticles()))
     if virtual:
@@ -58,7 +58,7 @@ def global_parameters(system: openmm.System) -> dict[str, float]:
 
 
 def read(force: openmm.Force, system: openmm.System) -> Term | None:
-    """The force as a term; None where it adds no energy.
+    """Translate a force to a term; None if it adds no energy.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def read(force: openmm.Force, system: openmm.System) -> Term | None:
 
 
 class CustomCV(Term):
-    """An expression in the energies of other forces."""
+    """CustomCVForce: an expression in the energies of other forces."""
 
     def __init__(self, force: openmm.CustomCVForce, system: openmm.System) -> None:
         super().__init__()

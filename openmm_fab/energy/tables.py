@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def tabulated(function: openmm.TabulatedFunction) -> Callable[..., Tensor]:
-    """An OpenMM tabulated function in torch.
+    """Translate an OpenMM tabulated function to torch.
 
     Continuous functions are cubic splines through the values, natural or periodic, of one variable after the other;
     outside the range, where not periodic, they are 0. Discrete ones round their arguments (halves upwards), take the
@@ -97,7 +97,7 @@ class _Spline(torch.nn.Module):
 
 
 class _Lookup(torch.nn.Module):
-    """The entry of a table nearest to the arguments."""
+    """Discrete tabulated function: the table entry nearest to the arguments."""
 
     table: Tensor
 

@@ -20,7 +20,7 @@ class UntranslatedForceError(OpenMMFabError, NotImplementedError):
 
 
 class Constants(nn.Module):
-    """Numbers read from a force, as float64 buffers. Those that users may differentiate by are its `fields`."""
+    """Module of numbers read from a force, as float64 buffers; those that users may differentiate by are its `fields`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Constants(nn.Module):
 
 
 class Term(Constants):
-    """A part of the energy, translated from one OpenMM force.
+    """Part of the energy, translated from one OpenMM force.
 
     A subclass reads the force in its constructor and computes the energy in `forward`. `Potential` asks every term for
     its `pairs`, hands each of them the union of all (`prepare_pairs`), and has it `cache` what does not depend on the
@@ -58,35 +58,35 @@ class Term(Constants):
         self._cached: list[str] = []
 
     def pairs(self) -> np.ndarray:
-        """(n, 2) int, i < j: the pairs of atoms whose distances the term needs."""
+        """Pairs of atoms (n, 2) int, i < j, whose distances the term needs."""
         return np.empty((0, 2), dtype=np.int64)
 
     def prepare_pairs(self, pairs: np.ndarray) -> None:
-        """Called once with the pairs (n, 2) of every frame to come: a superset of `pairs()`, sorted."""
+        """Take the pairs (n, 2) of all later frames, a sorted superset of `pairs()`; called once."""
 
     def combine_parameters(self) -> dict[str, Tensor]:
-        """Tensors by name that depend on the fields alone, not on the structure."""
+        """Tensors by name that depend on the force-field parameters alone, not on the structure."""
         return {}
 
     def cache(self) -> None:
-        """Keep the result of `combine_parameters` as buffers; called once, after `prepare_pairs`."""
+        """Store the result of `combine_parameters` as buffers; called once, after `prepare_pairs`."""
         for name, value in self.combine_parameters().items():
             self.register_buffer(f"cached_{name}", value)
             self._cached.append(name)
 
     def combined(self) -> dict[str, Tensor]:
-        """The result of `combine_parameters`: from the cache, or computed anew where the term is `live`."""
+        """Result of `combine_parameters`: from the cache, or recomputed if the term is `live`."""
         if self.live:
             return self.combine_parameters()
         return {name: self.get_buffer(f"cached_{name}") for name in self._cached}
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
-        """Energy (batch,) in kJ/mol."""
+        """Energy (batch,) in kJ/mol of a frame."""
         raise NotImplementedError
 
 
 def without_units(*quantities: Any) -> list[float]:
-    """Quantities, or plain numbers, as floats in OpenMM's own units (nm, kJ/mol, rad, e)."""
+    """Convert Quantities or numbers to floats in OpenMM's units (nm, kJ/mol, rad, e)."""
     return [float(magnitude(q)) for q in quantities]
 
 
@@ -97,7 +97,7 @@ def refuse_periodic(force: openmm.Force) -> None:
 
 
 def cutoff_of(force: Any) -> float | None:
-    """The cutoff distance, nm, of a force over pairs; None where it has none.
+    """Cutoff distance, nm, of a force over pairs; None if it has none.
 
     Raises
     ------
@@ -111,5 +111,5 @@ def cutoff_of(force: Any) -> float | None:
 
 
 def atoms_of(rows: Sequence[Sequence[int]], n_atoms: int) -> Gather:
-    """The index of the k atoms of every bond, angle, ...: rows (terms, k) as a Gather for `gather_atoms`."""
+    """Index of the k atoms of every bond, angle, ...: rows (terms, k) as a Gather for `gather_atoms`."""
     return Gather(np.array(rows, dtype=np.int64).T, n_atoms)

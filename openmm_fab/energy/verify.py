@@ -1,4 +1,4 @@
-"""Checks of an energy: a translated one against OpenMM's own, and any one for the absence of a fixed frame."""
+"""Checks of an energy: a translation against OpenMM, and any energy for invariance under translation and rotation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOVED = 0.05  # kT, for OpenMM's platforms in single precision
 
 
 def check(energy: CompiledEnergy, x: Tensor) -> None:
-    """Compare with OpenMM's Reference platform on structures x (batch, n_atoms, 3) in nm.
+    """Compare an energy with OpenMM's Reference platform on structures x (batch, n_atoms, 3), nm.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def check(energy: CompiledEnergy, x: Tensor) -> None:
 
 
 def refuse_fixed_in_space(energy: Energy, x: Tensor) -> None:
-    """Compare u of structures x (batch, n_atoms, 3) in nm with that of the same ones moved and turned.
+    """Raise unless u of structures x (batch, n_atoms, 3), nm, is unchanged by translation and rotation.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def refuse_fixed_in_space(energy: Energy, x: Tensor) -> None:
 
 
 class VerifiedEnergy(CompiledEnergy):
-    """`CompiledEnergy` whose first batch is checked.
+    """`CompiledEnergy` whose first batch is compared with OpenMM.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Normalizing flows: densities q(z) on lines and circles that are sampled, evaluated and trained.
+"""Normalizing flows: densities q(z) on lines and circles that can be sampled, evaluated and trained.
 
-`base` says what annealing and training ask of a flow; `coupling` is our own, made of `splines`; `resampled` is a base
-distribution that learns which of its samples to keep.
+`base` defines the interface that annealing and training need; `coupling` is this package's flow, built of `splines`;
+`resampled` is a base distribution with learned acceptance.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the rest of the package asks of a flow, as protocols, and a flow that counts how often it is asked.
+"""Interfaces of flows, and a wrapper that counts evaluations.
 
-A flow is a density q on z (batch, dim): it draws samples with their log q, and tells log q and its gradient anywhere.
+A flow is a density q on z (batch, dim): `sample` returns points with log q, `log_prob` evaluates log q anywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Flow(Protocol):
-    """What annealed importance sampling asks of a flow."""
+    """Interface that annealed importance sampling needs."""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]: ...
 
@@ -24,7 +24,7 @@ class Flow(Protocol):
 
 
 class TrainableFlow(Flow, Protocol):
-    """What the trainer asks beyond that; any `torch.nn.Module` has it."""
+    """Interface that the trainer needs besides; every `torch.nn.Module` has it."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -39,7 +39,7 @@ def share_outside_circle(z: Tensor, periodic: Tensor) -> float:
 
 
 class Counted:
-    """A flow that counts: `evaluations` is the number of points sampled from it or asked about, gradients included.
+    """Wrapper of a flow that counts in `evaluations` the points sampled or evaluated, gradients included.
 
     It shows its base if the flow does.
     """
@@ -72,7 +72,7 @@ class Counted:
 
 
 class Invertible(Protocol):
-    """A flow that shows its base, whose coordinates are circles and lines as those of z are."""
+    """Interface of a flow whose base coordinates are lines and circles like those of z."""
 
     def to_base(self, z: Tensor) -> tuple[Tensor, Tensor]: ...
 

@@ -33,7 +33,7 @@ GRAPHS = 128  # that a process may compile of a layer
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """Shape of the flow.
+    """Architecture of the flow.
 
     Attributes
     ----------
@@ -155,14 +155,15 @@ class CouplingFlow(nn.Module):
         self._native = False
 
     def use_c(self) -> None:
-        """From the next call on, splines and their derivatives are C on a CPU; differentiable once.
+        """Compute splines and their derivatives in C on a CPU from the next call on; differentiable once.
 
         What a call needs is compiled in it, if need be. Without a C compiler it is PyTorch's, with a warning.
         """
         self._native = self.settings.bins <= native.MOST_BINS
 
     def compile(self, batch: int) -> None:
-        """Fuse a layer with `torch.compile`, once for all layers; other batch sizes than `batch` run as they did.
+        """Compile a coupling layer with `torch.compile`, once for all layers, for this batch size; other sizes run
+        uncompiled.
 
         On a GPU all layers together become CUDA graphs, too, see `tools.graphs`.
 
@@ -187,12 +188,13 @@ class CouplingFlow(nn.Module):
     def replayed(
         self, name: Hashable, function: Function, z: Tensor, of: Sequence[Tensor] | None = None
     ) -> list[Tensor]:
-        """function(z), by a CUDA graph where there are any; with derivatives by z and the parameters `of`, see
+        """Evaluate function(z) through a CUDA graph if there is one, with derivatives by z and the parameters `of`; see
         `tools.graphs.Graphs`."""
         return list(function(z) if self._graphs is None else self._graphs((name, self.matmul_dtype), function, z, of))
 
     def couple(self, z: Tensor, layer: nn.Module, inverse: bool = False, frozen: bool = False) -> tuple[Tensor, Tensor]:
-        """One of `layers` applied to z (batch, dim): data -> base, or back if `inverse`; z and log |det| (batch,)."""
+        """Apply one of `layers` to z (batch, dim), data -> base, or base -> data if `inverse`; returns z and log |det|
+        (batch,)."""
         couple = self._compiled.get(len(z), _couple)
         z = z.T.contiguous().T  # layers work along the batch, and leave z so: only the first has to copy
         arrays = cast(_Coupling, layer).arrays()
@@ -212,7 +214,7 @@ class CouplingFlow(nn.Module):
         return self.replayed("log_prob", lambda z: [self._log_prob(z)], self._checked(z), of)[0]
 
     def trained(self) -> list[Tensor]:
-        """The parameters that are learned."""
+        """Trainable parameters."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def _checked(self, z: Tensor) -> Tensor:
@@ -225,7 +227,7 @@ class CouplingFlow(nn.Module):
         return self.base_log_prob(base) + log_det
 
     def to_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z (batch, dim) -> where in the base density it comes from, and log |d base / dz| (batch,)."""
+        """Map z (batch, dim) to the base, with log |d base / dz| (batch,)."""
         return self._to_base(self._checked(z))
 
     def _to_base(self, z: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
@@ -236,7 +238,7 @@ class CouplingFlow(nn.Module):
         return z, log_det
 
     def from_base(self, base: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
-        """A point of the base density (batch, dim) -> z, angles in [-pi, pi), and log |dz / d base| (batch,).
+        """Map a base point (batch, dim) to z, angles in [-pi, pi), with log |dz / d base| (batch,).
 
         `frozen`: without a graph of the parameters.
         """
@@ -249,7 +251,7 @@ class CouplingFlow(nn.Module):
     def rsample_torsions_first(
         self, n: int, generator: torch.Generator | None = None, torsions: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """n samples of a flow with torsions first: z (n, dim), log q(t) and log q(s | t) (n,), see `FlowSettings`.
+        """Draw n samples of a flow with torsions first: z (n, dim), log q(t) and log q(s | t) (n,); see `FlowSettings`.
 
         They have a graph of the parameters; without `torsions` t is held fixed, and z and log q(s | t) have a graph of
         the parameters of q(s | t) alone, log q(t) has none.
@@ -267,7 +269,7 @@ class CouplingFlow(nn.Module):
         return self.scaled(z), log_q_t, log_q_s
 
     def torsions_log_prob(self, z: Tensor) -> Tensor:
-        """log q(t) (batch,) of what is drawn first in z (batch, dim); the unit of length is that of log q(s | t)."""
+        """log q(t) (batch,) of the coordinates drawn first in z (batch, dim), in the unit of length of log q(s | t)."""
         z, log_det = self.unscaled(z), torch.zeros_like(z[:, 0])
         for layer in reversed(self.layers[: self.torsion_layers]):
             z, change = self.couple(z, layer)
@@ -283,11 +285,11 @@ class CouplingFlow(nn.Module):
         return torch.where(self.periodic, -math.log(2 * math.pi), normal)
 
     def scaled(self, z: Tensor) -> Tensor:
-        """z (batch, dim) out of the units of base and layers, where lines are in units of `scale`."""
+        """Convert z (batch, dim) from the units of base and layers, in which lines are in units of `scale`."""
         return torch.where(self.periodic, z, z * self.settings.scale)
 
     def unscaled(self, z: Tensor) -> Tensor:
-        """z (batch, dim) in the units of base and layers."""
+        """Convert z (batch, dim) to the units of base and layers."""
         return torch.where(self.periodic, z, z / self.settings.scale)
 
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -304,13 +306,13 @@ class CouplingFlow(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """n samples z (n, dim), angles in [-pi, pi), and log q(z) (n,)."""
+        """Draw n samples z (n, dim), angles in [-pi, pi), with log q(z) (n,)."""
         base = self.sample_base(n, generator)
         z, log_det = self.replayed("from_base", self.from_base, base)
         return z, self.base_log_prob(base) - log_det
 
     def rsample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """`sample` with a graph of the parameters, for objectives that differentiate through their samples.
+        """Draw samples as `sample` does, differentiable by the parameters.
 
         Raises
         ------
@@ -327,14 +329,14 @@ class CouplingFlow(nn.Module):
         return z, self.base_log_prob(base) - log_det
 
     def sample_base(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n samples (n, dim) of the base: what the first layer gets, lines in units of `scale`."""
+        """Draw n samples (n, dim) of the base, lines in units of `scale`."""
         like = next(self.parameters())
         if self.resampling is None:
             return self._plain_base(n, like, generator)
         return self.resampling.sample(n, lambda k: self._plain_base(k, like, generator), generator)
 
     def renew_points(self, generator: torch.Generator | None = None) -> None:
-        """Estimate a resampled base's normalisation from other points: training must not fit those it is judged by."""
+        """Draw new points for the normalisation of a resampled base, so that training does not fit them."""
         if self.resampling is not None:
             points = self.resampling.points
             points.copy_(self._plain_base(len(points), points, generator))
@@ -345,7 +347,8 @@ class CouplingFlow(nn.Module):
         return torch.where(self.periodic, (2 * angles - 1) * math.pi, z)
 
     def base_log_prob(self, base: Tensor) -> Tensor:
-        """log density (batch,) of the base: standard normal on lines, uniform on circles; and resampled, if so."""
+        """log density (batch,) of the base: standard normal on lines, uniform on circles, times resampling if there is
+        any."""
         log_prob = self._each_log_prob(base).sum(1)
         return log_prob if self.resampling is None else log_prob + self.resampling.log_ratio(base)
 

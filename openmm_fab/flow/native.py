@@ -1,4 +1,4 @@
-"""What a coupling layer does after its conditioner, in C: `coupling.c`. The same in PyTorch: `coupling`, `splines`."""
+"""Coupling layers after their conditioner in C (`coupling.c`); `coupling` and `splines` are the same in PyTorch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def couple(
     inverse: bool,
     max_log_scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """The moved coordinates of a layer, and log |det| of the direction taken; differentiable once.
+    """Coordinates moved by a layer, and log |det| of this direction; differentiable once.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def couple(
 
 
 def functions(dtype: torch.dtype, of_product: torch.dtype) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The map, and its derivatives."""
+    """C functions of the map and of its derivatives."""
     real = ctypes.c_double if dtype == torch.float64 else ctypes.c_float
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     before, after = [*[pointer] * 5, *[integer] * 4, real], [integer] * 2

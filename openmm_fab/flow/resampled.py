@@ -1,4 +1,5 @@
-"""A resampled base (LARS: Stimper, Schölkopf, Hernández-Lobato 2022, arXiv 2110.15828): islands before any layer acts.
+"""Resampled base distribution with learned acceptance (LARS: Stimper, Schölkopf, Hernández-Lobato 2022, arXiv
+2110.15828).
 
 A sample of the plain base is taken with a learned probability a(z), or drawn anew, `TRIES` times at most.  Its density
 is base(z) [a(z) (1 - c) / Z + c] with Z = E[a] and c = (1 - Z)^(TRIES - 1) (eq. 5).
@@ -17,7 +18,7 @@ POINTS = 4096  # that Z is the mean over
 
 
 class Resampling(nn.Module):
-    """Learned acceptance of base samples; new, it accepts everywhere alike, and changes nothing.
+    """Learned acceptance of base samples; initially constant, so that it has no effect.
 
     Z is the mean over points of the base that stay the same, so that the density is a function; while it learns, they
     are drawn anew for every step, since it would learn to be low at those. Its normalisation is off by their standard
@@ -59,14 +60,14 @@ class Resampling(nn.Module):
         return logsigmoid(self.net(features)[:, 0])
 
     def log_ratio(self, z: Tensor) -> Tensor:
-        """log of resampled over plain density (batch,)."""
+        """log of the resampled density over the plain base density (batch,)."""
         mean = self.log_acceptance(self.points).exp().mean()
         forced = (1 - mean) ** (TRIES - 1)
         return (self.log_acceptance(z).exp() * (1 - forced) / mean + forced).log()
 
     @torch.no_grad()
     def sample(self, n: int, draw: Callable[[int], Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """n samples (n, dim), out of what `draw` makes."""
+        """Draw n accepted samples (n, dim) from those that `draw` makes."""
         z = draw(n)
         waiting = torch.arange(n, device=z.device)
         for _ in range(TRIES - 1):

@@ -20,7 +20,7 @@ _UNIT_SLOPE = math.log(math.expm1(1.0 - MIN_SLOPE))  # a raw slope of zero is a 
 
 
 def spline(x: Tensor, raw: Tensor, bound: Tensor, circular: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    """Map [-bound, bound] onto itself; beyond, a line is left alone. A circle is all of [-pi, pi].
+    """Monotonic spline of [-bound, bound] onto itself, the identity beyond it on lines; a circle is all of [-pi, pi].
 
     Parameters
     ----------

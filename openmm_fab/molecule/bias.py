@@ -1,4 +1,4 @@
-"""Forces in a System that look like a bias left by enhanced sampling, which is no part of a molecule's energy."""
+"""Detection of forces in a System that look like a bias left by enhanced sampling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ TABLES = (openmm.Continuous1DFunction, openmm.Continuous2DFunction, openmm.Conti
 
 
 def biases(system: openmm.System) -> list[str]:
-    """What to tell of forces that are tables over collective variables, as metadynamics makes them; a text a force.
+    """Warnings, one a force, for forces that are tables over collective variables, as metadynamics makes them.
 
     `app.Metadynamics` and openmm-opes put such a force, a CustomCVForce, into the System that they are given, and it
     stays there.

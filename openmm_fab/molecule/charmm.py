@@ -1,4 +1,4 @@
-"""CHARMM's parameter files where OpenMM passes over what would change the energy."""
+"""Checks of CHARMM parameter files for options that change the energy and that OpenMM ignores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from .checks import UnsupportedSystemError
 
 
 def check_nonbonded(files: Sequence[str]) -> None:
-    """Refuse a dielectric constant, one that grows with distance, and geometric mean radii in NONBONDED.
+    """Refuse files whose NONBONDED line sets a dielectric constant, a distance-dependent dielectric or geometric mean
+    radii.
 
     Raises
     ------

@@ -1,4 +1,5 @@
-"""What this package cannot sample (several molecules, periodic boxes, ...) is refused here, all findings at once."""
+"""Checks that refuse what this package cannot sample (several molecules, periodic boxes, ...), all findings in one
+error."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ HEAVIEST_HYDROGEN, LIGHTEST_OTHER = 5.0, 2.5  # dalton, where masses are reparti
 
 
 class UnsupportedSystemError(OpenMMFabError, ValueError):
-    """A molecule or System that this package cannot sample; the message lists everything found, and in which one."""
+    """A molecule or System that this package cannot sample; the message lists all findings and the molecule."""
 
     def __init__(self, problems: Sequence[str], name: str = ""):
         self.problems = list(problems)
@@ -30,7 +31,7 @@ class UnsupportedSystemError(OpenMMFabError, ValueError):
 
 
 def check_supported(topology: app.Topology, system: openmm.System, positions: np.ndarray, name: str = "") -> None:
-    """Refuse what cannot be sampled in one molecule's internal coordinates.
+    """Raise unless a molecule can be sampled in internal coordinates.
 
     Raises
     ------
@@ -73,7 +74,8 @@ def _count_problems(topology: app.Topology, system: openmm.System, positions: np
 
 
 def _order_problems(topology: app.Topology, system: openmm.System) -> list[str]:
-    """Masses tell hydrogens from other atoms, repartitioned ones as well."""
+    """Atoms whose mass contradicts their element, so that topology and System differ in order; repartitioned hydrogen
+    masses are allowed."""
     odd = []
     for atom in topology.atoms():
         mass = system.getParticleMass(atom.index).value_in_unit(unit.dalton)
@@ -142,7 +144,7 @@ def _repeat_problems(topology: app.Topology, system: openmm.System) -> list[str]
 
 
 def repeat_warnings(topology: app.Topology, system: openmm.System) -> list[str]:
-    """What to tell of springs that stand more than once in the System; at most one text."""
+    """Warnings, at most one, about harmonic springs that occur more than once in the System."""
     twice = repeated_springs(system)
     if not len(twice):
         return []
@@ -154,7 +156,7 @@ def repeat_warnings(topology: app.Topology, system: openmm.System) -> list[str]:
 
 
 def bond_labels(topology: app.Topology, bonds: Sequence[Sequence[int]]) -> list[str]:
-    """Bonds as text, such as "ALA 2 N-CA"."""
+    """Format bonds as text, such as "ALA 2 N-CA"."""
     atoms = list(topology.atoms())
     return [f"{atoms[i].residue.name} {atoms[i].residue.id} {atoms[i].name}-{atoms[j].name}" for i, j in bonds]
 
@@ -171,14 +173,16 @@ def _constraint_problems(topology: app.Topology, system: openmm.System, bonds: n
 
 
 def residue_parts(topology: app.Topology) -> list[list[Any]]:
-    """Residues (openmm.app's) of each molecule, as the topology's bonds make them; one in pieces is in several."""
+    """Residues (openmm.app's) of each molecule by the topology's bonds; a residue that is not connected is in several
+    molecules."""
     atoms = list(topology.atoms())
     parts = molecules_of(topology.getNumAtoms(), topology_bonds(topology))
     return [list(dict.fromkeys(atoms[i].residue for i in part)) for part in parts]
 
 
 def molecule_problems(topology: app.Topology, bonds: np.ndarray, positions: np.ndarray) -> list[str]:
-    """Atoms that no chain of bonds connects, those among them that are as near as bonded ones; empty for one molecule.
+    """Descriptions of atoms that are not bonded to the rest, and of close pairs among them; empty for a single
+    molecule.
 
     Parameters
     ----------
@@ -210,7 +214,8 @@ def molecule_problems(topology: app.Topology, bonds: np.ndarray, positions: np.n
 
 
 def gap_problems(topology: app.Topology, positions: np.ndarray) -> list[str]:
-    """Bonds that OpenMM made across a gap in a chain, as it bonds residues that follow each other in a file.
+    """Descriptions of bonds that OpenMM made across a gap in a chain, because it bonds residues that follow each other
+    in a file.
 
     Parameters
     ----------
@@ -239,7 +244,7 @@ AMBIGUOUS = "Multiple non-identical matching templates"  # as OpenMM says it
 
 
 def ambiguous_template(topology: app.Topology, error: str) -> tuple[str, str]:
-    """The residue or molecule that OpenMM has several templates for, and how to choose one."""
+    """Message for a residue or molecule that several templates of the force field fit, with how to choose one."""
     found = re.search(r"for residue (-?\d+) .*?: (.+?)\.?$", error)
     index, names = (int(found.group(1)), found.group(2)) if found else (-1, "several templates")
     if index >= 0:
@@ -257,7 +262,7 @@ def ambiguous_template(topology: app.Topology, error: str) -> tuple[str, str]:
 def template_problems(
     ff: app.ForceField, files: Sequence[str], topology: app.Topology, error: str, several: bool
 ) -> list[str]:
-    """Residues that the force field has no template for; of several molecules only those of the largest."""
+    """Messages for residues that the force field has no template for; of several molecules only for the largest."""
     unmatched = ff.getUnmatchedResidues(topology)
     if several:
         # Solvent without parameters is explained by "several molecules" already.

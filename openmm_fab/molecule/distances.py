@@ -1,4 +1,4 @@
-"""Which atoms are bonded, and which are one atom written twice, by their elements and distances alone."""
+"""Bonds and duplicated atoms from elements and distances alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def near_pairs(symbols: Sequence[str], x: np.ndarray, factor: float) -> list[tup
 
 
 def distance_bonds(symbols: Sequence[str], x: np.ndarray) -> list[tuple[int, int]]:
-    """Bonds of non-metals, i < j, as `near_pairs` takes them: a hydrogen has one, to the nearest heavy atom."""
+    """Bonds of non-metals, i < j, from distances as `near_pairs` judges them; a hydrogen is bonded to its nearest heavy
+    atom only."""
     bonds: list[tuple[int, int]] = []
     nearest: dict[int, tuple[float, tuple[int, int]]] = {}
     for i, j in near_pairs(symbols, x, BONDED):
@@ -53,6 +54,6 @@ def distance_bonds(symbols: Sequence[str], x: np.ndarray) -> list[tuple[int, int
 
 
 def is_apart(symbols: Sequence[str], x: np.ndarray, i: int, j: int) -> bool:
-    """Whether two atoms are too far from each other to be bonded."""
+    """Whether two atoms are too far apart to be bonded."""
     reach = sum(RADII.get(symbols[k], np.inf) for k in (i, j))
     return bool(np.linalg.norm(x[i] - x[j]) > APART * reach)

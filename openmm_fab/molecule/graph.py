@@ -1,4 +1,4 @@
-"""The bond graph of a molecule, and where its bonds come from: a topology, or a System's springs and constraints."""
+"""The bond graph of a molecule, from its topology or from the springs and constraints of its System."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACROSS = 1.2  # a spring across an angle is at least so much longer than both si
 
 
 class BondGraph:
-    """Atoms joined by bonds: neighbours, rings, branches, distances, connected parts.
+    """Graph of atoms and bonds, with neighbours, rings, branches, distances and connected parts.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class BondGraph:
 
     @cached_property
     def kinds(self) -> list[int]:
-        """A number for each atom, equal for atoms that the graph alone does not tell apart.
+        """Class number of each atom: atoms that the bond graph does not distinguish share a number.
 
         Elements, refined by the neighbours' numbers until nothing new is told apart.
         """
@@ -93,7 +93,7 @@ class BondGraph:
         return ring[::-1]
 
     def distances(self, start: int) -> dict[int, int]:
-        """Number of bonds from one atom to every atom that is reached from it, nearest first."""
+        """Number of bonds from `start` to every atom that it is connected to, nearest first."""
         distance = {-1: -1}
         for atom, before in self.tree(start).items():
             distance[atom] = distance[before] + 1
@@ -121,7 +121,7 @@ def is_planar(ring: Sequence[int], positions: np.ndarray) -> bool:
 
 
 def topology_bonds(topology: app.Topology) -> np.ndarray:
-    """(n_bonds, 2) int, i < j, sorted."""
+    """Bonds of a topology, (n_bonds, 2) int, i < j, sorted."""
     return _pairs((a.index, b.index) for a, b in topology.bonds())
 
 
@@ -132,7 +132,8 @@ def repeated_bonds(topology: app.Topology) -> np.ndarray:
 
 
 def repeated_springs(system: openmm.System) -> np.ndarray:
-    """Pairs of atoms (n, 2) int, i < j, sorted, with the same harmonic spring, length and constant, more than once."""
+    """Pairs of atoms (n, 2) int, i < j, sorted, that have the same harmonic spring (length and constant) more than
+    once."""
     counts: Counter[tuple[int, int, float, float]] = Counter()
     for force in system.getForces():
         if isinstance(force, openmm.HarmonicBondForce):
@@ -169,7 +170,7 @@ def bonds_of(topology: app.Topology, system: openmm.System) -> np.ndarray:
 
 
 def constraints_of(system: openmm.System) -> list[tuple[int, int, float]]:
-    """(i, j, length in nm) with i < j, sorted."""
+    """Constraints of a System: (i, j, length in nm) with i < j, sorted."""
     found = [system.getConstraintParameters(k) for k in range(system.getNumConstraints())]
     return sorted((min(i, j), max(i, j), r.value_in_unit(unit.nanometer)) for i, j, r in found)
 

@@ -1,4 +1,4 @@
-"""GROMACS topologies where OpenMM's reader is not GROMACS: sections that it passes over, pairs three bonds apart."""
+"""Corrections and checks where OpenMM reads GROMACS topologies otherwise than GROMACS does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MARK = "intermolecular_interactions"  # a section without lines; the numbers in 
 
 
 def check_sections(top: GromacsTopology, path: str) -> None:
-    """Refuse a topology with terms of energy that OpenMM's reader passes over in silence.
+    """Refuse a topology with energy terms that OpenMM's reader ignores without a word.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def check_sections(top: GromacsTopology, path: str) -> None:
 
 
 def exclude_as_gromacs(top: GromacsTopology, system: openmm.System, path: str) -> None:
-    """Take out of a System the interactions of atoms three bonds apart that are not listed as pairs.
+    """Remove from a System the interactions of atoms three bonds apart that the topology does not list as pairs.
 
     GROMACS leaves out all up to nrexcl bonds and adds what [ pairs ] lists; OpenMM takes pairs from the bonds, too.
 

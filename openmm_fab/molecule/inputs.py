@@ -1,6 +1,6 @@
-"""Files of OpenMM, Amber, CHARMM and GROMACS -> topology, System and positions: one reader for each. `system.toml`.
+"""Readers of files of OpenMM, Amber, CHARMM and GROMACS and of `system.toml`: file -> topology, System and positions.
 
-`MolecularSystem.from_...` calls these; nothing is removed or added. No file can make them run what is written in it.
+`MolecularSystem.from_...` calls these; atoms are neither removed nor added. No file can make them run code.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def read_pdb(path: FilePath, forcefield: str | Sequence[str], **options: Any) ->
 
 
 class OptionError(OpenMMFabError, ValueError):
-    """Options of createSystem that are not known, or not used: no file is to blame."""
+    """Unknown or unused options of createSystem: the call is wrong, not the file."""
 
 
 UNUSED_OPTION = re.compile(r"The argument '(\w+)' was specified to createSystem\(\) but was never used")
@@ -156,7 +156,7 @@ def _choose_templates(
 
 
 def read_forcefield(files: Sequence[str]) -> app.ForceField:
-    """OpenMM's force-field files; those that are not OpenMM's own may hold numbers and expressions, but no scripts.
+    """Read OpenMM force-field files; files that are not OpenMM's own may hold numbers and expressions, but no scripts.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def read_forcefield(files: Sequence[str]) -> app.ForceField:
 
 
 def _nearest(files: Sequence[str]) -> str:
-    """Which of OpenMM's own files may be meant by those that are not there."""
+    """Suggestions, from OpenMM's own force-field files, for names that do not exist."""
     folder = Path(app.__file__).parent / "data"
     shipped = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.xml"))
     unknown = [str(file) for file in files if not Path(file).is_file() and str(file) not in shipped]
@@ -253,9 +253,10 @@ def read_xml(system_xml: FilePath, structure: FilePath) -> Read:
 
 
 def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
-    """Topology and positions of a PDB or PDBx/mmCIF file: the first model, of each atom its first place.
+    """Topology and positions of a PDB or PDBx/mmCIF file: its first model, and the first alternate location of each
+    atom.
 
-    Warns where there was something to choose from.
+    Warns if there were several.
     """
     path = _existing(path, "a PDB or PDBx/mmCIF file")
     mmcif = path.suffix.lower() in MMCIF
@@ -299,7 +300,7 @@ def _same_names(path: Path, ignored: Sequence[str], read: int) -> str:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """A `system.toml`; unknown, missing and impossible entries are a ValueError."""
+    """Read a `system.toml`; raises ValueError for unknown, missing and impossible entries."""
     try:
         settings: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8
@@ -386,7 +387,8 @@ def naming(path: FilePath, what: str) -> Iterator[None]:
 
 
 def check_pdb(path: Path, finite: bool = True) -> None:
-    """Atoms whose coordinates are no numbers, or no `finite` ones, with their line: OpenMM's own errors have none."""
+    """Raise for atoms whose coordinates are not numbers, or not `finite`, with the line of the file, which OpenMM's
+    errors lack."""
     with open(path, encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.startswith(("ATOM", "HETATM")):

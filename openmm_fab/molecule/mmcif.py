@@ -15,7 +15,7 @@ Pair = frozenset[int]
 
 
 def connect(topology: app.Topology, lines: Iterable[str]) -> None:
-    """Set the covalent bonds of a file's struct_conn by the residue numbers that the author gave, in place.
+    """Set the covalent bonds of a PDBx/mmCIF file's struct_conn by the author's residue numbers, in place.
 
     OpenMM goes by label_seq_id, which ligands and sugars do not have: of a chain of sugars it takes each for the last,
     and bonds the wrong atoms. Files without auth_seq_id stay as OpenMM reads them.

@@ -1,4 +1,4 @@
-"""How atoms, residues, runs of residues and formulas are called in messages, tables and pictures."""
+"""Names of atoms, residues, residue ranges and formulas for messages, tables and pictures."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from openmm import app
 
 
 def atom_names(topology: app.Topology) -> list[str]:
-    """Residue, its number and the atom's name, "ALA2:CA", of each atom of a topology."""
+    """Label of each atom of a topology, "ALA2:CA": residue, number and atom."""
     return [f"{atom.residue.name}{atom.residue.id}:{atom.name}" for atom in topology.atoms()]
 
 
 def residue_run(residues: Sequence[Any]) -> str:
-    """Names of residues (openmm.app's) in a row, "ACE-ALA-NME"; of more than five the first, the last and how many."""
+    """Name of a row of residues (openmm.app's), "ACE-ALA-NME"; longer than five, the first, the last and the count."""
     names = [residue.name for residue in residues]
     return "-".join(names) if len(names) <= 5 else f"{names[0]}-...-{names[-1]} ({len(names)} residues)"
 
 
 def residue_label(residue: Any) -> str:
-    """Name, number and insertion code of a residue (openmm.app's), "ALA 2"; with the chain where there are several."""
+    """Label of a residue (openmm.app's), "ALA 2": name, number and insertion code, with the chain if there are several."""
     several = residue.chain.topology.getNumChains() > 1
     return f"{residue.name} {residue.id}{residue.insertionCode.strip()}" + (
         f" (chain {residue.chain.id})" if several else ""
@@ -28,7 +28,7 @@ def residue_label(residue: Any) -> str:
 
 
 def formula(elements: Mapping[str, int]) -> str:
-    """Hill's formula of numbers of atoms by element, "C3H7NO2": carbon and hydrogen first where there is carbon."""
+    """Hill formula, "C3H7NO2", of numbers of atoms by element: carbon and hydrogen first where there is carbon."""
     first = ("C", "H", "D") if elements.get("C") else ()
     order = [*first, *sorted(set(elements) - set(first))]
     return "".join(

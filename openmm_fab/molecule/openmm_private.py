@@ -1,7 +1,7 @@
-"""Private names of OpenMM and openmmtools that this package cannot do without, each behind a function.
+"""Private names of OpenMM and openmmtools that this package needs, each behind a function.
 
-Nothing promises that they stay: `tests/molecule/test_openmm_private.py` says which are gone after an upgrade. All were
-seen in OpenMM 8.6 and openmmtools 0.27.
+They may change in any release: `tests/molecule/test_openmm_private.py` reports those that are gone. All exist in OpenMM
+8.6 and openmmtools 0.27.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 
 
 def magnitude(quantity: Any) -> Any:
-    """The number or array of a Quantity in its own unit, or a plain number as it is.
+    """Number or array of a Quantity in its own unit; plain numbers are returned unchanged.
 
     `Quantity._value`: OpenMM gives Quantities in nm, kJ/mol, rad, e and dalton, and arithmetic with them is slow.
     """
@@ -32,7 +32,7 @@ def standard_bonds(residue: str) -> list[Any]:
 
 
 def drop_repeated_bonds(topology: app.Topology) -> None:
-    """Of bonds between the same two atoms keep one, the first that has a type or order, or else the first; in place."""
+    """Keep one bond for each pair of atoms of a topology, in place: the first with a type or order, or else the first."""
     kept: dict[frozenset[int], Any] = {}
     for bond in topology.bonds():
         pair = frozenset((bond[0].index, bond[1].index))
@@ -44,7 +44,7 @@ def drop_repeated_bonds(topology: app.Topology) -> None:
 
 
 def set_bonds(topology: app.Topology, bonds: Iterable[Any]) -> None:
-    """Have a topology keep these of its bonds.
+    """Replace the bonds of a topology.
 
     `Topology._bonds`.
     """
@@ -72,7 +72,7 @@ def residues_with_hydrogens() -> Collection[str]:
 
 
 def residue_templates(field: app.ForceField) -> Mapping[str, Any]:
-    """A force field's residue templates by name.
+    """Residue templates of a force field by name.
 
     `ForceField._templates`.
     """
@@ -91,7 +91,7 @@ def mmcif_blocks(lines: Iterable[str]) -> list[Any]:
 
 
 class GromacsTopology(app.GromacsTopFile):
-    """OpenMM's reader of GROMACS topologies, and what it knows but does not say.
+    """OpenMM's reader of GROMACS topologies, with access to what it has read.
 
     `GromacsTopFile._processLine`, `_currentCategory`, `_ifStack`, `_moleculeTypes`, `_molecules`.
 

@@ -1,4 +1,4 @@
-"""XML that OpenMM reads, looked at before: nothing in it may run, nor be read in another way than it is written."""
+"""Checks of XML before OpenMM reads it, so that nothing in it is run or read otherwise than it is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRUSTED = "in a script of your own, if you trust it, and use MolecularSystem.fro
 
 
 def check_forcefield(path: Path, above: tuple[Path, ...] = ()) -> None:
-    """Refuse what OpenMM would run or expand, in a force-field file and in those that it includes.
+    """Refuse a force-field file, or one that it includes, with anything that OpenMM would run or expand.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def check_forcefield(path: Path, above: tuple[Path, ...] = ()) -> None:
 
 
 def check_serialized(text: str, name: str) -> None:
-    """Refuse text for `openmm.XmlSerializer.deserialize` that would run code, or that OpenMM reads otherwise than XML.
+    """Refuse serialized objects that would run code when deserialized, or that OpenMM reads otherwise than as XML.
 
     To be called before it is deserialized: OpenMM unpickles the function of a PythonForce while it reads. OpenMM's
     reader also ends a comment at its first bracket, so that it takes for elements what no other reader sees.

@@ -1,4 +1,4 @@
-"""Implicit solvent: elements that a generalised Born model has no parameters for, so that it takes defaults."""
+"""Detection of elements for which a generalised Born model has no parameters and uses defaults."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AMBER_P = (0.418365, 0.290054, 0.1064245)  # sander and pmemd of Amber 2024 and 
 
 
 def default_parameters(topology: app.Topology, system: openmm.System) -> list[str]:
-    """What to tell of atoms whose Born parameters are a model's defaults, and what Amber takes; a text a model.
+    """Warnings, one a model, about atoms with default Born parameters, with the values that Amber uses.
 
     Models are known by their expressions, whatever made the System; atoms by the numbers that they have in it, so that
     parameters set by hand are not told of. Forces of other models are passed over.

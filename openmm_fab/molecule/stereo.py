@@ -1,4 +1,4 @@
-"""Chirality: which atoms are stereocentres, and whether structures have the chirality of another structure."""
+"""Chirality: stereocentres of a molecule, and whether structures agree with a reference structure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ARMS = {"C": 4, "N": 4, "Si": 4, "P": 4, "S": 3}  # neighbours of a stereocentre
 def check_chirality(
     x: np.ndarray, centres: dict[int, list[int]], positions: np.ndarray, topology: mdtraj.Topology
 ) -> None:
-    """Compare the chirality of stereocentres with that of the system's structure.
+    """Raise, or warn, where frames have another chirality than the system's structure.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def check_chirality(
 
 
 def inverted_centres(x: np.ndarray, centres: dict[int, list[int]], positions: np.ndarray) -> dict[int, float]:
-    """Share of the frames x (n, atoms, 3) in which a stereocentre is inverted with regard to positions (atoms, 3)."""
+    """Share of the frames x (n, atoms, 3) in which a stereocentre has the opposite chirality of positions (atoms, 3)."""
     return {
         i: float((_chirality(x, i, near) * _chirality(positions[None], i, near) < 0).mean())
         for i, near in centres.items()
@@ -65,7 +65,7 @@ def _chirality(x: np.ndarray, centre: int, near: list[int]) -> np.ndarray:
 
 
 def stereocentres(graph: BondGraph) -> dict[int, list[int]]:
-    """Stereocentres and their neighbours.
+    """Find stereocentres: atom number -> numbers of its neighbours.
 
     Atoms with four neighbours, or three and a lone pair (sulfoxides), that the bond graph tells apart.
     """

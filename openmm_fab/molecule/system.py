@@ -37,7 +37,7 @@ LARGE = 60  # atoms
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MolecularSystem:
-    """One molecule at one temperature, as OpenMM sees it. Checked at construction.
+    """One molecule at one temperature: topology, System and positions, checked at construction.
 
     Parameters
     ----------
@@ -102,7 +102,8 @@ class MolecularSystem:
         name: str | None = None,
         **create_system_kwargs: Any,
     ) -> MolecularSystem:
-        """Read a PDB or PDBx/mmCIF file and describe it with an OpenMM force field. Nothing is removed or added.
+        """Read a PDB or PDBx/mmCIF file and build a System with an OpenMM force field; atoms are neither removed nor
+        added.
 
         Parameters
         ----------
@@ -136,7 +137,7 @@ class MolecularSystem:
         name: str | None = None,
         **create_system_kwargs: Any,
     ) -> MolecularSystem:
-        """Read an Amber topology with its coordinates; as `from_pdb` where nothing else is said.
+        """Read an Amber topology with coordinates; unnamed parameters are those of `from_pdb`.
 
         Parameters
         ----------
@@ -165,7 +166,7 @@ class MolecularSystem:
         name: str | None = None,
         **create_system_kwargs: Any,
     ) -> MolecularSystem:
-        """Read a CHARMM structure file with coordinates and parameters; raises what `from_amber` raises.
+        """Read a CHARMM structure file with coordinates and parameters; errors are those of `from_amber`.
 
         Parameters
         ----------
@@ -192,7 +193,7 @@ class MolecularSystem:
         defines: dict[str, str] | None = None,
         **create_system_kwargs: Any,
     ) -> MolecularSystem:
-        """Read a GROMACS topology with its coordinates; raises what `from_amber` raises.
+        """Read a GROMACS topology with coordinates; errors are those of `from_amber`.
 
         Parameters
         ----------
@@ -220,7 +221,7 @@ class MolecularSystem:
         temperature: float | unit.Quantity = 300.0,
         name: str | None = None,
     ) -> MolecularSystem:
-        """Read a System from `openmm.XmlSerializer`, constraints included; raises what `from_amber` raises.
+        """Read a System written by `openmm.XmlSerializer`, constraints included; errors are those of `from_amber`.
 
         Nothing in the file can run: a PythonForce, whose function is a pickle, and forces of plugins are a ValueError.
 
@@ -239,12 +240,12 @@ class MolecularSystem:
         temperature: float | unit.Quantity = 300.0,
         name: str = "molecule",
     ) -> MolecularSystem:
-        """Take objects made with OpenMM (openmmtools, openmmforcefields, your own script, ...) as they are."""
+        """Make a molecule from OpenMM objects (of openmmtools, openmmforcefields, your own script, ...), unchanged."""
         return cls(topology, system, positions, temperature, name)
 
     @classmethod
     def load(cls, folder_or_name: str | Path) -> MolecularSystem:
-        """Load a folder with a `system.toml`, or a shipped molecule by name (see `available_systems`).
+        """Load a folder with a `system.toml`, or a shipped molecule by its name (see `available_systems`).
 
         Raises
         ------
@@ -276,7 +277,7 @@ class MolecularSystem:
 
     @property
     def kT(self) -> float:
-        """float, kJ/mol, with OpenMM's own gas constant."""
+        """Thermal energy, kJ/mol, with OpenMM's gas constant."""
         return GAS_CONSTANT * self.temperature
 
     @property
@@ -285,22 +286,22 @@ class MolecularSystem:
 
     @property
     def masses(self) -> np.ndarray:
-        """(n_atoms,) float64, dalton: the System's, not the elements' (hydrogens may be repartitioned)."""
+        """Masses (n_atoms,) float64, dalton, of the System (hydrogen masses may be repartitioned)."""
         return np.array([self.system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(self.n_atoms)])
 
     @property
     def element_masses(self) -> np.ndarray:
-        """(n_atoms,) float64, dalton: the elements', by which molecules are told apart whatever their dynamics."""
+        """Masses (n_atoms,) float64, dalton, of the elements, which do not depend on repartitioning."""
         return np.array([atom.element.mass.value_in_unit(unit.dalton) for atom in self.topology.atoms()])
 
     @cached_property
     def bonds(self) -> np.ndarray:
-        """(n_bonds, 2) int, i < j, sorted: the topology's bonds, or where it lists none, the System's."""
+        """Bonds (n_bonds, 2) int, i < j, sorted: of the topology or, where it lists none, of the System."""
         return bonds_of(self.topology, self.system)
 
     @cached_property
     def graph(self) -> BondGraph:
-        """Elements and bonds as a graph."""
+        """Bond graph of the molecule."""
         return BondGraph(self.elements, self.bonds)
 
     @property
@@ -320,14 +321,14 @@ class MolecularSystem:
 
     @cached_property
     def minimum(self) -> np.ndarray:
-        """(n_atoms, 3) float64, nm: the local energy minimum below `positions` (deterministic).
+        """Local energy minimum (n_atoms, 3) float64, nm, below `positions` (deterministic).
 
         Constrained bonds have their lengths.
         """
         return self.minimise(self.positions)
 
     def minimise(self, positions: np.ndarray) -> np.ndarray:
-        """(n_atoms, 3) float64, nm: the local energy minimum below other positions, as `minimum` is."""
+        """Local energy minimum (n_atoms, 3) float64, nm, below the given positions; see `minimum`."""
         # Reference: double precision and one thread, so two calls give the same numbers. CPU, faster for large
         # molecules and as repeatable with one thread, goes most of the way; their soft ends need not be followed.
         self.require_unchanged()
@@ -337,7 +338,8 @@ class MolecularSystem:
         return positions
 
     def require_unchanged(self) -> None:
-        """Raise a ValueError if the System is no longer the one that was given: energies would be those of another.
+        """Raise a ValueError if the System was changed after construction, so that its energies are those of another
+        one.
 
         `app.Metadynamics` and its like add their force to the System that they are given.
         """
@@ -352,7 +354,8 @@ class MolecularSystem:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over elements, bonds, System and temperature: does a saved model belong to this molecule?
+        """sha256 of elements, bonds, System and temperature, which identifies the molecule that a saved model belongs
+        to.
 
         Raises what `require_unchanged` raises.
         """

@@ -1,4 +1,4 @@
-"""Which bonds of a molecule turn, and its torsions by name."""
+"""Named torsions and rotatable bonds of a molecule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from .graph import BondGraph, graph_of
 
 
 def named_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
-    """Backbone phi and psi by name ("phi ALA2"); where there are none, one torsion for every rotatable heavy-atom bond.
+    """Torsions by name: backbone phi and psi ("phi ALA2"), or without those one for every rotatable bond of heavy
+    atoms.
 
     With several chains a name has the chain's letter, "phi A:ALA2". Rotatable: see `rotatable_bonds`.
     """
@@ -27,8 +28,8 @@ def named_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, 
 
 
 def slow_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
-    """The `named_torsions`, and those of every other bond that heavy atoms turn about (side chains, omega); where no
-    heavy atoms do, of bonds that end in a polar hydrogen (a carboxylic acid's OH)."""
+    """The `named_torsions` and one for every other bond with heavy atoms on both sides (side chains, omega); without
+    any, of bonds to polar hydrogens (OH of a carboxylic acid)."""
     named = named_torsions(topology)
     taken = {frozenset(atoms[1:3]) for atoms in named.values()}
     others = _rotatable(topology) or _rotatable(topology, polar=True)
@@ -36,15 +37,15 @@ def slow_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, i
 
 
 def backbone_pairs(topology: mdtraj.Topology) -> dict[str, tuple[str, str]]:
-    """Names of phi and psi of every residue that has both, by residue ("ALA2"): the axes of its Ramachandran plot."""
+    """Names of phi and psi by residue ("ALA2"), of residues that have both: the axes of its Ramachandran plot."""
     named = named_torsions(topology)
     residues = [name.removeprefix("phi ") for name in named if name.startswith("phi ")]
     return {residue: (f"phi {residue}", f"psi {residue}") for residue in residues if f"psi {residue}" in named}
 
 
 def map_axes(topology: mdtraj.Topology) -> tuple[str, ...]:
-    """Two torsions to draw structures on, by name: phi and psi of the first residue with both, or the first two; none
-    where there are fewer."""
+    """Names of two torsions for a map of structures: phi and psi of the first residue with both, or the first two;
+    empty for fewer than two torsions."""
     names = next(iter(backbone_pairs(topology).values()), None) or tuple(named_torsions(topology))[:2]
     return names if len(names) == 2 else ()
 

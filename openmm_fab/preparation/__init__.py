@@ -1,8 +1,9 @@
-"""A structure file that OpenMM does not take as it is: `find_problems` lists what is wrong, `Findings.fix` mends it.
+"""Preparation of structure files that OpenMM does not accept: `find_problems` lists problems, `Findings.fix` corrects
+them.
 
-Finding changes nothing. Fixing does what you accept, moves no atom that stays, keeps the formula unless you say else,
-and says what is left to you. `records` knows the lines of a file, `scanning` what is wrong with them, `bonding` which
-atoms are bonded, `structure` what else is wrong with what OpenMM reads, `fixing` how to add atoms.
+Finding changes nothing. Fixing corrects what is accepted, moves no atom that it keeps, keeps the formula unless told
+otherwise, and lists what remains. `records` reads the lines of a file, `scanning` finds problems in them, `bonding`
+determines bonds, `structure` finds problems of what OpenMM reads, `fixing` adds atoms.
 """
 
 from __future__ import annotations

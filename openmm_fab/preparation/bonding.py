@@ -1,4 +1,4 @@
-"""The bonds of a structure as distances show them, where names and records of the file say otherwise or nothing."""
+"""Bonds of a structure from distances, where names and records of the file are wrong or missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Bonding:
-    """What distances say of a topology's bonds.
+    """Differences between a topology's bonds and those that distances imply.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Bonding:
 
 
 def bonding_of(model: app.Modeller) -> Bonding:
-    """Compare a topology's bonds, which come from names and records, with the distances of its atoms."""
+    """Compare the bonds of a topology, which come from names and records, with the distances of its atoms."""
     atoms, x = list(model.topology.atoms()), in_nanometers(model)
     symbols = [atom.element.symbol if atom.element else "" for atom in atoms]
     there = set(map(tuple, topology_bonds(model.topology).tolist()))
@@ -144,7 +144,8 @@ def _hydrogen_names(model: app.Modeller, bonds: Sequence[Pair], changed: Collect
 
 
 def as_bonded(model: app.Modeller, found: Bonding, kinds: Collection[str] = FIXES) -> app.Modeller:
-    """A copy with missing bonds, without wrong ones and without the hydrogens of sulfurs that get bonded."""
+    """Copy of a model with missing bonds added, wrong ones removed, and without the hydrogens of sulfurs that form
+    disulfides."""
     copy = app.Modeller(model.topology, model.positions)
     copy.delete([])
     atoms = list(copy.topology.atoms())
@@ -200,7 +201,7 @@ def is_hydrogen(atom: Any) -> bool:
 
 
 def in_nanometers(model: app.Modeller) -> np.ndarray:
-    """(n_atoms, 3) float64."""
+    """Positions of a model, (n_atoms, 3) float64, nm."""
     return np.array(model.positions.value_in_unit(unit.nanometer), dtype=np.float64).reshape(-1, 3)
 
 

@@ -1,6 +1,6 @@
-"""Finding what is wrong with a structure file, and the mended structure.
+"""Problems of a structure file, and the corrected structure.
 
-Finding changes nothing. Fixing moves no atom that stays; it says what it did and what is left to you.
+Finding changes nothing. Fixing moves no atom that it keeps, and reports what was done and what remains.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SAFELY = "safe"  # in what fix accepts: all kinds of SAFE
 
 @dataclass(frozen=True, repr=False)
 class Findings:
-    """What a structure file lacks or has too much of for a force field; printed, a table.
+    """Problems of a structure file with a force field; prints as a table.
 
     Parameters
     ----------
@@ -55,12 +55,12 @@ class Findings:
 
     @property
     def kinds(self) -> list[str]:
-        """What `fix` can mend here."""
+        """Kinds of problems that `fix` can correct here."""
         return list(dict.fromkeys(problem.kind for problem in self.problems if problem.fixable))
 
     @property
     def asked(self) -> list[str]:
-        """Those of `kinds` that change the formula by more than hydrogens: `fix` mends them only if they are named."""
+        """Those of `kinds` that change the formula beyond hydrogens; `fix` corrects them only if they are named."""
         return [kind for kind in self.kinds if kind in ASKED]
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class Findings:
         return lines
 
     def fix(self, accept: str | Collection[str] = SAFELY, pH: float = 7.0) -> Prepared:
-        """Read the file again and mend what is accepted, nothing else. The file itself stays as it is.
+        """Read the file again and correct the accepted kinds of problems; the file itself is not changed.
 
         Of several models, and of alternate locations that are not accepted, the first is read, as by `from_pdb`.
 
@@ -110,7 +110,7 @@ class Findings:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prepared:
-    """A mended structure.
+    """A corrected structure.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class Prepared:
 
     @property
     def elements(self) -> Counter[str]:
-        """Atoms by element."""
+        """Number of atoms of each element."""
         return _elements(self.topology)
 
     def __repr__(self) -> str:
@@ -141,7 +141,8 @@ class Prepared:
         return "\n".join([title, *formulas, *(f"  done {text}" for text in self.done), *map(_line, self.left)])
 
     def write(self, path: str | Path) -> Path:
-        """Write a file for `MolecularSystem.from_pdb`: PDBx/mmCIF if it ends in .cif, .mmcif or .pdbx, else PDB.
+        """Write a file that `MolecularSystem.from_pdb` reads: PDBx/mmCIF if the path ends in .cif, .mmcif or .pdbx,
+        else PDB.
 
         Raises
         ------

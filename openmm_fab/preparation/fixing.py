@@ -1,4 +1,4 @@
-"""Atoms that a structure misses, added where the atoms that are there stay."""
+"""Addition of missing atoms to a structure whose other atoms stay in place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IN_THE_WAY = 0.15  # nm; two bonds apart are 0.2
 
 
 def add_heavy_atoms(model: app.Modeller, field: app.ForceField) -> list[str]:
-    """Complete the residues of the solute that PDBFixer knows; changes `model` and says what was done.
+    """Add missing heavy atoms of the solute with PDBFixer; changes `model` and returns a description.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What can be wrong with a structure: kinds of problems, what mends them, and names of residues."""
+"""Kinds of problems of a structure, what corrects them, and names of residues."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MODIFIED = _table(
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of problem, where it is, and what `fix` does about it or, if it cannot, what you can do."""
+    """One kind of problem, where it occurs, and what `fix` does about it or else what the user can do."""
 
     kind: str
     places: tuple[str, ...]
@@ -58,12 +58,12 @@ class Problem:
 
 
 def fixable(kind: str, places: Iterable[str], also: str = "") -> list[Problem]:
-    """A problem that `fix` mends as `FIXES` says, and `also`, as a list; empty without places."""
+    """List with a problem that `fix` corrects as `FIXES` describes, and `also`; empty without places."""
     places = tuple(places)
     return [Problem(kind, places, FIXES[kind] + also, True)] if places else []
 
 
 def unfixable(kind: str, places: Iterable[str], advice: str) -> list[Problem]:
-    """A problem that is left to the user, with advice, as a list; empty without places."""
+    """List with a problem that is left to the user, with advice; empty without places."""
     places = tuple(places)
     return [Problem(kind, places, advice, False)] if places else []

@@ -1,4 +1,4 @@
-"""A PDB or PDBx/mmCIF file line by line: what is wrong with its records, and OpenMM's reading of it once mended."""
+"""Reading of a PDB or PDBx/mmCIF file line by line, for edits before OpenMM reads it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Edits = dict[int, dict[str, str] | None]
 
 @dataclass(frozen=True)
 class Row:
-    """An atom as the file has it; `residue` counts the residues as OpenMM reads them."""
+    """One atom of a file; `residue` numbers the residues as OpenMM reads them."""
 
     line: int
     residue: int
@@ -66,12 +66,12 @@ class Row:
 
     @property
     def symbol(self) -> str:
-        """Its element; by its name where the file does not say; empty if neither tells."""
+        """Element symbol; guessed from the name where the file has none; empty if neither tells."""
         return self["element"].capitalize() if is_element(self["element"]) else guessed_element(self, False)
 
     @property
     def position(self) -> np.ndarray:
-        """(3,), nm; nan where the file has no number."""
+        """Position (3,), nm; nan where the file has no number."""
         try:
             return np.array([float(self[axis]) for axis in "xyz"]) / 10
         except ValueError:
@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Records:
-    """The first model of a file."""
+    """Lines and atoms of the first model of a file."""
 
     lines: list[str]
     rows: list[Row]
@@ -88,7 +88,7 @@ class Records:
     columns: dict[str, int] = field(default_factory=dict)  # of PDBx/mmCIF only
 
     def read(self, edits: Edits) -> app.Modeller:
-        """What OpenMM makes of the file after these edits."""
+        """Structure that OpenMM reads from the file after these edits."""
         lines = [self._edited(line, edits.get(k, {})) for k, line in enumerate(self.lines)]
         behind: dict[int, list[int]] = defaultdict(list)
         for k in sorted(edits):
@@ -126,7 +126,7 @@ class Records:
 
 
 def variants(records: Records, rows: Sequence[Row], model: app.Modeller) -> dict[tuple[str, str, str], str]:
-    """Protonations that a file names: key of a residue of `model`, which was read from `rows` -> Modeller's name."""
+    """Protonation states that a file names: key of a residue of `model`, which was read from `rows` -> Modeller's name."""
     given = {row.line: row["name"] for row in records.rows}
     names = {row.residue: given[row.line] for row in rows}
     residues = list(model.topology.residues())
@@ -146,7 +146,7 @@ def residue_key(residue: Any) -> tuple[str, str, str]:
 
 
 def open_records(path: Path) -> Records:
-    """Raises FileNotFoundError; ValueError without atoms."""
+    """Read the records of a file; raises FileNotFoundError, and ValueError for a file without atoms."""
     if not path.is_file():
         raise FileNotFoundError(
             f"Expected a PDB or PDBx/mmCIF file at {path}; there is none (working directory {Path.cwd()})."
@@ -242,7 +242,7 @@ def is_element(symbol: str) -> bool:
 
 
 def guessed_element(row: Row, lone: bool) -> str:
-    """By the atom's name; an ion is alone in its residue. Empty if the name does not tell."""
+    """Element symbol guessed from an atom's name (ions are alone in their residue); empty if the name does not tell."""
     letters = re.match("[A-Z]*", row["atom"].lstrip("0123456789").upper())
     name = letters.group() if letters else ""
     two = name[:2] if lone or (row["name"] not in AMINO and name[:2] in TWO_LETTERS) else ""
@@ -250,7 +250,7 @@ def guessed_element(row: Row, lone: bool) -> str:
 
 
 def merged(several: Iterable[Edits]) -> Edits:
-    """All edits of a line in one; where one of them drops it, it is dropped."""
+    """Combine several sets of edits by line; a line that any of them drops is dropped."""
     together: Edits = {}
     for edits in several:
         for line, edit in edits.items():

@@ -1,4 +1,4 @@
-"""What is wrong with the lines of a file, one kind of problem after the other, and the edits that mend them."""
+"""Problems in the lines of a structure file, kind by kind, and the edits that correct them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BEYOND = {
 
 @dataclass(frozen=True)
 class Reading:
-    """Problems of a file's records, the edits that mend those of some kinds, and the atoms after these."""
+    """Problems of a file's records, edits that correct the accepted kinds, and the atoms after these edits."""
 
     problems: list[Problem]
     edits: Edits
@@ -38,7 +38,7 @@ class Reading:
 
 
 def record_problems(records: Records, field: app.ForceField, kinds: Collection[str]) -> Reading:
-    """Problems of all kinds, one looked for after the other where those of `kinds` are mended."""
+    """Find problems of all kinds, each after the corrections of the accepted `kinds` before it."""
     rows, edits = records.rows, Edits()
     found: list[Found] = [("models", f"{records.models} models", {-1: None})] if records.models > 1 else []
     finders: tuple[Callable[[list[list[Row]]], list[Found]], ...] = (

@@ -1,4 +1,4 @@
-"""What is wrong with a structure as OpenMM reads it: bonds, molecules, atoms and residues that a force field misses."""
+"""Problems of a structure as OpenMM reads it: bonds, molecules, and atoms or residues that a force field lacks."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ BETWEEN = Counter(("N", "C", "O3'", "P", "SG"))  # atoms that bind residues to e
 
 
 def structure_problems(model: app.Modeller, field: app.ForceField, files: Sequence[str]) -> list[Problem]:
-    """Problems of the structure that OpenMM reads: bonds, molecules, missing atoms, shape. Changes nothing."""
+    """Problems of a structure that OpenMM has read (bonds, molecules, missing atoms, geometry); changes nothing."""
     alone, _ = solute_of(model)
     atom_problems = _atom_problems(alone.topology, field, files)
     return molecule_problems(model) + atom_problems + _shape_problems(model, alone)
 
 
 def molecule_problems(model: app.Modeller) -> list[Problem]:
-    """Bonds that are missing or wrong, names that would make wrong ones, and what is not of the solute."""
+    """Problems of missing or wrong bonds, of names that would make wrong ones, and of molecules besides the solute."""
     found = bonding_of(model)
     atoms = list(model.topology.atoms())
     places = [f"{atom_label(atoms[i])} -> {name}" for i, name in found.names.items()]
@@ -106,7 +106,7 @@ def _shape_problems(model: app.Modeller, solute: app.Modeller) -> list[Problem]:
 
 
 def molecules(topology: app.Topology, bonds: Sequence[Pair] = ()) -> list[list[Any]]:
-    """Residues of each molecule, the solute first: that with the most heavy atoms. `bonds` count as if there.
+    """Residues of each molecule, the solute (most heavy atoms) first; the given `bonds` are counted in.
 
     A chain stays one molecule where the atoms are missing that would join its residues.
     """
@@ -127,7 +127,7 @@ def kind_of(residues: Sequence[Any]) -> str:
 
 
 def solute_of(model: app.Modeller) -> tuple[app.Modeller, list[int]]:
-    """The solute alone, with all its bonds, and which residues of `model` its residues are."""
+    """The solute with all its bonds, and the indices in `model` of its residues."""
     found = bonding_of(model)
     whole = as_bonded(model, found)
     solute, *others = molecules(whole.topology, _kept(whole, model, found.crowded))
@@ -155,7 +155,7 @@ def _joint(before: Any, after: Any) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class MissingAtoms:
-    """By index of the residue the names of missing heavy atoms and the number of missing hydrogens; other residues.
+    """Missing atoms by residue index: names of heavy atoms and number of hydrogens; and residues of other kinds.
 
     `ambiguous` is OpenMM's complaint of several templates that fit; empty if there is none.
     """
@@ -167,7 +167,7 @@ class MissingAtoms:
 
 
 def missing_atoms(topology: app.Topology, field: app.ForceField) -> MissingAtoms:
-    """Compare residues with the force field's templates, by elements: they may call the atoms otherwise."""
+    """Compare residues with the force field's templates by elements, since templates may use other atom names."""
     found = MissingAtoms({}, {}, [])
     try:
         field.createSystem(topology)

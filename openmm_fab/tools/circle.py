@@ -24,7 +24,7 @@ def wrap_periodic(z: Tensor, periodic: Tensor) -> Tensor:
 
 
 def circular_bins(angles: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Bin number (n,) of each angle (n,), rad, among `bins` equal bins on the circle, the first of which begins at -pi."""
+    """Bin number (n,) of each angle (n,), rad, among `bins` equal bins on the circle, the first beginning at -pi."""
     turns = np.mod((angles + np.pi) / (2.0 * np.pi), 1.0)
     return np.minimum(bins * turns, bins - 1).astype(np.int64)
 
