@@ -58,7 +58,7 @@ def ramachandran(
 def draw_ramachandran(
     ax: Axes, ensemble: Ensemble, phi: np.ndarray, psi: np.ndarray, weighted: bool, bins: int, title: str
 ) -> Any:
-    """Draw F in kT over the angles phi and psi (n,), rad, of every frame; see `ramachandran`."""
+    """Draw F in kT over the angles phi and psi (n,), rad, of all frames; see `ramachandran`."""
     found = surface(ensemble if weighted else unweighted(ensemble), phi, psi, bins=bins)
     image = draw_surface(ax, found.edges_a, found.edges_b, found.value)
     ax.set_aspect("equal")
@@ -69,7 +69,8 @@ def draw_ramachandran(
 
 
 def flow_ramachandran(ensemble: Ensemble) -> Figure | None:
-    """A flow's samples as they are, and with their weights; None for molecules without phi and psi."""
+    """Figure with the Ramachandran plots of a flow's samples without and with weights; None for molecules without
+    phi and psi."""
     if not backbone_pairs(ensemble.topology):
         return None
     figure = new_figure(8.0, 3.6)
@@ -81,12 +82,12 @@ def flow_ramachandran(ensemble: Ensemble) -> Figure | None:
 
 
 def unweighted(ensemble: Ensemble) -> Ensemble:
-    """The same frames, those of positive weight with equal weights."""
+    """Ensemble of the frames of positive weight, with equal weights."""
     return replace(ensemble, log_w=np.where(ensemble.log_w > -np.inf, 0.0, -np.inf))
 
 
 def profiles(ax: Axes, curves: Sequence[tuple[str, str, Profile]], label: str) -> None:
-    """Draw profiles with bands of two standard errors; `curves` holds (name, colour, profile)."""
+    """Draw free-energy profiles with bands of two standard errors; `curves` holds (name, colour, profile)."""
     for name, colour, curve in curves:
         shown = np.where(np.isfinite(curve.value), curve.value, np.nan)
         # The dashes let the curve beneath show where two agree.
@@ -99,7 +100,7 @@ def profiles(ax: Axes, curves: Sequence[tuple[str, str, Profile]], label: str) -
 
 
 def weight_histogram(ax: Axes, ensemble: Ensemble) -> None:
-    """Draw how many samples have which ln w - ln mean w, with the effective sample size and k-hat in words."""
+    """Draw the histogram of ln w - ln mean w, with the effective sample size and k-hat in words."""
     count = int((ensemble.log_w > -np.inf).sum())
     ax.set_title("importance weights")
     ax.spines[["top", "right"]].set_visible(False)
@@ -123,7 +124,7 @@ def weight_histogram(ax: Axes, ensemble: Ensemble) -> None:
 
 
 def training_figures(metrics: Sequence[Mapping[str, float]], sample: Callable[[int], Ensemble]) -> list[Figure]:
-    """The figures of a live plot: learning curves, and for molecules with phi and psi the flow's Ramachandran plots.
+    """Figures of a live plot: learning curves and, for molecules with phi and psi, Ramachandran plots of the flow.
 
     Parameters
     ----------
@@ -137,7 +138,7 @@ def training_figures(metrics: Sequence[Mapping[str, float]], sample: Callable[[i
 
 
 def learning_curve(metrics: Sequence[Mapping[str, float]]) -> Figure:
-    """ESS of flow and of AIS, and basin ΔF, over the energy evaluations spent.
+    """Figure of the ESS of flow and AIS and the basin's ΔF against the energy evaluations.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Annealed importance sampling: from a flow q, along a path of densities, to weighted samples of p^alpha q^(1 - alpha).
+"""Annealed importance sampling from a flow q, along a path of densities, to weighted samples of p^alpha q^(1 - alpha).
 
-`path` has the densities, `kernels` the Markov kernels that keep one of them, `annealing` the algorithm.
+`path` defines the densities, `kernels` the Markov kernels that leave one of them invariant, `annealing` the algorithm.
 """
 
 from __future__ import annotations

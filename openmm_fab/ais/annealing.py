@@ -25,7 +25,7 @@ PILOT_CHAINS = 256  # in each, at most
 
 @dataclass(frozen=True)
 class AISSettings:
-    """How FAB anneals.
+    """Settings of annealed importance sampling.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class AISSettings:
             raise ValueError(f"Expected 0 < ess_drop < 1 and 0 <= resample <= 1; got {self}.")
 
     def require_independent_chains(self) -> None:
-        """Raise a ValueError unless chains are independent of each other and of a training."""
+        """Raise a ValueError if these settings make chains depend on each other or on a training."""
         if self.resample or self.widths:
             raise ValueError(
                 "Expected AISSettings without resampling, after which weights depend on each other, and without "
@@ -89,7 +89,7 @@ class AISSettings:
 
     @property
     def ladder(self) -> list[float]:
-        """lam from 0 to 1, both included; not for adaptive spacing, which finds it on the way."""
+        """Values of lam from 0 to 1, both included; adaptive spacing, which finds them during a pass, has none."""
         assert self.spacing != "adaptive"
         n = self.intermediate + 1
         if self.spacing == "geometric" and n > 1:
@@ -99,7 +99,7 @@ class AISSettings:
 
 @dataclass(frozen=True)
 class AISResult:
-    """What one pass leaves.
+    """Result of one pass of annealed importance sampling.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ def run_ais(
     widths: Tensor | None = None,
     ladder: Sequence[float] | None = None,
 ) -> AISResult:
-    """Move n flow samples along the path; `widths` (dim,) multiply the step sizes, a given `ladder` is kept to.
+    """Anneal n flow samples along the path; `widths` (dim,) multiply the step sizes, `ladder` fixes the values of lam.
 
     log w = sum_k log f_k(z_(k-1)) - log f_(k-1)(z_(k-1)), each term where the k-th transition starts (Neal 2001).
     """
@@ -166,12 +166,12 @@ def run_ais(
 def in_passes(
     run: Callable[[int], AISResult], n: int, adaptive: AdaptiveBatch, generator: torch.Generator | None = None
 ) -> AISResult:
-    """run(n); where memory does not hold n chains, several passes, each right by itself: chains of two never meet."""
+    """Return run(n), or several passes joined where memory does not hold n chains; each pass is valid on its own."""
     return concatenate(adaptive(lambda start, stop: run(stop - start), n, generator))
 
 
 def concatenate(parts: Sequence[AISResult]) -> AISResult:
-    """Several passes as one.
+    """Join several passes into one result.
 
     Acceptances are averaged per density over the chains that reached it; the ladder is that of the first pass.
     """
@@ -205,7 +205,7 @@ def anneal_to_target(
     batch: int = 256,
     pilots: int = PILOTS,
 ) -> tuple[Points, Tensor]:
-    """n annealed samples of the target itself, and log weights (n,) whose mean estimates its Z.
+    """Anneal n flow samples to the target; returns points and log weights (n,) whose mean weight estimates its Z.
 
     Parameters
     ----------
@@ -243,7 +243,8 @@ def anneal_to_target(
 
 
 def _increment(path: Path, points: Points, before: float, lam: float) -> Tensor:
-    """log f_lam - log f_before; -inf where p is zero, wherever the path stands, so that weight is lost for good."""
+    """log f_lam - log f_before (batch,); -inf where p is zero at any point of the path, so that the weight stays
+    zero."""
     (a0, b0), (a1, b1) = path.exponents(before), path.exponents(lam)
     change = (a1 - a0) * points.log_q.double() + (b1 - b0) * points.log_p.double()
     return torch.where(torch.isfinite(change), change, -torch.inf)
@@ -273,14 +274,14 @@ def _next_lam(settings: AISSettings, path: Path, k: int, lam: float, points: Poi
 
 
 def _worn(log_w: Tensor, share: float) -> bool:
-    """Has the effective sample size fallen below a share that is not zero?"""
+    """Whether the effective sample size has fallen below this share (0: never)."""
     if not torch.isfinite(log_w).any():
         return False
     return effective_sample_size(log_w.cpu().numpy()) < share * len(log_w)
 
 
 def _resampled(points: Points, log_w: Tensor, generator: torch.Generator | None) -> tuple[Points, Tensor]:
-    """As many points, drawn by their weights, each with the mean weight: Z stays what it was."""
+    """Draw as many points by their weights, and give each the mean weight, which leaves Z unchanged."""
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device if generator else None))
     w = log_w.cpu().numpy()
     index = systematic_resample(w, len(w), np.random.default_rng(seed))

@@ -20,7 +20,8 @@ from .path import AnnealedDensity, Points
 
 
 class Kernel(Protocol):
-    """`steps` moves of length `step_size`; returns points and their mean acceptance (batch,)."""
+    """Interface of a Markov kernel: `steps` moves of length `step_size`; returns points and mean acceptance
+    (batch,)."""
 
     def __call__(
         self,
@@ -34,7 +35,7 @@ class Kernel(Protocol):
 
 
 def accept(points: Points, here: Points, log_ratio: Tensor, generator: torch.Generator | None) -> tuple[Points, Tensor]:
-    """Metropolis' choice between points and proposals `here`, and the acceptance probabilities (batch,).
+    """Metropolis choice between points and proposals `here`, with the acceptance probabilities (batch,).
 
     A point of zero density accepts whatever has some; a proposal whose energy is not finite is refused.
     """
@@ -113,7 +114,7 @@ def metropolis(
     steps: int,
     generator: torch.Generator | None = None,
 ) -> tuple[Points, Tensor]:
-    """A random walk of normal steps (Metropolis et al. 1953): it crosses gaps that gradients do not see across."""
+    """Random walk of normal steps (Metropolis et al. 1953), which needs no gradients."""
     total = torch.zeros_like(points.log_p)
     for _ in range(steps):
         z = points.z
@@ -186,18 +187,19 @@ KERNELS: dict[str, Kernel] = {"hmc": hmc, "mala": mala, "metropolis": metropolis
 
 
 def adapt(step_size: float, acceptance: float, goal: float, factor: float = 1.05) -> float:
-    """A longer step after too much acceptance, a shorter one after too little."""
+    """Lengthen a step size after too much acceptance, shorten it after too little."""
     return step_size * factor if acceptance > goal else step_size / factor
 
 
 def adapted(step_sizes: Sequence[float], acceptance: Sequence[float], goal: float, factor: float = 1.05) -> list[float]:
-    """Step sizes after a pass with these mean acceptances, one a density; those of densities it did not reach stay."""
+    """Adapt the step size of each density to its mean acceptance in a pass; densities that were not reached keep
+    theirs."""
     used = [adapt(e, a, goal, factor) for e, a in zip(step_sizes, acceptance, strict=False)]
     return used + list(step_sizes[len(used) :])
 
 
 def widths(z: Tensor, log_w: Tensor, periodic: Tensor) -> Tensor:
-    """Standard deviations (dim,) of weighted z (n, dim), over their geometric mean; circular ones of angles.
+    """Standard deviations (dim,) of weighted z (n, dim), divided by their geometric mean.
 
     A circular one is sqrt(-2 ln R) of the mean resultant length R, at most pi / sqrt(3), that of the whole circle.
     """

@@ -1,9 +1,9 @@
-"""Points, the annealed path between a flow q and FAB's goal p^alpha q^(1 - alpha), and its densities.
+"""Evaluated points, the annealed path from a flow q to p^alpha q^(1 - alpha), and the densities along it.
 
-Every density on the path is a linear combination of log q and log p (FAB paper, section 3):
-``log f = (1 - lam) log q + lam (alpha log p + (1 - alpha) log q)``.
-Points keep log q, log p and their gradients, so another lam costs no evaluation.  The flow's gradient, by far the
-dearest of the four, is taken only where q has an exponent: for alpha = 2 the middle of the path is p itself.
+Every density on the path is a linear combination of log q and log p (FAB paper, section 3): ``log f = (1 - lam) log q +
+lam (alpha log p + (1 - alpha) log q)``. Points store log q, log p and their gradients, so that another lam costs no
+evaluation.  The flow's gradient, the most expensive of the four, is computed only where q has a nonzero exponent: for
+alpha = 2 the middle of the path is p itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..tools.circle import wrap_periodic
 
 @dataclass(frozen=True)
 class Points:
-    """A batch of positions with everything known there.
+    """A batch of points with log densities and gradients of flow and target.
 
     Attributes
     ----------
@@ -48,14 +48,14 @@ class Points:
             return cls(z, flow.log_prob(z), log_p, grad_log_p)
 
     def with_flow_gradient(self, flow: Flow) -> Points:
-        """The same points, where log q and its gradient are there, too."""
+        """These points with log q and its gradient."""
         if self.grad_log_q is not None:
             return self
         log_q, grad_log_q = flow.log_prob_and_gradient(self.z)
         return replace(self, log_q=log_q, grad_log_q=grad_log_q)
 
     def where(self, mask: Tensor, other: Points) -> Points:
-        """These points where mask (batch,) is true, the other ones elsewhere."""
+        """Points of this batch where mask (batch,) is true, of the other batch elsewhere."""
 
         def chosen(a: Tensor, b: Tensor) -> Tensor:
             return torch.where(mask[:, None] if a.ndim == 2 else mask, a, b)
@@ -65,14 +65,14 @@ class Points:
         return Points(**{name: chosen(getattr(self, name), getattr(other, name)) for name in names})
 
     def take(self, index: Tensor) -> Points:
-        """The points of these numbers."""
+        """Points with these indices."""
         grad_log_q = None if self.grad_log_q is None else self.grad_log_q[index]
         return Points(self.z[index], self.log_q[index], self.log_p[index], self.grad_log_p[index], grad_log_q)
 
 
 @dataclass(frozen=True)
 class Path:
-    """Geometric path from q (lam = 0) to p^alpha q^(1 - alpha) (lam = 1).
+    """Geometric path of densities from q (lam = 0) to p^alpha q^(1 - alpha) (lam = 1).
 
     alpha = 2 is FAB's goal p^2 / q, the proposal of least variance for its loss; alpha = 1 ends at p, to evaluate.
     """
@@ -102,7 +102,7 @@ class Path:
 
 @dataclass(frozen=True)
 class AnnealedDensity:
-    """One density of a path, between a flow and a target: what a Markov kernel leaves invariant.
+    """One density of the path between a flow and a target, which a Markov kernel leaves invariant.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class AnnealedDensity:
         return self.path.exponents(self.lam)
 
     def points(self, z: Tensor) -> Points:
-        """Everything known at z (batch, dim); with the flow's gradient where q has an exponent."""
+        """Evaluate everything at z (batch, dim); the flow's gradient only where q has an exponent."""
         return Points.at(z, self.flow, self.target, flow_gradient=self.exponents[0] != 0)
 
     def log_prob(self, points: Points) -> Tensor:
@@ -137,11 +137,11 @@ class AnnealedDensity:
         return self.path.gradient(points, self.lam, flow_times)
 
     def gradient_at(self, z: Tensor, flow_times: int = 1) -> Tensor:
-        """The gradient (batch, dim) at z, where nothing is known yet; without the flow's part if `flow_times` is 0."""
+        """Gradient (batch, dim) at z, evaluated anew; without the flow's part if `flow_times` is 0."""
         a, b = self.exponents
         gradient = b * self.target.log_prob_and_gradient(z)[1]
         return gradient + flow_times * a * self.flow.log_prob_and_gradient(z)[1] if a and flow_times else gradient
 
     def wrapped(self, z: Tensor) -> Tensor:
-        """z (batch, dim) with angles taken back to [-pi, pi)."""
+        """z (batch, dim) with angles wrapped into [-pi, pi)."""
         return wrap_periodic(z, self.target.periodic.to(z.device))

@@ -1,4 +1,4 @@
-"""The command ``openmm-fab``: ``openmm-fab run alanine_dipeptide``. Each subcommand is a function in a module here."""
+"""The command ``openmm-fab``: each subcommand is a function in a module of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments and options that commands share, the molecule that they name, a run's folder, and errors in words."""
+"""Arguments and options shared by commands, the molecule that they name, a run's folder, and error messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MAY_CHANGE = ("minutes", "samples", "source")
 
 @contextmanager
 def errors_in_words() -> Iterator[None]:
-    """Print errors that a user can mend as one line, exit code 1; end Ctrl-C with 130; let other errors pass."""
+    """Context manager that prints errors a user can correct as one line, exit code 1; Ctrl-C ends with 130."""
     import openmm
 
     from ..tools.errors import OpenMMFabError
@@ -64,7 +64,7 @@ def _one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """The SYSTEM argument and, for a structure file, its options: where a molecule comes from."""
+    """The SYSTEM argument and, for a structure file, its options."""
 
     system: str
     forcefield: list[str] | None = None
@@ -93,7 +93,8 @@ class Source:
         return MolecularSystem.load(self.system)
 
     def as_in(self, run: Path) -> Source:
-        """With the force field and temperature of a run of the same structure file, where neither is given."""
+        """This source with the force field and temperature of a run of the same structure file, where neither is
+        given."""
         from ..molecule.inputs import STRUCTURES
 
         source = run_settings_of(run).get("source") or {}
@@ -104,7 +105,7 @@ class Source:
         return replace(self, forcefield=source["forcefield"], temperature=source["temperature"])
 
     def absolute(self) -> dict[str, Any]:
-        """The fields, with absolute paths, so that the files are found from any folder."""
+        """Fields with absolute paths, which are valid from any folder."""
         system, *fields = (
             str(Path(name).resolve()) if Path(name).exists() else name
             for name in (self.system, *(self.forcefield or []))
@@ -113,7 +114,7 @@ class Source:
 
 
 def energies_in_words(generator: BoltzmannGenerator) -> str:
-    """How a generator's energies are calculated, in one line."""
+    """Description, in one line, of how a generator's energies are calculated."""
     from ..energy.compiled import CompiledEnergy
 
     energy = generator.energy
@@ -123,7 +124,7 @@ def energies_in_words(generator: BoltzmannGenerator) -> str:
 
 
 def run_settings_of(run: Path) -> dict[str, Any]:
-    """A run's settings.json, of its folder or of a file in it; empty without one."""
+    """Content of a run's settings.json, from its folder or a file in it; empty without one."""
     from ..tools.files import load_json
 
     path = (run if run.is_dir() else run.parent) / "settings.json"
@@ -131,7 +132,7 @@ def run_settings_of(run: Path) -> dict[str, Any]:
 
 
 def run_folder(runs: Path, name: str, resume: bool) -> Path:
-    """The run's folder; without --resume a run never writes over an earlier one."""
+    """Folder of a run; without --resume an earlier run is never overwritten."""
     if Path(name).name != name or name in ("", ".", ".."):
         raise ValueError(f"Expected a run's name to be one folder name; got {name!r}.")
     folder = runs / name
@@ -147,14 +148,14 @@ def run_folder(runs: Path, name: str, resume: bool) -> Path:
 
 
 def write_run_settings(path: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Keep a run's settings.json; only how long it trains and how much it draws may change when it is resumed."""
+    """Write a run's settings.json; only its training time and number of samples may change when it is resumed."""
     from ..tools.runs import keep_settings
 
     keep_settings(path, settings, resume, "Use the same system and options, or leave out --resume.", MAY_CHANGE)
 
 
 def write(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     from ..tools.files import write_atomically
 
     write_atomically(path, lambda file: file.write(text), "w")

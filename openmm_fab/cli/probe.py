@@ -1,4 +1,4 @@
-"""The cost of a training in time and memory, measured on a few seconds of it."""
+"""Cost of a training in time and memory, measured on a few seconds of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Cost:
-    """Measured without torch.compile.
+    """Cost of a training, measured without torch.compile.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Cost:
     peak: int | None
 
     def words(self, minutes: float, samples: int, generator: BoltzmannGenerator) -> str:
-        """The cost of a run that trains for some minutes and draws some samples, as a text table."""
+        """Table, as text, of the cost of a run with this training time and number of samples."""
         train, atoms = generator.settings.train, generator.system.n_atoms
         iterations = max(0.0, 60 * minutes - self.filling) / self.iteration
         weights = sum(p.numel() for p in generator.flow.parameters())
@@ -70,7 +70,7 @@ class Cost:
 
 
 def probe(generator: BoltzmannGenerator, seconds: float) -> Cost:
-    """Measure the cost of training for about `seconds`; the generator is trained by it, and of no further use."""
+    """Measure the cost of training for about `seconds`; the generator is trained by it and should be discarded."""
     from ..train.settings import Budget
     from ..train.trainer import Trainer
 

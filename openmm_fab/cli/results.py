@@ -1,4 +1,4 @@
-"""What a run leaves of its samples: early, while it trains, and at the end."""
+"""Files with a run's samples, written early while it trains and at the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ SHARE = 0.03  # of the training time until then, to draw them in
 def write_results(
     folder: Path, generator: BoltzmannGenerator, molecule: MolecularSystem, samples: int, early: str = ""
 ) -> tuple[list[str], Path]:
-    """Draw samples; write ensemble.npz, report.txt and what `finish` leaves. Returns report.txt's lines and the page.
+    """Draw samples and write ensemble.npz, report.txt and the files of `finish`; returns report.txt's lines and the
+    page.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def write_results(
 def early_results(
     folder: Path, generator: BoltzmannGenerator, molecule: MolecularSystem, samples: int, minutes: float
 ) -> Callable[[dict[str, float]], None]:
-    """A function of an iteration's metrics that writes the model, and results of fewer samples, marked as early.
+    """Function of an iteration's metrics that writes the model and results of fewer samples, marked as early.
 
     Where that fails it warns, and training goes on.
 
@@ -85,7 +86,7 @@ def early_results(
 
 
 def early_samples(generator: BoltzmannGenerator, samples: int, seconds: float) -> int:
-    """How many of the samples to draw after some seconds of training: what a small share of that time is enough for."""
+    """Number of samples to draw after some seconds of training, so that drawing takes a small share of that time."""
     started = time.perf_counter()
     generator.sample(generator.batch)
     pace = (time.perf_counter() - started) / generator.batch
@@ -94,7 +95,7 @@ def early_samples(generator: BoltzmannGenerator, samples: int, seconds: float) -
 
 @contextmanager
 def last_page(folder: Path) -> Iterator[None]:
-    """Where this ends early, whatever the reason, the page that was written early no longer waits for the next one."""
+    """Context manager after which an early page no longer reloads itself, whatever ended the run."""
     from ..report.html import end_reloading
 
     try:

@@ -1,4 +1,4 @@
-"""Settings of a run: a preset, then a TOML file, then what the command line says; each may name any part of them."""
+"""Settings of a run: a preset, changed by a TOML file, then by the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_PRESET, GPU_PRESET = "laptop", "gpu"
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that shapes a run but its molecule.
+    """Settings of a run, all but its molecule.
 
     The one place where the length of a run is decided: `minutes`, `samples` and `seed` are those of the command's flag
     (--samples), else of --set, else of the TOML file, else of the preset (`Preset.samples`); the seed is 0 otherwise.
@@ -37,7 +37,7 @@ class RunSettings:
 
 
 def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str = "cpu", **flags: Any) -> RunSettings:
-    """The settings of a preset, changed by a TOML file, then by assignments, then by flags that are not None.
+    """Combine the settings of a preset, a TOML file, assignments, and flags that are not None, in this order.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Tables of a TOML file; ValueError where there is none, or it cannot be read."""
+    """Read the tables of a TOML file; raises ValueError if it is missing or invalid."""
     from ..molecule.inputs import tomllib
 
     if not path.is_file():
@@ -98,7 +98,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: Sequence[str], example: str) -> dict[str, Any]:
-    """`key=value`, the value as in TOML; text may stand without its quotes."""
+    """Parse assignments `key=value`, the value as in TOML; strings may omit their quotes."""
     from ..molecule.inputs import tomllib
 
     found: dict[str, Any] = {}
@@ -114,7 +114,7 @@ def parse_assignments(assignments: Sequence[str], example: str) -> dict[str, Any
 
 
 def updated(settings: T, given: dict[str, Any], where: str, table: str = "", also: Sequence[str] = ()) -> T:
-    """A dataclass of settings with some values changed, those of nested dataclasses by nested tables.
+    """Copy of a dataclass of settings with some values changed; nested tables change nested dataclasses.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def updated(settings: T, given: dict[str, Any], where: str, table: str = "", als
 
 
 def checked(kind: type, given: dict[str, Any], where: str) -> dict[str, Any]:
-    """Values for a dataclass of settings, their types checked; unknown keys are left for it to refuse."""
+    """Check the types of values for a dataclass of settings; unknown keys are left for it to refuse."""
     hints = get_type_hints(kind)
     return {key: _checked(value, hints[key], key, where) if key in hints else value for key, value in given.items()}
 

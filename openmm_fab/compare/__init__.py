@@ -1,7 +1,7 @@
-"""Ensemble against ensemble: divergences, free-energy profiles, basin differences, and who agrees within errors.
+"""Comparison of two ensembles: divergences, free-energy profiles, basin differences, and verdicts on agreement.
 
 `torsions`, `regions`, `projections`: what is compared. `divergences`, `sides`: histograms with their noise. `comparing`
-puts all of it into a `Comparison`, whose words come from `verdicts` and whose pages from `figure`.
+makes a `Comparison` of it, whose words come from `verdicts` and whose figures from `figure`.
 """
 
 from __future__ import annotations

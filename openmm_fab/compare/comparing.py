@@ -1,4 +1,4 @@
-"""`compare`: chooses coordinates, basins and projections of two ensembles, and computes how the two differ in each."""
+"""`compare`: choice of coordinates, basins and projections of two ensembles, and their differences in each."""
 
 from __future__ import annotations
 

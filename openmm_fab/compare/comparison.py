@@ -1,4 +1,4 @@
-"""`Comparison`: two ensembles set beside each other, in words, as tables, as plain numbers and as figures."""
+"""`Comparison`: the result of `compare` as words, tables, plain numbers and figures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The result of `compare`.
+    """Comparison of an ensemble with a reference.
 
     `print` it for the tables, `.plot()` it for the figure, `.to_dict()` it for a file.
 
@@ -61,7 +61,7 @@ class Comparison:
         return self.projections[which].of(circle_features(np.stack(list(values.values()), axis=1)))
 
     def words(self) -> str:
-        """Do they agree within errors? Sentences on basins, distributions and weights, and on what limits this."""
+        """Sentences on the agreement of basins and distributions, on the weights, and on what limits the comparison."""
         lines = []
         distributions = [*self.torsions, *self.coordinates]
         for kind, items in (("basin", self.basins), ("distribution", distributions)):

@@ -1,4 +1,4 @@
-"""Distances between the histograms of two ensembles, and how large noise alone would make them."""
+"""Distances between histograms of two ensembles, and the distances that noise alone would give."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MARGIN = 0.1
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far one histogram is from another.
+    """Distance of one histogram from another by three measures.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Divergence:
 
 
 def divergence(reference: ArrayLike, ensemble: ArrayLike) -> Divergence:
-    """Divergence between two histograms over the same bins, of any one shape; they need not be normalised."""
+    """Compute the divergence of two histograms over the same bins, of any one shape; they need not be normalised."""
     p, q = (np.ravel(h) / np.sum(h) for h in (reference, ensemble))
     half = 0.5 * (p + q)
     return Divergence(_kl(p, q), float(0.5 * np.abs(p - q).sum()), 0.5 * (_kl(p, half) + _kl(q, half)))
@@ -57,12 +57,12 @@ def _kl(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def open_bins(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Bin (n,) of each value; the outermost bins hold all that lies beyond them, so that nothing is lost."""
+    """Bin number (n,) of each value; the outermost bins include everything beyond them."""
     return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
 
 
 def edges_of(values: np.ndarray, weights: np.ndarray, bins: int) -> np.ndarray | None:
-    """Edges (bins + 1,) around what a reference visits, far outliers aside; None where all values are one."""
+    """Bin edges (bins + 1,) around the range of a reference without far outliers; None where all values are equal."""
     order = np.argsort(values)
     cumulative = np.cumsum(weights[order])
     place = np.searchsorted(cumulative, [TAIL * cumulative[-1], (1.0 - TAIL) * cumulative[-1]])
@@ -92,7 +92,7 @@ def replicas(ensemble: Ensemble, columns: Sequence[tuple[np.ndarray, int]], n: i
 def noise(
     a: np.ndarray, replicas_a: np.ndarray, blocks_a: int, b: np.ndarray, replicas_b: np.ndarray, blocks_b: int
 ) -> Estimate:
-    """Total variation that noise alone makes between two ensembles of one distribution.
+    """Total variation that noise alone gives between two ensembles of the same distribution.
 
     Each side's histogram scatters about the truth as its bootstrap replicas scatter about it; so
     TV* = 1/2 sum |(a* - a) - (b* - b)| is distributed as TV would be if nothing but noise were between them.
@@ -121,7 +121,7 @@ def noise(
 
 
 def halves(ensemble: Ensemble, seed: int, splits: int = SPLITS) -> list[np.ndarray]:
-    """Masks (n,) of random halves made of whole blocks; none where there is a single block."""
+    """Masks (n,) of random halves made of whole blocks; none for a single block."""
     label = np.arange(ensemble.n) if ensemble.block is None else np.unique(ensemble.block, return_inverse=True)[1]
     blocks, rng = int(label.max(initial=-1)) + 1, np.random.default_rng(seed)
     if blocks < 2:

@@ -1,4 +1,5 @@
-"""Figures that set an ensemble beside its reference: the page of a comparison, and planes of collective coordinates."""
+"""Figures that show an ensemble beside its reference: the page of a comparison, and planes of collective
+coordinates."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ def draw_comparison(
     coordinates: Sequence[CoordinateComparison],
     residue: int = 0,
 ) -> Figure:
-    """One page: Ramachandran plots of flow, reweighted ensemble and reference; profiles; basins; weights; coordinates;
-    and how far all distributions are apart, beside what noise makes.
+    """Page with Ramachandran plots of flow, reweighted ensemble and reference, profiles, basins, weights, coordinates,
+    and the distances of all distributions beside those of noise.
 
     Parameters
     ----------

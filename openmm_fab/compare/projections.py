@@ -11,7 +11,7 @@ CUT = 1e-8  # of the largest variance: directions below it are no freedom of the
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Linear coordinates (x - mean) vectors of the features x.
+    """Linear projection (x - mean) vectors of features x.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Projection:
         return [f"{self.kind}{i + 1}" for i in range(len(self.values))]
 
     def of(self, features: np.ndarray) -> np.ndarray:
-        """Coordinates (n, k) of features (n, features)."""
+        """Project features (n, features): coordinates (n, k)."""
         return (features - self.mean) @ self.vectors
 
 

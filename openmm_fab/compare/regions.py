@@ -1,4 +1,4 @@
-"""Basins that `compare` takes where it is given none: regions of Ramachandran plots, or wells of rotatable torsions."""
+"""Default basins of `compare`: regions of Ramachandran plots, or wells of rotatable torsions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ramachandran_regions(names: Sequence[str]) -> dict[str, Region]:
 
 
 def wells(values: Sequence[Values], weights: Sequence[np.ndarray], names: Sequence[str]) -> dict[str, Region]:
-    """Wells of torsions, from the mean density of several ensembles: none is overlooked that one of them visits.
+    """Wells of torsions in the mean density of several ensembles, so that wells of any one of them are found.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a comparison finds of one distribution, Ramachandran plot, basin or set of weights: frozen dataclasses."""
+"""Results of a comparison for one distribution, Ramachandran plot, basin or set of weights, as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAVED_AS_FLOOR: dict[str, Any] = {"key": "floor"}  # its name in `Comparison.to_
 
 @dataclass(frozen=True, eq=False)
 class ProfileComparison:
-    """One torsion, or another coordinate. "flow" is the ensemble without its weights.
+    """Comparison of one torsion or other coordinate. "flow" is the ensemble without its weights.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class ProfileComparison:
 
 @dataclass(frozen=True, eq=False)
 class CoordinateComparison(ProfileComparison):
-    """A distance, energy, ... in `unit`: also its averages, with standard errors, and `mean_z`, their z-score.
+    """Comparison of a distance, energy, ... in `unit`, with averages, standard errors and `mean_z`, their z-score.
 
     The outermost bins of its profiles hold all that lies beyond them.
     """
@@ -68,8 +68,8 @@ class CoordinateComparison(ProfileComparison):
 
 @dataclass(frozen=True, eq=False)
 class PairComparison:
-    """One Ramachandran plot: divergences of its 2-D histograms, by number of bins a side; `reference_noise` as
-    in `ProfileComparison`."""
+    """Comparison of one Ramachandran plot: divergences of 2-D histograms by number of bins a side; `reference_noise`
+    as in `ProfileComparison`."""
 
     name: str
     divergence: dict[int, Divergence]
@@ -79,7 +79,7 @@ class PairComparison:
 
 @dataclass(frozen=True, eq=False)
 class BasinComparison:
-    """One basin's free energy against all the rest, kT; z = (ensemble - reference) / combined error."""
+    """Comparison of one basin's free energy relative to the rest, kT; z = (ensemble - reference) / combined error."""
 
     name: str
     ensemble: BasinDifference
@@ -92,7 +92,7 @@ class BasinComparison:
 
 @dataclass(frozen=True, eq=False)
 class WeightHistogram:
-    """Shares of the samples, and of their weight, in bins of ln w - ln mean w between `edges` (bins + 1,), nats.
+    """Histograms of ln w - ln mean w between `edges` (bins + 1,), nats: shares of the samples and of their weight.
 
     Good weights have both near 0; weight at the right-hand edge means that few samples carry it.
     """

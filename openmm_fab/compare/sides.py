@@ -1,4 +1,4 @@
-"""One side of a comparison: its histograms, and what a single bootstrap says about all of them."""
+"""One side of a comparison: histograms, and one bootstrap for all of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Column = tuple[np.ndarray, int]  # a bin (n,) for every frame; how many bins
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """An ensemble with its columns by name; `replicas` of each, (n_bootstrap, bins), come from the same resamplings."""
+    """Ensemble with named columns; `replicas` of each, (n_bootstrap, bins), come from the same resamplings."""
 
     ensemble: Ensemble
     weights: np.ndarray
@@ -31,7 +31,7 @@ class Side:
 
     @classmethod
     def of(cls, ensemble: Ensemble, columns: Mapping[str, Column], n_bootstrap: int, seed: int) -> Side:
-        """A side whose columns are all resampled together, `n_bootstrap` times."""
+        """Make a side whose columns are resampled together, `n_bootstrap` times."""
         found = replicas(ensemble, list(columns.values()), n_bootstrap, seed)
         return cls(
             ensemble,
@@ -47,7 +47,7 @@ class Side:
         return np.bincount(index, weights=self.weights, minlength=bins)
 
     def profile(self, name: str, edges: np.ndarray) -> Profile:
-        """F (bins,) in kT with standard errors, of a column over bins between `edges` (bins + 1,)."""
+        """Free energy F (bins,) in kT with standard errors, of a column over bins between `edges` (bins + 1,)."""
         p = self.probability(name)
         with np.errstate(divide="ignore", invalid="ignore"):
             error = self.ensemble.share_error(p, self.ensemble.standard_error(self.replicas[name]))
@@ -55,7 +55,7 @@ class Side:
             return Profile(edges, -np.log(p / p.max()) + 0.0, error, p)
 
     def difference(self, name: str) -> BasinDifference:
-        """Free energy of the basin that the frames in bin 1 of a column of two make up, less that of the rest, kT."""
+        """Free energy, kT, of the basin made of the frames in bin 1 of a two-bin column, relative to the rest."""
         mask = self.columns[name][0] == 1
         return BasinDifference.of(
             self.ensemble, mask, lambda: float(self.ensemble.standard_error(self.replicas[name][:, 1]))

@@ -1,4 +1,4 @@
-"""Every torsion of a molecule that turns, puckers a ring or inverts a nitrogen, by name, and its values."""
+"""All torsions of a molecule that turn, pucker a ring or invert a nitrogen, by name, with their values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL_RING = 6  # atoms
 
 @dataclass(frozen=True)
 class Torsion:
-    """One rotatable bond, bond of a ring, or nitrogen with two sides.
+    """Torsion of one rotatable bond, ring bond or inverting nitrogen.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Torsion:
 
 
 def rotatable_torsions(reference: Ensemble) -> list[Torsion]:
-    """The torsions of all bonds that turn: first those of `named_torsions`, then the others.
+    """Torsions of all bonds that turn: first those of `named_torsions`, then the others.
 
     A bond turns when it is one of `rotatable_bonds` and its neighbours are not in line with it. Methyls and other ends
     that look alike after a part of a turn (CF3, COO, phenyl, tert-butyl) are folded.
@@ -85,13 +85,13 @@ def rotatable_torsions(reference: Ensemble) -> list[Torsion]:
 
 
 def ring_torsions(reference: Ensemble) -> list[list[Torsion]]:
-    """Of every ring that puckers, its torsions: see `ensemble.states.pucker_torsions`."""
+    """Torsions of every ring that puckers: see `ensemble.states.pucker_torsions`."""
     rings = pucker_torsions(reference.topology, reference.x)
     return [[Torsion(name, (atoms,)) for name, atoms in ring.items()] for ring in rings]
 
 
 def side_torsions(reference: Ensemble) -> list[Torsion]:
-    """Of every nitrogen with two sides, the improper torsion: see `ensemble.states.nitrogen_sides`."""
+    """Improper torsion of every nitrogen with two sides: see `ensemble.states.nitrogen_sides`."""
     sides = nitrogen_sides(reference.topology, reference.x)
     return [Torsion(name, (atoms,)) for name, atoms in sides.items()]
 
@@ -125,7 +125,7 @@ def torsion_values(ensemble: Ensemble, torsions: Sequence[Torsion]) -> dict[str,
 
 
 def end_to_end(topology: mdtraj.Topology) -> tuple[int, int] | None:
-    """The two heavy atoms with the most bonds between them; None for fewer than three bonds."""
+    """The two heavy atoms with the most bonds between them; None if there are fewer than three bonds."""
     graph = graph_of(topology)
     heavy = [a.index for a in topology.atoms if a.element.symbol not in ("H", "VS")]
     pairs = [(-far, i, j) for i in heavy for j, far in graph.distances(i).items() if i < j and j in set(heavy)]

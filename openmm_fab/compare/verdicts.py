@@ -1,4 +1,4 @@
-"""Do two numbers agree within their errors? Thresholds of z-scores and k-hat, and the words that go with them."""
+"""Verdicts on whether two numbers agree within errors: thresholds of z-scores and k-hat, and their words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DISTRUST = "the weights are not to be trusted (k-hat)"
 
 
 def verdict(z: float, khat: float, freedom: float = math.inf) -> str:
-    """Whether two numbers agree, by |z| below 2, below 3 or beyond, in words; with a doubt where k-hat is too large.
+    """Verdict in words on |z| below 2, below 3 or above, with a reservation where k-hat is too large.
 
     Parameters
     ----------
@@ -32,11 +32,11 @@ def verdict(z: float, khat: float, freedom: float = math.inf) -> str:
 
 
 def worst_khat(*khats: float) -> float:
-    """The largest of several k-hats; nan, which is no better, where one of them is nan."""
+    """Largest of several k-hats; nan, which is no better than large, if one is nan."""
     return float(np.max(khats))
 
 
 def qualified(words: str, khat: float) -> str:
-    """The verdict, with a doubt appended where k-hat is too large, or nan, for the weights to be relied on."""
+    """Append to a verdict a reservation where k-hat is too large, or nan, for the weights to be used."""
     # Written so that a nan k-hat is as bad as a large one.
     return words if khat <= _weights.KHAT_LIMIT else f"{words}; {DISTRUST}"

@@ -39,7 +39,7 @@ class NativePlacement:
         self.functions()  # compiles, or raises
 
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions x (batch, n_atoms, 3) and log-volume (batch,) of q (3 n_atoms - 6, batch): ln r, angles, torsions."""
+        """x (batch, n_atoms, 3) and log-volume (batch,) of q (3 n_atoms - 6, batch): ln r, angles, torsions."""
         return cast("tuple[Tensor, Tensor]", _Place.apply(q, self))
 
     def functions(self) -> tuple[Callable[..., None], Callable[..., None]]:

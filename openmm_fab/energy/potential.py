@@ -52,7 +52,7 @@ class Potential(nn.Module):
             term.cache()
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        """U (batch,), kJ/mol, of x (batch, n_atoms, 3), nm, for values of all global parameters: numbers or (batch,)."""
+        """U (batch,), kJ/mol, of x (batch, n_atoms, 3), nm; all global parameters are given, as numbers or (batch,)."""
         return self.of_rows(x.permute(2, 1, 0).contiguous(), parameters)
 
     def of_rows(self, x: Tensor, parameters: Parameters) -> Tensor:

@@ -20,7 +20,7 @@ class UntranslatedForceError(OpenMMFabError, NotImplementedError):
 
 
 class Constants(nn.Module):
-    """Module of numbers read from a force, as float64 buffers; those that users may differentiate by are its `fields`."""
+    """Numbers read from a force, as float64 buffers; those that users may differentiate by are its `fields`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Ensembles of structures with energies u and log weights, of a flow or of MD, in memory and in files."""
+"""Ensembles of structures with energies u and log weights, from a flow or from MD, in memory and in files."""
 
 from __future__ import annotations
 

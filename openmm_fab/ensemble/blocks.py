@@ -1,4 +1,4 @@
-"""Independent blocks of a run in time order, from how long its slowest torsion stays correlated."""
+"""Division of a run in time order into independent blocks, by the correlation time of its slowest torsion."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ def time_blocks(angles: np.ndarray, blocks: int = 50) -> np.ndarray:
 
 
 def slowest_inefficiency(angles: np.ndarray) -> float | None:
-    """Statistical inefficiency, in frames, of the slowest of the torsions (n, torsions), rad, of a run in time order:
-    so many frames are worth one independent one. At least 1; None without pymbar.
-    """
+    """Statistical inefficiency, in frames, of the slowest of the torsions (n, torsions), rad, of a run in time
+    order: the number of frames worth one independent frame. At least 1; None without pymbar."""
     # The half circle catches rare jumps that motion within one basin hides in cos and sin.
     series = np.hstack([np.cos(angles), np.sin(angles), (angles > 0) & (angles < 2.5)]).T
     found = [1.0, *(inefficiency([one]) for one in series)]

@@ -16,7 +16,7 @@ MATTERS = 0.02  # kT: of this size the mean energy of some 10^4 frames knows shi
 
 @dataclass(frozen=True)
 class Rounding:
-    """What is left of coordinates that a file has rounded.
+    """Effect of coordinates that a file has rounded.
 
     Parameters
     ----------
@@ -32,8 +32,7 @@ class Rounding:
 
     @classmethod
     def of(cls, energy: Callable[[Tensor], Tensor], x: np.ndarray, grid: float) -> Rounding:
-        """Measured by rounding errors of the same size, put on up to 200 of the frames x (n, atoms, 3), nm, once
-        more and with either sign: u is raised by its curvature, as much as it was the first time."""
+        """Measure the effect with rounding errors of the same size on up to 200 of the frames x (n, atoms, 3), nm."""
         x = np.asarray(x[:: max(1, len(x) // PROBED)], dtype=np.float64)
         error = np.random.default_rng(0).uniform(-grid / 2, grid / 2, x.shape)
         below, middle, above = (energies_of(energy, x + sign * error) for sign in (-1, 0, 1))
@@ -46,7 +45,7 @@ class Rounding:
 
     @property
     def matters(self) -> bool:
-        """Whether u is moved, on average, by more than a comparison can see."""
+        """Whether rounding shifts u on average by more than a comparison can resolve."""
         return not abs(self.shift) <= MATTERS
 
     def __str__(self) -> str:
@@ -55,7 +54,7 @@ class Rounding:
 
 
 def energies_of(energy: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
-    """u (n,) float64 of structures x (n, atoms, 3), nm, as the energy gives it, without gradients.
+    """Evaluate reduced energies u (n,) float64 of structures x (n, atoms, 3), nm, in batches and without gradients.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Ensemble: structures with importance weights. A flow's samples and an MD trajectory are the same class."""
+"""Weighted ensembles of structures in memory; samples of a flow and MD trajectories are the same class."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Ensemble:
         name: str = "reference",
         subsample: bool = False,
     ) -> Ensemble:
-        """Make an ensemble of a trajectory, by default unbiased MD sampled at the system's temperature.
+        """Make an ensemble of an mdtraj trajectory, by default unbiased MD at the system's temperature.
 
         Parameters
         ----------
@@ -206,33 +206,33 @@ class Ensemble:
 
     @property
     def kT(self) -> float:
-        """float, kJ/mol, with OpenMM's own gas constant."""
+        """Thermal energy, kJ/mol, with OpenMM's gas constant."""
         return GAS_CONSTANT * self.temperature
 
     @property
     def weights(self) -> np.ndarray:
-        """Weights that sum to one, (n,)."""
+        """Normalised weights (n,), which sum to one."""
         return _weights.normalized_weights(self.log_w)
 
     @property
     def ess(self) -> float:
-        """Kish's effective number of samples, of the raw weights. Of MD it is n: correlation in time is not
-        in it."""
+        """Kish's effective sample size of the raw weights; for MD it is n, since correlation in time does not enter."""
         return _weights.effective_sample_size(self.log_w)
 
     @property
     def independent(self) -> float:
-        """No more samples than this are independent: `ess`, or the number of blocks where that is smaller."""
+        """Upper bound on the number of independent samples: `ess`, or the number of blocks if smaller."""
         return min(self.ess, _weights.count_blocks(self.n, self.block))
 
     @property
     def ess_fraction(self) -> float:
-        """`ess` over the number of frames."""
+        """Effective sample size as a share of the number of frames."""
         return self.ess / self.n
 
     @property
     def ess_clipped(self) -> float:
-        """`ess` with the largest 1e-4 of the weights clipped; flatters, so never show it alone."""
+        """Effective sample size with the largest 1e-4 of the weights clipped; never smaller than `ess`, and not to
+        be shown alone."""
         return _weights.effective_sample_size(_weights.clipped(self.log_w))
 
     @property
@@ -243,7 +243,7 @@ class Ensemble:
 
     @property
     def log_z(self) -> Estimate:
-        """ln of the mean weight, with its standard error."""
+        """Logarithm of the mean weight, with its standard error."""
         return _weights.log_z(self.log_w, self.block)
 
     # Estimates
@@ -254,7 +254,7 @@ class Ensemble:
         n_bootstrap: int = 200,
         seed: int = 0,
     ) -> Estimate:
-        """Weighted mean with a bootstrap standard error.
+        """Weighted mean of an observable, with a bootstrap standard error.
 
         Parameters
         ----------
@@ -272,7 +272,7 @@ class Ensemble:
     def bootstrap(
         self, statistic: Callable[[np.ndarray], np.ndarray], n_bootstrap: int = 200, seed: int = 0
     ) -> np.ndarray:
-        """Replicas of a statistic over resampled frames, or resampled blocks where the ensemble has blocks.
+        """Bootstrap replicas of a statistic, over frames or, where the ensemble has blocks, over blocks.
 
         Parameters
         ----------
@@ -299,8 +299,8 @@ class Ensemble:
         return result
 
     def standard_error(self, replicas: np.ndarray) -> np.ndarray:
-        """Standard deviation of bootstrap replicas, times sqrt(B / (B - 1)) for B blocks; nan for a single
-        block.
+        """Standard error from bootstrap replicas: their standard deviation times sqrt(B / (B - 1)) for B blocks; nan
+        for one.
 
         The factor undoes the bootstrap's bias, which matters for a handful of walkers.
         """
@@ -310,8 +310,8 @@ class Ensemble:
         return np.nanstd(replicas, axis=0, ddof=1) * np.sqrt(blocks / (blocks - 1))
 
     def share_error(self, p: ArrayLike, error: ArrayLike) -> np.ndarray:
-        """Errors of shares p of the weight, any shape; for those of nothing and of all `weights.rule_of_three`'s bound
-        for as many samples as are `independent`."""
+        """Standard errors of shares p of the weight, any shape; for shares of 0 and 1 the bound by
+        `weights.rule_of_three` with as many samples as are `independent`."""
         return _weights.share_error(p, error, self.independent)
 
     def _blocks(self) -> tuple[int, np.ndarray]:
@@ -345,12 +345,13 @@ class Ensemble:
         return self.torsions("psi")
 
     def slow_angles(self) -> np.ndarray:
-        """Angles (n, torsions), rad, of slow bonds, rings and nitrogens: `ensemble.states.slow_states`."""
+        """Torsions (n, torsions), rad, of bonds, rings and nitrogens that change slowly:
+        `ensemble.states.slow_states`."""
         quadruples = list(slow_states(self.topology, self.x).values())
         return self.torsions(quadruples) if quadruples else np.zeros((self.n, 0))
 
     def resample(self, n: int, seed: int = 0) -> Ensemble:
-        """Equally weighted ensemble of n frames drawn by weight; copies of one frame share a block label.
+        """Draw an equally weighted ensemble of n frames by weight; copies of one frame share a block label.
 
         They are no samples of a flow any more, and `log_q` is None.
         """
@@ -359,14 +360,13 @@ class Ensemble:
         return replace(self[index], log_w=np.zeros(n), log_q=None, block=block, invalid=0)
 
     def to_mdtraj(self) -> mdtraj.Trajectory:
-        """All frames as they are, weights ignored; ``ensemble.resample(n).to_mdtraj()`` for an unbiased
-        trajectory."""
+        """Trajectory of all frames, weights ignored; ``ensemble.resample(n).to_mdtraj()`` is unbiased."""
         return mdtraj.Trajectory(self.x, self.topology)
 
     # For other tools
 
     def columns(self, extra: Mapping[str, ArrayLike] | None = None) -> Table:
-        """Energy, weights and named torsions of every frame as columns (n,), with more of them in `extra`.
+        """Table of energy, weights and named torsions with one row for each frame, and further columns in `extra`.
 
         Raises
         ------
@@ -399,7 +399,8 @@ class Ensemble:
         return write_colvar(self.columns(extra), path, self.kT)
 
     def to_pandas(self, extra: Mapping[str, ArrayLike] | None = None) -> pandas.DataFrame:
-        """A row a frame: u, log_w, weight (they sum to 1), log_q and block where known, named torsions (rad), `extra`.
+        """pandas table with one row for each frame: u, log_w, weight (sum 1), log_q and block where known, torsions
+        (rad), `extra`.
 
         Parameters
         ----------
@@ -408,7 +409,8 @@ class Ensemble:
         return to_pandas(self.columns(extra))
 
     def to_xarray(self, extra: Mapping[str, ArrayLike] | None = None, positions: bool = True) -> xarray.Dataset:
-        """The columns of `to_pandas` over (chain, draw), one chain; x (nm) over (chain, draw, atom, xyz); with units.
+        """xarray data set of the columns of `to_pandas` over (chain, draw), one chain, and x (nm) over (chain, draw,
+        atom, xyz), with units.
 
         ArviZ takes it as it is, and knows nothing of weights: for ArviZ's plots and statistics use `to_arviz`.
 
@@ -444,7 +446,7 @@ class Ensemble:
         return view(self.resample(n, seed).x, self.topology)
 
     def explore(self, n: int = 100, seed: int = 0) -> Explorer:
-        """n structures drawn by weight beside a map of two torsions, in a notebook.
+        """Notebook widget of n structures drawn by weight, beside a map of two torsions.
 
         Raises
         ------
@@ -514,7 +516,8 @@ class Ensemble:
 
     @classmethod
     def load(cls, path: str | Path) -> Ensemble:
-        """Read what `save` wrote, or all of what was drawn into a file (.nc); see `StreamedEnsemble` for pieces of it.
+        """Read an ensemble that `save` wrote, or all frames of a .nc file; `StreamedEnsemble` reads the latter in
+        pieces.
 
         ValueError for a file that is truncated or was written by something else.
         """
@@ -574,7 +577,7 @@ def _with_suffix(path: str | Path) -> Path:
 
 
 def draw_structures(ensemble: Ensemble, seed: int = 0, n: int | None = None) -> Structures:
-    """n draws by weight, or about 40; copies of a frame are shown once, with their share."""
+    """Draw n structures by weight, or about 40; copies of a frame are shown once, with their share."""
     n = n or int(np.clip(MOST_ATOMS // ensemble.topology.n_atoms, 4, STRUCTURES))
     drawn, counts = np.unique(systematic_resample(ensemble.log_w, n, np.random.default_rng(seed)), return_counts=True)
     order = np.argsort(-counts, kind="stable")

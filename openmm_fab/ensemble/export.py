@@ -1,7 +1,7 @@
-"""Tables of an ensemble for other tools: PLUMED's COLVAR files, pandas, xarray and ArviZ.
+"""Export of ensembles to PLUMED's COLVAR files, pandas, xarray and ArviZ.
 
-Each function takes a `Table`, as `Ensemble.columns` makes it. A weight is never lost on the way: it is a column, a
-variable, or a bias.
+Each function takes a `Table`, as `Ensemble.columns` makes it, and keeps the weights: as a column, a variable, or a
+bias.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TAKEN = ("frame", "block", "u", "log_w", "weight", "log_q")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A row a frame: energy, weights, torsions and more, each a column (n,).
+    """Columns (n,) of an ensemble with one row for each frame: energy, weights, torsions and others.
 
     Attributes
     ----------
@@ -61,17 +61,17 @@ class Table:
 
     @cached_property
     def weight(self) -> np.ndarray:
-        """Weights (n,) that sum to one."""
+        """Normalised weights (n,), which sum to one."""
         return normalized_weights(self.log_w)
 
     @property
     def optional(self) -> dict[str, np.ndarray]:
-        """Those of log_q and block that are known."""
+        """Columns log_q and block, as far as they are known."""
         return {key: found for key in ("log_q", "block") if (found := getattr(self, key)) is not None}
 
 
 def extra_columns(extra: Mapping[str, ArrayLike] | None, n: int, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Columns (n,) float64 to add to a table that has columns of these names.
+    """Check further columns (n,) for a table that has columns of these names, and return them as float64.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def write_colvar(table: Table, path: str | Path, kT: float) -> Path:
 
 
 def to_pandas(table: Table) -> pandas.DataFrame:
-    """A pandas table, see `Ensemble.to_pandas`."""
+    """pandas table of a `Table`, see `Ensemble.to_pandas`."""
     try:
         import pandas
     except ImportError as error:
@@ -134,7 +134,7 @@ def to_pandas(table: Table) -> pandas.DataFrame:
 
 
 def to_xarray(table: Table, x: np.ndarray | None = None, atoms: Sequence[str] = ()) -> xarray.Dataset:
-    """An xarray data set, see `Ensemble.to_xarray`.
+    """xarray data set of a `Table`, see `Ensemble.to_xarray`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What coordinates keep as it is in the structure given, and what that may cost: it goes with every ensemble."""
+"""What coordinates keep fixed from the given structure, and what that may cost; it accompanies every ensemble."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_STATE = ("stereocentre", "bond length")  # kinds whose other side is no state
 
 @dataclass(frozen=True)
 class Held:
-    """One thing that coordinates hold.
+    """One property that coordinates keep fixed.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ class Held:
 
     @property
     def missing(self) -> float:
-        """Share of the weight that the other side would hold were both equally wide; nan where its energy is not
-        known."""
+        """Estimated share of the weight of the other side, if both were equally wide; nan where its energy is
+        unknown."""
         return 1.0 / (1.0 + math.exp(min(self.energy, 700.0)))
 
     @property
     def row(self) -> tuple[str, ...]:
-        """Cells for `COLUMNS`."""
+        """Table cells in the order of `COLUMNS`."""
         energy = barrier = NONE if self.kind in NO_STATE else UNKNOWN
         if not math.isnan(self.energy):
             energy = f"{self.energy:.1f} (some {100 * self.missing:.2g} % of the weight)"
@@ -75,20 +75,20 @@ class Held:
 
 
 def in_one_line(held: Sequence[Held]) -> str:
-    """ "held fixed: 2 peptide bonds, 1 stereocentre"."""
+    """Summary in one line: "held fixed: 2 peptide bonds, 1 stereocentre"."""
     counts = {kind: sum(one.kind == kind for one in held) for kind in COSTS}
     found = [f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items() if n]
     return f"held fixed: {', '.join(found) or 'nothing'}"
 
 
 def costs(held: Sequence[Held]) -> list[str]:
-    """A sentence for each kind among what is held."""
+    """One sentence for each kind of property among `held`, with its possible cost."""
     kinds = {one.kind for one in held}
     return [f"{kind}: {cost}" for kind, cost in COSTS.items() if kind in kinds]
 
 
 def in_full(held: Sequence[Held]) -> str:
-    """Title, a row for each, and what every kind may cost."""
+    """Text with a title, a row for each property, and the possible cost of each kind."""
     if not held:
         return f"{TITLE}: nothing is held."
     return "\n".join([f"{TITLE}:", table(COLUMNS, [one.row for one in held]), *costs(held)])

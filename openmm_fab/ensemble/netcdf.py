@@ -1,7 +1,7 @@
-"""Weighted structures on disk: a trajectory of AMBER's NetCDF convention, with u, log w and log q of every frame.
+"""Weighted structures in a file: a trajectory of AMBER's NetCDF convention with u, log w and log q of every frame.
 
-mdtraj, VMD and cpptraj read the structures and pass over the rest.  NetCDF 3 with 64-bit offsets, because a file that
-is cut short by a kill can still be read, up to the last frames that were committed.
+mdtraj, VMD and cpptraj read the structures and ignore the rest.  The format is NetCDF 3 with 64-bit offsets, since a
+file that was cut short by a kill can still be read up to the last committed frame.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _COUNTS = struct.Struct("<QQI")  # frames, the frame that `state` belongs to, ch
 
 
 class WeightedTrajectory:
-    """One such file, opened by `open`; use it in a `with` block.
+    """A weighted trajectory file, opened by `open`; to be used in a `with` block.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class WeightedTrajectory:
 
     @classmethod
     def create(cls, path: str | Path, topology: mdtraj.Topology, about: dict[str, Any], state: bytes) -> None:
-        """Begin a file, with no frame yet; `open` it to write some.
+        """Create a file without frames; `open` it to write some.
 
         Parameters
         ----------
@@ -98,7 +98,7 @@ class WeightedTrajectory:
 
     @classmethod
     def open(cls, path: str | Path, append: bool = False) -> WeightedTrajectory:
-        """Open a file that `create` made.
+        """Open a file made by `create`.
 
         Raises
         ------
@@ -169,7 +169,7 @@ class WeightedTrajectory:
             ) from error
 
     def commit(self, frames: int, resume: int, state: bytes) -> None:
-        """Make `frames` frames part of the file; go on later from frame `resume` with this random state."""
+        """Mark `frames` frames as part of the file, with the frame and the random state to continue from."""
         # First the frames, then the word for it, in the older of two places: a kill leaves one of them whole.
         counts = struct.pack("<QQ", frames, resume)
         data = counts + struct.pack("<I", zlib.crc32(counts + state)) + state
@@ -193,7 +193,7 @@ class WeightedTrajectory:
         return max(found, key=lambda one: one[1], default=(0, 0, (0, b"")))
 
     def column(self, name: str, start: int, stop: int) -> np.ndarray:
-        """u, log_w or log_q of frames start to stop, float64."""
+        """Values of u, log_w or log_q of frames start to stop, float64."""
         return np.asarray(self._file[name][start : min(stop, self.frames)], dtype=np.float64)
 
     def read(self, start: int = 0, stop: int | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The reference ensemble that a shipped molecule brings along."""
+"""The reference ensembles that come with shipped molecules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HDF5 = (".h5", ".lh5", ".hdf5")
 
 
 def load_reference(system: MolecularSystem) -> Ensemble | None:
-    """The reference ensemble that lies beside a system's PDB file, as its system.toml says; None if there is none.
+    """Reference ensemble beside a system's PDB file, as its system.toml names it; None if there is none.
 
     ``[reference]`` names a `trajectory` that mdtraj reads and, where it was biased or made of several walkers,
     `weights`: an .npz file with log_w (natural log weights), block (labels of independent blocks), u (reduced

@@ -1,4 +1,5 @@
-"""Torsions by which slow states are told: of bonds that turn, of rings that pucker, and of nitrogens that invert."""
+"""Torsions that distinguish slowly interconverting states: of rotatable bonds, puckering rings and inverting
+nitrogens."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ Four = tuple[int, int, int, int]
 
 
 def pucker_torsions(topology: mdtraj.Topology, x: np.ndarray) -> list[dict[str, Four]]:
-    """For every ring that is not planar in most frames, its torsions by name, those of a larger ring last.
+    """Torsions by name of every ring that is not planar in most frames, those of larger rings last.
 
     Parameters
     ----------
@@ -48,8 +49,8 @@ def nitrogen_sides(topology: mdtraj.Topology, x: np.ndarray) -> dict[str, Four]:
 
 
 def slow_states(topology: mdtraj.Topology, x: np.ndarray) -> dict[str, Four]:
-    """`molecule.torsions.slow_torsions`, then those of rings that pucker and nitrogens that invert in the frames x
-    (n, atoms, 3), nm."""
+    """Torsions of rotatable bonds (`molecule.torsions.slow_torsions`), of rings that pucker and of nitrogens that
+    invert in the frames x (n, atoms, 3), nm."""
     rings = {name: four for ring in pucker_torsions(topology, x) for name, four in ring.items()}
     return slow_torsions(topology) | rings | nitrogen_sides(topology, x)
 

@@ -1,4 +1,4 @@
-"""Ensembles that do not fit into memory: drawn into a file, resumed, and read back in pieces.
+"""Ensembles larger than memory: drawn into a file, resumable, and read in pieces.
 
     generator.sample(10_000_000, out="ensemble.nc", progress=True)
     ensemble = StreamedEnsemble("ensemble.nc")
@@ -35,7 +35,7 @@ Draw = Callable[[torch.Generator], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 class RunningWeights:
-    """What log weights say, in one pass over them and in the memory of their tail.
+    """Statistics of log weights in one pass, in memory for their tail only.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class RunningWeights:
         self._top, self._sum, self._squares = -math.inf, 0.0, 0.0  # sums of w and w^2, each over exp(top)
 
     def add(self, log_w: np.ndarray) -> None:
-        """Count log weights (batch,) in."""
+        """Add log weights (batch,)."""
         log_w = np.asarray(log_w, dtype=np.float64)
         if np.isnan(log_w).any() or (log_w == np.inf).any():
             raise ValueError("Expected finite log weights, or -inf for weight zero; got some that are nan or +inf.")
@@ -76,19 +76,19 @@ class RunningWeights:
 
     @property
     def log_sum(self) -> float:
-        """ln of the sum of the weights."""
+        """Logarithm of the sum of the weights."""
         if not self._sum:
             raise ValueError(f"Expected at least one weight above zero; all {self.n} are zero.")
         return self._top + math.log(self._sum)
 
     @property
     def ess(self) -> float:
-        """Kish's effective number of samples."""
+        """Kish's effective sample size."""
         return math.exp(2 * (self.log_sum - self._top)) / self._squares
 
     @property
     def log_z(self) -> Estimate:
-        """ln of the mean weight, with its standard error: `weights.log_z` of independent samples."""
+        """Logarithm of the mean weight, with the standard error of independent samples: `weights.log_z`."""
         spread = max(1 / self.ess - 1 / self.n, 0.0) * self.n / (self.n - 1) if self.n > 1 else math.nan
         return Estimate(self.log_sum - math.log(self.n), math.sqrt(spread))
 
@@ -98,12 +98,12 @@ class RunningWeights:
         return _weights.pareto_khat(self._largest, self.n - self.invalid)
 
     def diagnosis(self) -> str:
-        """What k-hat and the effective sample size say, in words."""
+        """Verdict in words from k-hat and the effective sample size."""
         return _weights.diagnosed(self.ess, self.khat)
 
 
 class StreamedEnsemble:
-    """A weighted ensemble in a file: its statistics are read once, its structures in pieces when they are asked for.
+    """Weighted ensemble in a file: statistics are read once, structures in pieces on request.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class StreamedEnsemble:
         return self.weights.khat
 
     def chunks(self, size: int = CHUNK) -> Iterator[Ensemble]:
-        """The frames in order, as ensembles of `size` frames: their log weights are those of the whole."""
+        """Iterate over the frames in order, as ensembles of `size` frames with the log weights of the whole."""
         if size < 1:
             raise ValueError(f"Expected chunks of at least one frame; got {size}.")
         with WeightedTrajectory.open(self.path) as file:
@@ -159,7 +159,7 @@ class StreamedEnsemble:
                 yield Ensemble(**file.read(start, min(start + size, self.n)))
 
     def expectation(self, values: Callable[[mdtraj.Trajectory], np.ndarray], size: int = CHUNK) -> Estimate:
-        """Weighted mean with its standard error, in one pass: `weights.weighted_mean` of all frames.
+        """Weighted mean of an observable with its standard error, in one pass over the file.
 
         Parameters
         ----------
@@ -191,7 +191,7 @@ class StreamedEnsemble:
         return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
 
     def load(self) -> Ensemble:
-        """All of it in memory; the same as `Ensemble.load`."""
+        """Read all frames into memory; the same as `Ensemble.load`."""
         return Ensemble.load(self.path)
 
     def __len__(self) -> int:
@@ -218,7 +218,7 @@ def sample_to_file(
     progress: bool = False,
     random: torch.Generator | None = None,
 ) -> StreamedEnsemble:
-    """Draw into a file until it holds n frames; what is there stays whenever it is stopped.
+    """Draw samples into a file until it holds n frames; it stays valid whenever drawing stops.
 
     Parameters
     ----------

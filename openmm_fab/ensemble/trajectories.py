@@ -1,4 +1,4 @@
-"""Checks of trajectories against a system, molecules made whole, and topologies as arrays to put in a file."""
+"""Checks of trajectories against a system, reassembly of molecules split by a box, and topologies as arrays."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def topology_to_arrays(topology: mdtraj.Topology) -> dict[str, np.ndarray]:
 
 
 def topology_from_arrays(arrays: dict[str, np.ndarray]) -> mdtraj.Topology:
-    """The inverse of `topology_to_arrays`; older files know no charges, names of chains, types and orders of bonds."""
+    """Make a topology from the result of `topology_to_arrays`; older files lack charges, chain names, bond types and
+    orders."""
     topology = mdtraj.Topology()
     n_chains = int(arrays["residue_chain"].max(initial=-1)) + 1
     chains = [topology.add_chain(str(name) or None) for name in arrays.get("chain_id", [""] * n_chains)]
@@ -102,7 +103,7 @@ def coordinate_grid(x: np.ndarray) -> float:
 
 
 def whole_structures(trajectory: mdtraj.Trajectory, graph: BondGraph, positions: np.ndarray) -> np.ndarray:
-    """Coordinates of a trajectory, (n, atoms, 3) nm, that are in nm and not torn by a periodic box.
+    """Coordinates of a trajectory, (n, atoms, 3) nm, with molecules that a periodic box has split put together.
 
     Parameters
     ----------

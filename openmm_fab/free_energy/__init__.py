@@ -1,7 +1,7 @@
-"""Free energies of ensembles, in kT, each with its standard error and what may be wrong with it.
+"""Free energies of ensembles, in kT, each with a standard error and a diagnosis.
 
 `profiles`: along coordinates, and of one basin. `populations`: several basins. `differences`: log Z, force fields,
-temperatures, lambdas. `estimators`: the same on bare arrays. Formulas and sources: docs/free_energy.md.
+temperatures, lambdas. `estimators`: the same on plain arrays. Formulas and sources: docs/free_energy.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""log Z of a flow's samples, and free-energy differences between force fields, lambdas and temperatures.
+"""log Z of flow samples, and free-energy differences between force fields, lambdas and temperatures.
 
-Every result is configurational: -ln of the integral of exp(-u) over shapes, nm^(3N - 6); momenta are left out.
+All results are configurational: -ln of the integral of exp(-u) over shapes, nm^(3N - 6); momenta are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Energy: TypeAlias = "MolecularSystem | Callable[[Tensor], Tensor] | np.ndarray"
 
 
 def log_z(ensemble: Ensemble) -> FreeEnergy:
-    """log Z by importance sampling: ln of the mean weight of a flow's samples, those of weight zero counted.
+    """log Z by importance sampling: logarithm of the mean weight of a flow's samples, zeros included.
 
     Blind to a basin that the flow never visits; `log_z_bar` sees it where MD does.
 
@@ -86,13 +86,13 @@ def temperature_difference(ensemble: Ensemble, temperature: float) -> FreeEnergy
 
 
 def at_temperature(ensemble: Ensemble, temperature: float) -> Ensemble:
-    """The same frames, weighted for another temperature (K)."""
+    """Reweight frames to another temperature (K)."""
     u = ensemble.u * _beta_ratio(ensemble, temperature)
     return replace(reweighted(ensemble, u), temperature=float(temperature))
 
 
 def reweighted(ensemble: Ensemble, energy: Energy) -> Ensemble:
-    """The same frames, weighted for another energy; see `difference`."""
+    """Reweight frames to another energy; see `difference`."""
     change = _change(ensemble, energy)
     with np.errstate(invalid="ignore"):
         log_w = np.where(ensemble.log_w > -np.inf, ensemble.log_w - change, -np.inf)
@@ -121,13 +121,13 @@ def mbar(ensembles: Sequence[Ensemble], energies: Sequence[Energy], seed: int = 
 
 
 def temperature_energy(system: MolecularSystem, temperature: float) -> Callable[[Tensor], Tensor]:
-    """U / kT' of a system at another temperature (K), its force field unchanged: a state for `mbar`."""
+    """Reduced energy U / kT' of a system at another temperature (K), as a state for `mbar`."""
     u, ratio = reduced_energy(system), system.temperature / float(temperature)
     return lambda x: u(x) * ratio
 
 
 def flow_samples(ensemble: Ensemble) -> Ensemble:
-    """Samples of a flow as what they are, samples of q: all weights equal, structures of infinite energy included."""
+    """Flow samples as samples of q: all weights equal, structures of infinite energy included."""
     if ensemble.log_q is None:
         raise ValueError("Expected samples of a flow; got an ensemble without log_q. Use generator.sample(n).")
     return replace(ensemble, log_w=np.zeros(ensemble.n), invalid=0)
@@ -148,7 +148,7 @@ def check_weights_of_flow(samples: Ensemble) -> None:
 
 
 def energies_in(energy: Energy, ensemble: Ensemble) -> np.ndarray:
-    """u (n,) float64 of an ensemble's frames in another Hamiltonian; +inf where there is no density."""
+    """Energies u (n,) float64 of an ensemble's frames in another Hamiltonian; +inf where there is no density."""
     if isinstance(energy, np.ndarray):
         if energy.shape != (ensemble.n,):
             raise ValueError(f"Expected one energy a frame, shape ({ensemble.n},); got {energy.shape}.")

@@ -1,4 +1,4 @@
-"""Free-energy estimators on arrays: exponential averaging, BAR and MBAR, each with its error and what may be wrong.
+"""Free-energy estimators on arrays: exponential averaging, BAR and MBAR, each with an error and a diagnosis.
 
 Reduced units throughout: works and free energies in kT. `docs/free_energy.md` has the formulas and their sources.
 """
@@ -30,7 +30,7 @@ INFINITE = 1e4  # kT above the largest finite work: exp(-INFINITE) is 0 in float
 
 @dataclass(frozen=True)
 class FreeEnergy(Estimate):
-    """A free-energy difference in kT, or a log Z in nats, and how far to trust it.
+    """Free-energy difference in kT, or log Z in nats, with its error and a diagnosis of its reliability.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class FreeEnergy(Estimate):
 
 @dataclass(frozen=True, eq=False)
 class StateFreeEnergies(Estimate):
-    """What `mbar_estimate` found for K states.
+    """Free energies of K states from MBAR, with errors and overlaps.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class StateFreeEnergies(Estimate):
     trusted: bool
 
     def difference(self, i: int, j: int) -> FreeEnergy:
-        """f_j - f_i, kT."""
+        """Free-energy difference f_j - f_i, kT."""
         c = self.covariance
         with np.errstate(invalid="ignore"):
             error = float(np.sqrt(c[i, i] + c[j, j] - 2.0 * c[i, j]))
@@ -122,7 +122,7 @@ class StateFreeEnergies(Estimate):
 def exponential_average(
     log_a: ArrayLike, log_b: ArrayLike | None = None, block: ArrayLike | None = None, method: str = "EXP"
 ) -> FreeEnergy:
-    """ln(sum a / sum b) over samples, b = 1 by default: exponential averaging (Zwanzig 1954) and its generalisations.
+    """Exponential averaging (Zwanzig 1954): ln(sum a / sum b) over samples, b = 1 by default.
 
     With a = exp(-w) it is -dF; with samples from q and a = exp(-u) / q it is log Z.
 
@@ -152,7 +152,7 @@ def bar_estimate(
     method: str = "BAR",
     names: tuple[str, str] = ("the first", "the second"),
 ) -> FreeEnergy:
-    """F_1 - F_0 by Bennett's acceptance ratio, solved by pymbar.
+    """Free-energy difference F_1 - F_0 by Bennett's acceptance ratio, solved by pymbar.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ def mbar_estimate(
 
 
 def import_pymbar() -> Any:
-    """pymbar, or an ImportError that names what to install."""
+    """Import pymbar; the ImportError names what to install."""
     try:
         with quiet("pymbar"):
             import pymbar

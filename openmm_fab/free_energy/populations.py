@@ -1,4 +1,4 @@
-"""Populations of several named basins and the free-energy differences between them."""
+"""Populations of several named basins, and free-energy differences between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Basins:
-    """What `basins` found.
+    """Populations of basins and free-energy differences between them, with errors.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Basins:
     notes: dict[str, str]
 
     def between(self, a: str, b: str) -> Estimate:
-        """F(b) - F(a), kT."""
+        """Free-energy difference F(b) - F(a), kT."""
         for name in (a, b):
             if name not in self.names:
                 raise ValueError(f"Expected a basin out of {list(self.names)}; got {name!r}.")

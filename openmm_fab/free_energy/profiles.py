@@ -27,7 +27,7 @@ FEW_INSIDE = 10.0  # effective samples, or blocks: with fewer an error bar is a 
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """F = -ln p along one variable.
+    """Free-energy profile F = -ln p along one coordinate.
 
     Parameters
     ----------
@@ -53,7 +53,8 @@ class Profile:
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """F = -ln p over two variables: value, error, probability (bins, bins), first axis a; as in Profile."""
+    """Free-energy surface F = -ln p over two coordinates: value, error, probability (bins, bins), first axis a; see
+    `Profile`."""
 
     edges_a: np.ndarray
     edges_b: np.ndarray
@@ -64,7 +65,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class BasinDifference(Estimate):
-    """F(basin) - F(everything else) in kT, with what it rests on.
+    """Free energy of a basin relative to everything else, F(basin) - F(rest) in kT, with the samples it rests on.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ class BasinDifference(Estimate):
 
     @classmethod
     def of(cls, ensemble: Ensemble, mask: np.ndarray, error: Callable[[], float]) -> BasinDifference:
-        """Of the frames in a mask (n,); `error()` is the standard error of their share."""
+        """Free energy of the frames in a mask (n,); `error()` returns the standard error of their share."""
         w = ensemble.weights * mask
         inside, outside, samples = w.sum(), ensemble.weights[~mask].sum(), int((w > 0.0).sum())
         if inside == 0.0 or outside == 0.0:
@@ -112,7 +113,7 @@ class BasinDifference(Estimate):
 
     @property
     def number(self) -> str:
-        """Value and error; the bound where there is no value."""
+        """Text of value and error, or of the bound where there is no value."""
         if np.isfinite(self.bound):
             return f"{'>' if self.value > 0 else '<'} {self.bound:.1f}"
         return super().__str__()
@@ -122,7 +123,7 @@ class BasinDifference(Estimate):
 
 
 def coordinate(ensemble: Ensemble, values: Coordinate) -> np.ndarray:
-    """One number a frame, (n,) float64: nm or rad.
+    """Evaluate a coordinate: one number for each frame, (n,) float64, nm or rad.
 
     Parameters
     ----------
@@ -220,7 +221,7 @@ def phi_positive(ensemble: Ensemble, torsion: int = 0) -> np.ndarray:
 
 
 def in_phi_positive(phi: np.ndarray) -> np.ndarray:
-    """0 < phi < 2.5 rad; phi in (-pi, pi]."""
+    """Whether 0 < phi < 2.5 rad, for phi in (-pi, pi]."""
     return (phi > PHI_POSITIVE[0]) & (phi < PHI_POSITIVE[1])
 
 
@@ -230,7 +231,7 @@ def basin_difference(
     n_bootstrap: int = 200,
     seed: int = 0,
 ) -> BasinDifference:
-    """dF = -ln(p_in / (1 - p_in)) in kT, the free energy of a basin less that of all the rest.
+    """Free energy of a basin relative to everything else: dF = -ln(p_in / (1 - p_in)) in kT.
 
     Parameters
     ----------
@@ -250,7 +251,7 @@ def basin_difference(
 
 
 def few_inside(w: np.ndarray, ensemble: Ensemble) -> str:
-    """In words, where a basin with the weights (n,), zero outside, rests on few frames, or few blocks of them."""
+    """Note on a basin with weights (n,), zero outside, that rests on few frames or few blocks; empty otherwise."""
     found = {"samples": kish(w)}
     if ensemble.block is not None:
         found["blocks"] = kish(block_sums(w, ensemble.block))

@@ -1,7 +1,7 @@
-"""`BoltzmannGenerator`: a molecule's energy, coordinates and flow in one object that is trained, sampled and saved.
+"""`BoltzmannGenerator`: energy, coordinates and flow of a molecule in one object that is trained, sampled and saved.
 
-`settings`, `presets`: how. `training`, `sampling`: what its methods do. `models`: its file. `log_z`: the
-molecule's log Z by annealing and by BAR.
+`settings` and `presets` configure it, `training` and `sampling` implement its methods, `models` its file format,
+`log_z` estimates log Z by annealing and by BAR.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""BoltzmannGenerator: the one object of a notebook. It joins a molecule's energy, its coordinates and a flow."""
+"""The class `BoltzmannGenerator`, which combines a molecule's energy, its coordinates and a flow."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CPU_BATCH = 1024
 
 
 class BoltzmannGenerator:
-    """A flow that learns to sample a molecule from its energy alone.
+    """Boltzmann generator: a flow over internal coordinates, trained on a molecule's energy alone.
 
     Parameters
     ----------
@@ -256,7 +256,8 @@ class BoltzmannGenerator:
                 part.use_c()
 
     def compile(self) -> None:
-        """On a GPU, fuse flow, coordinates and energy with torch.compile: a minute or two that long sampling pays back.
+        """Compile flow, coordinates and energy with torch.compile on a GPU, which takes a minute or two and pays off in
+        long sampling.
 
         On a CPU they are C already, and nothing is done.
         """
@@ -318,7 +319,7 @@ class BoltzmannGenerator:
         out: str | Path | None = None,
         resume: bool = False,
     ) -> Ensemble | StreamedEnsemble:
-        """n structures with importance weights towards the Boltzmann distribution of the true energy.
+        """Draw n structures with importance weights towards the Boltzmann distribution of the true energy.
 
         Positions and energies are float64; a structure whose energy is not finite has weight zero and is counted.
         Atoms that are equal by `CoordinateSettings.symmetry` stand under labels drawn at random, as in MD.
@@ -377,19 +378,20 @@ class BoltzmannGenerator:
 
     @property
     def batch(self) -> int:
-        """Structures that are sampled at once: as many as in training, but on a CPU no more than its memory is fast at,
-        where the training was a GPU's."""
+        """Number of structures that are sampled at once: the batch of training, on a CPU limited to what its memory
+        handles fast."""
         batch = self.settings.train.batch
         return min(batch, CPU_BATCH) if self.device.type == "cpu" else batch
 
     @cached_property
     def held(self) -> tuple[Held, ...] | None:
-        """What the coordinates keep as it is in the structure given; None of coordinates of other libraries."""
+        """Properties that the coordinates keep fixed from the given structure; None for coordinates of other
+        libraries."""
         return held_by(self.coordinates, self.system) if isinstance(self.coordinates, InternalCoordinates) else None
 
     @property
     def digest(self) -> str:
-        """sha256 of the flow's and the coordinates' tensors: are these samples of the same model?"""
+        """sha256 of the tensors of flow and coordinates, which identifies the model that drew a file of samples."""
         tensors = dict(self.flow.state_dict())
         if isinstance(self.coordinates, InternalCoordinates):
             tensors |= {f"coordinates.{k}": v for k, v in self.coordinates.to_tensors().items()}
@@ -428,7 +430,7 @@ class BoltzmannGenerator:
         return (self.flow.log_prob(z.to(next(self.flow.parameters()))).double() + log_det).cpu()
 
     def evaluate(self, n: int = 4096, measure: Callable[[Ensemble], Mapping[str, float]] | None = None) -> Metrics:
-        """How good the flow is now, on n samples and the true energy; `measure` as in `train`.
+        """Evaluate the present flow on n samples with the true energy; `measure` as in `train`.
 
         Returns
         -------
@@ -476,7 +478,7 @@ class BoltzmannGenerator:
 
     @property
     def has_spline_range(self) -> bool:
-        """Whether flow and coordinates are our own, whose splines have a range to stay within."""
+        """Whether flow and coordinates are this package's own, whose splines have a range."""
         return isinstance(self.flow, CouplingFlow) and isinstance(self.coordinates, InternalCoordinates)
 
     def to_internal(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What internal coordinates hold as it is in the structure given, by the names of its atoms."""
+"""Properties of a structure that internal coordinates keep fixed, with the names of their atoms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ISOMERS = ("cis", "trans")
 
 
 def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[Held, ...]:
-    """Isomers, hands, sides of nitrogens, puckers of rings and lengths that the coordinates of a system keep."""
+    """Isomers, stereocentres, nitrogen sides, ring puckers and lengths that the coordinates of a system keep fixed."""
     graph, names = system.graph, atom_names(system.topology)
     z = torch.zeros(1, coordinates.dim, dtype=torch.float64, device=coordinates.mean.device)
     x = coordinates.to_cartesian(z)[0][0].detach().cpu().numpy()

@@ -1,6 +1,6 @@
 """log Z of a generator by annealing and by BAR against MD frames, and the flow as a state of known free energy.
 
-Every result is configurational: -ln of the integral of exp(-u) over shapes, nm^(3N - 6); momenta are left out.
+All results are configurational: -ln of the integral of exp(-u) over shapes, nm^(3N - 6); momenta are left out.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def ais_log_weights(
     batch: int = 256,
     pilots: int = PILOTS,
 ) -> np.ndarray:
-    """Log weights (n,) of annealed importance sampling towards the target itself; their mean estimates Z.
+    """Log weights (n,) of annealed importance sampling towards the target; their mean weight estimates Z.
 
     Parameters
     ----------
@@ -89,5 +89,6 @@ def log_z_bar(
 
 
 def flow_energy(generator: BoltzmannGenerator) -> Callable[[Tensor], Tensor]:
-    """-log q(x), the flow as a state of known free energy 0; its ensemble is `flow_samples`."""
+    """Energy function -log q(x) of a generator's flow, a state of known free energy 0; `flow_samples` are its
+    samples."""
     return lambda x: -generator.log_prob(x)

@@ -1,4 +1,4 @@
-"""Model files: the tensors of a flow and its coordinates, with the settings and the fingerprint of their molecule."""
+"""Model files: tensors of a flow and its coordinates, with settings and the fingerprint of the molecule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODEL_FORMAT = "openmm_fab model 2"
 
 @dataclass(frozen=True)
 class Model:
-    """What a model file holds.
+    """Content of a model file.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Model:
     fingerprint: Tensor | None
 
     def restore(self, flow: TrainableFlow, target: Target) -> None:
-        """Give the flow its weights, and check that the target is the one that the model was made with.
+        """Load the weights into a flow, and check that the target is the one that the model was made for.
 
         Raises
         ------
@@ -109,7 +109,7 @@ def write(
 
 
 def read(path: str | Path, system: MolecularSystem, own_coordinates: bool, own_flow: bool) -> Model:
-    """Read a model file of this molecule; see `BoltzmannGenerator.load` for what is refused.
+    """Read a model file for this molecule; see `BoltzmannGenerator.load` for its errors.
 
     Parameters
     ----------

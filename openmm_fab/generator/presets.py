@@ -1,4 +1,4 @@
-"""Named settings of a whole run, each for a kind of machine and of patience."""
+"""Named settings of a whole run, for kinds of machines."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ PRESETS = {
 
 
 def load_pretrained(system: MolecularSystem | str | Path, device: str | torch.device = "cpu") -> BoltzmannGenerator:
-    """The generator that lies beside a system's PDB file, ready to sample.
+    """Load the trained generator that comes with a shipped molecule.
 
     ``[pretrained]`` in its system.toml names a `model`, a file written by `BoltzmannGenerator.save`.
 

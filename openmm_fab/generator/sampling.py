@@ -1,4 +1,4 @@
-"""Structures with their weights from a flow, coordinates and an energy: as the flow draws them, or annealed."""
+"""Sampling of structures with weights from a flow, coordinates and an energy, plain or annealed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Energy = Callable[[Tensor], Tensor]  # x (batch, n_atoms, 3) in nm -> u (batch,)
 def draw(
     flow: Flow, coordinates: Coordinates, energy: Energy, n: int, rng: torch.Generator, pieces: AdaptiveBatch
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """n of the flow's samples, in the computer's own memory, float64.
+    """Draw n plain samples of the flow, in the computer's own memory, float64.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def refined(
     settings: str | AISSettings,
     batch: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """n structures annealed from the flow to the Boltzmann distribution, `batch` at once: x (nm), u and log_w.
+    """Draw n structures annealed from the flow to the Boltzmann distribution, `batch` at once: x (nm), u and log_w.
 
     Parameters
     ----------
@@ -83,5 +83,5 @@ def refined(
 
 
 def relabelled(coordinates: Coordinates, x: Tensor, rng: torch.Generator) -> Tensor:
-    """x with equal atoms under labels drawn at random, where the coordinates keep them in one sector."""
+    """Exchange equivalent atoms of x at random, where the coordinates keep them in one sector."""
     return coordinates.relabelled(x, rng) if isinstance(coordinates, InternalCoordinates) else x

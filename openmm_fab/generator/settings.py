@@ -1,4 +1,4 @@
-"""Everything that shapes a generator."""
+"""Settings of a generator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TORSIONS_FIRST = FlowSettings(layers=4, torsion_layers=6, affine_layers=8)
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """Everything that shapes a generator.
+    """Settings of a generator: of its coordinates, flow, training and regularised energy.
 
     Attributes
     ----------
@@ -32,12 +32,12 @@ class GeneratorSettings:
     energy_cut: float = 70.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings by the names that they have in files; those of `train` see `TrainSettings.to_dict`."""
+        """Settings by their names in files; see `TrainSettings.to_dict`."""
         return {**asdict(self), "train": self.train.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GeneratorSettings:
-        """The inverse of `to_dict`."""
+        """Make settings from the result of `to_dict`."""
         return cls(
             CoordinateSettings(**values["coordinates"]),
             FlowSettings(**{"torsion_layers": 0, "affine_layers": 0, **values["flow"]}),  # as files had none

@@ -1,4 +1,4 @@
-"""A generator's training around the loop: its clock and log, checkpoints, and what there is to warn of at the end."""
+"""Training of a generator: its clock, log, checkpoints and reports, and the warnings at its end."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def run(
 
 
 def next_report(seconds: float, every: float | None) -> float:
-    """The next time of training, in s, to report at: multiples of `every`, or `FIRST_REPORT` and its doubles."""
+    """Training time, s, of the next report: multiples of `every`, or `FIRST_REPORT` and its doubles."""
     if every is not None:
         if not every > 0:
             raise ValueError(f"Expected report_every > 0; got {every}.")
@@ -142,7 +142,7 @@ def next_report(seconds: float, every: float | None) -> float:
 
 
 def setup_in_words(times: Mapping[str, float]) -> str:
-    """Seconds by what took them -> "Set-up: 6 s (coordinates 3 s, code 2 s)", without what is too short to tell."""
+    """Summary of set-up times: "Set-up: 6 s (coordinates 3 s, code 2 s)", short parts left out."""
 
     def short(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 2 else duration(seconds)

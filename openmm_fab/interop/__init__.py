@@ -1,7 +1,7 @@
-"""Flows, coordinates and energies of other libraries, and ours for them.
+"""Conversion of flows, coordinates and energies from and to other libraries.
 
-`flows` takes torch.distributions, normflows and zuko; `bgflow` goes both ways. Neither library is needed until one of
-the functions is called.
+`flows` converts those of torch.distributions, normflows and zuko; `bgflow` goes both ways. No library is needed until
+one of the functions is called.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Flows of other libraries as ours: torch.distributions, normflows, zuko.
+"""Flows of torch.distributions, normflows and zuko as flows of this package.
 
-Each function returns a `ForeignFlow` over z (batch, dim): train it with `Trainer`, or in
-``BoltzmannGenerator(system, flow=...)``.  Parameters are shared, so what is trained is what was given.
+Each function returns a `ForeignFlow` over z (batch, dim): train it with `Trainer`, or in ``BoltzmannGenerator(system,
+flow=...)``.  Parameters are shared with the given object.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAMPLES = 1000  # drawn to check a flow
 
 
 class ForeignFlow(nn.Module, ABC):
-    """A flow that draws from PyTorch's global random numbers, made reproducible, with its gradient.
+    """Flow of another library that draws from PyTorch's global random numbers, made reproducible, with its gradient.
 
     Subclasses say how to `_sample` and give `log_prob`.
 
@@ -70,7 +70,7 @@ class ForeignFlow(nn.Module, ABC):
 
 
 class ReparametrisedFlow(ForeignFlow):
-    """A `ForeignFlow` whose samples can be differentiated by its parameters, for objectives that need it."""
+    """`ForeignFlow` whose samples can be differentiated by its parameters, for objectives that need it."""
 
     def rsample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n samples z (n, dim) and log q(z) (n,), differentiable by the flow's parameters."""
@@ -81,7 +81,7 @@ class ReparametrisedFlow(ForeignFlow):
 
 @contextmanager
 def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Within this context PyTorch's global random numbers are seeded from `generator`; None changes nothing.
+    """Context manager that seeds PyTorch's global random numbers from `generator`; None changes nothing.
 
     Their state is restored at the end.
     """
@@ -95,7 +95,7 @@ def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[
 
 
 def from_distribution(module: nn.Module, periodic: Tensor | None = None) -> ForeignFlow:
-    """A module that returns a `torch.distributions.Distribution` over z (dim,) when called.
+    """Convert a module that returns a `torch.distributions.Distribution` over z (dim,) when called.
 
     The module is called anew at every evaluation, so the distribution follows its parameters.
 
@@ -120,7 +120,7 @@ def from_distribution(module: nn.Module, periodic: Tensor | None = None) -> Fore
 
 
 def from_zuko(flow: nn.Module, periodic: Tensor | None = None) -> ForeignFlow:
-    """A zuko flow over z, such as ``zuko.flows.NSF(dim)``.
+    """Convert a zuko flow over z, such as ``zuko.flows.NSF(dim)``.
 
     Circular ones, ``NCSF``, live on [-pi, pi] in every coordinate: pass a `periodic` that is all True. Their networks
     see raw angles, so that a density of several angles tears at +-pi, which is warned of.
@@ -129,7 +129,7 @@ def from_zuko(flow: nn.Module, periodic: Tensor | None = None) -> ForeignFlow:
 
 
 def from_normflows(model: nn.Module, periodic: Tensor | None = None) -> ForeignFlow:
-    """A ``normflows.NormalizingFlow`` (base and flows) over z; its circular coordinates in radians: tail_bound = pi.
+    """Convert a ``normflows.NormalizingFlow`` over z; its circular coordinates in radians: tail_bound = pi.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def from_normflows(model: nn.Module, periodic: Tensor | None = None) -> ForeignF
 
 
 def tear(flow: Flow, periodic: Tensor, n: int = 256, seed: int = 0) -> float:
-    """The largest jump of log q, in nats, where angles close at +-pi: over n samples and all periodic coordinates.
+    """Largest discontinuity of log q, in nats, at +-pi, over n samples and all periodic coordinates.
 
     A molecule's density has none; in a flow that tears, HMC and weights meet a wall that is not there. Ask again after
     training: a flow that starts as the identity cannot show it before.

@@ -14,7 +14,8 @@ from ..molecule.torsions import named_torsions
 
 
 class TorsionBias:
-    """V(torsions) in kT, smooth and periodic: f(a) C f(b) with f = (1, cos a, ..., cos Ka, sin a, ..., sin Ka).
+    """Bias V in kT on one or two torsions, smooth and periodic: f(a) C f(b) with f = (1, cos a, ..., cos Ka, sin a,
+    ..., sin Ka).
 
     A hill is a product of exp((cos(a - a0) - 1) / width^2), which near its top is a Gaussian; its Fourier
     coefficients are Bessel functions, and K is where they have fallen to 1e-9. So no grid and no interpolation.
@@ -47,7 +48,7 @@ class TorsionBias:
         return self._angles(x[:, self._atoms.to(x.device)])
 
     def value(self, angles: Tensor) -> Tensor:
-        """V (batch,), kT; differentiable."""
+        """Bias V (batch,), kT, at angles; differentiable."""
         basis = self._basis(angles)
         c = self.coefficients.to(angles)
         if len(basis) == 1:
@@ -55,11 +56,11 @@ class TorsionBias:
         return ((basis[0] @ c) * basis[1]).sum(1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """V (batch,), kT, of structures; differentiable."""
+        """Bias V (batch,), kT, of structures; differentiable."""
         return self.value(self.angles(x))
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """V (batch,) and dV/dx (batch, atoms, 3), detached."""
+        """Bias V (batch,) and dV/dx (batch, atoms, 3), detached."""
         atoms = self._atoms.to(x.device)
         with torch.enable_grad():
             near = x[:, atoms].detach().requires_grad_()
@@ -68,7 +69,7 @@ class TorsionBias:
         return v.detach(), torch.zeros_like(x).index_add_(1, atoms, slope)
 
     def with_hills(self, angles: Tensor, heights: Tensor) -> TorsionBias:
-        """A new bias: this one plus hills of `heights` (batch,), kT, at `angles` (batch, torsions), rad."""
+        """Bias with additional hills of `heights` (batch,), kT, at `angles` (batch, torsions), rad."""
         scaled = [self.share * f for f in self._basis(angles.double().cpu())]
         h = heights.double().cpu()
         added = h @ scaled[0] if len(scaled) == 1 else (scaled[0] * h[:, None]).T @ scaled[1]

@@ -1,4 +1,4 @@
-"""Is a reference long enough? Correlation times, halves against each other, round trips."""
+"""Convergence of a reference: correlation times, comparison of halves, round trips between temperatures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Basin = Callable[[mdtraj.Trajectory], np.ndarray]
 
 @dataclass(frozen=True)
 class Convergence:
-    """How long and how well a reference was sampled, and what its halves say of each other; printable.
+    """Report on the length and quality of a reference's sampling; printable.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Convergence:
 
     @property
     def warnings(self) -> list[str]:
-        """Reasons to sample longer or otherwise, one sentence each; empty for a reference that passes every check."""
+        """Reasons to sample longer or otherwise, one sentence each; empty if all checks pass."""
         found = []
         if np.isnan(self.effective):
             why = "no torsion moves, or pymbar is not installed" if self.inefficiency else "no torsion is looked at"
@@ -131,7 +131,7 @@ class Convergence:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ReferenceEnsemble(Ensemble):
-    """An ensemble from MD with the report on its run.
+    """Ensemble from MD with a report on its convergence.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def convergence(
     basin: Basin | None = None,
     **about: Any,
 ) -> Convergence:
-    """The report on frames that stand walker by walker, in the order of time within each.
+    """Report on the convergence of an ensemble whose frames stand walker by walker, each in time order.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def convergence(
 
 
 def reported(ensemble: Ensemble, report: Convergence) -> ReferenceEnsemble:
-    """The ensemble as a `ReferenceEnsemble`, which carries the report."""
+    """Make a `ReferenceEnsemble` of an ensemble and its report."""
     fields = {k: getattr(ensemble, k) for k in ensemble.__dataclass_fields__ if k != "convergence"}
     return replace(ReferenceEnsemble(**fields), convergence=report)
 

@@ -1,4 +1,4 @@
-"""Langevin dynamics of many walkers at once: one step, as OpenMM's LangevinMiddleIntegrator makes it."""
+"""Langevin dynamics of many walkers at once, with the step of OpenMM's LangevinMiddleIntegrator."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Potential = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class UnstableDynamicsError(OpenMMFabError, RuntimeError):
-    """Walkers whose energy is not finite: the time step is too long, or the start was impossible."""
+    """Walkers reached energies that are not finite: the time step is too long, or the start is impossible."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Where walkers are and how fast: x (walkers, atoms, 3) nm, v in nm/ps, u (walkers,), gradient in kT/nm."""
+    """Positions x (walkers, atoms, 3) nm, velocities v nm/ps, energies u (walkers,) and gradients kT/nm of walkers."""
 
     x: Tensor
     v: Tensor
@@ -32,7 +32,8 @@ class Motion:
 
 @dataclass(frozen=True)
 class LangevinMiddle:
-    """Kick, half drift, Ornstein-Uhlenbeck, half drift: BAOAB with its two half kicks joined.
+    """LangevinMiddle integrator: kick, half drift, Ornstein-Uhlenbeck, half drift (BAOAB with its two half kicks
+    joined).
 
     Zhang, Liu, Yan, Tuckerman, Liu, J. Phys. Chem. A 123, 6056 (2019). Velocities are those at half steps; their
     kinetic temperature is exact for harmonic forces, and so is the distribution of positions.
@@ -54,7 +55,7 @@ class LangevinMiddle:
     def __call__(
         self, state: Motion, potential: Potential, steps: int, temperature: Tensor, generator: torch.Generator
     ) -> Motion:
-        """Some steps.
+        """Integrate a number of steps.
 
         Parameters
         ----------
@@ -88,7 +89,7 @@ class LangevinMiddle:
         return torch.sqrt(self.kT * temperature[:, None, None] / self.masses[:, None])
 
     def kinetic_temperature(self, v: Tensor) -> Tensor:
-        """(walkers,), in units of the system's temperature: 2 E_kin / (3 atoms kT)."""
+        """Kinetic temperature (walkers,) in units of the system's: 2 E_kin / (3 atoms kT)."""
         return (self.masses[:, None] * v.square()).mean(dim=(1, 2)) / self.kT
 
 

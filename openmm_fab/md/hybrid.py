@@ -1,4 +1,5 @@
-"""Walkers that jump by a trained flow and walk by Hamiltonian Monte Carlo: exact, and nearly free of correlation."""
+"""Markov chains of many walkers with proposals of a trained flow and Hamiltonian Monte Carlo: exact, and nearly free
+of correlation."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ BOLTZMANN = Path(alpha=1.0)  # its end, lam = 1, is the Boltzmann density itself
 
 
 class HybridWalkers:
-    """The Markov chains of `HybridSettings`.
+    """Markov chains as `HybridSettings` configures them.
 
     Proposals of the flow, w = exp(-u) |dx/dz| / q, are accepted as in `md.independence`, trajectories as in
     `ais.kernels.hmc`. Every stereocentre, amide and equal atom stays in the sector that the generator's coordinates
@@ -39,18 +40,18 @@ class HybridWalkers:
 
     @property
     def intervals(self) -> tuple[int, int]:
-        """Intervals of `frame_every` sweeps before production, and in all."""
+        """Numbers of intervals of `frame_every` sweeps before production, and in all."""
         s = self.settings
         before = -(-s.burn_in // s.frame_every)
         return before, before + max(1, s.sweeps // s.frame_every)
 
     @property
     def frame_length(self) -> float:
-        """Sweeps from one frame to the next."""
+        """Number of sweeps between frames."""
         return float(self.settings.frame_every)
 
     def first(self) -> State:
-        """Walkers at samples of the flow, or at the given structures in turn.
+        """Initial state: walkers at flow samples, or at the given structures in turn.
 
         Raises
         ------
@@ -83,7 +84,7 @@ class HybridWalkers:
         }
 
     def advance(self, state: State) -> tuple[State, Frame | None]:
-        """One interval of `frame_every` sweeps; a frame if it is production."""
+        """Make one interval of `frame_every` sweeps; returns a frame during production."""
         random = stream(self.generator.device, 0)
         random.set_state(state["generator"])
         for _ in range(self.settings.frame_every):
@@ -94,7 +95,7 @@ class HybridWalkers:
         return state | {"frames": state["frames"] + 1}, self._frame(state)
 
     def sweep(self, state: State, random: torch.Generator) -> State:
-        """A proposal of the flow to every walker, then, every `walk_every` sweeps, a trajectory."""
+        """Offer a flow proposal to every walker and, every `walk_every` sweeps, make an HMC trajectory."""
         s, flow, here = self.settings, self.generator.flow, self._points(state)
         z, log_q = flow.sample(s.walkers, random)
         with torch.no_grad():  # gradients are asked for where a trajectory starts
@@ -125,7 +126,7 @@ class HybridWalkers:
         }
 
     def structures(self, state: State, random: torch.Generator) -> Tensor:
-        """x (walkers, atoms, 3), nm, float64, equal atoms under labels drawn at random."""
+        """Positions x (walkers, atoms, 3), nm, float64, with equivalent atoms exchanged at random."""
         x, _ = self.generator.coordinates.to_cartesian(self._points(state).z.double())
         return self.generator.relabelled(x, random)
 
@@ -140,13 +141,13 @@ class HybridWalkers:
         return Points(z, log_q, log_p, torch.zeros_like(z))
 
     def about(self, state: State) -> dict[str, Any]:
-        """Shares of accepted proposals and trajectories, and the longest wait: fields of `Convergence`."""
+        """Acceptance of proposals and trajectories, and the longest wait, as fields of `Convergence`."""
         flow, walk = (state["accepted"] / state["tried"].clamp(min=1.0)).tolist()
         return {"proposals": flow, "trajectories": walk, "longest_wait": state["longest"], "unit": "sweeps"}
 
 
 def acceptance(here: Points, there: Points) -> Tensor:
-    """Probabilities (n,) of going from points to proposals of the flow, see `md.independence`."""
+    """Acceptance probabilities (n,) of flow proposals, see `md.independence`."""
     return log_acceptance(here.log_p - here.log_q, there.log_p - there.log_q).exp()
 
 

@@ -1,4 +1,5 @@
-"""The Metropolised independence sampler: proposals z' drawn from q, whatever the chain's state z, for the density p.
+"""The Metropolised independence sampler: proposals z' are drawn from q regardless of the chain's state z, for the
+density p.
 
 With w = p / q a proposal is accepted with probability min(1, w(z') / w(z)). Hastings, Biometrika 57, 97 (1970); Liu,
 Stat. Comput. 6, 113 (1996).
@@ -12,7 +13,7 @@ from torch import Tensor
 
 
 def log_acceptance(log_w: Tensor, log_w_proposed: Tensor) -> Tensor:
-    """ln of the probability (n,) that a proposal is accepted, float64; -inf where it never is.
+    """Logarithm (n,) of the acceptance probability of proposals, float64; -inf where it is zero.
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ def log_acceptance(log_w: Tensor, log_w_proposed: Tensor) -> Tensor:
 
 
 def run_chain(log_w: float, log_w_proposed: np.ndarray, log_uniform: np.ndarray) -> tuple[int, int]:
-    """One chain that is offered n proposals, one after the other.
+    """Run one chain through n proposals, one after the other.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Temperatures of parallel tempering, and what all of them together say about the lowest."""
+"""Temperature ladders of parallel tempering, and MBAR weights of all temperatures towards the lowest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..free_energy.estimators import import_pymbar
 
 
 def temperature_ladder(lowest: float, highest: float, count: int) -> np.ndarray:
-    """(count,) K, in geometric order.
+    """Temperatures (count,), K, in geometric order.
 
     Raises
     ------
@@ -20,7 +20,7 @@ def temperature_ladder(lowest: float, highest: float, count: int) -> np.ndarray:
 
 
 def by_temperature(level: np.ndarray, values: np.ndarray, temperatures: int) -> np.ndarray:
-    """Frames (time, temperatures * ladders, ...), the lowest temperature's first, of frames (time, walkers, ...).
+    """Sort frames (time, walkers, ...) by temperature: (time, temperatures * ladders, ...), the lowest first.
 
     Parameters
     ----------

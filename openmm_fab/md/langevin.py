@@ -1,4 +1,4 @@
-"""Langevin MD by OpenMM itself: one trajectory, a DCD file that grows, a checkpoint."""
+"""Langevin MD by OpenMM: one trajectory in a DCD file, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def langevin(
     start: ArrayLike | None,
     basin: Any,
 ) -> ReferenceEnsemble:
-    """An ensemble by OpenMM's Langevin integrator; the arguments are those of `reference`.
+    """Sample an ensemble with OpenMM's Langevin integrator; the arguments are those of `reference`.
 
     Leaves trajectory.dcd and checkpoint.npz in the folder, and goes on from them if they are there.
     """
@@ -55,7 +55,7 @@ def langevin(
 
 
 def context_of(system: MolecularSystem, settings: LangevinSettings, seed: int) -> openmm.Context:
-    """A Context with the integrator, on the platform of the settings."""
+    """Create a Context with the integrator, on the platform of the settings."""
     system.require_unchanged()
     step = settings.step_ps(system.system.getNumConstraints() > 0)
     integrator = openmm.LangevinMiddleIntegrator(system.temperature, settings.friction, step)

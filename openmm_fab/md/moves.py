@@ -100,7 +100,7 @@ class FlowProposalMove(MCMCMove):
         return self.n_accepted / self.n_proposed if self.n_proposed else np.nan
 
     def apply(self, thermodynamic_state: Any, sampler_state: Any, context_cache: Any = None) -> None:
-        """Move the sampler state, in place, by `n_proposals` Metropolis steps."""
+        """Apply `n_proposals` Metropolis steps to the sampler state, in place."""
         if self.generator is None:
             raise RuntimeError(
                 "Expected a move with its generator; this one was restored from a file, which does not hold it. "

@@ -1,4 +1,4 @@
-"""`reference`: an ensemble by one of several methods of molecular dynamics, each a function from `Task` to ensemble."""
+"""`reference`: sampling of reference ensembles by one of several methods, each a function from `Task` to ensemble."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def reference(
     generator: BoltzmannGenerator | None = None,
     **settings: Any,
 ) -> ReferenceEnsemble:
-    """Sample a molecule by molecular dynamics, or by Markov chains that a trained flow helps.
+    """Sample a reference ensemble by molecular dynamics, or by Markov chains with proposals of a trained flow.
 
     Ctrl-C ends it with a warning and the ensemble of what was sampled.
 
@@ -100,7 +100,7 @@ def reference(
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is asked to do: the arguments of `reference`, with the method's settings."""
+    """Arguments of `reference` with the method's settings."""
 
     system: MolecularSystem
     settings: MethodSettings
@@ -113,7 +113,7 @@ class Task:
     generator: BoltzmannGenerator | None
 
     def open_folder(self) -> Path | None:
-        """The folder, ready to write into; see `md.store.open_folder`. A method first refuses what it cannot do."""
+        """Prepare the run's folder for writing; see `md.store.open_folder`."""
         if self.folder is None:
             return None
         model = None if self.generator is None else self.generator.digest
@@ -138,14 +138,14 @@ def by_replica_exchange(task: Task) -> ReferenceEnsemble:
 
 
 def by_walkers(task: Task) -> ReferenceEnsemble:
-    """Independent walkers on the compiled energy; every frame has the same weight."""
+    """Independent walkers on the compiled energy, all frames with equal weight."""
     assert isinstance(task.settings, WalkersSettings)
     method = Walkers(task.system, task.settings, task.seed, task.start)
     return _of_walkers(method, _sampled(task, method), task.basin)
 
 
 def by_walkers_exchange(task: Task) -> ReferenceEnsemble:
-    """Walkers in ladders of temperatures: frames of the lowest, or of all with MBAR weights."""
+    """Walkers in temperature ladders: frames of the lowest temperature, or of all with MBAR weights."""
     assert isinstance(task.settings, WalkersExchangeSettings)
     method = ExchangingWalkers(task.system, task.settings, task.seed, task.start)
     sampled = _sampled(task, method)
@@ -165,14 +165,14 @@ def by_walkers_exchange(task: Task) -> ReferenceEnsemble:
 
 
 def by_metadynamics(task: Task) -> ReferenceEnsemble:
-    """Walkers under the bias that they built together; frames weigh exp(V)."""
+    """Walkers under a bias that they built together; frames have the weight exp(V)."""
     assert isinstance(task.settings, MetadynamicsSettings)
     method = BiasedWalkers(task.system, task.settings, task.seed, task.start)
     return _of_walkers(method, _sampled(task, method), task.basin)
 
 
 def by_hybrid(task: Task) -> ReferenceEnsemble:
-    """Walkers that jump by the flow of a trained generator."""
+    """Markov chains with proposals of a trained generator's flow."""
     system, generator = task.system, task.generator
     assert isinstance(task.settings, HybridSettings)
     if generator is None or generator.system.fingerprint != system.fingerprint:

@@ -1,4 +1,4 @@
-"""Parallel tempering by openmmtools: its NetCDF storage and resume, weights by MBAR."""
+"""Parallel tempering with openmmtools: its NetCDF storage, resume, and MBAR weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def replica_exchange(
     start: ArrayLike | None,
     basin: Any,
 ) -> ReferenceEnsemble:
-    """An ensemble by parallel tempering with openmmtools; the arguments are those of `reference`.
+    """Sample an ensemble by parallel tempering with openmmtools; the arguments are those of `reference`.
 
     Leaves replicas.nc and its checkpoint, both openmmtools', in the folder, and goes on from them if they are there.
 

@@ -1,4 +1,4 @@
-"""Settings of the methods of `reference`: one frozen dataclass each, saved beside the frames."""
+"""Settings of the methods of `reference`, one frozen dataclass for each, saved beside the frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Torsion = str | tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """A method's name, and which of its settings a resumed run may have more of."""
+    """Base of all settings: the method's name, and which settings a resumed run may increase."""
 
     name: ClassVar[str] = ""
     may_grow: ClassVar[tuple[str, ...]] = ()
@@ -19,7 +19,7 @@ class MethodSettings:
 
 @dataclass(frozen=True)
 class Settings(MethodSettings):
-    """Lengths, time step and friction, which all molecular dynamics have.
+    """Lengths, time step and friction of molecular dynamics.
 
     Parameters
     ----------
@@ -51,13 +51,13 @@ class Settings(MethodSettings):
                 raise ValueError(f"Expected {key} >= 0; got {getattr(self, key)}.")
 
     def step_ps(self, rigid: bool) -> float:
-        """The time step; `rigid`: there are constraints or heavy hydrogens."""
+        """Time step, ps; `rigid`: there are constraints or heavy hydrogens."""
         return (self.step_fs if self.step_fs is not None else 2.0 if rigid else 1.0) / 1000.0
 
 
 @dataclass(frozen=True)
 class LangevinSettings(Settings):
-    """One molecule by OpenMM's LangevinMiddleIntegrator.
+    """Settings of one trajectory with OpenMM's LangevinMiddleIntegrator.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class LangevinSettings(Settings):
 
 @dataclass(frozen=True)
 class ReplicaExchangeSettings(LangevinSettings):
-    """Parallel tempering by openmmtools.
+    """Settings of parallel tempering with openmmtools.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class ReplicaExchangeSettings(LangevinSettings):
 
 @dataclass(frozen=True)
 class WalkersSettings(Settings):
-    """Independent walkers, all at once, on the compiled energy.
+    """Settings of independent walkers on the compiled energy.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class WalkersSettings(Settings):
 
 @dataclass(frozen=True)
 class WalkersExchangeSettings(WalkersSettings):
-    """Parallel tempering of walkers: many independent ladders at once.
+    """Settings of parallel tempering with many independent ladders of walkers.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ class WalkersExchangeSettings(WalkersSettings):
 
 @dataclass(frozen=True)
 class MetadynamicsSettings(WalkersSettings):
-    """Well-tempered metadynamics with a bias that all walkers share, then production with the bias frozen.
+    """Settings of well-tempered metadynamics with a bias shared by all walkers, then production with a fixed bias.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ class MetadynamicsSettings(WalkersSettings):
 
 @dataclass(frozen=True)
 class HybridSettings(MethodSettings):
-    """Independence proposals of a flow, and Hamiltonian Monte Carlo in internal coordinates between them.
+    """Settings of Markov chains with flow proposals and Hamiltonian Monte Carlo in internal coordinates.
 
     Both moves are Metropolised, so there is no time step whose error would stay.
 
@@ -253,7 +253,7 @@ METHODS: dict[str, type[MethodSettings]] = {
 
 
 def settings_of(method: str, given: dict[str, Any]) -> MethodSettings:
-    """The settings of a method by name.
+    """Make the settings of a method by its name.
 
     Raises
     ------

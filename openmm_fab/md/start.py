@@ -9,7 +9,7 @@ from ..molecule.system import MolecularSystem
 
 
 def starting_structures(system: MolecularSystem, start: ArrayLike | None, walkers: int | None = None) -> np.ndarray:
-    """The given structures, or the energy minimum, (n, atoms, 3), nm, float64.
+    """Starting structures, given or the energy minimum, (n, atoms, 3), nm, float64.
 
     Parameters
     ----------

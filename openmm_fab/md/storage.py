@@ -1,4 +1,4 @@
-"""The file of a replica exchange by openmmtools, looked at before openmmtools reads it: it would run what it says."""
+"""Check of a replica-exchange file of openmmtools before openmmtools reads it, which would run code in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUMPY = ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")
 
 
 def check_storage(path: Path) -> None:
-    """Refuse a storage that says more than numbers, text and the System, or whose System would run code.
+    """Refuse a storage with anything but numbers, text and the System, or with a System that would run code.
 
     Raises
     ------

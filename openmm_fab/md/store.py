@@ -1,4 +1,4 @@
-"""The folder of a run on the compiled energy: its settings, frames, and the state that it goes on from."""
+"""Folder of a run on the compiled energy: settings, frames, and the state to continue from."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_folder(
     resume: bool,
     model: str | None = None,
 ) -> Path:
-    """A run's folder with its settings.json; an earlier run in it is neither overwritten nor mixed up.
+    """Open a run's folder with its settings.json; an earlier run in it is neither overwritten nor mixed with this one.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def open_folder(
 
 
 class Store:
-    """Frames of walkers, in memory and, where there is a folder, in chunks on disk with the state that follows them.
+    """Frames of walkers, in memory and, if there is a folder, in files with the state that follows them.
 
     Files: frames_<first frame>.npz, state.pt and the state before. The state counts the frames that belong to it, so
     that a run that was killed between the two writes goes on right.
@@ -71,7 +71,7 @@ class Store:
         self.folder, self.frames, self._written = folder, [], 0  # type: ignore[var-annotated]
 
     def load(self) -> State | None:
-        """The last state saved, and the frames before it; None if there is none."""
+        """Last saved state and the frames before it; None if there is none."""
         if self.folder is None:
             return None
         path = self.folder / "state.pt"
@@ -92,7 +92,7 @@ class Store:
         return state
 
     def save(self, state: State) -> None:
-        """Write what is new since the last call, then the state."""
+        """Write the frames that are new since the last call, then the state."""
         del self.frames[state["frames"] :]
         if self.folder is None:
             return

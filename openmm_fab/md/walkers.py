@@ -1,4 +1,4 @@
-"""Thousands of walkers at once on the compiled energy: independent, exchanging temperatures, or biased."""
+"""Dynamics of many walkers at once on the compiled energy: independent, exchanging temperatures, or biased."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAVE_EVERY = 120.0  # s
 
 
 class Walkers:
-    """Independent walkers. A method says what happens between rounds of `steps`, and what of a frame is kept."""
+    """Independent walkers; subclasses add what happens between rounds of `steps`, and what a frame keeps."""
 
     def __init__(self, system: MolecularSystem, settings: WalkersSettings, seed: int, start: ArrayLike | None) -> None:
         _check_system(system)
@@ -48,18 +48,18 @@ class Walkers:
 
     @property
     def intervals(self) -> tuple[int, int]:
-        """Frames' worth of dynamics before production, and in all."""
+        """Numbers of frame intervals before production, and in all."""
         s = self.settings
         before = round(self._before_ps() / s.frame_ps)
         return before, before + max(1, round(s.time_ps / s.frame_ps))
 
     @property
     def frame_length(self) -> float:
-        """ps from one frame to the next."""
+        """Time between frames, ps."""
         return self.settings.frame_ps
 
     def first(self) -> State:
-        """Velocities of the walkers' temperatures at the starting structures."""
+        """Initial state: velocities at the walkers' temperatures, at the starting structures."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
         x = torch.as_tensor(self.start).to(self.device, self.dtype)
         level = self._levels()
@@ -76,7 +76,7 @@ class Walkers:
         return state | {"u": u, "gradient": gradient}
 
     def advance(self, state: State) -> tuple[State, Frame | None]:
-        """One interval of `frame_ps`; a frame if it is production. The state given stays as it is."""
+        """Make one interval of `frame_ps`; returns a frame during production. The given state is unchanged."""
         generator = torch.Generator(self.device)
         generator.set_state(state["generator"])
         for _ in range(self.rounds):
@@ -223,7 +223,7 @@ class BiasedWalkers(Walkers):
 def exchange_temperatures(
     level: Tensor, u: Tensor, temperatures: Tensor, parity: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Metropolis exchange of neighbouring temperatures: min(1, exp((b_i - b_j)(u_i - u_j))), b = 1/temperature.
+    """Exchange neighbouring temperatures by Metropolis: min(1, exp((b_i - b_j)(u_i - u_j))), b = 1/temperature.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def exchange_temperatures(
 
 @dataclass(frozen=True)
 class Sampled:
-    """Frames walker by walker: arrays (frames, walkers, ...), what to say of them, and whether the run was stopped."""
+    """Frames as arrays (frames, walkers, ...), fields of their report, and whether the run was stopped."""
 
     arrays: dict[str, np.ndarray]
     about: dict[str, Any]
@@ -267,7 +267,7 @@ class Sampled:
 
 
 class Method(Protocol):
-    """Contract of what `sample` runs: `Walkers` and `HybridWalkers` keep it."""
+    """Interface of what `sample` runs: `Walkers` and `HybridWalkers` implement it."""
 
     @property
     def settings(self) -> MethodSettings: ...
@@ -283,7 +283,7 @@ class Method(Protocol):
 
 
 def sample(method: Method, store: Store, progress: bool) -> Sampled:
-    """Run a method to its end or to Ctrl-C; the store has everything up to the last whole interval.
+    """Run a method to its end or to Ctrl-C; the store then holds everything up to the last complete interval.
 
     Raises
     ------
@@ -314,7 +314,7 @@ def sample(method: Method, store: Store, progress: bool) -> Sampled:
 
 
 def stopped_message(share: float, kept: bool) -> str:
-    """The warning after Ctrl-C: share of the run that is done, and how to go on where its files are kept."""
+    """Warning after Ctrl-C: the share of the run that is done, and how to continue if its files are kept."""
     advice = "the same call with resume=True goes on" if kept else "with a folder=... it could be resumed"
     return f"Stopped after {100 * share:.0f} % of the run; what was sampled is returned, and {advice}."
 

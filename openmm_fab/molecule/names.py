@@ -20,7 +20,7 @@ def residue_run(residues: Sequence[Any]) -> str:
 
 
 def residue_label(residue: Any) -> str:
-    """Label of a residue (openmm.app's), "ALA 2": name, number and insertion code, with the chain if there are several."""
+    """Label of a residue (openmm.app's), "ALA 2": name, number, insertion code, and the chain if there are several."""
     several = residue.chain.topology.getNumChains() > 1
     return f"{residue.name} {residue.id}{residue.insertionCode.strip()}" + (
         f" (chain {residue.chain.id})" if several else ""

@@ -32,7 +32,7 @@ def standard_bonds(residue: str) -> list[Any]:
 
 
 def drop_repeated_bonds(topology: app.Topology) -> None:
-    """Keep one bond for each pair of atoms of a topology, in place: the first with a type or order, or else the first."""
+    """Keep one bond for each pair of atoms of a topology, in place: the first with a type or order, or the first."""
     kept: dict[frozenset[int], Any] = {}
     for bond in topology.bonds():
         pair = frozenset((bond[0].index, bond[1].index))

@@ -51,7 +51,7 @@ def check_chirality(
 
 
 def inverted_centres(x: np.ndarray, centres: dict[int, list[int]], positions: np.ndarray) -> dict[int, float]:
-    """Share of the frames x (n, atoms, 3) in which a stereocentre has the opposite chirality of positions (atoms, 3)."""
+    """Share of frames x (n, atoms, 3) in which a stereocentre has the opposite chirality of positions (atoms, 3)."""
     return {
         i: float((_chirality(x, i, near) * _chirality(positions[None], i, near) < 0).mean())
         for i, near in centres.items()

@@ -126,7 +126,7 @@ class Records:
 
 
 def variants(records: Records, rows: Sequence[Row], model: app.Modeller) -> dict[tuple[str, str, str], str]:
-    """Protonation states that a file names: key of a residue of `model`, which was read from `rows` -> Modeller's name."""
+    """Protonation states that a file names: key of a residue of `model`, read from `rows` -> Modeller's name."""
     given = {row.line: row["name"] for row in records.rows}
     names = {row.residue: given[row.line] for row in rows}
     residues = list(model.topology.residues())

@@ -39,7 +39,7 @@ STYLE: dict[str, Any] = {
 
 
 def svg(name: str, label: str, draw: Callable[[], Figure]) -> str:
-    """An inline <svg> of the figure that `draw` makes; `label` is read to those who cannot see it."""
+    """Inline <svg> of the figure that `draw` makes; `label` is its text for screen readers."""
     import matplotlib
 
     style: Any = {**STYLE, "svg.hashsalt": name}
@@ -60,7 +60,7 @@ def svg(name: str, label: str, draw: Callable[[], Figure]) -> str:
 def ramachandrans(
     ensemble: Ensemble, reference: Ensemble | None, residue: int = 0, unweighted: bool = True
 ) -> list[str]:
-    """Ramachandran plots, SVG, of the flow if `unweighted`, of the reweighted ensemble, and of the reference, if any;
+    """Ramachandran plots, SVG, of the flow if `unweighted`, of the reweighted ensemble and of the reference, if any;
     none without phi and psi."""
     pairs = list(backbone_pairs(ensemble.topology))
     if not pairs:
@@ -89,7 +89,7 @@ def ramachandrans(
 
 
 def profile_figures(ensemble: Ensemble, comparison: Comparison | None, most: int) -> list[str]:
-    """F along phi and psi, or the first torsions, with bands of two standard errors."""
+    """Profiles F along phi and psi, or the first torsions, with bands of two standard errors."""
     curves: dict[str, list[tuple[str, str, Any]]] = {}
     if comparison is not None:
         for torsion in comparison.torsions:
@@ -121,7 +121,7 @@ def profile_figures(ensemble: Ensemble, comparison: Comparison | None, most: int
 
 
 def learning_figures(metrics: Sequence[Mapping[str, float]]) -> list[str]:
-    """ESS of flow and AIS, and the basin's free energy, over the energy evaluations."""
+    """Learning curves: ESS of flow and AIS, and the basin's free energy, against energy evaluations."""
     if not metrics:
         return []
     return [
@@ -143,7 +143,7 @@ def weight_figure(ensemble: Ensemble) -> str:
 
 
 def structure_picture(x: np.ndarray, elements: Sequence[str], bonds: np.ndarray) -> str:
-    """Superposed structures (n, atoms, 3) in nm, the first one in full."""
+    """Picture of superposed structures (n, atoms, 3) in nm, the first one in full."""
     return svg(
         "structures",
         "Superposed structures of the molecule, drawn by weight",

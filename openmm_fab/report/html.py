@@ -1,4 +1,4 @@
-"""The report's HTML: its sections put together from findings, tables, figures and structures."""
+"""HTML of the report, made of findings, tables, figures and structures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def report_html(
     title: str = "",
     early: str = "",
 ) -> str:
-    """The report's HTML, scripts, figures and structures included.
+    """HTML of the report, with scripts, figures and structures included.
 
     Parameters
     ----------
@@ -115,12 +115,12 @@ def report_html(
 
 
 def early_in_words(early: str) -> str:
-    """A sentence of results that are written again."""
+    """Sentence about results of a run that still goes on."""
     return f"Early: {early}; while the run goes on it is rewritten as the ensemble gets better."
 
 
 def end_reloading(path: Path) -> None:
-    """Rewrite a page that reloads itself, as one that does not; any other page, and none, stays as it is."""
+    """Rewrite a page that reloads itself as one that does not; other pages are left alone."""
     if not path.exists():
         return
     text = path.read_text(encoding="utf-8")

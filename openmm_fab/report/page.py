@@ -1,4 +1,4 @@
-"""The look and the behaviour of the report's page. Plain text: no template engine, nothing loaded from elsewhere."""
+"""Styles and scripts of the report's page, as plain text; nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The NGL library out of nglview's package, for the page's 3-D viewer."""
+"""The NGL library from the nglview package, for the page's 3-D viewer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MARK = "BallAndStickRepresentation:"  # found in NGL's module only
 
 
 def ngl_library() -> tuple[str, str]:
-    """The JavaScript of NGL, which leaves the page a global NGL, and its licences; ("", why not) without it.
+    """JavaScript of NGL, which defines the global NGL, and its licences; ("", reason) if it is not available.
 
     nglview ships NGL inside the bundles of its JupyterLab extension: one of them holds NGL's module, others what that
     needs. They are kept as they are, and a few lines stand in for the module loader they were packed for.

@@ -29,7 +29,7 @@ CONTRADICTION = (DISAGREE, "basin missing", "rest missing")  # how such verdicts
 def findings(
     ensemble: Ensemble, comparison: Comparison | None = None, metrics: Sequence[Mapping[str, float]] = ()
 ) -> list[Finding]:
-    """What speaks for and against an ensemble of a flow; the first findings decide whether its numbers may be used."""
+    """Findings for and against an ensemble of a flow; the first ones decide whether its numbers may be used."""
     weighted = ensemble.log_w[ensemble.log_w > -np.inf]
     if len(weighted) and np.ptp(weighted) == 0.0:  # of MD, or resampled
         found = [Finding(GOOD, f"{len(weighted)} frames of equal weight", "There is nothing to reweight.")]
@@ -43,7 +43,7 @@ def findings(
 
 
 def training_findings(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
-    """Of the rows of metrics.jsonl: too few iterations, no annealing, a set-up that was long beside the training."""
+    """Findings on a training, from the rows of metrics.jsonl: too few iterations, no annealing, a long set-up."""
     if not metrics:
         return []
     found, first, last = [], metrics[0], metrics[-1]
@@ -83,7 +83,7 @@ def training_findings(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
 
 
 def usable(found: Sequence[Finding]) -> Finding:
-    """May the numbers be used? The worst of the findings in one sentence, for the top of the page."""
+    """Verdict on whether the numbers may be used, in one sentence: the worst of the findings."""
     grade = worst(f.grade for f in found)
     names = "; ".join(f.head for f in found if f.grade == grade)
     if grade == GOOD:

@@ -1,7 +1,7 @@
-"""Training a flow on a target, by Flow AIS Bootstrap or another objective.
+"""Training of a flow on a target, by Flow AIS Bootstrap (FAB) or another objective.
 
-`trainer` holds the loop, `learner` the flow that learns, `experience` what it learns from, `objectives` what is
-minimised, and `health` what is done when training goes wrong.
+`trainer` holds the loop, `learner` the flow being optimised, `experience` its samples and replay buffer, `objectives`
+the losses, and `health` the detection of failures.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ KEPT = ("exp_avg", "exp_avg_sq", "step")  # of a parameter: running means of its
 
 
 class Adam:
-    """Gradient steps on parameters.
+    """Adam optimiser of a list of parameters.
 
     Parameters
     ----------
@@ -38,13 +38,13 @@ class Adam:
         self._state: dict[int, dict[str, Tensor]] = {}  # by the parameter's place; from its first gradient on
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step down the gradients that are there."""
+        """Make one step along the present gradients."""
         alike: dict[tuple[torch.device, torch.dtype, float], list[tuple[Tensor, ...]]] = {}
         for k, parameter in enumerate(self.parameters):
             if parameter.grad is None:
@@ -70,7 +70,7 @@ class Adam:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The rate, and by the parameter's place what the next step depends on, under PyTorch's names."""
+        """State that the next step depends on, under PyTorch's names: learning rate and moments by parameter."""
         places = list(range(len(self.parameters)))
         return {
             "state": {k: dict(self._state[k]) for k in sorted(self._state)},
@@ -78,7 +78,7 @@ class Adam:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave, or that of `torch.optim.Adam`.
+        """Restore a state of `state_dict` or of `torch.optim.Adam`.
 
         Raises
         ------

@@ -1,13 +1,14 @@
-"""Prioritised replay buffer (FAB paper, algorithm 1), and the control variate that its weights make possible.
+"""Prioritised replay buffer (FAB paper, algorithm 1), with the weights of a control variate.
 
-The buffer holds annealed samples and, stored with `own`, samples of the flow as it drew them.
+The buffer holds annealed samples and, stored with `own`, plain samples of the flow. With pi = p^alpha q^(1 - alpha),
+every sample has an importance weight a = pi / q_then towards pi, where q_then is the density that it was drawn from; a
+plain sample also has b = q / q_then towards the present flow. The gradient of log q has zero mean over q, so
 
-Of a sample that the flow drew as it came, two things are known: a = pi / q_then, its weight towards
-pi = p^alpha q^(1 - alpha), as of every sample; and b = q / q_then, that towards the flow as it is now. The gradient of
-log q has no mean over the flow's own samples, so b times it may be subtracted from a times it, as often as wished: a
-control variate. With kappa = (sum of a) / (sum of b) little is left, and the less the better the flow is. Samples are
-drawn by |a - kappa b| + (a + kappa b) / 2, which for annealed ones, of which b is not known and counts nothing, is by
-their weights as in the paper.
+    E[(a - kappa b) grad log q]    with kappa = (sum of a) / (sum of b)
+
+estimates the same gradient with less noise, the less the better the flow is: a control variate. Samples are drawn with
+the priority |a - kappa b| + (a + kappa b) / 2, which for annealed samples, for which b = 0, is
+proportional to their weight as in the paper.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _COLUMNS = ("z", "log_w", "log_q", "grad_log_p", "log_b")  # of a buffer's state
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples out of the buffer.
+    """Samples drawn from the buffer.
 
     Attributes
     ----------
@@ -49,14 +50,14 @@ class Drawn:
     log_total: Tensor
 
     def split(self, size: int) -> list[Drawn]:
-        """The same samples in batches of this size; each keeps the whole's `log_total`."""
+        """Split into batches of this size; each keeps `log_total` of all."""
         names = ("index", "z", "log_q", "grad_log_p", "weight", "control_weight")
         columns = zip(*(getattr(self, name).split(size) for name in names), strict=True)
         return [replace(self, **dict(zip(names, parts, strict=True))) for parts in columns]
 
 
 class ReplayBuffer:
-    """The latest `capacity` samples with the log weights they were annealed with.
+    """The latest `capacity` samples with their log weights.
 
     Parameters
     ----------
@@ -78,8 +79,8 @@ class ReplayBuffer:
         self._log_b = torch.full((capacity,), -torch.inf, dtype=torch.float64, device=device)
 
     def add(self, z: Tensor, log_w: Tensor, log_q: Tensor, grad_log_p: Tensor, own: bool = False) -> None:
-        """Store samples z (n, dim) with log weights and log q (n,) of when they were made, and the target's gradient
-        (n, dim); weightless ones not, unless they are the flow's own, as it drew them."""
+        """Store samples z (n, dim) with log weights and log q (n,) of the time they were drawn, and the target's
+        gradient (n, dim). Samples without weight are dropped unless they are plain samples of the flow (`own`)."""
         weight = torch.isfinite(log_w)
         keep = torch.nonzero((weight | own) & torch.isfinite(log_q))[-self.capacity :, 0]
         log_w = torch.where(weight, log_w, -torch.inf)
@@ -92,20 +93,20 @@ class ReplayBuffer:
         self.size = min(self.size + len(z), self.capacity)
 
     def log_sums(self) -> Tensor:
-        """Logarithms (3,) of the sums of all a, of the a of the flow's own samples, and of b."""
+        """Logarithms (3,) of three sums: of all a, of the a of plain samples, and of b."""
         a, b = self.log_w, self._log_b[: self.size]
         own = torch.where(torch.isfinite(b), a, -torch.inf)
         return torch.stack([a.logsumexp(0), own.logsumexp(0), b.logsumexp(0)])
 
     def log_priority(self, log_kappa: Tensor | float = -torch.inf) -> Tensor:
-        """Logarithm (size,) of what samples are drawn by."""
+        """Logarithm (size,) of the priorities that samples are drawn with."""
         a, b = self.log_w, self._log_b[: self.size] + log_kappa
         more, less = torch.maximum(a, b), torch.minimum(a, b)
         ratio = torch.where(torch.isfinite(more), (less - more).exp(), 0.0)
         return more + ((1 - ratio) + 0.5 * (1 + ratio)).log()
 
     def sample(self, n: int, generator: torch.Generator | None = None, log_kappa: Tensor | float = -torch.inf) -> Drawn:
-        """Draw n different samples.
+        """Draw n distinct samples in proportion to their priorities.
 
         Raises
         ------
@@ -133,7 +134,7 @@ class ReplayBuffer:
         )
 
     def adjust(self, index: Tensor, log_w_change: Tensor, log_q: Tensor) -> None:
-        """Follow the flow: weights towards p^alpha q^(1 - alpha) change by (1 - alpha)(log q - log q_old).
+        """Update stored weights to the present flow: towards pi they change by (1 - alpha)(log q - log q_old).
 
         A sample whose change is not finite loses its weight: NaN would sort first and be drawn for ever.
         """
@@ -144,26 +145,26 @@ class ReplayBuffer:
         self._log_q[index] = log_q
 
     def reweight(self, log_w_change: Tensor) -> None:
-        """Follow a change of the target: add to the log weights of everything stored, shape (size,)."""
+        """Update stored weights after a change of the target by `log_w_change` (size,)."""
         self._log_w[: self.size] += log_w_change
 
     def newest(self, n: int) -> tuple[Tensor, Tensor]:
-        """z (n, dim) and log weights (n,) of what was stored last, or of all if it is less."""
+        """z (n, dim) and log weights (n,) of the samples stored last, or of all if there are fewer."""
         where = (self._next - 1 - torch.arange(min(n, self.size), device=self._z.device)) % self.capacity
         return self._z[where], self._log_w[where]
 
     @property
     def z(self) -> Tensor:
-        """What is stored, shape (size, dim)."""
+        """Stored samples, shape (size, dim)."""
         return self._z[: self.size]
 
     @property
     def log_w(self) -> Tensor:
-        """Log weights of what is stored, shape (size,)."""
+        """Log weights (size,) of the stored samples."""
         return self._log_w[: self.size]
 
     def state_dict(self) -> dict[str, Any]:
-        """What is stored, without the empty places."""
+        """State without unused rows."""
         filled = {"z": self._z, "log_w": self._log_w, "log_q": self._log_q, "grad_log_p": self._grad_log_p}
         filled["log_b"] = self._log_b
         return {key: part[: self.size].clone() for key, part in filled.items()} | {
@@ -187,7 +188,7 @@ class ReplayBuffer:
 
     @staticmethod
     def merged(states: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, list[int]]]:
-        """States of the shards of a buffer as one, and of each shard its "size" and the "next" row to be written.
+        """Join the states of a buffer's shards, and return with it the "size" and the "next" row of each shard.
 
         The rows of the shards lie one below the other; capacity and all that is no row are those of the first.
         """
@@ -198,7 +199,7 @@ class ReplayBuffer:
 
     @staticmethod
     def split(state: dict[str, Any], shards: dict[str, list[int]], number: int, of: int) -> dict[str, Any]:
-        """The state of shard `number` of a buffer that `merged` put together.
+        """State of shard `number` out of a state joined by `merged`.
 
         Where there were as many shards as `of` it is the one that was; otherwise the samples are dealt out, the newest
         first, as many as fit.

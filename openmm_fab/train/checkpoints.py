@@ -1,6 +1,6 @@
-"""Files of a training's state: written whole, and read only where they fit.
+"""Checkpoint files of a training, written atomically and checked when they are read.
 
-A state is a dict of dicts, lists, tensors and numbers; which ones, `Trainer.state_dict` says.
+A state is a dict of dicts, lists, tensors and numbers, as `Trainer.state_dict` returns it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ CHECKPOINT_FORMAT = 10
 
 
 def write(path: str | Path, state: dict[str, Any]) -> Path:
-    """Write a state atomically; the file before stays as `files.previous(path)`."""
+    """Write a state atomically; the previous file is kept as `files.previous(path)`."""
     return save_torch(path, {"format": CHECKPOINT_FORMAT, **state}, keep_previous=True)
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A state that `write` wrote, with its "format".
+    """Read a state that `write` wrote, with its "format".
 
     Raises
     ------
@@ -45,7 +45,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def restoring(path: str | Path) -> Iterator[None]:
-    """Errors that the parts of a damaged state raise when they are taken over, as DamagedFileError with its path."""
+    """Context manager that turns errors of a damaged state into DamagedFileError with its path."""
     try:
         yield
     except (RankLostError, DamagedFileError, torch.cuda.OutOfMemoryError):
@@ -57,7 +57,7 @@ def restoring(path: str | Path) -> Iterator[None]:
 
 
 def check(path: str | Path, state: dict[str, Any], own: dict[str, Any], matches: Callable[[Tensor], bool]) -> None:
-    """Raise unless a state can be taken over by the training whose own state is given.
+    """Raise unless a state belongs to the training whose own state is given.
 
     Parameters
     ----------

@@ -1,15 +1,15 @@
-"""Training by several processes, each with its own chains, buffer and random stream, and one flow between them.
+"""Training by several processes, each with its own chains, buffer and random stream, and one common flow.
 
     torchrun --nproc-per-node 4 -m openmm_fab train alanine_dipeptide
 
 N ranks of batch B do what one process of batch N B does.  Gradients, step sizes, basins and the budget are averages or
-sums over all ranks.  The buffer lies in shards: every rank draws B samples from its own by their weights, and its loss
-counts N W_r / sum W, where W_r is the weight in its shard; the expectation of the averaged gradient is then that of a
-draw from the pooled buffer (each without replacement: of a shard, as of a buffer of one process).  Where a loss
+sums over all ranks.  The buffer is sharded: every rank draws B samples from its own shard by their weights, and its
+loss counts N W_r / sum W, where W_r is the weight in its shard; the expectation of the averaged gradient is then that
+of a draw from the pooled buffer (each without replacement: of a shard, as of a buffer of one process).  Where a loss
 normalises the weights of a batch the same factor gives the pooled loss itself.  Chains are resampled, and an adaptive
 ladder is chosen, within a rank.
 
-Everything here does nothing, and costs nothing, where torch.distributed is not running.
+Without torch.distributed nothing here has an effect or a cost.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ PATIENCE = timedelta(minutes=15)  # that one rank waits for another, compilation
 
 
 class RankLostError(OpenMMFabError, RuntimeError):
-    """Another process of this run is gone, and the run ends."""
+    """Another process of this run has ended, and so does the run."""
 
 
 class Ranks:
-    """The processes that train together: this one alone unless torch.distributed is running.
+    """The processes that train together; a single one unless torch.distributed is running.
 
     Attributes
     ----------
@@ -67,13 +67,13 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank is the one that writes and shows."""
+        """Whether this rank writes files and shows progress."""
         return self.rank == 0
 
     # The same on all ranks
 
     def all_gather(self, value: T) -> list[T]:
-        """The value of every rank, in their order."""
+        """Values of all ranks, in their order."""
         if self.single:
             return [value]
         found: list[Any] = [None] * self.size
@@ -81,7 +81,7 @@ class Ranks:
         return found
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` returns on the first rank; it is called there only."""
+        """Result of `make` on the first rank, where alone it is called, sent to all ranks."""
         return self.all_gather(make() if self.is_main else None)[0]  # type: ignore[return-value]
 
     def clock(self) -> float:
@@ -89,15 +89,15 @@ class Ranks:
         return self.all_gather(time.perf_counter())[0] if not self.single else time.perf_counter()
 
     def totals(self, values: list[int]) -> list[int]:
-        """Sums over the ranks, place by place."""
+        """Elementwise sums of values over the ranks."""
         return [sum(column) for column in zip(*self.all_gather(values), strict=True)]
 
     def minimum(self, value: int) -> int:
-        """The least value of any rank."""
+        """Smallest value of any rank."""
         return min(self.all_gather(value))
 
     def mean(self, values: Sequence[float]) -> list[float]:
-        """Means over the ranks, place by place; of lists of different length over those that reach the place."""
+        """Elementwise means over the ranks; of lists of different length over the ranks that have the element."""
         if self.single:
             return list(values)
         lists = self.all_gather(list(values))
@@ -105,13 +105,13 @@ class Ranks:
         return [math.fsum(column) / len(column) for column in columns]
 
     def gathered(self, rows: Tensor) -> Tensor:
-        """Rows of all ranks, one below the other."""
+        """Rows of all ranks, concatenated."""
         if self.single:
             return rows
         return torch.cat([part.to(rows.device) for part in self.all_gather(rows.detach().cpu())])
 
     def gather_rows(self, *columns: Tensor) -> tuple[list[Tensor], slice]:
-        """Columns of equal length with the rows of all ranks, and where this rank's are."""
+        """Columns of equal length with the rows of all ranks, and the slice that holds this rank's."""
         if self.single:
             return list(columns), slice(None)
         sizes = self.all_gather(len(columns[0]))
@@ -119,7 +119,7 @@ class Ranks:
         return [self.gathered(column) for column in columns], slice(start, start + sizes[self.rank])
 
     def share(self, log_w: Tensor) -> float:
-        """N W_r / sum W of log weights (n,) that lie on the ranks; 1 for one rank.
+        """Factor N W_r / sum W for this rank's loss, from log weights (n,) on each rank; 1 for one rank.
 
         A loss over samples drawn in proportion to the weights of a rank, times this, averages over ranks to the loss
         over samples drawn in proportion to all weights.
@@ -131,7 +131,7 @@ class Ranks:
         return float(self.size * np.exp(sums[self.rank] - np.logaddexp.reduce(sums)))
 
     def log_totals(self, logs: Tensor) -> Tensor:
-        """Logarithms of sums (n,) of a rank each -> those of the sums over all ranks."""
+        """Logarithms (n,) of sums on each rank -> logarithms of the sums over all ranks."""
         if self.single:
             return logs
         return torch.tensor(self.all_gather(logs.tolist()), dtype=logs.dtype, device=logs.device).logsumexp(0)
@@ -139,7 +139,7 @@ class Ranks:
     # One flow
 
     def agree(self, tensors: Iterable[Tensor]) -> None:
-        """Give all ranks the first one's tensors, in place."""
+        """Copy the first rank's tensors to all ranks, in place."""
         for tensor in () if self.single else tensors:
             self._call(partial(dist.broadcast, tensor, 0))
 
@@ -156,21 +156,21 @@ class Ranks:
         return float(flat[-1])
 
     def stream(self, generator: torch.Generator) -> torch.Generator:
-        """The generator, on all ranks but the first begun anew with a seed of the rank's own."""
+        """The generator; on all ranks but the first reseeded with a seed of their own."""
         if self.rank:
             seed = np.random.SeedSequence((generator.initial_seed(), self.rank)).generate_state(1, np.uint64)[0]
             generator.manual_seed(int(seed))
         return generator
 
     def stop_if_asked(self) -> None:
-        """KeyboardInterrupt on all ranks at the same place, if any of them was asked to stop."""
+        """Raise KeyboardInterrupt on all ranks at the same iteration if any of them was asked to stop."""
         if not self.single and any(self.all_gather(Ranks.stop_asked)):
             raise KeyboardInterrupt
 
     # Checkpoints that any number of ranks can read
 
     def pool(self, state: dict[str, Any]) -> dict[str, Any]:
-        """A trainer's state with the shards of all ranks in it, on the first rank; on the others without their rows."""
+        """Trainer state with the shards of all ranks, on the first rank; on the others without rows."""
         if self.single:
             return state
         own = self.all_gather({key: state[key] for key in ("random", "evaluations")})
@@ -183,7 +183,7 @@ class Ranks:
         return pooled
 
     def redistribute(self, state: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """This rank's part of a state that `pool` made, of as many ranks or another number.
+        """This rank's part of a state made by `pool`, by the same or another number of ranks.
 
         For as many, the shards and random streams they had. For another number the samples are dealt out, the newest
         first, and all ranks but the first get new random streams.
@@ -234,13 +234,13 @@ class Ranks:
 
 
 def many() -> bool:
-    """Whether a launcher such as torchrun has started this process as one of several."""
+    """Whether a launcher such as torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
 def process_group() -> Iterator[Ranks]:
-    """The ranks that torchrun has started, joined while this is open; without torchrun this process alone.
+    """Context manager with the ranks that torchrun started; without torchrun with this process alone.
 
     Only the first rank prints and warns. Ctrl-C and SIGTERM are obeyed after the iteration, by all ranks at once.
     """

@@ -1,4 +1,4 @@
-"""What training raises."""
+"""Exceptions of training."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ..tools.errors import OpenMMFabError
 
 
 class TrainingError(OpenMMFabError, RuntimeError):
-    """Training cannot go on; the message says what was seen and what to change."""
+    """Training cannot continue; the message says what was observed and what to change."""

@@ -1,4 +1,4 @@
-"""What training learns from: samples of the flow, annealed or as they come, and the buffer that holds them."""
+"""Samples that training uses: plain or annealed samples of the flow, and the replay buffer that holds them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLAIN = 2  # batches in a pass that is not annealed
 
 
 class Experience:
-    """The target as trained on, the replay buffer, and the passes of annealed importance sampling that fill it.
+    """The target with its bias, the replay buffer, and the passes of annealed importance sampling that fill it.
 
     Parameters
     ----------
@@ -76,11 +76,11 @@ class Experience:
         self._ess: float | None = None
 
     def begin(self, iteration: int) -> None:
-        """Begin an iteration, the first one being number 0."""
+        """Start an iteration; the first has number 0."""
         self._iteration, self.last = iteration, None
 
     def fill(self) -> None:
-        """One pass into the buffer, and more while it holds too little; bias and widths follow now and then.
+        """Add one pass to the buffer, or more while it holds too little; update bias and widths at intervals.
 
         Raises
         ------
@@ -104,11 +104,11 @@ class Experience:
             self._follow_buffer()
 
     def anneal(self) -> AISResult:
-        """One pass of annealed importance sampling; adapts the step sizes."""
+        """Make one pass of annealed importance sampling and adapt the step sizes."""
         return self._pass(1, self.settings.ais)
 
     def draw(self) -> AISResult:
-        """One pass of flow samples as they come, with weights towards what annealing ends at."""
+        """Make one pass of plain flow samples, with weights towards the end of the annealed path."""
         return self._pass(PLAIN, replace(self.settings.ais, intermediate=0))
 
     def _pass(self, batches: int, s: AISSettings) -> AISResult:
@@ -136,12 +136,12 @@ class Experience:
 
     @property
     def annealing_pays(self) -> bool:
-        """Whether the next pass is annealed; see `TrainSettings.anneal_below`."""
+        """Whether the next pass is to be annealed; see `TrainSettings.anneal_below`."""
         return self._iteration % RECENT == 0 or not self.ess_above(self.settings.anneal_below)
 
     @property
     def ess(self) -> float:
-        """Effective sample size of the flow's samples in the last passes, as a share; nan if there were none."""
+        """Effective sample size of the flow's samples in the last passes, as a share; nan without any."""
         if self._ess is None:  # asked more than once a pass, and each time a GPU is waited for
             self._ess = effective_share(torch.cat(list(self._recent))) if self._recent else math.nan
         return self._ess
@@ -152,11 +152,11 @@ class Experience:
 
     @property
     def invalid(self) -> float:
-        """Samples of zero density among the flow's in the last pass; nan if there was none."""
+        """Number of flow samples of zero density in the last pass; nan without one."""
         return int((~torch.isfinite(self._recent[-1])).sum()) if self._recent else math.nan
 
     def record_log_w(self, log_w: Tensor) -> None:
-        """Keep log weights (n,) of the learner's samples towards the target, for the metrics."""
+        """Record log weights (n,) of the learner's samples towards the target, for the metrics."""
         self._remember(self.ranks.gathered(log_w.double()))
 
     def _remember(self, log_w: Tensor) -> None:
@@ -164,16 +164,16 @@ class Experience:
         self._ess = None
 
     def steps_state(self) -> dict[str, Any]:
-        """How points are moved: "step_sizes" and "widths"."""
+        """State of the moves: "step_sizes" and "widths"."""
         return {"step_sizes": list(self.step_sizes), "widths": self.widths}
 
     def load_steps_state(self, state: dict[str, Any]) -> None:
-        """Take over what `steps_state` gave; other keys are left alone."""
+        """Restore a state of `steps_state`; other keys are ignored."""
         self.step_sizes = list(state["step_sizes"])
         self.widths = None if state["widths"] is None else state["widths"].to(self.buffer.z)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds: `steps_state`, the "buffer", the "basins" of the bias, the "recent" log weights."""
+        """State for a checkpoint: `steps_state`, "buffer", "basins" of the bias, "recent" log weights."""
         return {
             **self.steps_state(),
             "buffer": self.buffer.state_dict(),
@@ -182,7 +182,7 @@ class Experience:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave; other keys are left alone."""
+        """Restore a state of `state_dict`; other keys are ignored."""
         self.load_steps_state(state)
         self.buffer.load_state_dict(state["buffer"])
         self.target.coefficients = state["basins"]

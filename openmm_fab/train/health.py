@@ -41,7 +41,8 @@ SAMPLES = 1024
 
 
 class Health:
-    """Looks at the metrics of every iteration, and now and then at learner and experience; part of the checkpoint.
+    """Monitor of a training: checks the metrics of every iteration, and at intervals learner and buffer; part of
+    checkpoints.
 
     Attributes
     ----------
@@ -62,7 +63,8 @@ class Health:
         self._good: dict[str, Any] | None = None
 
     def check(self, learner: Learner, experience: Experience, info: dict[str, float]) -> dict[str, float]:
-        """The metrics of an iteration, with those found here; may change both parts, as the table says."""
+        """Check an iteration; returns its metrics with those found here. May restore an earlier state, see the table
+        above."""
         self._loss(learner, experience, info)
         self._acceptance(experience, info["acceptance"])
         self._share(info["ess_flow"])
@@ -72,7 +74,7 @@ class Health:
         return info
 
     def back_off(self, learner: Learner, experience: Experience, seen: str) -> None:
-        """Back to the last good state with half the learning rate.
+        """Restore the last good state with half the learning rate.
 
         Raises
         ------
@@ -98,7 +100,7 @@ class Health:
         )
 
     def begin_anew(self) -> None:
-        """Forget the losses and effective sample sizes so far: what follows has others."""
+        """Forget past losses and effective sample sizes, before a phase in which they differ."""
         self._losses.clear()
         self._ess.clear()
         self._lowest, self._best = math.inf, 0.0
@@ -218,7 +220,7 @@ class Health:
 
 
 def missing_basins(held: Tensor, weights: Tensor, sampled: Tensor) -> list[str]:
-    """Basins of one torsion where weighted points are and samples are not, in words.
+    """Descriptions of basins of one torsion that hold weighted points but no samples.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The flow that learns, and the running average of it that training leaves."""
+"""The flow being optimised, and its running average, which training returns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SKIPPED = 20  # gradient steps in a row whose loss or gradient may be no number
 
 
 class Learner:
-    """A copy of a flow that makes gradient steps; the flow itself becomes the copy's running average.
+    """Optimises a copy of a flow; the flow itself becomes the running average of the copy.
 
     Parameters
     ----------
@@ -91,17 +91,19 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next gradient step: a linear rise over the warm-up, then half a cosine over the budget."""
+        """Learning rate of the next gradient step: a linear rise over the warm-up, then half a cosine over the
+        budget."""
         s = self.settings
         warm = min(1.0, (self.updates + 1) / max(s.warmup, 1))
         return self.rate * self.faster * s.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(self.spent, 1.0)))
 
     def slow(self, parameters: Iterable[nn.Parameter], factor: float) -> None:
-        """From now on these parameters, of the copy, learn at this factor of the rate, all others at the rate."""
+        """Multiply the learning rate of these parameters of the copy by `factor` from now on; all others get the
+        plain rate."""
         self.optimizer.factors = dict.fromkeys(parameters, factor)
 
     def begin(self) -> None:
-        """Begin an iteration."""
+        """Start an iteration."""
         self.steps = []
         if isinstance(self.flow, CouplingFlow):  # from the random numbers of a checkpoint, which has no points
             self.flow.renew_points(self.generator)
@@ -111,7 +113,7 @@ class Learner:
         return self.log_probs(z, grad_log_p, path_share)[0]
 
     def log_probs(self, z: Tensor, grad_log_p: Tensor | None = None, path_share: float = 0.0) -> tuple[Tensor, Tensor]:
-        """log q(z) (n,) twice, with a graph of the parameters.
+        """log q(z) (n,) twice, with different gradients by the parameters.
 
         Where z are samples of p^alpha q^(1 - alpha), and the gradient (n, dim) of log p as trained on is given, the
         gradient that the mean of -log q gets is by this share the path gradient, in the first one; never in the second.
@@ -138,7 +140,7 @@ class Learner:
         return mixed, plain
 
     def learn(self, loss: Tensor) -> None:
-        """One gradient step down a loss, a scalar with a graph of the parameters; the average follows.
+        """Make one gradient step on a loss, a scalar with a graph of the parameters, and update the average.
 
         Raises
         ------
@@ -187,7 +189,7 @@ class Learner:
             self.flow.renew_points(self.generator)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a gradient step changes: the average as "flow", the copy as "learner", and "optimizer"."""
+        """State that gradient steps change: the average as "flow", the copy as "learner", and "optimizer"."""
         return {
             "flow": self.averaged.state_dict(),
             "learner": self.flow.state_dict(),
@@ -195,7 +197,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave; other keys are left alone."""
+        """Restore a state of `state_dict`; other keys are ignored."""
         self.averaged.load_state_dict(state["flow"])
         self.flow.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])

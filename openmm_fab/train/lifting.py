@@ -1,8 +1,9 @@
-"""Rare torsional basins: finding them, and a bias that has them trained on no less than the common ones.
+"""Detection of rare torsional basins, and a bias that raises their share of the training.
 
 A basin that holds 0.3 % of the Boltzmann distribution fills 0.3 % of the training, too little to learn its shape, and
-then no reweighting saves its free energy.  So the flow learns p exp(b) instead of p: b lifts every basin of every
-periodic coordinate to at least a given share.  Weights are towards p as ever, so b costs at most the share it lifts.
+then no reweighting saves its free energy.  So the flow learns p exp(b) instead of p: b raises every basin of every
+periodic coordinate to at least a given share.  Final weights are towards p, so b costs at most the share that it
+raises.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ROWS = 4096  # that are evaluated at once: they stay in the processor's caches
 
 
 class BiasedTarget(Target):
-    """p exp(b), where b is a sum of functions of one periodic coordinate each; zero until `update` is called.
+    """Density p exp(b), where b is a sum of functions of one periodic coordinate each; b = 0 until `update` is called.
 
     Parameters
     ----------
@@ -60,11 +61,12 @@ class BiasedTarget(Target):
         return log_p + bias.to(z.dtype), torch.where(torch.isfinite(log_p)[:, None], gradient, 0.0)
 
     def add_bias(self, gradient: Tensor, z: Tensor) -> Tensor:
-        """Gradient (batch, dim) of log p at z -> that of log p + b."""
+        """Turn a gradient (batch, dim) of log p at z into that of log p + b."""
         return self._added(gradient, self.bias(z)[1])
 
     def remove_bias(self, gradient: Tensor, z: Tensor) -> Tensor:
-        """Gradient (batch, dim) of log p + b at z -> that of log p; undoes `add_bias`, until the next `update`."""
+        """Turn a gradient (batch, dim) of log p + b at z into that of log p; inverts `add_bias` until the next
+        `update`."""
         return self._added(gradient, -self.bias(z)[1])
 
     def _added(self, gradient: Tensor, slope: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ class BiasedTarget(Target):
         return gradient.index_add(1, self._angles, slope.to(gradient.dtype))
 
     def bias(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """b (batch,) and its derivatives in the periodic coordinates (batch, n_periodic), float64."""
+        """Bias b (batch,) and its derivatives by the periodic coordinates (batch, n_periodic), float64."""
         waves, turn = self._waves(z)
         k = torch.arange(1, ORDER + 1, device=z.device)
         height, slope = _series(torch.stack([waves, 1j * k * waves])[:, None], turn).real
@@ -91,7 +93,7 @@ class BiasedTarget(Target):
         return torch.complex(cosines, -sines), torch.polar(torch.ones_like(theta), theta)
 
     def update(self, z: Tensor, log_w: Tensor, most: float = MAX_LIFT) -> Tensor:
-        """Find the basins anew from samples of p exp(b) with log weights; returns the change of b at z (batch,).
+        """Detect basins from weighted samples of p exp(b) and set b anew; returns the change of b at z (batch,).
 
         No basin is lifted by more than `most` kT.
         """

@@ -1,4 +1,4 @@
-"""How well a flow, alone and with annealing, samples a target that is known in full."""
+"""Metrics of a flow, with and without annealing, on a target whose modes and normalisation are known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOST = -1e4  # stands for the log density of a sample that the flow cannot make
 
 
 class Sampler(Protocol):
-    """What is looked at: a flow, or something that only samples and knows a bound of its density."""
+    """Interface of what is evaluated: a flow, or a sampler with a bound of its density."""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]: ...
 
@@ -73,7 +73,7 @@ def evaluate(
 def evaluate_ais(
     flow: Flow, target: Multimodal, n: int, settings: AISSettings, generator: torch.Generator, batch: int
 ) -> dict[str, float]:
-    """Figures of n samples annealed to the target, see `evaluate`, each name with _ais at its end."""
+    """Metrics of n samples annealed to the target, as `evaluate` returns them, with names that end in _ais."""
     evaluations = target.evaluations
     points, log_w = anneal_to_target(flow, target, n, settings, generator, batch)
     target.evaluations = evaluations
@@ -82,7 +82,7 @@ def evaluate_ais(
 
 
 def of_weights(log_w: Tensor, exact: float) -> dict[str, float]:
-    """ESS and log Z of log weights (n,) whose exact log Z is known."""
+    """ESS and log Z of log weights (n,) with a known log Z."""
     w = torch.where(torch.isfinite(log_w), log_w, -torch.inf).double().cpu().numpy()
     if np.isneginf(w).all():
         return {"ess": 0.0, "ess_clipped": 0.0, "log_z": -math.inf, "log_z_error": math.inf}

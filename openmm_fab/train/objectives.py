@@ -1,7 +1,7 @@
-"""What training minimises: the steps of one iteration, and the losses.
+"""Objectives of training: the gradient steps of one iteration, and the losses.
 
-An objective is a function of the learner, the experience and the settings.  One call is one iteration: it makes
-`settings.updates` gradient steps, each by `learner.learn(loss)`.
+An objective is a function of learner, experience and settings.  One call is one iteration: it makes `settings.updates`
+gradient steps with `learner.learn(loss)`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ PATH_FROM = 0.6  # of the budget, where the learning rate has fallen: before, pa
 
 
 def fab(learner: Learner, experience: Experience, settings: TrainSettings) -> None:
-    """FAB with the prioritised buffer (FAB paper, algorithm 1)."""
+    """Objective of FAB with the prioritised replay buffer (FAB paper, algorithm 1)."""
     experience.fill()  # sample the flow, anneal towards p^alpha q^(1 - alpha), add to the buffer
     replay(learner, experience, settings)  # draw from the buffer, make a gradient step, adjust weights to the flow
 
 
 def replay(learner: Learner, experience: Experience, settings: TrainSettings) -> None:
-    """Batches drawn from the buffer by their weights, a gradient step on each, after which their weights follow the
-    flow; see `train.buffer` for the control variate."""
+    """Draw batches from the buffer by their weights, make a gradient step on each, and update their weights to the
+    flow; `train.buffer` describes the control variate."""
     s, buffer, ranks = settings, experience.buffer, experience.ranks
     log_a, log_a_own, log_b = ranks.log_totals(buffer.log_sums())
     log_kappa = log_a_own - log_b if s.control_variate and torch.isfinite(log_b) else -torch.inf
@@ -52,7 +52,7 @@ def replay(learner: Learner, experience: Experience, settings: TrainSettings) ->
 
 
 def fab_no_buffer(learner: Learner, experience: Experience, settings: TrainSettings) -> None:
-    """FAB on the annealed samples themselves, each pass used once (FAB paper, eq. 7)."""
+    """Objective of FAB without a buffer: each annealed pass is used once (FAB paper, eq. 7)."""
     for _ in range(settings.updates):
         result = experience.anneal()
         share = path_share(learner, experience, settings)
@@ -61,7 +61,8 @@ def fab_no_buffer(learner: Learner, experience: Experience, settings: TrainSetti
 
 
 def alpha_divergence(learner: Learner, experience: Experience, settings: TrainSettings) -> None:
-    """The alpha-divergence on weighted samples of the flow, not annealed (Müller et al. 2019, arXiv 1808.03856)."""
+    """Objective of the alpha-divergence on weighted flow samples, without annealing (Müller et al. 2019, arXiv
+    1808.03856)."""
     for _ in range(settings.updates):
         z, log_q = learner.counted.sample(settings.batch, experience.generator)
         log_p, grad_log_p = experience.target.log_prob_and_gradient(z)
@@ -73,7 +74,7 @@ def alpha_divergence(learner: Learner, experience: Experience, settings: TrainSe
 
 
 def path_share(learner: Learner, experience: Experience, settings: TrainSettings) -> float:
-    """Share of the next gradient that is a path gradient; see `TrainSettings.path_above`."""
+    """Share of the next gradient that is taken as a path gradient; see `TrainSettings.path_above`."""
     s = settings
     if not s.path_gradient or not pathwise.has_base(learner.flow):
         return 0.0
@@ -82,11 +83,11 @@ def path_share(learner: Learner, experience: Experience, settings: TrainSettings
 
 
 def reverse_kl(learner: Learner, experience: Experience, settings: TrainSettings) -> None:
-    """The Kullback-Leibler divergence from the flow to the target, up to log Z, on samples of the flow.
+    """Objective of the Kullback-Leibler divergence from the flow to the target, up to log Z, on flow samples.
 
-    Where some of them have no density it is that of the others, as a distribution of their own, and their share v adds
-    -log v: else the flow would gain by moving to where nothing is counted. What crosses the wall of such a hole as the
-    flow moves is not in the gradient.
+    If some samples have zero density, the divergence is that of the others, normalised, and their share v adds -log v;
+    otherwise the flow would gain by moving to where nothing is counted. The flux through the boundary of such a region
+    as the flow moves is not in the gradient.
     """
     flow, n = learner.flow, settings.batch
     if not hasattr(flow, "rsample"):
@@ -107,7 +108,7 @@ def reverse_kl(learner: Learner, experience: Experience, settings: TrainSettings
 
 
 def reverse_loss(experience: Experience, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of log q - log p over samples that have a density, the target's gradient handed on by its own formula.
+    """Mean of log q - log p over samples with a density; the gradient of log p is the target's own.
 
     Returns
     -------
@@ -125,7 +126,7 @@ def reverse_loss(experience: Experience, z: Tensor, log_q: Tensor) -> tuple[Tens
 
 @dataclass(frozen=True)
 class MaximumLikelihood:
-    """Mean of -log q over samples of the target: the Kullback-Leibler divergence from the target to the flow.
+    """Objective of maximum likelihood: mean of -log q over samples of the target.
 
     Attributes
     ----------
@@ -155,7 +156,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def objective_by_name(name: str, samples: Tensor | None = None) -> Objective:
-    """The objective of this name; "maximum_likelihood" is the one that needs samples z (n, dim), and takes them."""
+    """Objective of this name; "maximum_likelihood" needs samples z (n, dim), and no other takes them."""
     if (name == "maximum_likelihood") != (samples is not None) or name not in {*OBJECTIVES, "maximum_likelihood"}:
         raise ValueError(
             f"Expected one of {tuple(OBJECTIVES)} without samples, or maximum_likelihood with some; got {name!r} "
@@ -167,7 +168,7 @@ def objective_by_name(name: str, samples: Tensor | None = None) -> Objective:
 def fab_buffer_loss(
     log_q: Tensor, log_q_old: Tensor, alpha: float, max_adjustment: float, weights: Tensor | float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """FAB with the prioritised buffer (FAB paper, algorithm 1).
+    """Loss of FAB on samples drawn from the prioritised buffer (FAB paper, algorithm 1).
 
     The alpha-divergence's loss is L = integral p^alpha q^(1 - alpha), here times a constant, so
     grad L = (1 - alpha) integral p^alpha q^(1 - alpha) grad log q.  Samples drawn in proportion to their weights
@@ -196,19 +197,21 @@ def fab_buffer_loss(
 
 
 def control_variate(log_q: Tensor, log_q_old: Tensor, max_adjustment: float, weights: Tensor) -> Tensor:
-    """Mean of c' log q with weights (batch,), where c' = q / q_old: for samples of q_old its gradient has no mean."""
+    """Control variate: mean of c' log q with weights (batch,), c' = q / q_old, whose gradient has zero mean for
+    samples of q_old."""
     followed = (log_q.detach() - log_q_old).exp().clamp(max=max_adjustment) * weights
     return (followed.to(log_q) * log_q).mean()
 
 
 def pooled_loss(log_q: Tensor, log_w: Tensor, ranks: Ranks) -> Tensor:
-    """What averages over the ranks to the weighted loss of all their samples; one rank may have none with a weight."""
+    """Loss of one rank whose average over the ranks is the weighted loss of all samples; a rank may have none with a
+    weight."""
     share = ranks.share(log_w)
     return weighted_loss(log_q, log_w) * share if share else log_q[:0].sum()
 
 
 def weighted_loss(log_q: Tensor, log_w: Tensor) -> Tensor:
-    """-sum of W log q with normalised weights W towards p^alpha q^(1 - alpha), shapes (batch,).
+    """Loss -sum of W log q with normalised weights W towards p^alpha q^(1 - alpha), shapes (batch,).
 
     Its gradient is in the direction of the alpha-divergence's (FAB paper, eq. 6); samples without weight are left out,
     and nan comes of a batch that has no other.

@@ -1,14 +1,14 @@
-"""Path gradients: the same gradient of the alpha-divergence with less noise, from the target's own gradient.
+"""Path gradients: estimates of the alpha-divergence's gradient with less noise, from the target's gradient.
 
-A sample z of pi ~ p^alpha q^(1 - alpha) has a place x = T^-1(z) in the flow's base, where the weight w = p / q reads
-w(x) = p(T(x)) |dT/dx| / base(x).  By reparametrising twice (Tucker et al. 2019, arXiv 1810.04152; for maximum
-likelihood Vaitl et al. 2022, arXiv 2207.08219),
+A sample z of pi ~ p^alpha q^(1 - alpha) corresponds to x = T^-1(z) in the flow's base, where the weight w = p / q is
+w(x) = p(T(x)) |dT/dx| / base(x).  Reparametrising twice (Tucker et al. 2019, arXiv 1810.04152; for maximum likelihood
+Vaitl et al. 2022, arXiv 2207.08219) gives
 
     -E_pi[grad_theta log q(z)]  =  alpha E_pi[grad_x log w(x) . grad_theta x]  -  E_pi[grad_theta log base(x)]
 
-with z held fixed, and in the last term x.  Both sides are the loss's gradient.  On the left every sample pulls, however
-good the flow; on the right none does once q = p.  But what q draws where p is nothing, and the weights of islands, the
-right side feels only in the layers where p falls off, seldom and then strongly.  So a share of each is taken.
+with z held fixed, and in the last term x.  Both sides are the loss's gradient.  The left side has noise however good
+the flow is; the right side has none once q = p. But samples of q where p is nearly zero, and weights of separated
+modes, enter the right side only where p falls off, rarely and then strongly.  So a share of each is used.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CUT = 1.0  # of a pull, in units of sqrt(dim), about which a normal base's own g
 
 
 def has_base(flow: object) -> bool:
-    """Whether path gradients can be taken of a flow."""
+    """Whether a flow has the methods that path gradients need."""
     return all(hasattr(flow, name) for name in ("to_base", "from_base", "base_log_prob"))
 
 
 def log_probs(flow: Invertible, z: Tensor, grad_log_p: Tensor, alpha: float, share: float) -> Tensor:
-    """log q(z) twice (batch, 2): with a gradient that is by `share` the path gradient, and with its own gradient.
+    """log q(z) twice (batch, 2): with a gradient of which `share` is the path gradient, and with its own gradient.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def log_probs(flow: Invertible, z: Tensor, grad_log_p: Tensor, alpha: float, sha
 
 @torch.enable_grad()
 def grad_log_weight(flow: Invertible, x: Tensor, grad_log_p: Tensor) -> Tensor:
-    """Gradient of log w (batch, dim) at places x of the base, where z = T(x) has the given gradient of log p.
+    """Gradient of log w (batch, dim) at base points x, where log p has the given gradient at z = T(x); its norm is cut.
 
     Its norm is cut at CUT sqrt(dim): a few samples in steep places would outweigh all others.
     """

@@ -1,4 +1,4 @@
-"""Settings of training: how the flow learns, and its budget."""
+"""Settings of training, and its budget."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..ais.annealing import AISSettings
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How the flow learns.
+    """Settings of a flow's training.
 
     Attributes
     ----------
@@ -88,12 +88,12 @@ class TrainSettings:
             raise ValueError(f"Expected 0 <= basin_share < 0.5; got {self.basin_share}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings by the names that they have in files, where `matmul_dtype` is called "products"."""
+        """Settings by their names in files, where `matmul_dtype` is called "products"."""
         return {"products" if key == "matmul_dtype" else key: value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
-        """The inverse of `to_dict`."""
+        """Make settings from the result of `to_dict`."""
         given = {"matmul_dtype" if key == "products" else key: value for key, value in values.items()}
         return cls(**{**given, "ais": AISSettings(**given["ais"])})
 
@@ -107,7 +107,7 @@ def positive(settings: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop: whichever is reached first. The learning rate follows the same measure.
+    """Length of a training: it ends when any of the limits is reached, and the learning rate follows the same measure.
 
     Only with `iterations` or `evaluations` alone is a run reproducible: minutes depend on the machine.
     """
@@ -122,13 +122,13 @@ class Budget:
             raise ValueError(f"Expected a positive number of minutes, iterations or evaluations; got {self}.")
 
     def spent(self, seconds: float, iterations: int, evaluations: int) -> float:
-        """Share of the budget that is gone; 1 or more is the end."""
+        """Share of the budget that is used; training ends at 1."""
         pairs = ((seconds / 60, self.minutes), (iterations, self.iterations), (evaluations, self.evaluations))
         return max(used / limit for used, limit in pairs if limit is not None)
 
 
 def parse_budget(budget: str | float | Budget) -> Budget:
-    """A budget as "20 min", "90 s", "2 h", a number of minutes, or a Budget."""
+    """Make a Budget of "20 min", "90 s", "2 h", a number of minutes, or a Budget."""
     if isinstance(budget, Budget):
         return budget
     if isinstance(budget, str):

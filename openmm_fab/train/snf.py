@@ -29,7 +29,7 @@ SNF_KERNELS = ("hmc", "mala", "metropolis")  # between layers there is no base
 
 @dataclass(frozen=True)
 class StochasticFlow:
-    """The kernels, and as a function their objective: reverse KL of the paths (SNF paper, eq. 12).
+    """Kernels of a stochastic flow; calling it is its objective, reverse KL of the paths (SNF paper, eq. 12).
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ class StochasticFlow:
 
 @dataclass(frozen=True)
 class PathSampler:
-    """A stochastic flow with its target, as a sampler: log q is that of paths, and for given z the bound of
+    """Sampler of a stochastic flow and its target; log q is that of paths, and for given z the bound of
     `StochasticFlow.log_prob_path`.
 
     Attributes

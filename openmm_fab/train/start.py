@@ -52,7 +52,7 @@ LIFT = 12.0  # kT at most: a basin in which s is not learned yet seems higher th
 
 
 class Start:
-    """An objective: the phases above, then another objective.
+    """Objective that goes through the phases above and then continues with another objective.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class Start:
         self._drawn: deque[Tensor] = deque(maxlen=KEPT)
 
     def __call__(self, learner: Learner, experience: Experience, settings: TrainSettings) -> None:
-        """One iteration."""
+        """Make the gradient steps of one iteration."""
         if self.phase == "fab":
             self.then(learner, experience, settings)
             return
@@ -142,7 +142,7 @@ class Start:
             self.lam = math.nan
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next iteration depends on."""
+        """State that the next iteration depends on."""
         return {
             "phase": self.phase,
             "iterations": self._iterations,
@@ -152,7 +152,7 @@ class Start:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore a state of `state_dict`."""
         self.phase, self._iterations = state["phase"], state["iterations"]
         self._divergences = deque(state["divergences"], 2 * LOOK)
         self._lams = deque(state["lams"], STEPS)

@@ -1,14 +1,13 @@
-"""The training loop: by default Flow AIS Bootstrap with a prioritised replay buffer (FAB paper, algorithm 1).
+"""The training loop, by default Flow AIS Bootstrap with a prioritised replay buffer (FAB paper, algorithm 1).
 
     trainer = Trainer(flow, target, budget=Budget(minutes=20))
     for info in trainer:
         print(info["ess_flow"], info["ess_ais"])
 
-One iteration anneals a batch of flow samples towards p^alpha q^(1 - alpha), puts them into the buffer, and makes
-gradient steps on what the buffer thinks matters most.  Once the flow is good, more of its samples as they come, with
-their own weights, are worth more than annealed ones (`TrainSettings.anneal_below`).  Other `objectives` are trained by
-the same loop.  All this happens to a *learner*; the flow that training leaves is the learner's running average, which
-is far less noisy.
+One iteration anneals a batch of flow samples towards p^alpha q^(1 - alpha), adds them to the buffer, and makes gradient
+steps on samples drawn from the buffer by their weights.  Once the flow is good, plain samples with their weights
+replace most annealed ones (`TrainSettings.anneal_below`).  Other `objectives` use the same loop.  Gradient steps change
+a *learner*; the flow that training returns is the learner's running average, which has far less noise.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from .start import Start
 
 
 class Trainer:
-    """Iterate over it to train; every iteration yields its metrics, and may be the last.
+    """Iterator over the iterations of a training; each yields its metrics, and may be the last.
 
     Parameters
     ----------
@@ -92,7 +91,8 @@ class Trainer:
 
     @property
     def evaluations(self) -> int:
-        """Structures whose energy this training evaluated; on several ranks all of them, as of the last iteration."""
+        """Number of target evaluations in this training; with several ranks of all of them, as of the last
+        iteration."""
         return self.own_evaluations if self.ranks.single else self._evaluations
 
     @property
@@ -102,7 +102,7 @@ class Trainer:
 
     @property
     def spent(self) -> float:
-        """Share of the budget that is spent; 1 or more is the end."""
+        """Share of the budget that is used; training ends at 1."""
         return self.budget.spent(self.seconds, self.iteration, self.evaluations)
 
     def __iter__(self) -> Iterator[dict[str, float]]:
@@ -115,7 +115,7 @@ class Trainer:
 
     @torch.enable_grad()
     def step(self) -> dict[str, float]:
-        """One iteration: the objective's samples, and the gradient steps on them."""
+        """Make one iteration: draw the objective's samples and make its gradient steps."""
         learner, experience = self.learner, self.experience
         learner.begin()
         experience.begin(self.iteration)
@@ -149,13 +149,12 @@ class Trainer:
         self.health.back_off(self.learner, self.experience, seen)
 
     def save(self, path: str | Path) -> Path:
-        """Write everything that the next iteration depends on, atomically; the checkpoint before stays as
-        `files.previous(path)`."""
+        """Write a checkpoint atomically; the previous one is kept as `files.previous(path)`."""
         state = self.ranks.pool(self.state_dict())
         return checkpoints.write(path, state) if self.ranks.is_main else Path(path)
 
     def load(self, path: str | Path) -> None:
-        """Go on from a checkpoint written by `save`; loads tensors and numbers only, never code.
+        """Continue from a checkpoint written by `save`; reads tensors and numbers only, never code.
 
         Raises
         ------
@@ -173,7 +172,7 @@ class Trainer:
             self.load_state_dict(self.ranks.redistribute(state, self.generator.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next iteration of this process depends on, and what tells one training from another."""
+        """State that the next iteration of this process depends on, with the identity of the training."""
         return {
             "settings": self.settings.to_dict(),
             "objective": self.objective_name,
@@ -189,7 +188,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave.
+        """Restore a state of `state_dict`.
 
         Raises
         ------
@@ -224,5 +223,5 @@ class Trainer:
 
 
 def _mean(values: list[float]) -> float:
-    """Mean, or nan of no values."""
+    """Mean of values, or nan without any."""
     return sum(values) / len(values) if values else math.nan

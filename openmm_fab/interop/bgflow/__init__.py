@@ -1,9 +1,9 @@
-"""bgflow, both ways.  Importable without bgflow; the functions ask for it when called.
+"""Conversion from and to bgflow. Importable without bgflow, which is needed when a function is called.
 
-Into ours: `from_generator`, `from_flow`, `from_coordinates`, `from_energy`, `EnergyTarget`.
-Out of ours: `to_generator`, `to_flow`, `to_prior`, `to_coordinates`, `to_energy`, `to_sampler`, `z_matrix`.
-`import_bgflow` makes an installed bgflow work on the NumPy and PyTorch of today, `identity_splines` its splines start
-as the identity.  See docs/bgflow.md.
+From bgflow: `from_generator`, `from_flow`, `from_coordinates`, `from_energy`, `EnergyTarget`. To bgflow:
+`to_generator`, `to_flow`, `to_prior`, `to_coordinates`, `to_energy`, `to_sampler`, `z_matrix`. `import_bgflow` makes an
+installed bgflow work with present versions of NumPy and PyTorch, `identity_splines` initialises its splines as the
+identity.  See docs/bgflow.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""z, a vector of about unit width with angles in [-pi, pi), <-> the tensors that bgflow's layers pass on."""
+"""Conversion between z, a vector of about unit width with angles in [-pi, pi), and the tensors of bgflow's layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NARROW = 0.5  # rad; a torsion of smaller circular deviation is a straight coord
 
 @dataclass(frozen=True)
 class Range:
-    """The ranges of the n numbers in one tensor.
+    """Ranges of the n numbers in one tensor.
 
     Attributes
     ----------
@@ -30,12 +30,12 @@ class Range:
 
     @classmethod
     def line(cls, n: int, low: float = -math.inf, high: float = math.inf) -> Range:
-        """n numbers on a line, with the same bounds."""
+        """Range of n numbers on a line, with common bounds."""
         return cls(torch.full((n,), low), torch.full((n,), high), torch.zeros(n, dtype=torch.bool))
 
     @classmethod
     def circle(cls, n: int, low: float = 0.0, high: float = 1.0) -> Range:
-        """n numbers on a circle of circumference high - low."""
+        """Range of n numbers on a circle of circumference high - low."""
         return cls(torch.full((n,), low), torch.full((n,), high), torch.ones(n, dtype=torch.bool))
 
 
@@ -89,11 +89,11 @@ class Chart(nn.Module):
 
     @property
     def log_det(self) -> float:
-        """log |det dy/dz|, the same everywhere."""
+        """Constant log |det dy/dz|."""
         return float(self.width.log().sum())
 
     def unpack(self, z: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """z (batch, dim) -> y, and whether each row (batch,) lies where the density can be positive."""
+        """Convert z (batch, dim) to y, with whether each row (batch,) lies where the density can be positive."""
         centre, width, low, high, period = self._like(z)
         y = centre + width * z
         within = torch.where(self.circular, (y - centre).abs() <= period / 2, (y >= low) & (y <= high))
@@ -102,7 +102,7 @@ class Chart(nn.Module):
         return y.split(self.sizes, 1), (within | self.periodic).all(1)
 
     def pack(self, *y: Tensor) -> Tensor:
-        """y -> z (batch, dim), angles in [-pi, pi)."""
+        """Convert y to z (batch, dim), angles in [-pi, pi)."""
         joined = torch.cat(y, 1)
         centre, width, _, _, period = self._like(joined)
         turned = torch.remainder(joined - centre + period / 2, period) - period / 2

@@ -1,4 +1,4 @@
-"""openmm_fab's energies, coordinates, flows and ensembles as subclasses of bgflow's classes; needs bgflow.
+"""Energies, coordinates, flows and ensembles of this package as subclasses of bgflow's classes; needs bgflow.
 
 The functions of `outward` import this module when called.
 """
@@ -22,7 +22,7 @@ bgflow: Any = import_bgflow()
 
 
 class ReducedEnergy(bgflow.Energy):
-    """u(x) for bgflow: flat nm (batch, 3 n_atoms) -> (batch, 1) / temperature."""
+    """bgflow.Energy of u(x): flat nm (batch, 3 n_atoms) -> (batch, 1) / temperature."""
 
     def __init__(self, energy: Callable[[Tensor], Tensor], n_atoms: int) -> None:
         super().__init__(3 * n_atoms)
@@ -34,7 +34,8 @@ class ReducedEnergy(bgflow.Energy):
 
 
 class InternalCoordinatesFlow(bgflow.Flow):
-    """Coordinates in the direction of bgflow's transforms: flat nm -> z; ``inverse=True``: z -> flat nm."""
+    """bgflow.Flow of coordinates, in the direction of bgflow's transforms: flat nm -> z; ``inverse=True``: z -> flat
+    nm."""
 
     def __init__(self, coordinates: Any) -> None:
         super().__init__()
@@ -50,7 +51,8 @@ class InternalCoordinatesFlow(bgflow.Flow):
 
 
 class Layers(bgflow.Flow):
-    """The layers of a CouplingFlow: base -> z; ``inverse=True``: z -> base. Results have the dtype `dtype`."""
+    """bgflow.Flow of a CouplingFlow's layers: base -> z; ``inverse=True``: z -> base. Results have the dtype
+    `dtype`."""
 
     def __init__(self, flow: CouplingFlow, dtype: torch.dtype) -> None:
         super().__init__()
@@ -66,7 +68,8 @@ class Layers(bgflow.Flow):
 
 
 class Base(bgflow.Energy, bgflow.Sampler):
-    """The base density of a CouplingFlow, normalised at every temperature; angles are uniform at every temperature."""
+    """bgflow prior of a CouplingFlow's base density, normalised at every temperature; angles are uniform at every
+    temperature."""
 
     def __init__(self, flow: CouplingFlow) -> None:
         super().__init__(flow.dim)
@@ -91,7 +94,8 @@ class Base(bgflow.Energy, bgflow.Sampler):
 
 
 class EnsembleSampler(bgflow.Sampler):
-    """Structures drawn by weight, flat nm (n, 3 n_atoms); at another temperature, by the weights for that one."""
+    """bgflow.Sampler that draws structures by weight, flat nm (n, 3 n_atoms); at another temperature by the weights
+    for it."""
 
     def __init__(self, ensemble: Ensemble, generator: torch.Generator | None, dtype: torch.dtype) -> None:
         super().__init__()

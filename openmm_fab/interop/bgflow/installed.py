@@ -1,4 +1,4 @@
-"""An installed bgflow on the NumPy and PyTorch of today, its files untouched."""
+"""Preparation of an installed bgflow for present versions of NumPy and PyTorch; its files are not changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EDGE = 1e-5  # a spline's input may lie this far beyond its interval by rounding
 
 
 def import_bgflow() -> Any:
-    """The installed bgflow, ready for use; call it before, or instead of, ``import bgflow``.
+    """Import bgflow with corrections, in place of ``import bgflow`` or before it.
 
     What is put right, in memory and once:
 
@@ -158,7 +158,7 @@ def _repair_splines() -> None:
 
 
 def identity_splines(flow: Any) -> Any:
-    """Make every spline of a bgflow flow the identity, in place; returns the flow.
+    """Set every spline of a bgflow flow to the identity, in place; returns the flow.
 
     A flow fresh from bgflow's builder has random splines with the nflows that is on the package index, and
     ``zero_parameters=True`` also zeroes the hidden layers, which then learn nothing for a while.

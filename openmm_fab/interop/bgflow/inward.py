@@ -1,4 +1,4 @@
-"""bgflow's flows, coordinates and energies as ours."""
+"""Conversion of bgflow's flows, coordinates and energies to those of this package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EULER = 2 * math.log(2 * math.pi)  # bgflow's global transform has two Euler ang
 
 
 class BgflowFlow(ReparametrisedFlow):
-    """A prior and layers of bgflow as a flow over z; both stay the user's own objects, and are trained in place.
+    """Flow over z made of a prior and layers of bgflow, which stay the user's own objects and are trained in place.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class BgflowFlow(ReparametrisedFlow):
 
 
 class BgflowCoordinates(nn.Module):
-    """An internal-coordinate transform of bgflow as `Coordinates`: z <-> x, in float64.
+    """`Coordinates` made of an internal-coordinate transform of bgflow: z <-> x, in float64.
 
     Parameters
     ----------
@@ -84,11 +84,11 @@ class BgflowCoordinates(nn.Module):
 
     @property
     def periodic(self) -> Tensor:
-        """Tensor of bool, shape (dim,): which entries of z are torsions on a circle."""
+        """Bool (dim,): which entries of z are torsions on a circle."""
         return self.chart.periodic
 
     def to_cartesian(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z (batch, dim) -> x (batch, n_atoms, 3) in nm and log |dx/dz| (batch,), -inf where z is no structure."""
+        """Map z (batch, dim) to x (batch, n_atoms, 3), nm, with log |dx/dz| (batch,), -inf where z is no structure."""
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise ValueError(f"Expected z with shape (batch, {self.dim}); got {tuple(z.shape)}.")
         y, inside = self.chart.unpack(z.double())
@@ -97,7 +97,7 @@ class BgflowCoordinates(nn.Module):
         return x.reshape(len(z), -1, 3), torch.where(inside, log_det, -torch.inf)
 
     def to_internal(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (batch, n_atoms, 3) in nm -> z (batch, dim) and log |dz/dx| (batch,)."""
+        """Map x (batch, n_atoms, 3), nm, to z (batch, dim), with log |dz/dx| (batch,)."""
         x = x.double()
         for transform in self._mixed:
             x = _laid_in(x, transform)
@@ -106,7 +106,7 @@ class BgflowCoordinates(nn.Module):
 
 
 def from_generator(generator: Any) -> tuple[BgflowFlow, BgflowCoordinates]:
-    """A bgflow.BoltzmannGenerator as a flow and its coordinates.
+    """Convert a bgflow.BoltzmannGenerator to a flow and coordinates of this package.
 
     It is parted where its internal coordinates (bonds, angles, torsions) are complete, before those layers at its end
     that only merge tensors, add constants and make structures: that is where annealing moves. Each coordinate is
@@ -143,7 +143,7 @@ def from_generator(generator: Any) -> tuple[BgflowFlow, BgflowCoordinates]:
 
 
 def from_flow(flow: Any, prior: Any, ranges: Sequence[Range] | None = None) -> BgflowFlow:
-    """Any bgflow.Flow and prior as a flow over z, its output tensors side by side.
+    """Convert a bgflow.Flow and a prior to a flow over z, its output tensors concatenated.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def from_flow(flow: Any, prior: Any, ranges: Sequence[Range] | None = None) -> B
 
 
 def from_coordinates(transform: Any, structures: Tensor | np.ndarray) -> BgflowCoordinates:
-    """A global, mixed or relative internal-coordinate transform of bgflow as coordinates of ours.
+    """Convert a global, mixed or relative internal-coordinate transform of bgflow to `Coordinates`.
 
     Parameters
     ----------
@@ -214,7 +214,8 @@ class _BridgeEnergy(torch.autograd.Function):
 
 
 def from_energy(energy: Any) -> Callable[[Tensor], Tensor]:
-    """A bgflow energy of structures, or an OpenMMBridge, as u(x): x (batch, n_atoms, 3) nm -> (batch,), reduced.
+    """Convert a bgflow energy of structures, or an OpenMMBridge, to u(x): x (batch, n_atoms, 3) nm -> (batch,),
+    reduced.
 
     Non-finite structures and energies get u = +inf, in place of bgflow's 0 or of the frame before.
     """
@@ -238,7 +239,7 @@ def from_energy(energy: Any) -> Callable[[Tensor], Tensor]:
 
 
 class EnergyTarget(Target):
-    """exp(-energy(z)) of a bgflow.Energy over vectors (dim,), such as its double wells, as a target for `Trainer`."""
+    """Target exp(-energy(z)) of a bgflow.Energy over vectors (dim,), such as its double wells, for `Trainer`."""
 
     def __init__(self, energy: Any, periodic: Tensor | None = None) -> None:
         self.energy, self.dim = energy, int(energy.dim)
@@ -249,7 +250,7 @@ class EnergyTarget(Target):
 
 
 def log_density(prior: Any, u: Sequence[Tensor]) -> Tensor:
-    """log of a bgflow prior's density (batch,), normalised and zero outside, at its tensors u."""
+    """Log density (batch,) of a bgflow prior at its tensors u, normalised and zero outside its support."""
     bgflow = import_bgflow()
     if not isinstance(prior, bgflow.ProductDistribution):
         return _log_density(prior, u)

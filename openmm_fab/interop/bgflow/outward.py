@@ -1,4 +1,4 @@
-"""Our energies, coordinates, flows, generators and ensembles as bgflow's."""
+"""Conversion of energies, coordinates, flows, generators and ensembles of this package to those of bgflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def to_energy(energy: Callable[[Tensor], Tensor], n_atoms: int) -> Any:
-    """u(x), x (batch, n_atoms, 3) nm, as a bgflow.Energy: flat nm in, (batch, 1) out, divided by `temperature`.
+    """Convert u(x), x (batch, n_atoms, 3) nm, to a bgflow.Energy: flat nm in, (batch, 1) out, divided by `temperature`.
 
     `temperature` is relative to the one within u, as ever in bgflow. Nothing is remembered from call to call.
     """
@@ -30,7 +30,7 @@ def to_energy(energy: Callable[[Tensor], Tensor], n_atoms: int) -> Any:
 
 
 def to_coordinates(coordinates: Any) -> Any:
-    """Coordinates as a bgflow.Flow, in the direction of bgflow's own: flat nm -> z, one tensor; works in float64."""
+    """Convert coordinates to a bgflow.Flow in the direction of bgflow's own: flat nm -> z, one tensor, in float64."""
     import_bgflow()
     from .exports import InternalCoordinatesFlow
 
@@ -38,7 +38,7 @@ def to_coordinates(coordinates: Any) -> Any:
 
 
 def to_flow(flow: CouplingFlow) -> Any:
-    """The layers of our flow as a bgflow.Flow: base -> z. Shares the parameters, and has their dtype."""
+    """Convert the layers of a CouplingFlow to a bgflow.Flow, base -> z, with shared parameters and their dtype."""
     import_bgflow()
     from .exports import Layers
 
@@ -46,7 +46,7 @@ def to_flow(flow: CouplingFlow) -> Any:
 
 
 def to_prior(flow: CouplingFlow) -> Any:
-    """The base density of our flow as a prior of bgflow: normal on lines, uniform on circles, one tensor."""
+    """Convert the base density of a CouplingFlow to a bgflow prior: normal on lines, uniform on circles, one tensor."""
     import_bgflow()
     from .exports import Base
 
@@ -54,7 +54,7 @@ def to_prior(flow: CouplingFlow) -> Any:
 
 
 def to_generator(generator: BoltzmannGenerator) -> Any:
-    """Our generator as a bgflow.BoltzmannGenerator; shares the parameters, so training either trains both.
+    """Convert a generator to a bgflow.BoltzmannGenerator; parameters are shared, so training either trains both.
 
     Its target is the true energy. Atoms that are equal by symmetry keep the labels of one sector, with the weights of
     all of them. Structures, energies and weights are float64.
@@ -70,7 +70,7 @@ def to_generator(generator: BoltzmannGenerator) -> Any:
 
 
 def to_sampler(ensemble: Ensemble, seed: int | None = None, dtype: torch.dtype = torch.float32) -> Any:
-    """An ensemble as a bgflow.Sampler, e.g. as the data of KLTrainer: draws by weight, with replacement.
+    """Convert an ensemble to a bgflow.Sampler, e.g. as data of KLTrainer: draws by weight, with replacement.
 
     Without a seed it draws by PyTorch's global random numbers, as bgflow does.
     """
@@ -81,7 +81,8 @@ def to_sampler(ensemble: Ensemble, seed: int | None = None, dtype: torch.dtype =
 
 
 def z_matrix(coordinates: InternalCoordinates) -> np.ndarray:
-    """Rows (n_atoms, 4) for bgflow's global transform: atom, bond, angle, torsion; -1 where the first three lack one.
+    """Z-matrix rows (n_atoms, 4) for bgflow's global transform: atom, bond, angle, torsion; -1 where the first three
+    lack one.
 
     Siblings hang on the first of them, so that their torsions are the narrow differences that hold planes and hands,
     as ours do. The first three are a chain, as bgflow takes them to be. An atom that closes a ring is placed by an
