@@ -70,6 +70,57 @@ def test_every_page_is_in_the_navigation_and_exists() -> None:
         assert (ROOT / hook).exists()
 
 
+# Keywords of PLUMED 2.9 and 2.10 as their manuals list them; those without which an action does not do what is meant.
+PLUMED = {
+    "READ": ({"FILE", "VALUES", "STRIDE", "EVERY", "IGNORE_TIME", "IGNORE_FORCES"}, {"FILE", "VALUES"}),
+    "REWEIGHT_BIAS": ({"ARG", "TEMP"}, {"ARG", "TEMP"}),
+    "HISTOGRAM": (
+        {"ARG", "GRID_MIN", "GRID_MAX", "GRID_BIN", "GRID_SPACING", "BANDWIDTH", "KERNEL", "LOGWEIGHTS"}
+        | {"NORMALIZATION", "STRIDE", "CLEAR", "UPDATE_FROM", "UPDATE_UNTIL"},
+        {"ARG", "GRID_MIN", "GRID_MAX", "LOGWEIGHTS", "NORMALIZATION"},
+    ),
+    "CONVERT_TO_FES": ({"GRID", "TEMP", "MINTOZERO"}, {"GRID", "TEMP"}),
+    "DUMPGRID": ({"GRID", "FILE", "STRIDE", "FMT"}, {"GRID", "FILE"}),
+}
+
+
+def plumed_faults(text: str) -> list[str]:
+    """What is wrong with a PLUMED input: unknown actions, keywords and labels, missing keywords, nothing written."""
+    faults, labels, written = [], set(), False
+    for line in text.strip().splitlines():
+        label, _, rest = line.rpartition(": ")
+        action, *words = rest.split()
+        if action not in PLUMED:
+            faults.append(f"no action {action}")
+            continue
+        known, needed = PLUMED[action]
+        given = dict(word.partition("=")[::2] for word in words)
+        faults += [f"{action} knows no {key}" for key in given.keys() - known]
+        faults += [f"{action} lacks {key}" for key in needed - given.keys()]
+        faults += [
+            f"no label {given[key]} before {action}"
+            for key in given.keys() & {"ARG", "LOGWEIGHTS", "GRID"}
+            if given[key] not in labels
+        ]
+        if action == "HISTOGRAM" and given.get("NORMALIZATION") != "true":
+            faults.append("the weights are left out")
+        labels |= {label} - {""}
+        written |= action == "DUMPGRID"
+    return faults if written else [*faults, "nothing is written"]
+
+
+def test_the_input_for_plumed_is_of_its_grammar() -> None:
+    (text,) = blocks((DOCS / "other_tools.md").read_text(encoding="utf-8"), "plumed")
+    assert plumed_faults(text) == []
+    assert plumed_faults(text.replace(" NORMALIZATION=true", "")) == [
+        "HISTOGRAM lacks NORMALIZATION",
+        "the weights are left out",
+    ]
+    assert plumed_faults(text.replace("VALUES=bias", "COLUMNS=bias")) == ["READ knows no COLUMNS", "READ lacks VALUES"]
+    assert plumed_faults(text.replace("ARG=bias", "ARG=b")) == ["no label b before REWEIGHT_BIAS"]
+    assert plumed_faults(text.partition("DUMPGRID")[0]) == ["nothing is written"]
+
+
 def test_the_site_loads_nothing_from_elsewhere() -> None:
     """The plugin for search without a server would name a script of another host, were there none of that name."""
     config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
