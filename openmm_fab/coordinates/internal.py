@@ -22,6 +22,7 @@ from torch import Tensor
 from ..drawing.view import Mark, view
 from ..energy.compiled import CompiledEnergy
 from ..energy.protocol import Energy
+from ..molecule.graph import BondGraph
 from ..molecule.names import atom_names
 from ..molecule.stereo import stereocentres
 from ..molecule.system import MolecularSystem
@@ -30,12 +31,13 @@ from ..tools.circle import wrap
 from ..tools.fusing import FusedMap
 from ..tools.native import NotCompiledError
 from .constraints import MassMetric, fixed_lengths
-from .isomers import NITROGENS, OMEGAS, amide_bonds, inverting_rows, with_trans_amides
+from .isomers import NITROGENS, OMEGAS, amide_bonds, sides_of_nitrogens, with_trans_amides
 from .layout import Layout
 from .marks import marked_bonds, marked_centres
+from .minima import MANY, Flexible, Minima, Modes, distinct, search, varied
 from .native import NativePlacement
 from .placement import Placement
-from .scales import ValueAndGradient, both_sides, covariance_at_minimum, mixing_of, moments, soften
+from .scales import ValueAndGradient, around_all, both_sides, covariance_at_minimum, mixing_of, moments, soften
 from .scans import scan_bonds
 from .sparse import SparseProduct, sparse_pair
 from .summary import summary
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 MEASURES = ("rigid", "flexible")
 CHOICES = {"symmetry": SYMMETRIES, "omega": OMEGAS, "nitrogens": NITROGENS, "measure": MEASURES}
 ZMATRIX = ("rows", "leader", "periodic", "closes")
+MODES = ("columns", "means", "roots")
+MINIMA = ("x", "energies", "higher", "limit")
 ROTOR = ("rows", "atoms", "frame", "exchange")
 FUSED_ATOMS, FUSED_BATCH = 50, 256
 
@@ -82,6 +86,8 @@ class CoordinateSettings:
         `coordinates.isomers`.
     measure : "rigid" or "flexible"
         Of molecules with constraints: what rigid dynamics samples, as OpenMM does, or the limit of stiff springs.
+    puckers : float, kT
+        Minima of rings and pyramidal nitrogens up to so much above the lowest are sampled, see `coordinates.minima`.
     """
 
     inflate: float = 1.2
@@ -93,6 +99,7 @@ class CoordinateSettings:
     turning: tuple[tuple[int, int], ...] = ()
     nitrogens: str = "sample"
     measure: str = "rigid"
+    puckers: float = 8.0
 
     def __post_init__(self) -> None:
         try:  # lists, where they come from a file
@@ -180,6 +187,8 @@ class InternalCoordinates(torch.nn.Module):
         )
         self.system: MolecularSystem | None = None
         self.scans: Scans | None = None
+        self.minima: Minima | None = None
+        self.modes: tuple[Modes, ...] = ()
         self._fused: FusedMap | None = None
         self._native: NativePlacement | None = None
 
@@ -229,15 +238,82 @@ class InternalCoordinates(torch.nn.Module):
         metric = MassMetric(pairs, system.masses) if settings.measure == "rigid" and len(pairs) else None
         rotors = find_rotors(zmatrix, system.graph, minimum, settings.symmetry)
         rotors = [r for r in rotors if same_energy(r, minimum, energy, metric)]
-        x = None if trajectory is None else np.asarray(trajectory.xyz, dtype=np.float64)
-        inverting: list[int] = []
-        if settings.nitrogens == "sample":
-            inverting = inverting_rows(zmatrix, system.graph, minimum)
-        coordinates = cls.fit(
-            zmatrix, minimum, energy.value_and_gradient, settings, fixed, rotors, metric, x, inverting
-        )
+        made = (fixed, rotors, metric)
+        if trajectory is not None:
+            x = np.asarray(trajectory.xyz, dtype=np.float64)
+            coordinates = cls.fit(zmatrix, minimum, energy.value_and_gradient, settings, *made, structures=x)
+        elif (batched := _batched(energy, system)) is not None:
+            coordinates = cls._searched(zmatrix, system.graph, minimum, batched, settings, made)
+        else:
+            inverting = sides_of_nitrogens(zmatrix, system.graph, minimum) if settings.nitrogens == "sample" else ()
+            coordinates = cls.fit(
+                zmatrix, minimum, energy.value_and_gradient, settings, *made, inverting=tuple(inverting)
+            )
         coordinates.system, coordinates.scans = system, scans
         return coordinates
+
+    @classmethod
+    def _searched(
+        cls,
+        zmatrix: ZMatrix,
+        graph: BondGraph,
+        minimum: np.ndarray,
+        energy: CompiledEnergy,
+        settings: CoordinateSettings,
+        made: tuple[np.ndarray, Sequence[Rotor], MassMetric | None],
+    ) -> InternalCoordinates:
+        """Coordinates that hold all minima of rings and nitrogens which a search of the energy finds."""
+        one = cls.fit(zmatrix, minimum, energy.value_and_gradient, settings, *made, soft=False)
+        width = one.mixing.square().sum(1).sqrt() / settings.inflate
+        flexible = Flexible(one.layout, graph, minimum, width.numpy(), settings.nitrogens == "sample")
+        if not flexible.sets:
+            return one
+        with doing("looking for puckers", "minima"):
+            one.use_c()
+            function = energy_of(one.to_cartesian, energy.value_and_gradient)
+            start = torch.as_tensor(minimum, dtype=torch.float64)
+            minima = search(one, function, start, graph, flexible, settings.puckers)
+        x = minima.x
+        raw = one.mean + one.to_internal(x)[0][:, : one.n_stiff] @ one.mixing.T
+        n_lengths = len(one.layout.free)
+        raw[:, n_lengths:] = raw[0, n_lengths:] + wrap(raw[:, n_lengths:] - raw[0, n_lengths:])
+        sets = varied(flexible.sets, raw, width)
+        coordinates = cls.fit(
+            zmatrix, x[0].numpy(), energy.value_and_gradient, settings, *made, soft=False, several=(sets, raw)
+        )
+        coordinates.modes = cls._modes(coordinates, sets, x, energy.value_and_gradient, settings)
+        coordinates.minima = minima
+        return coordinates
+
+    @classmethod
+    def _modes(
+        cls,
+        coordinates: InternalCoordinates,
+        sets: Sequence[Sequence[int]],
+        x: Tensor,
+        value_and_gradient: ValueAndGradient,
+        settings: CoordinateSettings,
+    ) -> tuple[Modes, ...]:
+        """Means and covariances of entries of z, set by set, at the minima x (n, n_atoms, 3) of u."""
+        c, found = coordinates, []
+        plain = cls(c.zmatrix, lengths=c.lengths, rotors=c.rotors, phases=c.phases, metric=c.metric)
+        z, _ = c.to_internal(x)
+        covariances: dict[int, Tensor] = {}
+        for entries in sets:
+            few = distinct(c.mean[entries] + z[:, entries] * c.mixing.diagonal()[entries])[:MANY]
+            for k in few:
+                if k not in covariances:
+                    at, _ = plain.to_internal(x[k : k + 1])
+                    covariances[k] = covariance_at_minimum(
+                        c.layout, plain.to_cartesian, at[0], value_and_gradient, settings.softest, plain._fold
+                    )
+            width = c.mixing.diagonal()[entries]
+            # While all else stays: how the rest follows is for the flow to learn.
+            blocks = torch.stack([covariances[k].inverse()[entries][:, entries].inverse() for k in few])
+            blocks = blocks * settings.inflate**2
+            roots = torch.linalg.cholesky(blocks / width[:, None] / width)
+            found.append(Modes(torch.tensor(entries), z[few][:, entries], roots))
+        return tuple(found)
 
     @classmethod
     def _scan(
@@ -272,6 +348,8 @@ class InternalCoordinates(torch.nn.Module):
         metric: MassMetric | None = None,
         structures: np.ndarray | None = None,
         inverting: Sequence[int] = (),
+        soft: bool = True,
+        several: tuple[Sequence[Sequence[int]], Tensor] | None = None,
     ) -> InternalCoordinates:
         """Centre and scale the stiff coordinates by the energy around its minimum, or by given structures.
 
@@ -286,6 +364,10 @@ class InternalCoordinates(torch.nn.Module):
             Centre and scale the stiff coordinates by these instead.
         inverting : rows of the Z-matrix, optional
             Whose torsion is centred between this side and its mirror image, and as wide as they are apart.
+        soft : bool
+            Whether torsions of puckering rings are widened, by rule: where no search tells their minima.
+        several : (sets of entries of z, stiff coordinates (n, n_stiff)), optional
+            Entries that hold several minima, and these.
         """
         settings = settings or CoordinateSettings()
         x = torch.as_tensor(np.asarray(minimum), dtype=torch.float64)[None]
@@ -295,16 +377,22 @@ class InternalCoordinates(torch.nn.Module):
         z, _ = plain.to_internal(x)
         plain._set_scale(z[0, : plain.n_stiff].clone(), plain.mixing)
         z[0, : plain.n_stiff] = 0.0
+        wide: list[int] = []
         if structures is None:
             covariance = covariance_at_minimum(
                 layout, plain.to_cartesian, z[0], value_and_gradient, settings.softest, plain._fold
             )
-            covariance = soften(layout, covariance, np.asarray(minimum), settings.softest)
+            if soft:
+                covariance, wide = soften(layout, covariance, np.asarray(minimum), settings.softest)
         else:
             shift, covariance = moments(layout, plain.to_internal, structures)
             plain._set_scale(plain.mean + shift, plain.mixing)
         mean, covariance = both_sides(layout, plain.mean, covariance, inverting, settings.inflate)
+        if several is not None:
+            entries = sorted(entry for one in several[0] for entry in one)
+            mean, covariance = around_all(mean, covariance, entries, several[1][:, entries])
         plain._set_scale(mean, mixing_of(covariance * settings.inflate**2, settings.whiten))
+        plain.modes = tuple(map(Modes.unknown, sorted({*wide, *layout.stiff_torsions(inverting)})))
         return plain
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -319,6 +407,10 @@ class InternalCoordinates(torch.nn.Module):
         found = {"mean": self.mean, "mixing": self.mixing} | {k: torch.as_tensor(v) for k, v in tensors.items()}
         if self.scans is not None and (self.scans.bonds or not self.scans.batched):
             found |= {f"scans.{name}": tensor for name, tensor in self.scans.to_tensors().items()}
+        for k, modes in enumerate(self.modes):
+            found |= {f"modes{k}.{name}": getattr(modes, name) for name in MODES}
+        if self.minima is not None:
+            found |= {f"minima.{name}": getattr(self.minima, name) for name in MINIMA}
         return {k: v.cpu() for k, v in found.items()}
 
     @classmethod
@@ -337,22 +429,15 @@ class InternalCoordinates(torch.nn.Module):
         made = cls(zmatrix, tensors["mean"], tensors["mixing"], arrays["lengths"], rotors, phases, metric)
         if "scans.bonds" in tensors:
             made.scans = Scans.from_tensors(tensors["scans.bonds"], tensors["scans.limit"])
+        sets: list[Modes] = []
+        while f"modes{len(sets)}.columns" in tensors:
+            sets.append(Modes(*(tensors[f"modes{len(sets)}.{name}"] for name in MODES)))
+        made.modes = tuple(sets)
+        if "minima.x" in tensors:
+            made.minima = Minima(*(tensors[f"minima.{name}"] for name in MINIMA))
         return made
 
     # --- the two directions ---
-
-    @property
-    def multimodal(self) -> Tensor:
-        """Bool (dim,): straight coordinates that may have several minima, as torsions of puckering rings and inverting
-        centres have.  They are those that mix with no other, see `coordinates.scales`; none where nothing mixes."""
-        width = self.mixing.square().sum(1).sqrt()
-        off = (self.mixing.abs() > 1e-9 * width[:, None]) & ~torch.eye(
-            self.n_stiff, dtype=torch.bool, device=self.mixing.device
-        )
-        alone = ~(off.any(0) | off.any(1))
-        found = torch.zeros(self.dim, dtype=torch.bool, device=self.mixing.device)
-        found[: self.n_stiff] = alone & off.any()
-        return found
 
     @property
     def periodic(self) -> Tensor:
@@ -409,12 +494,15 @@ class InternalCoordinates(torch.nn.Module):
         width = self.mixing.square().sum(1).sqrt().numpy()
         measure = "flexible" if self.metric is None else "rigid"
         mean, names = self.mean.numpy(), self.atom_names
-        return summary(self.layout, mean, width, self.rotors, measure, self.system, self.centre(), names, self.scans)
+        found = (self.structures(), names, self.scans, self.minima)
+        return summary(self.layout, mean, width, self.rotors, measure, self.system, *found)
 
-    def centre(self) -> np.ndarray:
-        """Structure (n_atoms, 3), nm, at z = 0."""
-        x, _ = self.to_cartesian(torch.zeros(1, self.dim, dtype=torch.float64))
-        return x[0].numpy()
+    def structures(self) -> np.ndarray:
+        """(n, n_atoms, 3), nm: all minima that a search found; the structure at z = 0 where there was none."""
+        if self.minima is not None:
+            return self.minima.x.cpu().numpy()
+        z = torch.zeros(1, self.dim, dtype=torch.float64, device=self.mean.device)
+        return self.to_cartesian(z)[0].detach().cpu().numpy()
 
     @property
     def atom_names(self) -> list[str]:
@@ -433,7 +521,7 @@ class InternalCoordinates(torch.nn.Module):
         """nglview widget of the molecule with its rotatable bonds, rotors, closed rings and stereocentres marked."""
         if self.system is None:
             raise ValueError("Expected coordinates made with InternalCoordinates.from_system; these know no system.")
-        return view(self.centre()[None], self.system.md_topology, self.marks(), aspectRatio=1.5)
+        return view(self.structures()[:1], self.system.md_topology, self.marks(), aspectRatio=1.5)
 
     def marks(self) -> list[Mark]:
         """Bonds and, where the system is known, stereocentres to highlight in a picture."""

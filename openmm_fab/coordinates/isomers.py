@@ -73,42 +73,36 @@ def with_trans_amides(x: np.ndarray, graph: BondGraph, amides: Sequence[Amide]) 
 
 
 def pyramidal_nitrogens(graph: BondGraph, x: np.ndarray) -> list[int]:
-    """Nitrogens with three neighbours that are not in one plane, in x (n_atoms, 3), and whose sides differ.
-
-    Where two arms are the same hydrogen, halogen or methyl, as in NH2 and N(CH3)2, the other side is the same shape
-    with their labels exchanged. Longer equal arms count as different: what is fixed within them may tell the sides.
-    """
+    """Nitrogens with three neighbours that are not in one plane, in x (n_atoms, 3)."""
     near, elements = graph.neighbours, graph.elements
     found = []
     for i, around in enumerate(near):
-        if elements[i] != "N" or len(around) != 3:
-            continue
-        arms = x[around]
-        ends = [end for arm in around if (end := _end(arm, i, graph)) is not None]
-        flat = bond_angle(arms, x[i], np.roll(arms, 1, 0)).sum() > PLANAR
-        found += [i] * (not flat and len(set(ends)) == len(ends))
+        if elements[i] == "N" and len(around) == 3:
+            arms = x[around]
+            found += [i] * bool(bond_angle(arms, x[i], np.roll(arms, 1, 0)).sum() <= PLANAR)
     return found
 
 
-def inverting_rows(zmatrix: ZMatrix, graph: BondGraph, x: np.ndarray) -> list[int]:
-    """Rows of the Z-matrix whose narrow torsion, between two substituents seen from the third, inverts a pyramidal
-    nitrogen.
+def kept_nitrogens(graph: BondGraph, x: np.ndarray) -> list[int]:
+    """Pyramidal nitrogens that are on the same side, or flat, in all of the structures x (n, n_atoms, 3)."""
+    found = []
+    for i in sorted({i for one in x for i in pyramidal_nitrogens(graph, one)}):
+        a, b, c = (x[:, k] - x[:, i] for k in graph.neighbours[i])
+        volume = np.einsum("nk,nk->n", a, np.cross(b, c))
+        if volume.max() * volume.min() > 0:
+            found.append(i)
+    return found
 
-    Not of a nitrogen that has all its arms in rings, which hold it.
+
+def sides_of_nitrogens(zmatrix: ZMatrix, graph: BondGraph, x: np.ndarray) -> dict[int, int]:
+    """Rows of the Z-matrix whose narrow torsion inverts a pyramidal nitrogen, and the nitrogen.
+
+    The torsion says how two arms lie to each other, seen from the third: its sign is the side.
     """
     near = graph.neighbours
-    free = {i for i in pyramidal_nitrogens(graph, x) if not all(graph.ring(i, arm) for arm in near[i])}
-    return [
-        k
+    pyramids = set(pyramidal_nitrogens(graph, x))
+    return {
+        k: bond
         for k, (_, bond, _, torsion) in enumerate(zmatrix.rows.tolist())
-        if k >= 3 and bond in free and (zmatrix.leader[k] >= 0 or torsion in near[bond]) and not zmatrix.closes[k]
-    ]
-
-
-def _end(atom: int, centre: int, graph: BondGraph) -> tuple[str, tuple[str, ...]] | None:
-    """Elements of an arm that ends with its first atom or with what is bonded to it; None for a longer one."""
-    near, elements = graph.neighbours, graph.elements
-    others = [b for b in near[atom] if b != centre]
-    if any(len(near[b]) > 1 for b in others):
-        return None
-    return elements[atom], tuple(sorted(elements[b] for b in others))
+        if k >= 3 and bond in pyramids and (zmatrix.leader[k] >= 0 or torsion in near[bond]) and not zmatrix.closes[k]
+    }

@@ -59,8 +59,8 @@ def covariance_at_minimum(
     return ((vectors / values) @ vectors.T)[: layout.n_stiff, : layout.n_stiff]
 
 
-def soften(layout: Layout, covariance: Tensor, positions: np.ndarray, softest: float) -> Tensor:
-    """Widen the torsions of puckering rings and set their covariance with all other coordinates to zero.
+def soften(layout: Layout, covariance: Tensor, positions: np.ndarray, softest: float) -> tuple[Tensor, list[int]]:
+    """Widen the torsions of puckering rings and set their covariance with all others to zero; also these entries.
 
     A ring's other pucker is several times the harmonic width away, and not along a straight line: there the picture
     of one minimum is of no use.  Rings that are planar, or too stiff to pucker, stay as they are.
@@ -68,7 +68,7 @@ def soften(layout: Layout, covariance: Tensor, positions: np.ndarray, softest: f
     width = covariance.diagonal().sqrt()
     places = layout.stiff_torsions(np.flatnonzero(puckering(layout.zmatrix, positions)))
     soft = [place for place in places if width[place] > PUCKERS]
-    return _on_their_own(covariance, soft, width[soft].clamp(min=softest))
+    return _on_their_own(covariance, soft, width[soft].clamp(min=softest)), soft
 
 
 def both_sides(
@@ -85,6 +85,16 @@ def both_sides(
     mean[places] = math.pi
     wide = torch.maximum(apart / inflate, covariance.diagonal()[places].sqrt())
     return mean, _on_their_own(covariance, places, wide)
+
+
+def around_all(mean: Tensor, covariance: Tensor, places: Sequence[int], minima: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance with these entries on their own, centred on minima (n, entries) of theirs.
+
+    Widths stay those of one minimum: the others lie several of them away.
+    """
+    mean = mean.clone()
+    mean[list(places)] = wrap((minima.amin(0) + minima.amax(0)) / 2)
+    return mean, _on_their_own(covariance, places, covariance.diagonal()[list(places)].sqrt())
 
 
 def _on_their_own(covariance: Tensor, places: Sequence[int], width: Tensor) -> Tensor:

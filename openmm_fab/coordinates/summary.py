@@ -12,13 +12,15 @@ from ..molecule.system import MolecularSystem
 from ..molecule.torsions import rotatable_bonds
 from ..tools.tables import table
 from ..tools.vectors import bond_angle
-from .isomers import amide_bonds, is_trans, pyramidal_nitrogens
+from .isomers import amide_bonds, is_trans, kept_nitrogens, pyramidal_nitrogens
 from .layout import Layout
+from .minima import Minima
 from .scans import BondScan, crossing_time
 from .symmetry import Rotor
 from .turning import Scans
 from .zmatrix import LARGEST_RING, LINEAR, ZMatrix
 
+SHOWN = 8  # energies of minima
 COLUMNS = ("atom", "bonded to", "nm", "angle with", "degrees", "torsion with", "degrees", "which")
 
 
@@ -29,9 +31,10 @@ def summary(
     rotors: Sequence[Rotor],
     measure: str,
     system: MolecularSystem | None,
-    centre: np.ndarray,
+    structures: np.ndarray,
     names: Sequence[str],
     scans: Scans | None = None,
+    minima: Minima | None = None,
 ) -> str:
     """Describe coordinates: Z-matrix rows with centres and widths, and what turns, is fixed, kept or hard to sample.
 
@@ -43,16 +46,19 @@ def summary(
         Of fixed lengths.
     system : MolecularSystem or None
         The molecule, if known; then its chemistry is described, too.
-    centre : (n_atoms, 3), nm
-        The structure at z = 0.
+    structures : (n, n_atoms, 3), nm
+        The minima that the coordinates hold.
     names : sequence of str
         Of the atoms.
     scans : Scans, optional
         Of bonds, which decided what turns.
+    minima : Minima, optional
+        Of rings and nitrogens, by a search.
     """
     words = _words(layout, rotors, measure, names)
     if system is not None:
-        words += _chemistry(layout.zmatrix, system, centre, names, scans)
+        words += _chemistry(layout.zmatrix, system, structures, names, scans)
+        words += _minima(minima)
     if rings := int(layout.zmatrix.closes.sum()):
         words.append(f"Rings closed by their lengths: {rings}")
     return "\n".join([table(COLUMNS, _rows(layout, mean, width, rotors, names)), "", *words])
@@ -107,9 +113,9 @@ def _words(layout: Layout, rotors: Sequence[Rotor], measure: str, names: Sequenc
 
 
 def _chemistry(
-    zmatrix: ZMatrix, system: MolecularSystem, x: np.ndarray, names: Sequence[str], scans: Scans | None = None
+    zmatrix: ZMatrix, system: MolecularSystem, structures: np.ndarray, names: Sequence[str], scans: Scans | None = None
 ) -> list[str]:
-    graph, lines = system.graph, []
+    graph, lines, x = system.graph, [], structures[0]
     turning = {frozenset(row[1:3].tolist()) for row in zmatrix.rows[zmatrix.periodic]}
 
     def of(bond: Sequence[int]) -> str:
@@ -134,7 +140,7 @@ def _chemistry(
     centres = stereocentres(graph)
     if centres:
         lines.append(f"Stereocentres, which keep the hand of the structure: {', '.join(names[i] for i in centres)}")
-    kept_side = pyramidal_nitrogens(graph, x)  # those that invert are flat at the centre
+    kept_side = kept_nitrogens(graph, structures)
     inverting = sorted(set(pyramidal_nitrogens(graph, system.minimum)) - set(kept_side))
     if inverting:
         lines.append(f"Pyramidal nitrogens, both sides sampled: {', '.join(names[i] for i in inverting)}")
@@ -151,6 +157,21 @@ def _chemistry(
         lines.append(
             f"Hard: rings of {sizes} atoms, closed by the energy alone, torsions near those given; expect a low "
             "effective sample size"
+        )
+    return lines
+
+
+def _minima(minima: Minima | None) -> list[str]:
+    """How many puckers and sides a search found, and what was left out."""
+    if minima is None:
+        return []
+    energies = ", ".join(f"{e:.1f}" for e in minima.energies[:SHOWN].tolist())
+    more = f", ... ({len(minima.energies)})" if len(minima.energies) > SHOWN else ""
+    lines = [f"Minima of rings and nitrogens, by a search of the energy: {energies}{more} kT"]
+    if len(minima.higher):
+        lines[0] += (
+            f"; higher than {float(minima.limit):g} kT (CoordinateSettings.puckers) and left out: "
+            f"{len(minima.higher)}, the lowest at {float(minima.higher[0]):.1f} kT"
         )
     return lines
 

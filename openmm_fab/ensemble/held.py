@@ -20,8 +20,8 @@ COSTS = {
     "time: CoordinateSettings(turning=...) names bonds that shall.",
     "stereocentre": "Nothing: the other hand is the mirror image, or another compound. MD keeps it, too.",
     "pyramidal nitrogen": "The other side is missing. MD inverts most amines in its time, if not held by rings.",
-    "ring pucker": "Another pucker lies several widths away: it is here only where training found it, and weights "
-    "cannot tell that one was missed.",
+    "ring pucker": "Higher minima are missing, and hold about as much weight as their energy says. Where none were "
+    "looked for, other puckers are here only if training found them. CoordinateSettings(puckers=...) is the limit.",
     "large ring": "Closed by the energy alone: shapes far from the one given are missing.",
     "bond length": "Nothing beside MD with the same constraints.",
 }

@@ -3,8 +3,8 @@
 A flow is anything with ``sample(n, generator) -> (z, log_q)`` and ``log_prob(z) -> log_q``.  Here a layer moves half of
 the coordinates; how far, it decides from the other half, torsions entering as (cos, sin), so that nothing tears at
 +-pi.  Straight coordinates go through a scale, a shift and a linear-tailed spline; circular ones through a rotation
-and a circular spline.  Base: standard normal on lines, uniform on circles.  A new flow is the
-identity, but for straight coordinates with several minima, which it stretches.
+and a circular spline.  Base: standard normal on lines, uniform on circles, and a mixture of Gaussians where the minima
+of straight coordinates are known.  A new flow is the identity.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ..tools.circle import wrap_periodic
 from ..tools.graphs import Function, Graphs
 from ..tools.native import NotCompiledError
 from . import native, splines
+from .modes import Mixture, mixtures_of
 from .resampled import POINTS, Resampling
 
 MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
-WIDER = 2.0  # than the base, a new flow is in coordinates with several minima: it has to see them all
 GRAPHS = 128  # that a process may compile of a layer
 
 
@@ -88,24 +88,29 @@ class CouplingFlow(nn.Module):
     settings : FlowSettings, optional
     generator : torch.Generator, optional
         Draws the partition of each layer and the initial conditioners.
-    first : Tensor of bool, shape (dim,), optional
-        Straight coordinates with several minima, which where torsions come first are drawn with them.
+    modes : sequence of (columns, means, roots), optional
+        Minima of straight coordinates that have several, one entry for each set of coordinates that belong together,
+        see `flow.modes.Mixture`: the base has a mode at each.  Where torsions come first, they are drawn with them.
 
     Attributes
     ----------
     first : Tensor of bool, shape (dim,)
         What is drawn first; nothing where torsions do not come first.
+    reach : Tensor, shape (dim,)
+        The range of the splines in z: -reach to reach; infinite of angles.
     """
 
     periodic: Tensor
     first: Tensor
+    reach: Tensor
+    _single: Tensor
 
     def __init__(
         self,
         periodic: Tensor,
         settings: FlowSettings | None = None,
         generator: torch.Generator | None = None,
-        first: Tensor | None = None,
+        modes: Sequence[tuple[Tensor, Tensor, Tensor]] = (),
     ) -> None:
         super().__init__()
         self.settings = settings or FlowSettings()
@@ -117,18 +122,31 @@ class CouplingFlow(nn.Module):
         lines, circles = torch.nonzero(~periodic)[:, 0], torch.nonzero(periodic)[:, 0]
         self.layers = nn.ModuleList()
         none, bins = lines[:0], self.settings.bins
+        self.mixtures = mixtures_of(
+            [(columns, m / self.settings.scale, root / self.settings.scale) for columns, m, root in modes]
+        )
+        several = torch.zeros_like(periodic)
+        bound = torch.full((self.dim,), self.settings.bound)  # of splines, which reach as far beyond the outer modes
+        spread = torch.ones(self.dim)
+        for mixture in map(_mixture, self.mixtures):
+            several[mixture.columns] = True
+            bound[mixture.columns] += mixture.means.abs().amax(0).float()
+            spread[mixture.columns] = mixture.spread.float()
 
         def add(pairs: int, lines: Tensor, circles: Tensor, read: Tensor, bins: int) -> None:
             for _ in range(pairs // 2 if len(lines) + len(circles) else 0):
                 lines = lines[torch.randperm(len(lines), generator=generator)]
                 circles = circles[torch.randperm(len(circles), generator=generator)]
                 for half in _halves(lines, circles):
-                    layer = _Coupling(half, read, periodic, self.settings.hidden, bins, self.settings.bound)
+                    layer = _Coupling(half, read, periodic, self.settings.hidden, bins, bound[half], spread)
                     layer.reset(generator)
                     self.layers.append(layer)
 
         everything, s = torch.ones_like(periodic), self.settings
-        several = torch.zeros_like(periodic) if first is None else first
+        if (several & periodic).any():
+            raise ValueError("Expected modes of straight coordinates only; some are of angles.")
+        self.register_buffer("_single", ~several, persistent=False)
+        self.register_buffer("reach", torch.where(periodic, torch.inf, bound * s.scale), persistent=False)
         if s.torsion_layers:
             first = periodic | several
             add(s.torsion_layers, lines[several[lines]], circles, first, bins)
@@ -140,10 +158,6 @@ class CouplingFlow(nn.Module):
             first, self.torsion_layers = torch.zeros_like(periodic), 0
             add(s.layers, lines, circles, everything, bins)
         self.register_buffer("first", first, persistent=False)
-        for layer in self.layers[max(self.torsion_layers - 2, 0) : self.torsion_layers]:
-            assert isinstance(layer, _Coupling)
-            layer.widen(several)
-            several = several & ~torch.isin(torch.arange(self.dim), layer.moved)  # a single one is in both halves
         self.resampling: Resampling | None = None
         if self.settings.resampled:
             points = self._plain_base(POINTS, torch.zeros(()), torch.Generator().manual_seed(0))
@@ -277,12 +291,16 @@ class CouplingFlow(nn.Module):
         return self._first_log_prob(z) + log_det
 
     def _first_log_prob(self, base: Tensor) -> Tensor:
-        return torch.where(self.first, self._each_log_prob(base), 0.0).sum(1)
+        return self._plain_log_prob(base, self.first)
 
-    def _each_log_prob(self, base: Tensor) -> Tensor:
-        """log density (batch, dim) of the plain base, coordinate by coordinate."""
+    def _plain_log_prob(self, base: Tensor, of: Tensor) -> Tensor:
+        """log density (batch,) of some coordinates (dim,), bool, of the plain base; all of a mixture, or none."""
         normal = -0.5 * base.square() - 0.5 * math.log(2 * math.pi)
-        return torch.where(self.periodic, -math.log(2 * math.pi), normal)
+        each = torch.where(self.periodic, -math.log(2 * math.pi), normal)
+        found = torch.where(of & self._single, each, 0.0).sum(1)
+        for mixture in map(_mixture, self.mixtures):
+            found = found + mixture.log_prob(base)
+        return found
 
     def scaled(self, z: Tensor) -> Tensor:
         """Convert z (batch, dim) from the units of base and layers, in which lines are in units of `scale`."""
@@ -343,13 +361,16 @@ class CouplingFlow(nn.Module):
 
     def _plain_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
         z = torch.randn(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
-        angles = torch.rand(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
-        return torch.where(self.periodic, (2 * angles - 1) * math.pi, z)
+        uniform = torch.rand(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
+        base = torch.where(self.periodic, (2 * uniform - 1) * math.pi, z)
+        for mixture in map(_mixture, self.mixtures):
+            columns = mixture.columns
+            base[:, columns] = mixture.sample(z[:, columns], uniform[:, columns[0]])
+        return base
 
     def base_log_prob(self, base: Tensor) -> Tensor:
-        """log density (batch,) of the base: standard normal on lines, uniform on circles, times resampling if there is
-        any."""
-        log_prob = self._each_log_prob(base).sum(1)
+        """log density (batch,) of the base, as the module describes it, times resampling if there is any."""
+        log_prob = self._plain_log_prob(base, torch.ones_like(self.periodic))
         return log_prob if self.resampling is None else log_prob + self.resampling.log_ratio(base)
 
 
@@ -360,6 +381,8 @@ class _Arrays(NamedTuple):
     ----------
     kept_lines, kept_circles, moved : Tensor of int
         Coordinates that the layer reads, straight and circular, and those that it moves.
+    spread : Tensor, shape (n_kept_lines,)
+        Deviation of the straight ones over all modes of the base: the conditioner reads them in units of it.
     circular : Tensor of bool, shape (n_moved,)
         Which of the moved ones are angles.
     bound : Tensor, shape (n_moved,)
@@ -373,6 +396,7 @@ class _Arrays(NamedTuple):
     """
 
     kept_lines: Tensor
+    spread: Tensor
     kept_circles: Tensor
     moved: Tensor
     circular: Tensor
@@ -391,6 +415,7 @@ class _Coupling(nn.Module):
     """Weights and index sets of one coupling layer; `_couple` is what it does with them."""
 
     kept_lines: Tensor
+    spread: Tensor
     kept_circles: Tensor
     moved: Tensor
     circular: Tensor
@@ -401,7 +426,9 @@ class _Coupling(nn.Module):
     w2: nn.Parameter
     b3: nn.Parameter
 
-    def __init__(self, moved: Tensor, read: Tensor, periodic: Tensor, hidden: int, bins: int, bound: float) -> None:
+    def __init__(
+        self, moved: Tensor, read: Tensor, periodic: Tensor, hidden: int, bins: int, bound: Tensor, spread: Tensor
+    ) -> None:
         super().__init__()
         kept = torch.ones_like(periodic)
         kept[moved] = False
@@ -410,10 +437,11 @@ class _Coupling(nn.Module):
         kept_lines, kept_circles = torch.nonzero(kept & ~periodic)[:, 0], torch.nonzero(kept & periodic)[:, 0]
         circular = periodic[moved]
         self.register_buffer("kept_lines", kept_lines)
+        self.register_buffer("spread", spread[kept_lines], persistent=False)
         self.register_buffer("kept_circles", kept_circles)
         self.register_buffer("moved", moved)
         self.register_buffer("circular", circular)
-        self.register_buffer("bound", torch.full((len(moved),), bound))
+        self.register_buffer("bound", bound)
         self.register_buffer("restore", torch.argsort(torch.cat([kept_lines, kept_circles, moved, untouched])))
         self.register_buffer("untouched", untouched, persistent=False)
         features = len(kept_lines) + 2 * len(kept_circles)
@@ -427,13 +455,6 @@ class _Coupling(nn.Module):
         with torch.no_grad():
             for w in (self.w1, self.w2):
                 w.normal_(0.0, max(w.shape[1], 1) ** -0.5, generator=generator)
-
-    def widen(self, which: Tensor) -> None:
-        """Let the layer begin by stretching these of its coordinates (dim,), bool, base -> data, by `WIDER`."""
-        stretched = which[self.moved]
-        with torch.no_grad():
-            raw = -MAX_LOG_SCALE * math.atanh(math.log(WIDER) / MAX_LOG_SCALE)
-            self.b3[: len(self.moved)][stretched] = raw
 
     def arrays(self) -> _Arrays:
         """What `_couple` needs to know of this layer."""
@@ -455,7 +476,7 @@ def _couple(
     z = z.T
     kept, angles, x = z[layer.kept_lines], z[layer.kept_circles], z[layer.moved]
     circular, bound = layer.circular, layer.bound
-    features = torch.cat([kept, angles.cos(), angles.sin()])
+    features = torch.cat([kept / layer.spread[:, None], angles.cos(), angles.sin()])
     hidden = silu(_product(layer.w1, features, matmul_dtype).to(x.dtype) + layer.b1[:, None])
     hidden = silu(_product(layer.w2, hidden, matmul_dtype).to(x.dtype) + layer.b2[:, None])
     product = _product(layer.w3, hidden, matmul_dtype)
@@ -498,6 +519,10 @@ def _move_in_c(
 ) -> tuple[Tensor, Tensor]:
     """The same as `_move`."""
     return native.couple(x, product, bias, bound, circular, inverse, MAX_LOG_SCALE)
+
+
+def _mixture(module: nn.Module) -> Mixture:
+    return cast(Mixture, module)
 
 
 def _product(w: Tensor, x: Tensor, dtype: torch.dtype | None) -> Tensor:

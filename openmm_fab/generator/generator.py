@@ -104,12 +104,14 @@ class BoltzmannGenerator:
         if coordinates is None:
             with doing("making coordinates", "coordinates", self._setup):
                 coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, exact)
-        several = coordinates.multimodal if isinstance(coordinates, InternalCoordinates) else None
+        modes = coordinates.modes if isinstance(coordinates, InternalCoordinates) else ()
         self.coordinates = coordinates.to(self.device) if isinstance(coordinates, InternalCoordinates) else coordinates
         self._random = stream("cpu", seed)
         self._adaptive = AdaptiveBatch("Sampling")
         if flow is None:  # the same first weights on every device
-            flow = CouplingFlow(coordinates.periodic, self.settings.flow, self._random, several).to(self.device)
+            flow = CouplingFlow(
+                coordinates.periodic, self.settings.flow, self._random, [(m.columns, m.means, m.roots) for m in modes]
+            ).to(self.device)
         else:
             z, _ = flow.sample(LOOKED_AT, stream(self.device, 0))
             if z.shape != (LOOKED_AT, coordinates.dim):
@@ -227,9 +229,8 @@ class BoltzmannGenerator:
     def _annealed(self, buffer: ReplayBuffer) -> Metrics:
         """Where the annealed structures in the buffer lie; see `train`."""
         metrics = {}
-        if isinstance(self.coordinates, InternalCoordinates) and self.has_spline_range:
-            n_stiff, bound = self.coordinates.n_stiff, self.settings.flow.bound
-            metrics["annealed_outside"] = training.weight_outside(buffer.z, buffer.log_w, n_stiff, bound)
+        if isinstance(self.flow, CouplingFlow) and self.has_spline_range:
+            metrics["annealed_outside"] = training.weight_outside(buffer.z, buffer.log_w, self.flow.reach)
         if buffer.size:
             z, log_w = buffer.newest(self.settings.train.batch)
             found = training.weight_above_cut(z, log_w, self.coordinates, self.energy, self.cut)
@@ -458,12 +459,12 @@ class BoltzmannGenerator:
 
     def outside_range(self, ensemble: Ensemble) -> tuple[float, float]:
         """Shares of samples and of weight with a stiff coordinate beyond the range of the splines."""
-        if not isinstance(self.coordinates, InternalCoordinates) or not self.has_spline_range:
+        if not isinstance(self.flow, CouplingFlow) or not self.has_spline_range:
             raise TypeError(
                 "Expected openmm_fab's own flow and coordinates; those of other libraries have no such range."
             )
         z, _ = self.to_internal(torch.as_tensor(ensemble.x, dtype=torch.float64))
-        outside = (z[:, : self.coordinates.n_stiff].abs() > self.settings.flow.bound).any(1).cpu().numpy()
+        outside = (z.abs() > self.flow.reach.to(z)).any(1).cpu().numpy()
         return float(outside.mean()), float(np.sum(ensemble.weights[outside]))
 
     def _about(self) -> dict[str, str]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from ..coordinates.internal import InternalCoordinates
-from ..coordinates.isomers import amide_bonds, is_trans, pyramidal_nitrogens
+from ..coordinates.isomers import amide_bonds, is_trans, kept_nitrogens
 from ..coordinates.zmatrix import LARGEST_RING, LINEAR
 from ..ensemble.held import Held
 from ..molecule.graph import is_planar
@@ -23,8 +21,8 @@ ISOMERS = ("cis", "trans")
 def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[Held, ...]:
     """Isomers, stereocentres, nitrogen sides, ring puckers and lengths that the coordinates of a system keep fixed."""
     graph, names = system.graph, atom_names(system.topology)
-    z = torch.zeros(1, coordinates.dim, dtype=torch.float64, device=coordinates.mean.device)
-    x = coordinates.to_cartesian(z)[0][0].detach().cpu().numpy()
+    structures = coordinates.structures()
+    x = structures[0]
     turns = coordinates.zmatrix.rows[coordinates.zmatrix.periodic]
     turning = {frozenset(row[1:3].tolist()) for row in turns}
     amides = {frozenset(amide[1:3]): amide for amide in amide_bonds(graph)}
@@ -51,15 +49,19 @@ def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[
             found.append(Held("stiff bond", f"{names[i]}-{names[j]}", "as given", "turned", **energies(i, j)))
     found += [Held("stereocentre", names[i], "the hand given", "the other hand") for i in stereocentres(graph)]
     found += [
-        Held("pyramidal nitrogen", names[i], "the side given", "the other side") for i in pyramidal_nitrogens(graph, x)
+        Held("pyramidal nitrogen", names[i], "the side given", "the other side")
+        for i in kept_nitrogens(graph, structures)
     ]
     rings = {frozenset(ring): ring for i, j in graph.bonds.tolist() if (ring := graph.ring(i, j))}
     for ring in sorted(rings.values(), key=lambda ring: (len(ring), sorted(ring))):
         where = "-".join(names[i] for i in ring)
         if len(ring) > LARGEST_RING:
             found.append(Held("large ring", where, "near the shape given", "other shapes"))
-        elif len(ring) > 3 and not is_planar(sorted(ring), x):
+        elif coordinates.minima is None and len(ring) > 3 and not is_planar(sorted(ring), x):
             found.append(Held("ring pucker", where, "about the pucker given", "other puckers"))
+    if coordinates.minima is not None and len(higher := coordinates.minima.higher):
+        limit = f"minima up to {float(coordinates.minima.limit):g} kT"
+        found.append(Held("ring pucker", "rings and nitrogens", limit, f"{len(higher)} higher", float(higher[0])))
     if fixed := len(coordinates.layout.fixed):
         found.append(Held("bond length", f"{fixed} of constraints", "fixed", "vibrating"))
     return tuple(found)

@@ -150,7 +150,7 @@ def _refuse_other_stereoisomer(path: str | Path, coordinates: InternalCoordinate
 
     Mirror images have the same bonds and force field, so that the molecule's fingerprint does not tell.
     """
-    inverted = inverted_centres(coordinates.centre()[None], stereocentres(system.graph), system.positions)
+    inverted = inverted_centres(coordinates.structures(), stereocentres(system.graph), system.positions)
     atoms = list(system.md_topology.atoms)
     if wrong := [str(atoms[i]) for i, share in inverted.items() if share]:
         raise ValueError(

@@ -161,8 +161,7 @@ def weight_above_cut(
     return float(weights[energy(x) > cut].sum())
 
 
-def weight_outside(z: Tensor, log_w: Tensor, n_stiff: int, bound: float) -> float:
-    """Share of the weight of points z (n, dim) with log weights (n,) whose stiff coordinates, the first `n_stiff`, are
-    not all within the splines' range, +-bound."""
-    outside = (z[:, :n_stiff].abs() > bound).any(1)
+def weight_outside(z: Tensor, log_w: Tensor, reach: Tensor) -> float:
+    """Share of the weight of points z (n, dim) with log weights (n,) that are not all within +-reach (dim,)."""
+    outside = (z.abs() > reach.to(z)).any(1)
     return float(torch.softmax(log_w, 0)[outside].sum())

@@ -13,7 +13,7 @@ from openmm import app, unit
 
 from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
-from openmm_fab.coordinates.isomers import inverting_rows, pyramidal_nitrogens
+from openmm_fab.coordinates.isomers import pyramidal_nitrogens, sides_of_nitrogens
 from openmm_fab.coordinates.zmatrix import build_zmatrix
 from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
@@ -35,10 +35,10 @@ zoo.SMILES["indolizidine"] = "C1CCN2CCCC2C1"
         ("cocaine", 1, 1),  # over one bridge or the other
         ("morphine", 1, 1),
         ("terbinafine", 1, 1),  # three different arms
-        ("strychnine", 1, 0),  # all arms in rings
-        ("indolizidine", 1, 0),
-        ("erythromycin", 0, 0),  # N(CH3)2
-        ("methionine sulfoxide", 0, 0),  # NH2
+        ("strychnine", 1, 0),  # all arms in rings, and placed by them
+        ("indolizidine", 1, 1),
+        ("erythromycin", 1, 1),  # N(CH3)2
+        ("methionine sulfoxide", 1, 1),  # NH2
         ("caffeine", 0, 0),  # flat
         ("acetylcholine", 0, 0),  # four arms
     ],
@@ -49,7 +49,7 @@ def test_which_invert(name, sided, inverts):
     found = pyramidal_nitrogens(molecule.graph, molecule.positions)
     assert len(found) == sided and all(molecule.elements[i] == "N" for i in found)
     z = build_zmatrix(molecule.graph, molecule.masses, molecule.positions)
-    rows = inverting_rows(z, molecule.graph, molecule.positions)
+    rows = list(sides_of_nitrogens(z, molecule.graph, molecule.positions))
     assert len(rows) == inverts and {int(z.rows[k, 1]) for k in rows} == set(found[:inverts])
     assert not z.periodic[rows].any()
 
@@ -105,7 +105,7 @@ def test_both_sides_are_within_reach(name):
     molecule = zoo.load(name)
     energy = _MMFF(name, molecule.positions)
     z_matrix = build_zmatrix(molecule.graph, molecule.masses, molecule.positions)
-    rows = inverting_rows(z_matrix, molecule.graph, molecule.positions)
+    rows = list(sides_of_nitrogens(z_matrix, molecule.graph, molecule.positions))
     nitrogen = int(z_matrix.rows[rows[0], 1])
     arms = [int(b) for bond in molecule.bonds.tolist() if nitrogen in bond for b in bond if b != nitrogen]
     c = InternalCoordinates.fit(z_matrix, molecule.positions, energy, inverting=rows)

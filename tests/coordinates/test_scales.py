@@ -13,7 +13,6 @@ from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.molecule.graph import is_planar
 from openmm_fab.molecule.system import MolecularSystem
-from openmm_fab.tools.circle import wrap
 
 
 def _names(system: MolecularSystem) -> list[str]:
@@ -64,23 +63,15 @@ def test_the_other_pucker_is_within_the_range():
         return float(np.arctan2(np.cross(p, q) @ v / np.linalg.norm(v), p @ q))
 
     first = s.minimum
-    rows = np.flatnonzero(puckering(c.zmatrix, first))
-    narrow = np.flatnonzero(~c.zmatrix.periodic[3:]) + 3
-    places = [int(np.isnan(c.lengths).sum()) + int(np.flatnonzero(narrow == row)[0]) for row in rows]
-    shift = torch.zeros(1, c.n_stiff, dtype=torch.float64)
-    for place, row in zip(places, rows, strict=True):  # each ring torsion to minus itself
-        value = c.mean[place]
-        flat = torch.tensor(np.pi if abs(value) > np.pi / 2 else 0.0)
-        shift[0, place] = -2 * wrap(value - flat)
-        assert row >= 3
+    (modes,) = c.modes
     z, _ = c.to_internal(torch.tensor(first)[None])
-    z[:, : c.n_stiff] = shift @ c.unmixing.T
+    z[:, modes.columns] *= -1  # the centre lies between the two
     x, log_det = c.to_cartesian(z)
     assert torch.isfinite(log_det).all()
     second = s.minimise(x[0].numpy())
     assert torsion(first) * torsion(second) < 0 and abs(torsion(second)) > 0.2
     found, _ = c.to_internal(torch.tensor(second)[None])
     assert found[0, : c.n_stiff].abs().max() < FlowSettings().bound
-    assert found[0, places].abs().max() > 2  # it is far away: that is why these are wide
-    rigid = InternalCoordinates.from_system(s, CoordinateSettings(softest=0.05), energy=energy)
+    assert (found[:, modes.columns] - modes.means).abs().amax(1).min() < 0.3  # of a mode's width
+    rigid = InternalCoordinates.from_system(s, CoordinateSettings(puckers=0.0), energy=energy)
     assert rigid.to_internal(torch.tensor(second)[None])[0][0, : c.n_stiff].abs().max() > FlowSettings().bound

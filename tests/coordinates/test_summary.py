@@ -41,7 +41,7 @@ def test_a_row_for_every_atom(proline):
 def test_centres_are_those_of_the_minimum(proline):
     """Lengths and angles of the table, read back, against the structure."""
     names = [f"{a.residue.name}{a.residue.id}:{a.name}" for a in proline.system.topology.atoms()]
-    x = proline.system.minimum
+    x = proline.structures()[0]
     for row in proline.summary().splitlines()[2 : proline.n_atoms + 1]:
         atom, bond, length, _, width, *rest = row.split()
         i, j = names.index(atom), names.index(bond)

@@ -1,47 +1,58 @@
 """Flows that draw torsions first: q(t) q(s | t)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from openmm_fab.flow.coupling import WIDER, CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.modes import BROAD
 
 SETTINGS = FlowSettings(layers=2, torsion_layers=4, affine_layers=4, hidden=8, bins=4)
 PERIODIC = torch.tensor([False, False, False, True, True])
-SEVERAL = torch.tensor([False, True, False, False, False])
+# Two minima of coordinate 1, two more of coordinates 0 and 2 together.
+ONE = (torch.tensor([1]), torch.tensor([[-1.0], [1.0]]), torch.tensor([[[0.2]], [[0.3]]]))
+TWO = (
+    torch.tensor([2, 0]),
+    torch.tensor([[-1.0, 0.5], [1.0, 1.0]]),
+    torch.tensor([[[0.2, 0.0], [0.1, 0.3]], [[0.3, 0.0], [-0.2, 0.1]]]),
+)
+NONE = ()
 
 
-def flow_of(periodic=PERIODIC, several=None, settings=SETTINGS, noise=0.5):
+def flow_of(periodic=PERIODIC, modes=NONE, settings=SETTINGS, noise=0.5):
     """A flow of random weights, float64."""
     random = torch.Generator().manual_seed(1)
-    flow = CouplingFlow(periodic, settings, random, several).double()
+    flow = CouplingFlow(periodic, settings, random, modes).double()
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += noise * torch.randn(parameter.shape, generator=random, dtype=torch.float64)
     return flow
 
 
-@pytest.mark.parametrize("several", [None, SEVERAL])
-def test_the_density_is_that_of_the_two_parts(several):
-    flow = flow_of(several=several)
+@pytest.mark.parametrize("modes", [NONE, (ONE,), (ONE, TWO)])
+def test_the_density_is_that_of_the_two_parts(modes):
+    flow = flow_of(modes=modes, noise=0.3)
     z, log_q_t, log_q_s = flow.rsample_torsions_first(50, torch.Generator().manual_seed(0))
     torch.testing.assert_close(flow.log_prob(z), log_q_t + log_q_s, rtol=0, atol=1e-9)
     torch.testing.assert_close(flow.torsions_log_prob(z), log_q_t, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("several", [None, SEVERAL])
-def test_what_is_drawn_first_does_not_depend_on_the_rest(several):
-    flow = flow_of(several=several)
+@pytest.mark.parametrize("modes", [NONE, (ONE,), (ONE, TWO)])
+def test_what_is_drawn_first_does_not_depend_on_the_rest(modes):
+    flow = flow_of(modes=modes)
     z, _ = flow.sample(20, torch.Generator().manual_seed(0))
     other = torch.where(flow.first, z, torch.randn_like(z))
     torch.testing.assert_close(flow.torsions_log_prob(other), flow.torsions_log_prob(z), rtol=0, atol=0)
-    assert not torch.allclose(flow.log_prob(other), flow.log_prob(z))
-    assert flow.first.tolist() == (PERIODIC if several is None else PERIODIC | several).tolist()
+    columns = [3, 4, *(int(c) for mode in modes for c in mode[0])]
+    assert flow.first.nonzero()[:, 0].tolist() == sorted(columns)
+    if len(columns) < 5:
+        assert not torch.allclose(flow.log_prob(other), flow.log_prob(z))
 
 
 def test_the_determinant_is_that_of_the_jacobian():
-    flow = flow_of(several=SEVERAL)
+    flow = flow_of(modes=(ONE,))
     base = flow.sample_base(3, torch.Generator().manual_seed(0))
     z, log_det = flow.from_base(base)
     for k in range(3):
@@ -74,12 +85,36 @@ def test_torsions_held_fixed_have_no_gradient():
     assert any(p.grad is not None and p.grad.any() for p in of_torsions)
 
 
-def test_a_new_flow_is_wider_where_there_may_be_several_minima():
-    flow = CouplingFlow(PERIODIC, SETTINGS, torch.Generator().manual_seed(0), SEVERAL)
+@pytest.mark.parametrize("scale", [1.0, 1.7])
+def test_a_new_flow_has_a_mode_at_every_minimum(scale):
+    """Against PyTorch's own mixtures, and by what is drawn; means and roots are in units of z, whatever the scale."""
+    from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
+
+    flow = CouplingFlow(PERIODIC, replace(SETTINGS, scale=scale), torch.Generator().manual_seed(0), (ONE, TWO)).double()
     z, log_q = flow.sample(20_000, torch.Generator().manual_seed(0))
-    assert z[:, 1].std().item() == pytest.approx(WIDER, rel=0.03)
-    assert z[:, [0, 2]].std(0).tolist() == pytest.approx([1.0, 1.0], rel=0.03)
-    torch.testing.assert_close(flow.log_prob(z), log_q, rtol=0, atol=1e-4)
+    expected = torch.full_like(log_q, -2 * math.log(2 * math.pi))
+    for columns, means, roots in (ONE, TWO):
+        broad = torch.diag((scale**2 + means.square().mean(0)).sqrt())  # as wide as both modes together
+        means, roots = (
+            torch.cat([means, torch.zeros(1, len(columns))]).double(),
+            torch.cat([roots, broad[None]]).double(),
+        )
+        shares = torch.tensor([(1 - BROAD) / 2, (1 - BROAD) / 2, BROAD]).double()
+        mixture = MixtureSameFamily(Categorical(shares), MultivariateNormal(means, scale_tril=roots))
+        expected += mixture.log_prob(z[:, columns])
+    torch.testing.assert_close(log_q, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(flow.log_prob(z), expected, rtol=0, atol=1e-5)
+    below = (1 - BROAD) / 2 * (1 + 0) + BROAD * float(Normal(0, 1).cdf(torch.zeros(())))
+    assert (z[:, 1] < 0).double().mean().item() == pytest.approx(below, abs=0.012)
+
+
+def test_modes_that_no_flow_can_have_are_refused():
+    with pytest.raises(ValueError, match="one mixture at most"):
+        CouplingFlow(PERIODIC, SETTINGS, None, (ONE, ONE))
+    with pytest.raises(ValueError, match="straight coordinates only"):
+        CouplingFlow(PERIODIC, SETTINGS, None, ((torch.tensor([4]), *ONE[1:]),))
+    with pytest.raises(ValueError, match="Expected columns"):
+        CouplingFlow(PERIODIC, SETTINGS, None, ((torch.tensor([0, 1]), *ONE[1:]),))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_what_is_held_of_molecules_that_are_known(alanine_dipeptide) -> None:
     ]
     assert [h.where for h in found if h.kind == "stereocentre"] == ["PRO2:CA"]
     (ring,) = (h for h in found if h.kind == "ring pucker")
-    assert set(ring.where.split("-")) == {f"PRO2:{name}" for name in ("N", "CA", "CB", "CG", "CD")}
+    assert ring.where == "rings and nitrogens" and ring.energy > 8  # both puckers are sampled, what is higher is not
     # Proline's cis side was scanned, the other peptide bond was not.
     assert 20 < found[0].barrier < 40 and 0 < found[0].energy < 10 and math.isnan(found[1].barrier)
     # What is sampled is not held.

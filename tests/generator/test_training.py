@@ -14,8 +14,8 @@ LOG_W = torch.log(torch.tensor([1.0, 2.0, 5.0]))
 
 def test_weight_outside_looks_at_stiff_coordinates_only() -> None:
     z = torch.tensor([[0.0, 9.0], [-6.0, 0.0], [4.0, 0.0]])
-    assert weight_outside(z, LOG_W, 1, 5.0) == pytest.approx(2 / 8)
-    assert weight_outside(z, LOG_W, 2, 5.0) == pytest.approx(3 / 8)
+    assert weight_outside(z, LOG_W, torch.tensor([5.0, torch.inf])) == pytest.approx(2 / 8)
+    assert weight_outside(z, LOG_W, torch.tensor([5.0, 5.0])) == pytest.approx(3 / 8)
 
 
 def test_weight_above_the_cut() -> None:

@@ -1,0 +1,247 @@
+"""All minima of rings and pyramidal nitrogens, by a search of the energy: what one minimum's Hessian cannot tell.
+
+Ring torsions and the sides of nitrogens are set at random, other torsions too, and all relaxes.  Coordinates that
+differ from one minimum to another get a centre and a width that hold all of them, and the flow's base a mode at each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..molecule.graph import BondGraph
+from ..tools.circle import wrap
+from .isomers import sides_of_nitrogens
+from .layout import Layout
+from .scans import Function, relax
+from .zmatrix import LARGEST_RING, ZMatrix
+
+DRAWN, STARTS, BEST = (
+    4096,
+    64,
+    8,
+)  # changes drawn for each set; structures relaxed, half of them the lowest of 8 times more
+FARTHEST = 2.4  # rad; ring torsions begin so far from where they are, at most
+ALIKE = 0.2  # rad; minima that differ by less in every torsion count as one
+FLIPPED = 1.2  # rad; a torsion that holds a hand or a double bond differs by less from one pucker to another
+STIFF = 0.05  # rad; a ring torsion of less width in the harmonic picture has one minimum (aromatic rings)
+WIDE = 2.0  # of a coordinate whose minima are not known
+MANY = 48  # minima of one set, the lowest
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Minima of some stiff entries of z, those of one ring system or of one nitrogen.
+
+    Attributes
+    ----------
+    columns : Tensor of int, shape (k,)
+    means : Tensor, shape (n, k)
+        z there.
+    roots : Tensor, shape (n, k, k)
+        Cholesky factors of the covariances that the Hessian of the energy predicts there.
+    """
+
+    columns: Tensor
+    means: Tensor
+    roots: Tensor
+
+    @classmethod
+    def unknown(cls, column: int) -> Modes:
+        """Of an entry that may have several minima, none of them known: one wide mode."""
+        return cls(torch.tensor([column]), torch.zeros(1, 1).double(), torch.full((1, 1, 1), WIDE).double())
+
+
+@dataclass(frozen=True)
+class Minima:
+    """What a search found.
+
+    Attributes
+    ----------
+    x : Tensor, shape (n, n_atoms, 3), nm
+        Minima, the lowest first.
+    energies : Tensor, shape (n,), kT
+        Above the lowest.
+    higher : Tensor, shape (m,), kT
+        Energies of those that were left out for being higher than the limit.
+    limit : Tensor, shape (), kT
+    """
+
+    x: Tensor
+    energies: Tensor
+    higher: Tensor
+    limit: Tensor
+
+
+class Flexible:
+    """Narrow torsions that may have several minima: of rings, and of pyramidal nitrogens.
+
+    Parameters
+    ----------
+    layout : Layout
+    graph : BondGraph
+    positions : ndarray, shape (n_atoms, 3), nm
+        A minimum of the energy.
+    width : ndarray, shape (n_stiff,)
+        Of the stiff coordinates, in the harmonic picture, rad.
+    nitrogens : bool
+        Whether nitrogens may invert.
+
+    Attributes
+    ----------
+    sets : list of list of int
+        Entries of z, by ring system or nitrogen.
+    """
+
+    def __init__(
+        self, layout: Layout, graph: BondGraph, positions: np.ndarray, width: np.ndarray, nitrogens: bool
+    ) -> None:
+        system_of = ring_systems(graph)
+        turning: dict[int, int] = {}  # entry of z: set
+        for row, axis in ring_rows(layout.zmatrix, graph).items():
+            (entry,) = layout.stiff_torsions([row])
+            if width[entry] > STIFF:
+                turning[entry] = system_of[axis]
+        inverting: dict[int, int] = {}
+        for row, atom in sides_of_nitrogens(layout.zmatrix, graph, positions).items() if nitrogens else []:
+            for entry in layout.stiff_torsions([row]):
+                if entry not in turning:
+                    inverting[entry] = system_of.get(atom, -1 - atom)
+        self.turning, self.inverting = sorted(turning), sorted(inverting)
+        both = turning | inverting
+        self.sets = [[e for e in sorted(both) if both[e] == key] for key in sorted(set(both.values()))]
+
+    def changes(self, entries: Sequence[int], raw: Tensor, random: torch.Generator) -> Tensor:
+        """Random changes (DRAWN, n_stiff), rad, of some entries of stiff coordinates that are `raw` (n_stiff,)."""
+        change = torch.zeros(DRAWN, len(raw), dtype=torch.float64)
+        rings = [e for e in entries if e in self.turning]
+        change[:, rings] = FARTHEST * (2 * _uniform(random, DRAWN, len(rings)) - 1)
+        sides = [e for e in entries if e in self.inverting]
+        flipped = _uniform(random, DRAWN, len(sides)) < 0.5
+        change[:, sides] = torch.where(flipped, wrap(-2 * raw[sides]), 0.0)
+        return change
+
+
+class Chart(Protocol):
+    """What a search asks of coordinates: those that `InternalCoordinates` has under these names."""
+
+    layout: Layout
+    mean: Tensor
+    mixing: Tensor
+    unmixing: Tensor
+
+    def to_cartesian(self, z: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def to_internal(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+def search(
+    chart: Chart, function: Function, minimum: Tensor, graph: BondGraph, flexible: Flexible, limit: float
+) -> Minima:
+    """Minima of u near `minimum` (n_atoms, 3) and beyond, up to `limit` kT above the lowest, each once.
+
+    Every set of coordinates is changed alone, and all of them together.  Those that change a hand or a double bond are
+    none.
+
+    Parameters
+    ----------
+    chart : Chart
+        Coordinates centred on the minimum.
+    function : callable
+        z (n, dim) -> u and its gradient.
+    """
+    random = torch.Generator().manual_seed(0)
+    here, _ = chart.to_internal(minimum[None])
+    n_stiff = chart.layout.n_stiff
+    parts = [here]
+    every = [e for entries in flexible.sets for e in entries]
+    for entries in [*flexible.sets, *([every] if len(flexible.sets) > 1 else [])]:
+        z = here.repeat(DRAWN, 1)
+        changes = flexible.changes(entries, chart.mean, random)
+        z[:, :n_stiff] += changes @ chart.unmixing.T
+        turned = _uniform(random, DRAWN, 1) < 0.5
+        anywhere = (2 * _uniform(random, DRAWN, z.shape[1] - n_stiff) - 1) * math.pi
+        z[:, n_stiff:] = torch.where(turned, z[:, n_stiff:], anywhere)
+        # Most changes of a ring leave it open.
+        z = z[torch.isfinite(chart.to_cartesian(z)[1]) & changes.any(1)][: BEST * STARTS]
+        order = torch.argsort(function(z)[0])
+        half = STARTS // 2
+        others = torch.randperm(len(order[half:]), generator=random)[:half]
+        parts.append(z[torch.cat([order[:half], order[half:][others]])])
+    z = torch.cat(parts)
+    z, u = relax(function, z, torch.zeros_like(z, dtype=torch.bool))
+    raw = chart.mean + z[:, :n_stiff] @ chart.mixing.T
+    torsions = flexible.turning + flexible.inverting
+    change = wrap(raw - raw[0]).abs()
+    change[:, [*range(len(chart.layout.free)), *torsions]] = 0.0
+    x, _ = chart.to_cartesian(z)
+    hands = _hands(x, graph)
+    same = torch.isfinite(u) & (change < FLIPPED).all(1) & (hands == hands[0]).all(1)
+    x, u, raw = x[same], u[same], raw[same][:, torsions]
+    order = torch.argsort(u)
+    x, u, raw = x[order], u[order] - u[order[0]], raw[order]
+    single = torch.tensor(distinct(raw))
+    x, u = x[single], u[single]
+    low = u <= limit
+    return Minima(x[low], u[low], u[~low], torch.tensor(limit, dtype=torch.float64))
+
+
+def ring_systems(graph: BondGraph) -> dict[int, int]:
+    """The lowest atom of the ring system (rings that share atoms) of every atom in a ring of up to 8 atoms."""
+    found: dict[int, int] = {}
+    for i, j in graph.bonds.tolist():
+        ring = graph.ring(i, j)
+        if not ring or len(ring) > LARGEST_RING:
+            continue
+        keys = {found[a] for a in ring if a in found} | {min(ring)}
+        found |= {a: min(keys) for a, key in found.items() if key in keys} | dict.fromkeys(ring, min(keys))
+    return found
+
+
+def ring_rows(zmatrix: ZMatrix, graph: BondGraph) -> dict[int, int]:
+    """Rows whose torsion turns about a bond of a ring of 4 to 8 atoms, or closes it; and an atom of that ring."""
+    found = {}
+    for k, (atom, bond, angle, torsion) in enumerate(zmatrix.rows[3:].tolist(), start=3):
+        proper = zmatrix.leader[k] < 0 and torsion not in graph.neighbours[bond]
+        ring = graph.ring(atom, bond) if zmatrix.closes[k] else graph.ring(bond, angle) if proper else []
+        if 3 < len(ring) <= LARGEST_RING and not zmatrix.periodic[k]:
+            found[k] = bond
+    return found
+
+
+def _uniform(random: torch.Generator, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=random, dtype=torch.float64)
+
+
+def _hands(x: Tensor, graph: BondGraph) -> Tensor:
+    """Bool (n, centres): on which side the neighbours of every atom that has four lie, x (n, n_atoms, 3)."""
+    four = [around for around in graph.neighbours if len(around) == 4]
+    if not four:
+        return torch.zeros(len(x), 0, dtype=torch.bool)
+    a, b, c, d = (x[:, [around[k] for around in four]] for k in range(4))
+    return (torch.linalg.cross(b - a, c - a) * (d - a)).sum(2) > 0
+
+
+def varied(sets: Sequence[Sequence[int]], values: Tensor, width: Tensor) -> list[list[int]]:
+    """Of every set the entries that have several minima: they differ by more than twice the width of one.
+
+    `values` (n, n_stiff) are stiff coordinates at all minima, torsions unwrapped; `width` (n_stiff,) that of one.
+    """
+    spread = values.amax(0) - values.amin(0)
+    found = [[e for e in entries if spread[e] > max(2 * float(width[e]), ALIKE)] for entries in sets]
+    return [entries for entries in found if entries]
+
+
+def distinct(torsions: Tensor) -> list[int]:
+    """Rows of torsions (n, k), rad, that are no copies of earlier ones."""
+    kept: list[int] = []
+    for k in range(len(torsions)):
+        if not kept or bool((wrap(torsions[kept] - torsions[k]).abs().amax(1) >= ALIKE).all()):
+            kept.append(k)
+    return kept
