@@ -1,8 +1,9 @@
-"""Brings benchmarks/ into the site, as pages link there, and turns equations into MathML, which browsers draw alone."""
+"""Brings benchmarks/ and notebooks/ into the site, and turns equations into MathML, which browsers draw alone."""
 
 from __future__ import annotations
 
 import html
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,36 @@ def on_files(files: Files, config: Any) -> Files:
     for path in [folder / "RESULTS.md", *sorted((folder / "figures").glob("*.*"))]:
         uri = f"benchmarks/{path.relative_to(folder).as_posix()}"
         files.append(File.generated(config, uri, abs_src_path=str(path)))
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook_page(path)))
     files.append(File.generated(config, SHIM, abs_src_path=str(root / "docs" / ".site" / "iframe-worker.js")))
     return files
 
 
+def notebook_page(path: Path) -> str:
+    """A notebook with its outputs, as Markdown."""
+    parts = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"]).strip()
+        parts.append(source if cell["cell_type"] == "markdown" else _fenced(source, "python"))
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                picture = "".join(data["image/png"]).replace("\n", "")
+                parts.append(f'<img alt="output" src="data:image/png;base64,{picture}">')
+            elif text := "".join(
+                data.get("text/plain", output.get("text", []) if output.get("name") == "stdout" else [])
+            ):
+                parts.append(_fenced(text.rstrip(), "text"))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _fenced(text: str, language: str) -> str:
+    return f"````{language}\n{text}\n````" if text else ""
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
+    markdown = re.sub(r"\]\(\.\./notebooks/(\w+)\.ipynb\)", r"](notebooks/\1.md)", markdown)
     return markdown.replace("](../benchmarks/", "](benchmarks/")
 
 
