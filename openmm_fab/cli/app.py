@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ..tools.quiet import quiet
-from . import analysis, checkup, dynamics, structure, training
+from . import analysis, checkup, dynamics, screen, structure, training
 
 EXIT_CODES = (
     "Exit codes: 0, all went well. 1, it could not be done; the last line says why and what to do. 2, the command line "
@@ -26,8 +26,8 @@ app = typer.Typer(
 def main(context: typer.Context) -> None:
     """Boltzmann ensembles and free energies from an OpenMM energy alone.
 
-    A SYSTEM is the name of a shipped molecule (openmm-fab systems), a folder with a system.toml, or a PDB or PDBx/mmCIF
-    file.
+    A SYSTEM is the name of a shipped molecule (openmm-fab systems), a folder with a system.toml, a PDB or PDBx/mmCIF
+    file, or an SDF file of one small molecule.
     """
     context.with_resource(quiet("pymbar"))  # it greets with the lack of JAX
 
@@ -35,6 +35,7 @@ def main(context: typer.Context) -> None:
 for command in (
     training.run,
     training.train,
+    screen.screen,
     structure.prepare,
     analysis.sample,
     dynamics.reference,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 
 
 SystemArgument = Annotated[
-    str, typer.Argument(help="Name of a shipped molecule, folder with a system.toml, or PDB or PDBx/mmCIF file.")
+    str, typer.Argument(help="Name of a shipped molecule, folder with a system.toml, or PDB, PDBx/mmCIF or SDF file.")
 ]
 ForcefieldOption = Annotated[
     list[str] | None,
-    typer.Option("--forcefield", help="With a PDB file: OpenMM's force-field file; repeat it for several."),
+    typer.Option("--forcefield", help="With a file: OpenMM's force-field file, repeatable; of a ligand also a name."),
 ]
-TemperatureOption = Annotated[float | None, typer.Option(help="With a PDB file, in K; 300 unless given.")]
+TemperatureOption = Annotated[float | None, typer.Option(help="With a file, in K; 300 unless given.")]
 DeviceOption = Annotated[str, typer.Option(help="Where it computes: cpu, or cuda for a GPU.")]
 SeedOption = Annotated[int | None, typer.Option(help="Of all random numbers; 0 unless given.")]
 ReferenceOption = Annotated[
@@ -72,12 +73,16 @@ class Source:
 
     def load(self) -> MolecularSystem:
         from ..molecule.inputs import STRUCTURES
+        from ..molecule.ligand import SUFFIXES
+        from ..molecule.parameters import FORCEFIELD as OPENFF
         from ..molecule.system import FORCEFIELD, MolecularSystem
 
+        kelvin = 300.0 if self.temperature is None else self.temperature
+        if Path(self.system).suffix.lower() in SUFFIXES:
+            warn_if_cold(kelvin)
+            return MolecularSystem.from_sdf(self.system, forcefield=self.forcefield or OPENFF, temperature=kelvin)
         if Path(self.system).suffix.lower() in STRUCTURES:
-            kelvin = 300.0 if self.temperature is None else self.temperature
-            if 0 < kelvin < COLD:
-                warnings.warn(f"--temperature is in K: {kelvin:g} K is {kelvin - 273.15:.0f} °C.", stacklevel=2)
+            warn_if_cold(kelvin)
             return MolecularSystem.from_pdb(self.system, self.forcefield or FORCEFIELD, kelvin)
         if Path(self.system).is_file():
             raise ValueError(
@@ -100,6 +105,9 @@ class Source:
         source = run_settings_of(run).get("source") or {}
         given = self.forcefield or self.temperature is not None
         file = Path(self.system)
+        kept = Path(source.get("system", ""))  # of a small molecule, its folder
+        if not given and file.is_file() and f"-{digest(file)}-" in kept.name and (kept / "system.toml").exists():
+            return Source(str(kept))
         if given or file.suffix.lower() not in STRUCTURES or source.get("system") != str(file.resolve()):
             return self
         return replace(self, forcefield=source["forcefield"], temperature=source["temperature"])
@@ -111,6 +119,17 @@ class Source:
             for name in (self.system, *(self.forcefield or []))
         )
         return {"system": system, "forcefield": fields or None, "temperature": self.temperature}
+
+
+def digest(file: Path) -> str:
+    """A few hexadecimal digits that tell what a file holds."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+
+
+def warn_if_cold(kelvin: float | None) -> None:
+    """A temperature that looks like °C is told of."""
+    if kelvin is not None and 0 < kelvin < COLD:
+        warnings.warn(f"--temperature is in K: {kelvin:g} K is {kelvin - 273.15:.0f} °C.", stacklevel=3)
 
 
 def energies_in_words(generator: BoltzmannGenerator) -> str:

@@ -38,6 +38,7 @@ def reference(
     with errors_in_words():
         from ..md.reference import reference as sample_by_md
         from ..md.settings import METHODS
+        from ..molecule.ligand_folder import file_name
         from .settings import checked, parse_assignments
 
         if method not in set(METHODS) - {"hybrid"}:
@@ -46,7 +47,7 @@ def reference(
             raise ValueError(expected + hint * (method == "hybrid"))
         values = checked(METHODS[method], parse_assignments(change or (), "time_ps=2000"), f"--set of {method}")
         molecule = Source(system, forcefield, temperature).load()
-        folder = folder or Path(f"md-{molecule.name}-{method}")
+        folder = folder or Path(f"md-{file_name(molecule.name)}-{method}")
         found = sample_by_md(molecule, method, folder, resume, 0 if seed is None else seed, **values)
         path = found.save(folder / "ensemble.npz")
     typer.echo(

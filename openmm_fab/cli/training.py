@@ -16,13 +16,13 @@ from .common import (
     ForcefieldOption,
     SeedOption,
     Source,
-    SystemArgument,
     TemperatureOption,
     energies_in_words,
     errors_in_words,
     run_folder,
     write_run_settings,
 )
+from .ligands import ChargesOption, Ligand, OptionalSystem, SmilesOption, SolventOption, source_of
 from .settings import RunSettings, run_settings
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ ObjectiveOption = Annotated[
 
 
 def run(
-    system: SystemArgument,
+    system: OptionalSystem = None,
     preset: PresetOption = None,
     settings: SettingsOption = None,
     change: SetOption = None,
@@ -83,6 +83,9 @@ def run(
     report_every: ReportOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
+    smiles: SmilesOption = None,
+    charges: ChargesOption = None,
+    solvent: SolventOption = None,
     objective: ObjectiveOption = "auto",
     resume: ResumeOption = False,
     compile: CompileOption = True,
@@ -97,6 +100,8 @@ def run(
     Examples:
       openmm-fab run alanine_dipeptide --preset smoke
       openmm-fab run my.pdb --forcefield amber14-all.xml --forcefield implicit/gbn2.xml --dry-run
+      openmm-fab run ligand.sdf --solvent obc2 --minutes 30
+      openmm-fab run --smiles "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)[O-]" --name ibuprofen
       openmm-fab run alanine_dipeptide --settings my.toml --set train.batch=512 --minutes 40
       openmm-fab run alanine_dipeptide --resume          # after Ctrl-C, or for longer
     """
@@ -105,7 +110,8 @@ def run(
         chosen = run_settings(
             settings, change or (), device, preset=preset, seed=seed, minutes=minutes, samples=samples
         )
-        source = Source(system, forcefield, temperature)
+        ligand = Ligand(system, smiles, name, forcefield, charges, solvent, temperature)
+        source = source_of(ligand, runs)
         molecule = source.load()
         if dry_run:
             return _show_cost(molecule, chosen, device)
@@ -131,7 +137,7 @@ def run(
 
 
 def train(
-    system: SystemArgument,
+    system: OptionalSystem = None,
     preset: PresetOption = None,
     settings: SettingsOption = None,
     change: SetOption = None,
@@ -141,6 +147,9 @@ def train(
     minutes: MinutesOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
+    smiles: SmilesOption = None,
+    charges: ChargesOption = None,
+    solvent: SolventOption = None,
     objective: ObjectiveOption = "auto",
     resume: ResumeOption = False,
     compile: CompileOption = True,
@@ -159,13 +168,14 @@ def train(
 
     with errors_in_words(), process_group() as ranks:
         chosen = run_settings(settings, change or (), device, preset=preset, seed=seed, minutes=minutes)
-        source = Source(system, forcefield, temperature)
+        ligand = Ligand(system, smiles, name, forcefield, charges, solvent, temperature)
+        source = ranks.from_main(lambda: source_of(ligand, runs))
         molecule = source.load()
         if dry_run:
             return _show_cost(molecule, chosen, device)
         _, folder = _trained(molecule, source, chosen, name, runs, objective, resume, compile, device, ranks)
         model = folder / "model.safetensors"
-        typer.echo(f"The model is {model}; openmm-fab sample {system} --run {folder} draws from it.")
+        typer.echo(f"The model is {model}; openmm-fab sample {source.system} --run {folder} draws from it.")
 
 
 def _trained(
@@ -190,11 +200,12 @@ def _trained(
         Generator and folder -> a function of metrics, called every `report_every` seconds as `train` says.
     """
     from ..generator.generator import BoltzmannGenerator
+    from ..molecule.ligand_folder import file_name
     from ..tools.progress import Ticking, duration
     from ..train.settings import Budget
 
     budget = Budget(minutes=chosen.minutes)
-    folder = ranks.from_main(lambda: run_folder(runs, name or f"{molecule.name}-{chosen.preset}", resume))
+    folder = ranks.from_main(lambda: run_folder(runs, name or f"{file_name(molecule.name)}-{chosen.preset}", resume))
     with Ticking("set-up", ranks.is_main):
         generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)
     untrained = generator.digest

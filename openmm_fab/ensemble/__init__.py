@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from .averages import KARPLUS, couplings, dipole, hydrogen_bonds, noe_distances, polar_surface
+from .conformers import Conformer, Conformers
 from .ensemble import Ensemble
 from .shipped import load_reference
+from .strain import Strain
 from .stream import StreamedEnsemble
 
 __all__ = [
+    "KARPLUS",
+    "Conformer",
+    "Conformers",
     "Ensemble",
+    "Strain",
     "StreamedEnsemble",
+    "couplings",
+    "dipole",
+    "hydrogen_bonds",
     "load_reference",
+    "noe_distances",
+    "polar_surface",
 ]

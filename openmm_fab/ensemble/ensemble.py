@@ -18,6 +18,7 @@ from ..drawing.explore import Explorer
 from ..drawing.structures import MOST_ATOMS, STRUCTURES, Structures, pdb_models, superposed
 from ..drawing.view import view
 from ..energy.backends import reduced_energy
+from ..molecule.chemistry import find_pattern, molecule_of
 from ..molecule.stereo import check_chirality, stereocentres
 from ..molecule.system import GAS_CONSTANT, MolecularSystem
 from ..molecule.torsions import map_axes, named_torsions
@@ -25,11 +26,13 @@ from ..tools.circle import circular_bins
 from ..tools.files import check_format, load_npz, write_atomically
 from ..weights import Estimate, relative_free_energy, systematic_resample
 from .blocks import slowest_inefficiency, time_blocks
+from .conformers import Conformers, conformers
 from .energies import Rounding, energies_of
 from .export import Table, extra_columns, to_arviz, to_pandas, to_xarray, write_colvar
 from .held import Held, from_json, in_one_line, to_json
 from .netcdf import SUFFIX, WeightedTrajectory
 from .states import slow_states
+from .strain import Strain, strains
 from .trajectories import (
     check_same_atoms,
     coordinate_grid,
@@ -326,11 +329,13 @@ class Ensemble:
 
         Parameters
         ----------
-        which : "phi", "psi", or atom indices (i, j, k, l) or (torsions, 4)
+        which : "phi", "psi", a SMARTS pattern, or atom indices (i, j, k, l) or (torsions, 4)
+            A pattern of four atoms, "[H][C][C][H]", or with those to take marked 1 to 4, gives every torsion that it
+            matches; it needs RDKit, and a molecule whose bonds have orders (`MolecularSystem.from_sdf`, `from_smiles`).
         """
         if isinstance(which, str):
             if which not in ("phi", "psi"):
-                raise ValueError(f'Expected "phi", "psi" or four atom indices; got {which!r}.')
+                return self.torsions(find_pattern(molecule_of(self.topology), which, 4))
             compute = mdtraj.compute_phi if which == "phi" else mdtraj.compute_psi
             return compute(self.to_mdtraj(), periodic=False)[1].astype(np.float64)
         quadruples = np.atleast_2d(np.asarray(which, dtype=int))
@@ -349,6 +354,51 @@ class Ensemble:
         `ensemble.states.slow_states`."""
         quadruples = list(slow_states(self.topology, self.x).values())
         return self.torsions(quadruples) if quadruples else np.zeros((self.n, 0))
+
+    def conformers(self, n: int = 10, seed: int = 0) -> Conformers:
+        """The n most populated torsional basins, each with population, error, free energy and a structure.
+
+        A basin is a combination of wells: of each bond that turns, ring that puckers and nitrogen that inverts
+        (`slow_angles`), parted where the free energy along it has a barrier above 1.5 kT. Turning equal atoms into each
+        other (phenyl, carboxylate) makes no new one; hydrogens are looked at where no heavy atoms turn.
+
+        Parameters
+        ----------
+        seed : int
+            Of the bootstrap.
+        """
+        return conformers(self, n, seed)
+
+    def strain(self, pose: Any, within: float | None = None, seed: int = 0) -> Strain | list[Strain]:
+        """What it costs the free molecule to take a pose: -ln of the population of its torsional basin, kT.
+
+        Parameters
+        ----------
+        pose : path of an SDF file, rdkit.Chem.Mol, (atoms, 3) or (poses, atoms, 3), nm
+            Heavy atoms are what counts; a file or molecule may have them in another order. Exchanges of equal atoms
+            count as the same pose.
+        within : float, nm, optional
+            Take the frames within this heavy-atom RMSD of the pose, instead of those of its basin.
+
+        Returns
+        -------
+        Strain, or a list of them, one a pose, of a file or several poses
+
+        Raises
+        ------
+        ImportError
+            Without RDKit.
+        ValueError
+            Another molecule or stereoisomer.
+        """
+        found = strains(self, pose, within, seed)
+        several = isinstance(pose, str | Path) or np.ndim(pose) == 3
+        return found if several else found[0]
+
+    def to_sdf(self, path: str | Path, n: int = 10) -> Path:
+        """Write the n most populated `conformers` as an SDF file with populations, errors and free energies as
+        properties, bond orders as drawn; returns its path. Needs RDKit, and a molecule whose bonds have orders."""
+        return self.conformers(n).to_sdf(path, self.name)
 
     def resample(self, n: int, seed: int = 0) -> Ensemble:
         """Draw an equally weighted ensemble of n frames by weight; copies of one frame share a block label.

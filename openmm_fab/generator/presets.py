@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..molecule.system import MolecularSystem, available_systems
+from ..molecule.inputs import read_settings
+from ..molecule.system import MolecularSystem, available_systems, find_folder
 from ..train.settings import TrainSettings
 from .generator import BoltzmannGenerator
 from .settings import TORSIONS_FIRST, GeneratorSettings
@@ -84,4 +85,4 @@ def load_pretrained(system: MolecularSystem | str | Path, device: str | torch.de
 
 
 def _with_model() -> list[str]:
-    return [name for name in available_systems() if MolecularSystem.load(name).settings.get("pretrained")]
+    return [n for n in available_systems() if read_settings(find_folder(n) / "system.toml").get("pretrained")]

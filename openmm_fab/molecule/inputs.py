@@ -32,8 +32,11 @@ from .checks import (
     some,
     template_problems,
 )
+from .chemistry import positions_of, topology_of
 from .graph import topology_bonds
 from .gromacs import check_sections, exclude_as_gromacs
+from .ligand import SUFFIXES as SDF
+from .ligand import read_sdf
 from .mmcif import connect
 from .names import residue_label, residue_run
 from .openmm_private import GromacsTopology, drop_repeated_bonds, mmcif_blocks, residue_templates
@@ -44,13 +47,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-KNOWN_KEYS = ("name", "pdb", "forcefield", "residue_templates", "temperature", "constraints", "reference", "pretrained")
+KNOWN_KEYS = (
+    *("name", "pdb", "sdf", "forcefield", "residue_templates", "temperature", "constraints"),
+    *("reference", "pretrained"),
+)
 KNOWN_REFERENCE_KEYS = ("trajectory", "weights")
 KNOWN_PRETRAINED_KEYS = ("model",)
 CONSTRAINTS = {"none": None, "HBonds": app.HBonds, "AllBonds": app.AllBonds}
 
 MMCIF = (".cif", ".mmcif", ".pdbx")  # suffixes; what has none of these is read as PDB
-STRUCTURES = (".pdb", *MMCIF)
+STRUCTURES = (".pdb", *MMCIF, *SDF)
 
 FilePath = str | Path
 Read = tuple[app.Topology, openmm.System, unit.Quantity]
@@ -254,11 +260,14 @@ def read_xml(system_xml: FilePath, structure: FilePath) -> Read:
 
 def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
     """Topology and positions of a PDB or PDBx/mmCIF file: its first model, and the first alternate location of each
-    atom.
+    atom; or of the one molecule of an SDF file, with bond orders and formal charges.
 
     Warns if there were several.
     """
-    path = _existing(path, "a PDB or PDBx/mmCIF file")
+    path = _existing(path, "a PDB, PDBx/mmCIF or SDF file")
+    if path.suffix.lower() in SDF:
+        molecule, _ = read_sdf(path)
+        return topology_of(molecule), positions_of(molecule) * unit.nanometer
     mmcif = path.suffix.lower() in MMCIF
     if not mmcif:
         check_pdb(path)
@@ -306,8 +315,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8
         raise ValueError(f"{path}: expected a TOML file; {error}.") from error
     _refuse_unknown(path, settings, KNOWN_KEYS)
-    if "pdb" not in settings:
-        raise ValueError(f"{path}: expected the key pdb (the structure's file name); it is missing.")
+    if ("pdb" in settings) == ("sdf" in settings):
+        got = "both" if "pdb" in settings else "it is missing"
+        raise ValueError(f"{path}: expected the key pdb, or sdf (the structure's file name); {got}.")
     for key, value in settings.items():
         kind, fits = KINDS[key]
         if not fits(value):
@@ -334,7 +344,7 @@ def _is_temperature(value: object) -> bool:
 
 
 KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    **dict.fromkeys(("name", "pdb", "constraints"), ("text", _is_text)),
+    **dict.fromkeys(("name", "pdb", "sdf", "constraints"), ("text", _is_text)),
     "forcefield": (
         "a file name, or a list of them",
         lambda value: _is_text(value) or (isinstance(value, list) and bool(value) and all(map(_is_text, value))),

@@ -7,10 +7,10 @@ temperature K.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import itertools
 import re
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,13 +21,17 @@ from typing import Any
 import mdtraj
 import numpy as np
 import openmm
+from numpy.typing import ArrayLike
 from openmm import app, unit
 
 from . import inputs
 from .bias import biases
 from .checks import UnsupportedSystemError, check_supported, repeat_warnings
 from .graph import BondGraph, bonds_of, constraints_of, repeated_bonds
+from .ligand import prepared, read_sdf, read_smiles
+from .ligand_folder import ligand_files, write_ligand
 from .openmm_private import drop_repeated_bonds
+from .parameters import FORCEFIELD as SMALL_MOLECULES
 from .solvent import default_parameters
 
 GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)  # kJ / (mol K)
@@ -244,6 +248,98 @@ class MolecularSystem:
         return cls(topology, system, positions, temperature, name)
 
     @classmethod
+    def from_smiles(cls, smiles: str, name: str | None = None, **options: Any) -> MolecularSystem:
+        """Make a small molecule of a SMILES string, atoms in its order and hydrogens behind them.
+
+        Its structure is the one of lowest MMFF94s energy of 20 that RDKit embeds (ETKDG, seed 0).
+
+        Parameters
+        ----------
+        **options
+            See `from_rdkit`.
+        """
+        return cls.from_rdkit(read_smiles(smiles), smiles if name is None else name, **options)
+
+    @classmethod
+    def from_sdf(
+        cls, path: str | Path, entry: int | str | None = None, name: str | None = None, **options: Any
+    ) -> MolecularSystem:
+        """Make a small molecule of an SDF or MOL file, atoms in its order.
+
+        A 3-D structure is kept; a drawing gets one as in `from_smiles`. Hydrogens that are missing are added, with a
+        warning where the rest is 3-D.
+
+        Parameters
+        ----------
+        entry : int or str, optional
+            Of a file with several molecules: which one, by number from 0 or by title.
+        name : str, optional
+            The title in the file unless given, or the file's name.
+        **options
+            See `from_rdkit`.
+
+        Raises
+        ------
+        FileNotFoundError
+        """
+        molecule, title = read_sdf(path, entry)
+        return cls.from_rdkit(molecule, title or Path(path).stem if name is None else name, **options)
+
+    @classmethod
+    def from_rdkit(
+        cls,
+        molecule: Any,
+        name: str = "molecule",
+        forcefield: str | Sequence[str] = SMALL_MOLECULES,
+        charges: str | ArrayLike | None = None,
+        solvent: str | None = None,
+        temperature: float | unit.Quantity = 300.0,
+        folder: str | Path | None = None,
+    ) -> MolecularSystem:
+        """Make a small molecule of an rdkit.Chem.Mol, atoms in its order and missing hydrogens behind them.
+
+        Protonation, tautomer and stereo are as drawn. Every bond is flexible. Needs `pip install openmm_fab[ligand]`.
+
+        Parameters
+        ----------
+        molecule : rdkit.Chem.Mol
+            Its conformer, if it is 3-D, is the structure.
+        forcefield : str or sequence of str
+            OpenFF's by name, "openff-2.2.1" (Sage), or GAFF's, "gaff-2.2.20", which needs AmberTools; or OpenMM's
+            force-field files (.xml) that have a template with these atoms and bonds.
+        charges : "nagl", "am1bcc", "gasteiger", or (atoms,), optional
+            AM1-BCC by OpenFF's graph network (the default) or by AmberTools' sqm; RDKit's Gasteiger charges, which are
+            for trying only; or numbers, elementary charges. A file has its own.
+        solvent : "gbn2", "obc2", "gbn", "obc1", "hct" or "none", optional
+            Implicit solvent; GBn2 unless given, with files none but theirs.
+        folder : path, optional
+            Keep the molecule there, with its parameters: `load` reads it, and needs RDKit alone.
+
+        Raises
+        ------
+        ImportError
+            A package that is missing, with the command that installs it.
+        ValueError
+            Undefined stereo, with the isomers to choose from; several molecules; impossible valences; names that are
+            not known; a molecule without parameters.
+        UnsupportedSystemError
+        """
+        kelvin = _in_kelvin(temperature)
+        texts = ligand_files(prepared(molecule), name, forcefield, charges, solvent, kelvin)
+        if folder is not None:
+            return cls.load(write_ligand(folder, texts))
+        with tempfile.TemporaryDirectory() as place:
+            return cls._load(write_ligand(place, texts), stays=False)
+
+    @classmethod
+    def from_openff(cls, molecule: Any, name: str | None = None, **options: Any) -> MolecularSystem:
+        """Make a small molecule of an openff.toolkit.Molecule; its first conformer and its charges are taken if it has
+        any. Options: see `from_rdkit`."""
+        if molecule.partial_charges is not None:
+            options.setdefault("charges", molecule.partial_charges.m)
+        return cls.from_rdkit(molecule.to_rdkit(), name or molecule.name or "molecule", **options)
+
+    @classmethod
     def load(cls, folder_or_name: str | Path) -> MolecularSystem:
         """Load a folder with a `system.toml`, or a shipped molecule by its name (see `available_systems`).
 
@@ -254,20 +350,23 @@ class MolecularSystem:
         ValueError
             Unknown or missing keys in `system.toml`.
         """
-        folder = _find_folder(folder_or_name)
+        return cls._load(find_folder(folder_or_name))
+
+    @classmethod
+    def _load(cls, folder: Path, stays: bool = True) -> MolecularSystem:
+        """`load` from a folder that has a system.toml; one that does not stay is not remembered."""
         settings = inputs.read_settings(folder / "system.toml")
         files = settings.get("forcefield", FORCEFIELD)
         files = [files] if isinstance(files, str) else files
-        loaded = cls.from_pdb(
-            folder / settings["pdb"],
+        read = inputs.read_pdb(
+            folder / str(settings.get("pdb", settings.get("sdf"))),
             # A force-field file beside system.toml goes before one of OpenMM's of the same name.
             forcefield=[str(folder / f) if (folder / f).is_file() else f for f in files],
-            temperature=settings.get("temperature", 300.0),
             constraints=inputs.CONSTRAINTS[settings.get("constraints", "none")],
-            name=settings.get("name", folder.name),
             residueTemplates=settings.get("residue_templates"),
         )
-        return dataclasses.replace(loaded, folder=folder, settings=settings)
+        about = settings.get("temperature", 300.0), settings.get("name", folder.name)
+        return cls(*read, *about, folder, settings) if stays else cls(*read, *about)
 
     # --- what the rest of the package asks ---
 
@@ -445,7 +544,8 @@ def _shipped_folders() -> list[Path]:
     return [root for root in (package / "systems", package.parent / "systems") if root.is_dir()]
 
 
-def _find_folder(folder_or_name: str | Path) -> Path:
+def find_folder(folder_or_name: str | Path) -> Path:
+    """The folder with a system.toml, of a path or of a shipped molecule's name."""
     for folder in (Path(folder_or_name), *(root / folder_or_name for root in _shipped_folders())):
         if (folder / "system.toml").is_file():
             return folder.resolve()

@@ -18,6 +18,7 @@ from ..ensemble.held import COLUMNS, TITLE, costs
 from ..tools.files import write_atomically
 from ..tools.findings import BAD, CARE, GOOD, Finding
 from . import figures, page
+from .conformers import LEAD, conformer_table
 from .viewer import ngl_library
 from .words import CONTRADICTION, findings, usable
 
@@ -92,6 +93,7 @@ def report_html(
             _figure(figures.profile_figures(ensemble, comparison, MOST_EARLY if early else MOST)),
             "Bands are two standard errors on either side.",
         ),
+        "" if early else _conformers(ensemble),
         _structures(ensemble, bool(early)),
         _section("Training", _training(metrics) + _figure(figures.learning_figures(metrics), "wide")),
     ]
@@ -227,6 +229,11 @@ def _training(metrics: Sequence[Mapping[str, float]]) -> str:
     ]
     shown = ", ".join(text for text, key in parts if last.get(key) is not None)
     return f"<p>{escape(shown)}.</p>" if shown else ""
+
+
+def _conformers(ensemble: Ensemble) -> str:
+    table, drawings = conformer_table(ensemble)
+    return _section("Conformers", table + _figure(drawings), LEAD) if table else ""
 
 
 def _structures(ensemble: Ensemble, brief: bool) -> str:

@@ -1,0 +1,58 @@
+"""Conformers in the report: a table, and a picture of each of the most populated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from html import escape
+from typing import TYPE_CHECKING
+
+from ..drawing import sticks
+from ..drawing.structures import elements_and_bonds
+from ..molecule.torsions import backbone_pairs
+from .figures import INK, svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..ensemble.ensemble import Ensemble
+
+SHOWN, DRAWN = 12, 6
+FEW = 10.0  # effective frames
+LEAD = (
+    "Combinations of torsional wells, most populated first, with one standard error; F in kT above the first. Angles "
+    "are those of the structure drawn; of ends with equal atoms, such as phenyl, modulo their exchange."
+)
+
+
+def conformer_table(ensemble: Ensemble) -> tuple[str, list[str]]:
+    """A table, HTML, of the most populated conformers, and SVG pictures of the first of them; empty for a molecule with
+    a peptide's backbone, which has Ramachandran plots, and for one with a single conformer."""
+    if backbone_pairs(ensemble.topology) or not (ensemble.weights > 0.0).any():
+        return "", []
+    found = ensemble.conformers(SHOWN)
+    if found.count < 2:
+        return "", []
+    names = list(found[0].torsions)
+    headings = ["", "population", "F / kT", "effective frames", *names]
+    rows = []
+    for number, one in enumerate(found, 1):
+        few = " (few: the error is uncertain)" if one.effective < FEW else ""
+        cells = [f"{number}", str(one.population), str(one.free_energy), f"{one.effective:,.0f}{few}"]
+        cells += [f"{math.degrees(one.torsions[name]):.0f}°" for name in names]
+        rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    head = "".join(f"<th>{escape(text)}</th>" for text in headings)
+    others = f"<p>All others: {escape(str(found.others))}, in {found.count - len(found)} more basins.</p>"
+    table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>{others}'
+    elements, bonds = elements_and_bonds(ensemble.topology)
+
+    def panel(k: int) -> Callable[[], Figure]:
+        def draw() -> Figure:
+            figure = sticks.structure_picture(found.x[[k]], elements, bonds, edge=INK)
+            figure.axes[0].set_title(f"{k + 1}: {100 * float(found[k].population.value):.3g} %")
+            return figure
+
+        return draw
+
+    drawings = [svg(f"conformer{k}", f"Conformer {k + 1}", panel(k)) for k in range(min(DRAWN, len(found)))]
+    return table, drawings
