@@ -93,7 +93,7 @@ class BoltzmannTarget(Target):
         x (batch, n_atoms, 3) in nm -> reduced energy u (batch,), differentiable.
     coordinates : Coordinates
     regularize : callable, optional
-        u -> u, tames the energy of clashing atoms.  For training only: final weights come from the true energy.
+        u -> u, limits the energy of clashing atoms.  For training only: final weights come from the true energy.
 
     Attributes
     ----------

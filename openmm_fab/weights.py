@@ -144,7 +144,7 @@ def kish(w: np.ndarray, total: ArrayLike | None = None) -> Any:
 def clipped(log_w: ArrayLike, fraction: float = CLIP_FRACTION) -> np.ndarray:
     """Log weights with the largest ``int(fraction * n)`` lowered to the largest of the others.
 
-    Figures from clipped weights are biased and flatter: print them beside the raw ones, with the fraction.
+    Figures from clipped weights are biased and look better: print them beside the raw ones, with the fraction.
     Nothing is clipped when ``fraction * n < 1``.
     """
     if not 0.0 <= fraction < 1.0:

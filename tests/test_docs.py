@@ -237,6 +237,22 @@ def test_references_of_docstrings_exist() -> None:
     assert dead_references(made_up) == ["watch"]
 
 
+def fragments(source: str) -> list[str]:
+    """First words of docstrings whose subject is the name of what they describe."""
+    found = [
+        (ast.get_docstring(node) or "").partition("\n")[0]
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    ]
+    return [line for line in found if re.match(r"(Of|The same|As|Likewise|It|Them|Same) ", line)]
+
+
+def test_docstrings_are_understood_without_the_name() -> None:
+    files = sorted((ROOT / "openmm_fab").rglob("*.py"))
+    assert [line for file in files for line in fragments(file.read_text(encoding="utf-8"))] == []
+    assert fragments('def f(x):\n    """Of positions (n, 3)."""') == ["Of positions (n, 3)."]
+
+
 def test_an_init_names_modules_that_are_there() -> None:
     for face in sorted((ROOT / "openmm_fab").rglob("__init__.py")):
         tree = ast.parse(face.read_text(encoding="utf-8"))

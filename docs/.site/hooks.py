@@ -19,6 +19,12 @@ except ImportError as error:
 SHIM = "assets/iframe-worker.js"
 
 
+def on_config(config: Any) -> Any:
+    project = (Path(config["config_file_path"]).parent / "pyproject.toml").read_text("utf-8")
+    config["copyright"] = "openmm_fab " + re.findall(r'^version = "(.*)"$', project, re.MULTILINE)[0]
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     root = Path(config["config_file_path"]).parent
     folder = root / "benchmarks"

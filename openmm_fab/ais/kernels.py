@@ -67,8 +67,9 @@ def hmc(
     leapfrogs : int
     generator : torch.Generator, optional
     flow_every : int
-        A divisor of `leapfrogs`: the flow pulls at every so many-th leapfrog only, so many times as hard. It is smooth
-        and dear where the energy is stiff and cheap (reversible multiple time steps; Tuckerman, Berne, Martyna 1992).
+        A divisor of `leapfrogs`: the flow's force acts at every so many-th leapfrog only, multiplied by as much. It is
+        smooth and expensive where the energy is stiff and cheap (reversible multiple time steps; Tuckerman, Berne,
+        Martyna 1992).
 
     Returns
     -------

@@ -26,10 +26,10 @@ def prepare(
     fix: FixOption = None,
     ph: PHOption = 7.0,
 ) -> None:
-    """List what a structure file lacks for a force field; with --out, mend it. The file itself stays as it is.
+    """List what a structure file lacks for a force field; with --out, correct it. The file itself stays as it is.
 
     What would change the formula by more than hydrogens (solvent, other molecules, modified residues, missing heavy
-    atoms) is mended only where --fix names it.
+    atoms) is changed only where --fix names it.
 
     \b
     Examples:

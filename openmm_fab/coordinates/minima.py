@@ -54,7 +54,7 @@ class Modes:
 
     @classmethod
     def unknown(cls, column: int) -> Modes:
-        """Of an entry that may have several minima, none of them known: one wide mode."""
+        """One wide mode for an entry that may have several minima, none of which is known."""
         return cls(torch.tensor([column]), torch.zeros(1, 1).double(), torch.full((1, 1, 1), WIDE).double())
 
 
@@ -229,7 +229,7 @@ def _hands(x: Tensor, graph: BondGraph) -> Tensor:
 
 
 def varied(sets: Sequence[Sequence[int]], values: Tensor, width: Tensor) -> list[list[int]]:
-    """Of every set the entries that have several minima: they differ by more than twice the width of one.
+    """Entries of every set that have several minima: they differ by more than twice the width of one.
 
     `values` (n, n_stiff) are stiff coordinates at all minima, torsions unwrapped; `width` (n_stiff,) that of one.
     """

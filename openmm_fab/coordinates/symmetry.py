@@ -136,7 +136,7 @@ def _is_turn(rotor: Rotor, zmatrix: ZMatrix, x: Tensor) -> bool:
 
 
 def _exchanges(members: Sequence[int], centre: int, axis: int, graph: BondGraph) -> Iterator[np.ndarray]:
-    """Relabellings that take each atom to the next, with what hangs on it."""
+    """Relabellings that take each atom, with its branch, to the next."""
     neighbours, elements = graph.neighbours, graph.elements
     exchange = np.arange(graph.n_atoms)
     following = dict(zip(members, [*members[1:], members[0]], strict=True))

@@ -1,7 +1,7 @@
 """Bond graph -> Z-matrix: which atom is placed from which, and what kind of variable each coordinate is.
 
-Every atom but the first hangs on a *parent* it is bonded to.  Atoms that share a parent are *siblings*: the first of
-them, the leader, is placed by a proper torsion about the bond (grandparent, parent); the others by the difference of
+Every atom but the first is placed from a *parent* it is bonded to.  Atoms that share a parent are *siblings*: the first
+of them, the leader, is placed by a proper torsion about the bond (grandparent, parent); the others by the difference of
 their torsion to the leader's.  So one variable turns a methyl group, and the differences stay narrow: they hold
 planarity, ring shape and chirality.  The atom that closes a ring is placed by its distances to both of its ring
 neighbours and the angle between two planes, so that a ring is closed whatever its pucker.  Rules, not lists of
@@ -192,8 +192,8 @@ def build_zmatrix(
 class _Tree:
     """The molecule as a tree: the atom that each one is placed from.
 
-    That is a bonded one, as a rule. An atom beyond a linear centre hangs on the atom before that centre instead, as a
-    sibling of the centre, since an angle of 180 degrees carries no torsion.
+    That is a bonded one, as a rule. An atom beyond a linear centre is placed from the atom before that centre instead,
+    as a sibling of the centre, since an angle of 180 degrees carries no torsion.
 
     Attributes
     ----------

@@ -66,7 +66,7 @@ class NativeEnergy:
         self._energy()  # compiles, or raises
 
     def _energy(self) -> Callable[..., None]:
-        """Of the library, which is loaded once: a copy, or one in another process, finds it again."""
+        """C function of the library, looked up again in a copy or in another process."""
         arguments = [*[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 2, ctypes.c_double]
         return cast("Callable[..., None]", library(self._text, {"energy": arguments}).energy)
 
@@ -365,7 +365,7 @@ def _custom_nonbonded(source: _Source, term: Term) -> None:
 
 
 def _gbsa_obc(source: _Source, term: Term) -> None:
-    """As expressions of OpenMM's language, by the class's own formulas."""
+    """GBSAOBCForce as expressions of OpenMM's language, by the formulas of `GBSAOBC`."""
     term = cast(GBSAOBC, term)
     born = (
         "select(step(r+sr2-or1), 1/L-1/U+0.25*(r-sr2^2/r)*(1/U^2-1/L^2)+0.5*log(L/U)/r"

@@ -151,8 +151,8 @@ class Ensemble:
         ------
         ValueError
             Where the trajectory's atoms are not the system's, in the same order; coordinates are not in nm; molecules
-            are torn by a periodic box that is not given; stereocentres have the other hand than the system's. (In a few
-            frames only: a warning.)
+            are split by a periodic box that is not given; stereocentres have another chirality than the system's. (In a
+            few frames only: a warning.)
 
         Warns
         -----

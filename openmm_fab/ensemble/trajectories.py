@@ -108,7 +108,7 @@ def whole_structures(trajectory: mdtraj.Trajectory, graph: BondGraph, positions:
     Parameters
     ----------
     trajectory : mdtraj.Trajectory
-        Molecules that a box has torn are put together where it has unit cells.
+        Molecules that a box has split are put together where it has unit cells.
     graph : BondGraph
     positions : (atoms, 3), nm
         A structure with lengths of bonds as they should be.
@@ -116,7 +116,7 @@ def whole_structures(trajectory: mdtraj.Trajectory, graph: BondGraph, positions:
     Raises
     ------
     ValueError
-        Bonds ten times too long or too short (Å for nm); bonds that are torn, without a unit cell.
+        Bonds ten times too long or too short (Å for nm); bonds across a box, without a unit cell.
     """
     x, bonds = trajectory.xyz, graph.bonds
     if not len(bonds) or not len(x):

@@ -1,10 +1,10 @@
 """The normalizing flow: a base density and coupling layers of splines, on a mix of lines and circles.
 
 A flow is anything with ``sample(n, generator) -> (z, log_q)`` and ``log_prob(z) -> log_q``.  Here a layer moves half of
-the coordinates; how far, it decides from the other half, torsions entering as (cos, sin), so that nothing tears at
-+-pi.  Straight coordinates go through a scale, a shift and a linear-tailed spline; circular ones through a rotation
-and a circular spline.  Base: standard normal on lines, uniform on circles, and a mixture of Gaussians where the minima
-of straight coordinates are known.  A new flow is the identity.
+the coordinates; how far, it decides from the other half, torsions entering as (cos, sin), so that densities are
+continuous at +-pi.  Straight coordinates go through a scale, a shift and a linear-tailed spline; circular ones through
+a rotation and a circular spline.  Base: standard normal on lines, uniform on circles, and a mixture of Gaussians where
+the minima of straight coordinates are known.  A new flow is the identity.
 """
 
 from __future__ import annotations
@@ -506,7 +506,7 @@ def _move(
 
 
 def _scale_and_shift(x: Tensor, product: Tensor, bias: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    """The same without a spline, of straight coordinates: product (2 dim, batch), bias (2 dim,)."""
+    """Move straight coordinates by scale and shift alone: product (2 dim, batch), bias (2 dim,)."""
     log_scale, shift = (product.to(x.dtype) + bias[:, None]).chunk(2)
     log_scale = MAX_LOG_SCALE * torch.tanh(log_scale / MAX_LOG_SCALE)
     if inverse:
@@ -517,7 +517,7 @@ def _scale_and_shift(x: Tensor, product: Tensor, bias: Tensor, inverse: bool) ->
 def _move_in_c(
     x: Tensor, product: Tensor, bias: Tensor, bound: Tensor, circular: Tensor, inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """The same as `_move`."""
+    """Compute `_move` in C."""
     return native.couple(x, product, bias, bound, circular, inverse, MAX_LOG_SCALE)
 
 

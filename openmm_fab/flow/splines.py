@@ -107,5 +107,6 @@ class _Bin(torch.autograd.Function):
 
 
 def _running_sum(shares: Tensor) -> Tensor:
-    """Of (bins, dim, batch) over the bins, as single additions: torch.compile fuses those, but not cumsum."""
+    """Running sum of shares (bins, dim, batch) over the bins, as single additions, which torch.compile fuses but
+    cumsum not."""
     return torch.stack(list(accumulate(shares.unbind())))

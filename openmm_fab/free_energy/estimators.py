@@ -308,7 +308,7 @@ def _works(w: ArrayLike) -> np.ndarray:
 def _levelled(u_kn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """u_kn with its lowest energy in each state, then for each sample, set to 0, and the states' shifts (K,).
 
-    MBAR does not feel either. What lies INFINITE above has no weight in float64 and stops the solver: a flow's worst
+    MBAR is invariant under both. What lies INFINITE above has no weight in float64 and stops the solver: a flow's worst
     samples have 1e10 kT.
     """
     offset = u_kn.min(1)

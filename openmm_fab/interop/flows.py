@@ -123,7 +123,7 @@ def from_zuko(flow: nn.Module, periodic: Tensor | None = None) -> ForeignFlow:
     """Convert a zuko flow over z, such as ``zuko.flows.NSF(dim)``.
 
     Circular ones, ``NCSF``, live on [-pi, pi] in every coordinate: pass a `periodic` that is all True. Their networks
-    see raw angles, so that a density of several angles tears at +-pi, which is warned of.
+    see raw angles, so that a density of several angles is discontinuous at +-pi, which is warned of.
     """
     return from_distribution(flow, periodic)
 
@@ -146,8 +146,8 @@ def from_normflows(model: nn.Module, periodic: Tensor | None = None) -> ForeignF
 def tear(flow: Flow, periodic: Tensor, n: int = 256, seed: int = 0) -> float:
     """Largest discontinuity of log q, in nats, at +-pi, over n samples and all periodic coordinates.
 
-    A molecule's density has none; in a flow that tears, HMC and weights meet a wall that is not there. Ask again after
-    training: a flow that starts as the identity cannot show it before.
+    A molecule's density has none; a discontinuity of the flow is a barrier to HMC and an error of weights. Ask again
+    after training: a flow that starts as the identity cannot show it before.
     """
     z, _ = flow.sample(n, torch.Generator().manual_seed(seed))
     largest = 0.0

@@ -176,7 +176,7 @@ def constraints_of(system: openmm.System) -> list[tuple[int, int, float]]:
 
 
 def _constrained_bonds(topology: app.Topology, system: openmm.System) -> list[tuple[int, int]]:
-    """Of the constraints on a hydrogen the shortest is its bond; the others fix angles."""
+    """Constraints that are bonds: for a hydrogen the shortest; its others fix angles."""
     hydrogen = {atom.index for atom in topology.atoms() if atom.element == app.element.hydrogen}
     bonds: list[tuple[int, int]] = []
     bonded: set[int] = set()

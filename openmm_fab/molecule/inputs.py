@@ -297,7 +297,7 @@ def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
 
 
 def _same_names(path: Path, ignored: Sequence[str], read: int) -> str:
-    """Of OpenMM's warnings of atoms that it leaves out, each with the atom's line."""
+    """OpenMM's warnings of atoms that it leaves out, each with the atom's line."""
     lines = [text.partition("(")[2] for text in ignored]
     atoms = Counter(f"{line[17:20].strip()} {line[22:27].strip()} {line[12:16].strip()}" for line in lines)
     places = [f"{name} ({count + 1} times)" for name, count in atoms.items()]

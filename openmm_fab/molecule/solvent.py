@@ -28,7 +28,7 @@ def default_parameters(topology: app.Topology, system: openmm.System) -> list[st
     """Warnings, one a model, about atoms with default Born parameters, with the values that Amber uses.
 
     Models are known by their expressions, whatever made the System; atoms by the numbers that they have in it, so that
-    parameters set by hand are not told of. Forces of other models are passed over.
+    parameters set by hand give no warning. Forces of other models are ignored.
     """
     return [
         text
@@ -88,7 +88,7 @@ def _told(model: str, topology: app.Topology, force: Any) -> Iterator[str]:
 
 
 def _parameters(model: str, force: Any) -> Iterator[tuple[float, float, tuple[float, ...]]]:
-    """Of each atom radius (nm), screening factor, and (alpha, beta, gamma), which is empty but for GBn2."""
+    """Radius (nm), screening factor and (alpha, beta, gamma) of each atom; the last is empty but for GBn2."""
     if isinstance(force, openmm.GBSAOBCForce):
         for i in range(force.getNumParticles()):
             _, radius, screen = force.getParticleParameters(i)

@@ -492,7 +492,7 @@ def _digest(system: openmm.System) -> bytes:
 
 
 def _kinds_in_order(system: openmm.System) -> openmm.System:
-    """The same System, kinds of atoms in tables of pairs numbered as they first appear among the atoms.
+    """Copy of a System in which kinds of atoms in tables of pairs are numbered as they first appear among the atoms.
 
     OpenMM's ForceField numbers them by the order of a set of text, which differs from process to process.
     """

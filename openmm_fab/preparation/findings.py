@@ -90,7 +90,7 @@ class Findings:
         ----------
         accept : "safe", or kinds of problems out of `FIXES`, or both in a list
             "safe" are all kinds that leave the formula as it is, hydrogens aside. Modified residues, solvent and ions,
-            other molecules and missing heavy atoms are mended only if they are named.
+            other molecules and missing heavy atoms are corrected only if they are named.
         pH : float
             Decides the protonation of residues that lack hydrogens, unless their name in the file does.
 

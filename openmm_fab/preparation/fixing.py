@@ -142,7 +142,7 @@ def _at_joints(model: app.Modeller, new: Sequence[Any]) -> list[Any]:
 
 
 def _missing_of_solute(model: app.Modeller, field: app.ForceField) -> MissingAtoms:
-    """Of the solute, by the residue's index in `model`."""
+    """Missing atoms of the solute, by the residue's index in `model`."""
     solute, at = solute_of(model)
     found = missing_atoms(solute.topology, field)
     heavy = {at[k]: names for k, names in found.heavy.items()}

@@ -256,7 +256,7 @@ def _heavy(atoms: Iterable[Any]) -> Counter[str]:
 
 
 def _gaps(model: app.Modeller) -> list[str]:
-    """Where a chain is torn: its residues are too far from each other, or numbers and atoms are missing."""
+    """Gaps in chains: residues that are too far apart, or missing numbers with missing atoms."""
     x, gaps = in_nanometers(model), []
     for chain in model.topology.chains():
         for before, after in itertools.pairwise(chain.residues()):

@@ -136,7 +136,7 @@ class ReplayBuffer:
     def adjust(self, index: Tensor, log_w_change: Tensor, log_q: Tensor) -> None:
         """Update stored weights to the present flow: towards pi they change by (1 - alpha)(log q - log q_old).
 
-        A sample whose change is not finite loses its weight: NaN would sort first and be drawn for ever.
+        A sample whose change is not finite loses its weight: NaN would sort first and always be drawn.
         """
         followed = log_q.double() - self._log_q[index]
         for stored, change in ((self._log_w, log_w_change.double()), (self._log_b, followed)):

@@ -1,4 +1,4 @@
-"""Training that goes wrong is seen: what is looked for, and what is done about it.
+"""Detection of failures of a training, and the reactions to them.
 
 | what | reaction |
 |---|---|

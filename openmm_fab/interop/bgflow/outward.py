@@ -84,8 +84,8 @@ def z_matrix(coordinates: InternalCoordinates) -> np.ndarray:
     """Z-matrix rows (n_atoms, 4) for bgflow's global transform: atom, bond, angle, torsion; -1 where the first three
     lack one.
 
-    Siblings hang on the first of them, so that their torsions are the narrow differences that hold planes and hands,
-    as ours do. The first three are a chain, as bgflow takes them to be. An atom that closes a ring is placed by an
+    Siblings are placed from the first of them, so that their torsions are narrow differences that keep planarity and
+    chirality. The first three are a chain, as bgflow takes them to be. An atom that closes a ring is placed by an
     angle, where ours uses its distance to both neighbours.
     """
     z = coordinates.zmatrix
