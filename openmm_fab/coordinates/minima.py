@@ -22,16 +22,15 @@ from .layout import Layout
 from .scans import Function, relax
 from .zmatrix import LARGEST_RING, ZMatrix
 
-DRAWN, STARTS, BEST = (
-    4096,
-    64,
-    8,
-)  # changes drawn for each set; structures relaxed, half of them the lowest of 8 times more
+DRAWN, STARTS = 4096, 32  # changes of each set; structures relaxed for each of its coordinates
+BEST = 8  # half of these are the lowest of so many times more
+ROUNDS = 6  # of search, at most: until one finds nothing new below the limit
 FARTHEST = 2.4  # rad; ring torsions begin so far from where they are, at most
-ALIKE = 0.2  # rad; minima that differ by less in every torsion count as one
+ALIKE = 0.1  # rad; minima that differ by less in every torsion count as one
 FLIPPED = 1.2  # rad; a torsion that holds a hand or a double bond differs by less from one pucker to another
 STIFF = 0.05  # rad; a ring torsion of less width in the harmonic picture has one minimum (aromatic rings)
 WIDE = 2.0  # of a coordinate whose minima are not known
+HOPELESS = (60, 40.0)  # after so many steps, so many kT above the limit, nothing comes down below it
 MANY = 48  # minima of one set, the lowest
 
 
@@ -158,8 +157,22 @@ def search(
     """
     random = torch.Generator().manual_seed(0)
     here, _ = chart.to_internal(minimum[None])
+    x, u = minimum[None], function(here)[0]
+    known = 0
+    for _ in range(ROUNDS):
+        z, after = _relaxed(function, _starts(chart, function, here, flexible, random), here, limit)
+        x, u = torch.cat([x, chart.to_cartesian(z)[0]]), torch.cat([u, after])
+        x, u = _distinct_minima(chart, x, u, minimum, graph, flexible)
+        low = u <= u[0] + limit
+        if known == (known := int(low.sum())):
+            break
+    return Minima(x[low], u[low] - u[0], u[~low] - u[0], torch.tensor(limit, dtype=torch.float64))
+
+
+def _starts(chart: Chart, function: Function, here: Tensor, flexible: Flexible, random: torch.Generator) -> Tensor:
+    """z (n, dim) to relax from: every set of coordinates changed alone, and all of them together."""
     n_stiff = chart.layout.n_stiff
-    parts = [here]
+    parts = []
     every = [e for entries in flexible.sets for e in entries]
     for entries in [*flexible.sets, *([every] if len(flexible.sets) > 1 else [])]:
         z = here.repeat(DRAWN, 1)
@@ -169,27 +182,36 @@ def search(
         anywhere = (2 * _uniform(random, DRAWN, z.shape[1] - n_stiff) - 1) * math.pi
         z[:, n_stiff:] = torch.where(turned, z[:, n_stiff:], anywhere)
         # Most changes of a ring leave it open.
-        z = z[torch.isfinite(chart.to_cartesian(z)[1]) & changes.any(1)][: BEST * STARTS]
+        n = STARTS * len(entries)
+        z = z[torch.isfinite(chart.to_cartesian(z)[1]) & changes.any(1)][: BEST * n]
         order = torch.argsort(function(z)[0])
-        half = STARTS // 2
-        others = torch.randperm(len(order[half:]), generator=random)[:half]
-        parts.append(z[torch.cat([order[:half], order[half:][others]])])
-    z = torch.cat(parts)
-    z, u = relax(function, z, torch.zeros_like(z, dtype=torch.bool))
-    raw = chart.mean + z[:, :n_stiff] @ chart.mixing.T
+        others = torch.randperm(len(order[n // 2 :]), generator=random)[: n // 2]
+        parts.append(z[torch.cat([order[: n // 2], order[n // 2 :][others]])])
+    return torch.cat(parts)
+
+
+def _relaxed(function: Function, z: Tensor, here: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    """z and u of those that come down to about the limit above the lowest, `here` (1, dim) among them."""
+    z, u = relax(function, z, torch.zeros_like(z, dtype=torch.bool), HOPELESS[0])
+    z = torch.cat([here, z[u < u.min() + limit + HOPELESS[1]]])
+    return relax(function, z, torch.zeros_like(z, dtype=torch.bool))
+
+
+def _distinct_minima(
+    chart: Chart, x: Tensor, u: Tensor, minimum: Tensor, graph: BondGraph, flexible: Flexible
+) -> tuple[Tensor, Tensor]:
+    """Those of x and u that keep hands and double bonds of `minimum`, each once, the lowest first."""
     torsions = flexible.turning + flexible.inverting
-    change = wrap(raw - raw[0]).abs()
+    z, _ = chart.to_internal(torch.cat([minimum[None], x]))
+    raw = chart.mean + z[:, : chart.layout.n_stiff] @ chart.mixing.T
+    change = wrap(raw[1:] - raw[0]).abs()
     change[:, [*range(len(chart.layout.free)), *torsions]] = 0.0
-    x, _ = chart.to_cartesian(z)
     hands = _hands(x, graph)
-    same = torch.isfinite(u) & (change < FLIPPED).all(1) & (hands == hands[0]).all(1)
-    x, u, raw = x[same], u[same], raw[same][:, torsions]
+    same = torch.isfinite(u) & (change < FLIPPED).all(1) & (hands == _hands(minimum[None], graph)).all(1)
+    x, u, raw = x[same], u[same], raw[1:][same][:, torsions]
     order = torch.argsort(u)
-    x, u, raw = x[order], u[order] - u[order[0]], raw[order]
-    single = torch.tensor(distinct(raw))
-    x, u = x[single], u[single]
-    low = u <= limit
-    return Minima(x[low], u[low], u[~low], torch.tensor(limit, dtype=torch.float64))
+    single = order[distinct(raw[order])]
+    return x[single], u[single]
 
 
 def ring_systems(graph: BondGraph) -> dict[int, int]:

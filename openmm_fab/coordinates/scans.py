@@ -112,7 +112,7 @@ def _profiles(function: Function, minimum: Tensor, columns: Sequence[int]) -> tu
     return energies, structures
 
 
-def relax(function: Function, z: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+def relax(function: Function, z: Tensor, held: Tensor, steps: int = MOST) -> tuple[Tensor, Tensor]:
     """Minimise u from each z (batch, dim), with the entries `held` fixed; returns minima and their u (batch,).
 
     L-BFGS (Nocedal 1980) of every structure on its own, with one evaluation of all that have not converged a step.
@@ -122,10 +122,10 @@ def relax(function: Function, z: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     u, g = function(z)
     g = torch.where(held, 0.0, g)
     scale = torch.ones_like(u)
-    steps = z.new_zeros(MEMORY, *z.shape)
-    changes, weights = torch.zeros_like(steps), z.new_zeros(MEMORY, len(z))
-    for k in range(MOST):
-        move = -_inverse_hessian(g, steps, changes, weights, k)
+    moves = z.new_zeros(MEMORY, *z.shape)
+    changes, weights = torch.zeros_like(moves), z.new_zeros(MEMORY, len(z))
+    for k in range(steps):
+        move = -_inverse_hessian(g, moves, changes, weights, k)
         uphill = (move * g).sum(1) >= 0
         move = torch.where(uphill[:, None], -g, move)
         move = move * (LONGEST / move.abs().amax(1).clamp(min=LONGEST))[:, None]
@@ -135,7 +135,7 @@ def relax(function: Function, z: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
             found[left], energies[left] = z, u
             left, z, u, g, held, scale = (t[more] for t in (left, z, u, g, held, scale))
             move, slope = move[more], slope[more]
-            steps, changes, weights = steps[:, more], changes[:, more], weights[:, more]
+            moves, changes, weights = moves[:, more], changes[:, more], weights[:, more]
         if not len(left):
             break
         step = scale[:, None] * move
@@ -146,7 +146,7 @@ def relax(function: Function, z: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
         change = torch.where(taken[:, None], g_after - g, 0.0)
         step = torch.where(taken[:, None], step, 0.0)
         curvature = (step * change).sum(1)
-        steps[k % MEMORY], changes[k % MEMORY] = step, change
+        moves[k % MEMORY], changes[k % MEMORY] = step, change
         weights[k % MEMORY] = torch.where(curvature > 1e-12, 1 / curvature.clamp(min=1e-12), 0.0)
         z, u = z + step, torch.where(taken, after, u)
         g = torch.where(taken[:, None], g_after, g)

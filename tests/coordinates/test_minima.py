@@ -1,0 +1,141 @@
+"""Puckers of rings and sides of nitrogens: the search for their minima, against OpenMM and symmetry."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import openmm
+import pytest
+import torch
+from openmm import app, unit
+
+from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.minima import distinct, ring_systems
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.settings import GeneratorSettings
+from openmm_fab.molecule.graph import BondGraph
+from openmm_fab.molecule.system import MolecularSystem
+
+KT = 0.0083144626 * 300.0
+
+
+def ring_of(n: int, substituent: bool = False, torsion: float = 5.86) -> MolecularSystem:
+    """A ring of n beads of the mass of CH2 with the bonds, angles and threefold torsions (kJ/mol, k (1 + cos 3 phi)) of
+    an alkane; one more bead on the first, if a substituent is asked for, held tetrahedral."""
+    topology, system = app.Topology(), openmm.System()
+    residue = topology.addResidue("RNG", topology.addChain())
+    atoms = [topology.addAtom(f"C{i}", app.element.carbon, residue) for i in range(n + substituent)]
+    pairs = [(i, (i + 1) % n) for i in range(n)] + ([(0, n)] if substituent else [])
+    bonds, angles, torsions = openmm.HarmonicBondForce(), openmm.HarmonicAngleForce(), openmm.PeriodicTorsionForce()
+    near: dict[int, list[int]] = {i: [] for i in range(len(atoms))}
+    for i, j in pairs:
+        topology.addBond(atoms[i], atoms[j])
+        bonds.addBond(i, j, 0.153, 2e5)
+        near[i].append(j)
+        near[j].append(i)
+    for j, around in near.items():
+        for a, i in enumerate(around):
+            for k in around[a + 1 :]:
+                angles.addAngle(i, j, k, math.radians(111.0), 500.0)
+    for j, k in pairs:
+        for i in near[j]:
+            for m in near[k]:
+                if i != k and m != j and i != m:
+                    torsions.addTorsion(i, j, k, m, 3, 0.0, torsion)
+    for _ in atoms:
+        system.addParticle(14.0)
+    for force in (bonds, angles, torsions):
+        system.addForce(force)
+    turn = 2 * math.pi * np.arange(n) / n
+    radius = 0.153 / (2 * math.sin(math.pi / n))
+    x = np.stack([radius * np.cos(turn), radius * np.sin(turn), 0.02 * (-1.0) ** np.arange(n)], 1)
+    if substituent:
+        x = np.concatenate([x, x[:1] + [[0.12, 0.0, 0.1]]])
+    return MolecularSystem(topology, system, x * unit.nanometer, 300.0)
+
+
+def quenched(system: MolecularSystem, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Energies in kT and structures (n, n_atoms, 3) that OpenMM's minimiser reaches from dynamics at 2500 K."""
+    integrator = openmm.LangevinMiddleIntegrator(2500.0, 5.0, 0.001)
+    integrator.setRandomNumberSeed(seed)
+    context = openmm.Context(system.system, integrator, openmm.Platform.getPlatformByName("Reference"))
+    context.setPositions(system.minimum)
+    context.setVelocitiesToTemperature(2500.0, seed)
+    energies, structures = [], []
+    for _ in range(n):
+        integrator.step(400)
+        state = context.getState(positions=True, velocities=True)
+        openmm.LocalEnergyMinimizer.minimize(context, 0.01, 5000)
+        found = context.getState(positions=True, energy=True)
+        energies.append(found.getPotentialEnergy()._value / KT)
+        structures.append(found.getPositions(asNumpy=True)._value)
+        context.setState(state)
+    return np.array(energies), np.array(structures)
+
+
+@pytest.mark.parametrize("n", [5, 6, 7])
+def test_every_minimum_that_hot_dynamics_reaches_is_found(n):
+    """Their energies, and that each lies within reach of the coordinates."""
+    system = ring_of(n, substituent=True)
+    c = InternalCoordinates.from_system(system, CoordinateSettings(nitrogens="as_given"))
+    energies, x = quenched(system, 40, seed=n)
+    energies -= float(CompiledEnergy(system)(c.minima.x[:1].clone())[0])
+    low = energies < 6.0
+    assert low.sum() > 10 and energies.min() > -1e-2
+    assert len({round(e, 1) for e in energies[low]}) > 1
+    z, _ = c.to_internal(torch.as_tensor(x[low]))
+    (modes,) = c.modes
+    away = (z[:, None, modes.columns] - modes.means).abs().amax(2).min(1)[0]
+    # In units of a mode's width; a ring of seven has some thirty minima, and not each has a mode of its own.
+    assert (away < (1.0 if n < 7 else 5.0)).all()
+    for energy in energies[low]:
+        assert np.abs(c.minima.energies.numpy() - energy).min() < 0.05
+
+
+def test_both_chairs_of_a_ring_of_equal_beads():
+    """Mirror images: of one energy, their modes at opposite places; the boats are higher."""
+    c = InternalCoordinates.from_system(ring_of(6, torsion=12.0))
+    (modes,) = c.modes
+    chairs = c.minima.energies < 0.1
+    assert chairs.sum() == 2
+    torch.testing.assert_close(modes.means[0], -modes.means[1], atol=0.05, rtol=0)
+    assert (torch.diff(c.minima.energies) >= 0).all() and c.minima.energies[0] == 0
+    one = InternalCoordinates.from_system(ring_of(6, torsion=12.0), CoordinateSettings(puckers=0.05))
+    assert len(one.minima.energies) == 2 and len(one.minima.higher) == len(c.minima.energies) + len(c.minima.higher) - 2
+    assert (one.minima.higher > 0.05).all()
+    made = InternalCoordinates.from_tensors(c.to_tensors())
+    assert torch.equal(made.minima.x, c.minima.x) and torch.equal(made.modes[0].means, modes.means)
+    assert "left out" in one.summary() and "Minima of rings and nitrogens" in c.summary()
+
+
+def test_a_new_flow_has_both_chairs():
+    """Half of the weight each, by symmetry; log Z is greater by ln 2 than with one of them."""
+    found = {}
+    for puckers in (1.0, 0.0):
+        settings = GeneratorSettings(coordinates=CoordinateSettings(puckers=puckers))
+        generator = BoltzmannGenerator(ring_of(6, torsion=12.0), settings, seed=0)
+        found[puckers] = generator, generator.sample(20_000, seed=1)
+    generator, both = found[1.0]
+    z, _ = generator.to_internal(torch.as_tensor(both.x).double())
+    (modes,) = generator.coordinates.modes
+    assert len(modes.means) == 2 and both.ess_fraction > 0.02
+    share = float(both.weights @ ((z[:, modes.columns] * modes.means[0]).sum(1).numpy() > 0))
+    assert share == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / both.ess)) and both.ess > 500
+    one = found[0.0][1]
+    assert not found[0.0][0].coordinates.modes and one.ess > 500
+    gap = both.log_z.value - one.log_z.value
+    assert abs(gap - math.log(2)) < 4 * math.hypot(one.log_z.error, both.log_z.error) < 0.3
+
+
+def test_rings_that_share_atoms_are_one_system():
+    decalin = [(i, (i + 1) % 6) for i in range(6)] + [(5, 6), (6, 7), (7, 8), (8, 9), (9, 0)]
+    apart = [(10, 11), (11, 12), (12, 10), (10, 3)]
+    found = ring_systems(BondGraph(["C"] * 13, np.array(decalin + apart)))
+    assert found == dict.fromkeys(range(10), 0) | dict.fromkeys(range(10, 13), 10)
+
+
+def test_copies_are_left_out():
+    torsions = torch.tensor([[0.0, 3.13], [0.05, -3.13], [0.5, 3.13]], dtype=torch.float64)
+    assert distinct(torsions) == [0, 2]
