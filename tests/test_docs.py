@@ -14,6 +14,7 @@ import typer
 from openmm_fab.cli.app import app
 from openmm_fab.cli.settings import run_settings
 from openmm_fab.molecule.inputs import tomllib
+from openmm_fab.report.glossary import WORDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -251,6 +252,17 @@ def test_docstrings_are_understood_without_the_name() -> None:
     files = sorted((ROOT / "openmm_fab").rglob("*.py"))
     assert [line for file in files for line in fragments(file.read_text(encoding="utf-8"))] == []
     assert fragments('def f(x):\n    """Of positions (n, 3)."""') == ["Of positions (n, 3)."]
+
+
+def without_markup(text: str) -> str:
+    text = re.sub(r" \(\[(?:theory|units)\]\([^)]*\)\)", "", text)  # where to read more
+    return re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", r"\1", text)
+
+
+def test_the_glossary_of_reports_is_that_of_the_docs() -> None:
+    rows = re.findall(r"^\| (\*\*.*?) \| (.*) \|$", (DOCS / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {without_markup(word): without_markup(meaning) for word, meaning in rows} == WORDS
+    assert len(WORDS) > 40
 
 
 def test_an_init_names_modules_that_are_there() -> None:

@@ -19,6 +19,7 @@ from ..tools.files import write_atomically
 from ..tools.findings import BAD, CARE, GOOD, Finding
 from . import figures, page
 from .conformers import LEAD, conformer_table
+from .glossary import WORDS
 from .viewer import ngl_library
 from .words import CONTRADICTION, findings, usable
 
@@ -111,6 +112,7 @@ def report_html(
             f"<style>{page.CSS}</style></head><body>",
             _head(name, ensemble, usable(found), early),
             *sections,
+            _glossary(),
             "</body></html>",
         ]
     )
@@ -145,7 +147,16 @@ def _head(name: str, ensemble: Ensemble, verdict: Finding, early: str) -> str:
         f"{ensemble.topology.n_atoms} atoms ({', '.join(sorted(residues))}), {ensemble.temperature:g} K, "
         f"{ensemble.n:,} samples. Written {date}."
     )
-    return f'<header><h1>{escape(name)}</h1><p class="soft">{escape(about)}</p>{_early(early)}{_card(verdict)}</header>'
+    words = '<p class="soft"><a href="#words">What the words mean</a></p>'
+    head = f'<h1>{escape(name)}</h1><p class="soft">{escape(about)}</p>'
+    return f"<header>{head}{_early(early)}{_card(verdict)}{words}</header>"
+
+
+def _glossary() -> str:
+    """Folded list of the words of the page."""
+    rows = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in WORDS.items())
+    listed = f"<details><summary>Glossary</summary><dl>{rows}</dl></details>"
+    return f'<section id="words"><h2>What the words mean</h2>{listed}</section>'
 
 
 def _section(title: str, body: str, words: str = "") -> str:

@@ -213,6 +213,7 @@ def test_the_page_needs_nothing_from_elsewhere(page) -> None:
 
 def test_the_page_says_what_it_should(page) -> None:
     assert "reload" not in page and "Early:" not in page
+    assert '<a href="#words">' in page and "<dt>k-hat</dt>" in page
     assert "my &lt;run&gt;" in page and "my <run>" not in page and "&lt;b&gt;&amp;" in page
     for words in ("k-hat", "ESS", "phi &gt; 0 ALA2", "agree within errors", "30 iterations, 15,360 energy evaluations"):
         assert words in page, words

@@ -1,0 +1,93 @@
+"""Words of reports, and what they mean; docs/glossary.md has the same."""
+
+from __future__ import annotations
+
+WORDS: dict[str, str] = {
+    "acceptance": "share of HMC trajectories accepted by Metropolis' rule; step sizes are adapted to 0.65",
+    "AIS, annealed": (
+        "annealed importance sampling: chains from the flow through intermediate densities towards p²/q; "
+        "annealed structures are the ends of such chains"
+    ),
+    "alpha, α": (
+        "order of the divergence that training minimises; 2 for FAB. A path with α = 1 ends at the Boltzmann "
+        "distribution"
+    ),
+    "basin": (
+        "a region of the torsions (of a Ramachandran plot, or a well of one torsion) or an isomer, pucker or "
+        "nitrogen side; ΔF is its free energy against all the rest"
+    ),
+    "basin missing, rest missing": (
+        "verdict: fewer than 10 effective samples where by the other side's share 20 or more are due"
+    ),
+    "block": (
+        "frames that depend on each other (of one walker, or of one stretch of time); errors come from "
+        "blocks, not frames"
+    ),
+    "bootstrap": "errors from repeated resampling of frames or blocks",
+    "buffer": "replay buffer: recent annealed and plain samples with their weights, which gradient steps draw from",
+    "chirality, hand": "handedness of a stereocentre; coordinates keep that of the given structure",
+    "clipped (ESS)": (
+        "with the largest 0.01 % of the weights set to the largest below them; never smaller than the raw "
+        "value, and always shown beside it"
+    ),
+    "eff. inside": "effective samples inside a basin; below 10 its error bar is not to be trusted",
+    "energy cut": "energy above which training, and only training, counts energies logarithmically",
+    "ESS": (
+        "Kish's effective sample size, (Σw)²/Σw²: number of equally weighted independent structures of the "
+        "same precision. It sees only what the flow samples"
+    ),
+    "floor": "the reference's own noise: how far two halves of it differ",
+    "flow": "normalizing flow: the density q that can be sampled and evaluated",
+    "held": ("what coordinates keep as in the given structure: isomers, stereocentres, puckers, constrained lengths"),
+    "invalid": "samples without a finite energy; weight zero, still counted in n",
+    "iteration": "one pass of samples into the buffer, then the gradient steps on what it draws",
+    "JS, KL, TV": (
+        "Jensen–Shannon divergence, Kullback–Leibler divergence (nats) and total variation (0 to 1) between "
+        "two histograms"
+    ),
+    "k-hat": (
+        "shape of the tail of the weights: below 0.5 reliable, to 0.7 errors are underrated, above it do not use"
+    ),
+    "kT": "thermal energy; 2.494 kJ/mol at 300 K",
+    "lambda, λ": (
+        "position on the annealed path, 0 at the flow and 1 at its end; in alchemical Systems, a global "
+        "parameter of the force field"
+    ),
+    "lifted": (
+        "a rare basin's density is raised in training by a bias, so that its shape is learned; weights are "
+        "towards the unbiased density"
+    ),
+    "log Z": (
+        "logarithm of the configurational integral per unit volume and orientation; minus the absolute free "
+        "energy in kT"
+    ),
+    "lost basins": "torsional basins that the buffer holds and the flow does not draw",
+    "no tail": "k-hat of weights whose largest are all equal, as of plain MD",
+    "no verdict": "too few effective samples, or a k-hat too high, to say whether two sides agree",
+    "outside": (
+        "share of samples (outside), of weight (outside_weight) or of annealed weight (annealed_outside) "
+        "beyond the splines' range"
+    ),
+    "overlap": (
+        "0 to 1: how much two states share, from the overlap matrix of MBAR; below 0.06 differences are not "
+        "to be trusted"
+    ),
+    "periodic, stiff": "coordinates of z: a torsion that turns is periodic; lengths, angles and all else is stiff",
+    "preset": "named settings for a machine: smoke, laptop, gpu",
+    "raw": "of the weights as they are, not clipped",
+    "reference": "an independent ensemble to compare with, usually MD of the same System at the same temperature",
+    "reweighted, unweighted": "the flow's samples with and without their importance weights",
+    "rotor, sector": (
+        "a group of equivalent atoms (methyl, NH₃⁺) and the part of its circle that is sampled; log Z counts all"
+    ),
+    "rule of three": "bound 3/n at 95 % for the share of what n samples never showed",
+    "spent": "share of the training budget that is used up",
+    "splines' range": "±5 units of every stiff coordinate, within which the flow shapes the density",
+    "top 0.0001 clipped": "the same as clipped",
+    "trusted": "k-hat at most 0.7 and ESS at least 100",
+    "u": "reduced energy U/kT",
+    "walkers": "many copies of a molecule that MD moves at once",
+    "weights": "importance weights exp(−u)/q of the flow's samples; log_w is their logarithm, in nats",
+    "z (coordinates)": "internal coordinates, scaled: what the flow sees",
+    "z (tables)": "difference of two estimates over their combined error: below 2 they agree, above 3 they do not",
+}
