@@ -88,6 +88,8 @@ class CoordinateSettings:
         Of molecules with constraints: what rigid dynamics samples, as OpenMM does, or the limit of stiff springs.
     puckers : float, kT
         Minima of rings and pyramidal nitrogens up to so much above the lowest are sampled, see `coordinates.minima`.
+    keep : pairs of atoms
+        Bonds that keep the side of the given structure whatever their barrier, by numbers of atoms.
     """
 
     inflate: float = 1.2
@@ -100,12 +102,17 @@ class CoordinateSettings:
     nitrogens: str = "sample"
     measure: str = "rigid"
     puckers: float = 8.0
+    keep: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        try:  # lists, where they come from a file
-            object.__setattr__(self, "turning", tuple((int(i), int(j)) for i, j in self.turning))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Expected turning to be pairs of atoms, [[4, 7]]; got {self.turning!r}.") from error
+        for name in ("turning", "keep"):
+            pairs = getattr(self, name)
+            try:  # lists, where they come from a file
+                object.__setattr__(self, name, tuple((int(i), int(j)) for i, j in pairs))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"Expected {name} to be pairs of atoms, [[4, 7]]; got {pairs!r}.") from error
+        if not self.puckers >= 0:
+            raise ValueError(f"Expected puckers in kT, 0 or more; got {self.puckers!r}.")
         if not (self.inflate > 0 and self.softest > 0):
             raise ValueError(f"Expected inflate > 0 and softest > 0; got {self}.")
         if not self.barrier >= 0:
@@ -232,7 +239,7 @@ class InternalCoordinates(torch.nn.Module):
         zmatrix = build_zmatrix(system.graph, system.element_masses, minimum)
         pairs, lengths = system.constraints
         fixed = fixed_lengths(zmatrix, pairs, lengths, [str(a) for a in system.md_topology.atoms])
-        turning = Turning(zmatrix, system.graph, settings.turning, amides, settings.omega == "sample")
+        turning = Turning(zmatrix, system.graph, settings.turning, amides, settings.omega == "sample", settings.keep)
         scans = cls._scan(turning, minimum, fixed, _batched(energy, system), settings, system.kT)
         zmatrix = turning.chosen(scans.bonds)
         metric = MassMetric(pairs, system.masses) if settings.measure == "rigid" and len(pairs) else None

@@ -72,6 +72,8 @@ class Turning:
     amides : sequence of Amide
     sampled : bool
         Whether amides turn; they are kept as they are if not.
+    kept : pairs of atoms
+        Bonds that do not turn whatever their barrier.
 
     Attributes
     ----------
@@ -92,22 +94,27 @@ class Turning:
         named: Collection[Sequence[int]] = (),
         amides: Sequence[Amide] = (),
         sampled: bool = False,
+        kept: Collection[Sequence[int]] = (),
     ) -> None:
         self._zmatrix, self._rows = zmatrix, turning_rows(zmatrix, graph)
         bonded, axes = set(map(frozenset, graph.bonds.tolist())), set(map(frozenset, self._rows.values()))
-        if wrong := [tuple(pair) for pair in named if frozenset(pair) not in bonded]:
-            raise ValueError(f"Expected turning to name bonds by two atoms each; atoms {wrong} are not bonded.")
-        if wrong := [tuple(pair) for pair in named if frozenset(pair) not in axes]:
-            raise ValueError(
-                f"Expected turning to name bonds that can turn; {wrong} cannot: such bonds are in a ring, at the end "
-                "of the molecule, or in line with another bond (nitriles, alkynes, cumulenes). Leave them out."
-            )
+        for option, pairs in (("turning", named), ("keep", kept)):
+            if wrong := [tuple(pair) for pair in pairs if frozenset(pair) not in bonded]:
+                raise ValueError(f"Expected {option} to name bonds by two atoms each; atoms {wrong} are not bonded.")
+            if wrong := [tuple(pair) for pair in pairs if frozenset(pair) not in axes]:
+                raise ValueError(
+                    f"Expected {option} to name bonds that can turn; {wrong} cannot: such bonds are in a ring, at the "
+                    "end of the molecule, or in line with another bond (nitriles, alkynes, cumulenes). Leave them out."
+                )
+        asked, held = set(map(frozenset, named)), set(map(frozenset, kept))
+        if both := sorted(map(sorted, asked & held)):
+            raise ValueError(f"Expected every bond in turning or in keep; {both} are in both.")
         omegas = {frozenset(amide[1:3]) for amide in amides}
-        self._free = set(map(frozenset, named)) | (omegas if sampled else set())
-        self._kept = omegas - self._free
+        self._free = asked | (omegas - held if sampled else set())
+        self._kept = (omegas - self._free) | held
         hydrogens = {i for i, element in enumerate(graph.elements) if element == "H"}
         near = graph.neighbours
-        told = {frozenset(amide[1:3]) for amide in amides if not hydrogens & set(near[amide[2]])}
+        told = held | {frozenset(amide[1:3]) for amide in amides if not hydrogens & set(near[amide[2]])}
 
         def unknown(row: int, a: int, b: int) -> bool:
             bond = frozenset((a, b))

@@ -153,6 +153,15 @@ def test_bonds_that_do_not_turn_are_listed_and_may_be_made_to() -> None:
         _coordinates(s, turning=[[names.index("N6"), names.index("N1")]])
     with pytest.raises(ValueError, match="Expected turning to be pairs of atoms"):
         CoordinateSettings(turning=[4, 7])
+    bond = [[names.index("C1'"), names.index("N9")]]
+    kept = _coordinates(s, keep=bond)
+    assert kept.n_periodic == plain.n_periodic - 1 and kept.dim == plain.dim
+    assert kept.scans.of(*bond[0]).barrier < 12 and not kept.scans.of(*bond[0]).turns
+    assert kept.summary().count("A1:C1'-A1:N9 (barrier") + kept.summary().count("A1:N9-A1:C1' (barrier") == 1
+    with pytest.raises(ValueError, match="in turning or in keep"):
+        _coordinates(s, keep=bond, turning=bond)
+    with pytest.raises(ValueError, match="Expected keep to name bonds"):
+        _coordinates(s, keep=[[names.index("N6"), names.index("N1")]])
 
 
 @pytest.mark.parametrize(
