@@ -261,7 +261,10 @@ class ManyWell(Multimodal):
             right = torch.arange(len(self.modes))[:, None] >> torch.arange(self.pairs) & 1
         else:
             random, n = torch.Generator().manual_seed(0), len(self.modes)
-            right = torch.randint(2, (4 * n, self.pairs), generator=random).unique(dim=0)  # each once
+            right = torch.randint(2, (4 * n, self.pairs), generator=random)
+            key = (right[:, :62] << torch.arange(61, -1, -1)[: self.pairs]).sum(1)  # of more pairs no two meet in 62
+            key, order = key.sort()
+            right = right[order[key.diff(prepend=key[:1] - 1) != 0]]  # each once
             right = right[torch.randperm(len(right), generator=random)[:n]]
         return 2.0 * right - 1
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import openmm
+from charmm import cut
 from molecules import BUTANE
 from openmm import app, unit
 
@@ -27,6 +28,7 @@ DATA = Path(__file__).with_name("data")
 DIPEPTIDE = Path(__file__).parents[1] / "systems" / "alanine_dipeptide" / "input.pdb"
 CUTOFF = {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": 0.6 * unit.nanometer}
 SWITCHED = {**CUTOFF, "switchDistance": 0.4 * unit.nanometer}
+CHARMM = frozenset("ALA ASP GLU GLY LYS PHE PRO THR TRP TYR".split())  # residues of the peptides below
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def force_field(pdb: str, *files: str, **options: Any) -> EnergySystem:
 
 @cache
 def _field(files: tuple[str, ...]) -> app.ForceField:
-    return app.ForceField(*files)
+    return app.ForceField(*(io.StringIO(cut(file, CHARMM)) if file.startswith("charmm36") else file for file in files))
 
 
 def _gromacs(rule: int) -> EnergySystem:
@@ -237,7 +239,7 @@ _FORCE_FIELDS = (
     ("aldp", "amber14-all.xml", "implicit/gbn.xml"),
     ("aldp", "amber19-all.xml", "implicit/gbn2.xml"),
     ("aldp", "amber99_obc.xml", "amber99sb.xml"),
-    ("aldp", "charmm36_2024.xml"),
+    ("akf", "charmm36_2024.xml"),
     ("akf", "amber96.xml", "implicit/obc1.xml"),
     ("akf", "amber03.xml"),
     ("akf", "charmm36.xml", "implicit/obc2.xml"),
@@ -282,7 +284,6 @@ SYSTEMS: dict[str, Callable[[], EnergySystem]] = {
     **{_label(*row): partial(force_field, *row) for row in _FORCE_FIELDS},
     **_OPTIONS,
 }
-SLOW = {"aldp: charmm36_2024"}  # a large file to read
 
 
 @cache

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import page, records, runner
 
 ROOT = Path(__file__).parents[1]
+MAIN_JOB = ROOT / "benchmarks" / "results" / "main_job_alanine_dipeptide_laptop_0.json"
 
 
 def _run(*command: str, **environment: str) -> subprocess.CompletedProcess:
@@ -40,13 +41,18 @@ def test_every_benchmark_measures_and_makes_a_table() -> None:
         assert {"measure", "table", "title"} <= set(has), name
 
 
-def test_a_name_that_is_none_is_refused() -> None:
-    done = _run("-m", "benchmarks", "energies")
-    assert done.returncode == 1 and "Expected one of main_job, energy" in done.stderr
-    done = _run("-m", "benchmarks", "flow", "--quick", "--record")
-    assert done.returncode == 1 and "leave out --record" in done.stderr
-    done = _run("-m", "benchmarks", "flow", "--read", "benchmarks/results/main_job_alanine_dipeptide_laptop_0.json")
-    assert done.returncode == 1 and "Expected a record of flow" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("energies",), "Expected one of main_job, energy"),
+        (("flow", "--quick", "--record"), "leave out --record"),
+        (("flow", "--read", str(MAIN_JOB)), "Expected a record of flow"),
+    ],
+)
+def test_a_name_that_is_none_is_refused(arguments, told, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit, match=told):
+        runner.main()
 
 
 def test_a_quick_run_ends_in_a_table_and_one_line_of_figures() -> None:

@@ -59,27 +59,31 @@ def test_every_name_of_the_root_in_every_way_of_asking() -> None:
     )
 
 
-def test_a_wing_is_an_attribute_of_the_root() -> None:
+# The package is loaded anew for each, the libraries that it imports once.
+ANEW = """
+import sys, mdtraj, openmm, torch
+for first in {firsts}:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openmm_fab"]:
+        del sys.modules[name]
+    try:
+        exec(first + {then!r}, {{}})
+    except Exception as error:
+        raise AssertionError(first) from error
+"""
+
+
+def test_a_wing_is_an_attribute_and_compare_the_function_whatever_was_imported_first() -> None:
     wings = sorted({path.relative_to(ROOT).parts[0].removesuffix(".py") for path in ROOT.rglob("*.py")})
     wings = [wing for wing in wings if "__" not in wing and wing != "compare"]
-    in_a_fresh_process(
-        f"import openmm_fab as fab, sys\nfor n in {wings}: assert getattr(fab, n) is sys.modules['openmm_fab.' + n], n"
-    )
-
-
-@pytest.mark.parametrize(
-    "first",
-    [
+    firsts = (
+        f"import openmm_fab as fab, sys\nfor n in {wings}: assert getattr(fab, n) is sys.modules['openmm_fab.' + n], n",
         "import openmm_fab.compare.sides",
         "import openmm_fab.compare",
         "from openmm_fab.compare import compare",
         "import openmm_fab; openmm_fab.report",
-    ],
-)
-def test_compare_is_the_function_whatever_was_imported_first(first: str) -> None:
-    in_a_fresh_process(
-        f"{first}\n"
-        "import openmm_fab as fab, inspect, sys\n"
+    )
+    then = (
+        "\nimport openmm_fab as fab, inspect, sys\n"
         "assert inspect.isfunction(fab.compare)\n"
         "import openmm_fab.compare.figure\n"
         "from openmm_fab import compare\n"
@@ -88,6 +92,7 @@ def test_compare_is_the_function_whatever_was_imported_first(first: str) -> None
         "assert fab.compare is compare is inside is itself and Comparison is fab.Comparison\n"
         "assert inspect.ismodule(sys.modules['openmm_fab.compare'])"
     )
+    in_a_fresh_process(ANEW.format(firsts=firsts, then=then))
 
 
 @pytest.mark.parametrize("folder", FACES, ids=lambda folder: folder.relative_to(ROOT).as_posix())

@@ -83,9 +83,9 @@ def test_many_well_modes():
     large = ManyWell(60)  # 2^30 modes: some of them
     assert large.modes.shape == (2**16, 60) and large.modes_found(large.modes[:1000]) == 1000
     for dim in (34, 126, 128, 300):  # 2^17 modes, half of which are listed; more than a number's bits
-        listed = ManyWell(dim).modes
-        assert listed.shape == (2**16, dim) and ManyWell(dim).modes_found(listed) == 2**16
-        assert ManyWell(dim).modes_found(listed[:7].repeat(3, 1) + 0.1) == 7
+        target = ManyWell(dim)
+        assert target.modes.shape == (2**16, dim) and target.modes_found(target.modes) == 2**16
+        assert target.modes_found(target.modes[:7].repeat(3, 1) + 0.1) == 7
 
 
 def test_many_well_samples():

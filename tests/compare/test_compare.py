@@ -124,7 +124,7 @@ def test_an_error_of_few_blocks_is_judged_by_students_t() -> None:
         share = np.clip(0.2 + 0.03 * rng.normal(size=3), 0.01, 0.99)
         phi = np.where(rng.random(3000) < share[np.arange(3000) // 1000], 1.0, -1.5) + 0.3 * rng.normal(size=3000)
         md = backbone(phi, 1.0 + 0.5 * rng.normal(size=3000), block=md.block)
-        basin = compare(two_basins(20_000, 0.2, seed=1000 + seed), md, n_bootstrap=60).basins[0]
+        basin = compare(two_basins(5000, 0.2, seed=1000 + seed), md, n_bootstrap=60).basins[0]
         disagreements += basin.verdict == "disagree"
     assert disagreements <= 3  # of 0.27 %; taken for normal they would be one in ten
 

@@ -207,13 +207,18 @@ def test_float32_round_trip(coordinates):
     assert double.max() < 1e-12
 
 
+@pytest.fixture(scope="module")
+def fused(alanine_dipeptide) -> InternalCoordinates:
+    coordinates = InternalCoordinates.from_system(alanine_dipeptide)
+    coordinates.compile()
+    return coordinates
+
+
 @pytest.mark.parametrize("n", [0, 1, 300])
-def test_fused_is_the_same(alanine_dipeptide, n):
+def test_fused_is_the_same(coordinates, fused, n):
     """Values and derivative, for batches that fill no chunk and more than one."""
-    eager, fused = (InternalCoordinates.from_system(alanine_dipeptide) for _ in range(2))
-    fused.compile()
     results = []
-    for c in (eager, fused):
+    for c in (coordinates, fused):
         z = _z(c, max(n, 1))[:n].requires_grad_()
         x, log_det = c.to_cartesian(z)
         (gradient,) = torch.autograd.grad(x.square().sum() + (log_det * log_det.detach()).sum(), z)

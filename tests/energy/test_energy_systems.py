@@ -10,7 +10,7 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from energy_systems import SLOW, SYSTEMS, force_field, load, openmmtools_system
+from energy_systems import SYSTEMS, force_field, load, openmmtools_system
 from forces import (
     FORCES,
     POSITIONS,
@@ -54,7 +54,7 @@ def _particles(n: int, force: openmm.Force) -> openmm.System:
 # --- every System, and each of its forces alone ---
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in SYSTEMS])
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_system_is_openmms(name):
     pytest.importorskip("openmmtools")
     found = load(name)

@@ -9,7 +9,7 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from energy_systems import SLOW, SYSTEMS, load
+from energy_systems import SYSTEMS, load
 from examples import chain
 from forces import FORCES, POSITIONS, structures, system_of
 
@@ -52,7 +52,7 @@ def held_together(system: openmm.System, x: torch.Tensor) -> list[str]:
     return energy.reasons
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SYSTEMS])
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_force_fields(name) -> None:
     found = load(name)
     n = 40 if len(found.positions) < 100 else 4
@@ -67,7 +67,7 @@ def test_forces(name) -> None:
 
 
 def test_biomolecular_force_fields_are_all_c() -> None:
-    for name in ("aldp: amber19-all, gbn2", "aldp: charmm36_2024", "aldp: amber96, obc1", "aldp: amber14-all, obc2"):
+    for name in ("aldp: amber19-all, gbn2", "akf: charmm36_2024", "aldp: amber96, obc1", "aldp: amber14-all, obc2"):
         found = load(name)
         potential, parameters = Potential(found.system), global_parameters(found.system)
         assert not NativeEnergy(potential, parameters, 2.5, len(found.positions)).reasons

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zoo
+from charmm import cut
 from openmm import app, unit
 
 from openmm_fab.molecule.checks import UnsupportedSystemError
@@ -267,19 +268,20 @@ def test_named_protonation(tmp_path):
     assert find_problems(_write(tmp_path / "whole.pdb", named)).problems == ()  # its hydrogens tell
 
 
-@pytest.mark.slow
 def test_charmm(tmp_path):
     """Its ends of chains are patches: no template has their atoms."""
     pytest.importorskip("pdbfixer")
+    forcefield = tmp_path / "charmm36.xml"
+    forcefield.write_text(cut("charmm36.xml", {"ALA", "GLU", "ILE", "LEU", "LYS", "PHE"}))
     short = [line for line in _bare(_lines("peptide_akf.pdb")) if not _is(line, "PHE", "OXT", "CZ")]
-    findings = find_problems(_write(tmp_path / "short.pdb", short), "charmm36.xml")
+    findings = find_problems(_write(tmp_path / "short.pdb", short), str(forcefield))
     places = {problem.kind: problem.places for problem in findings.problems}
     assert set(re.findall(r"[A-Z]+", places["missing heavy atoms"][0])) == {"PHE", "CZ", "OXT"}
     assert [place[:5] for place in places["missing hydrogens"]] == ["ALA 1", "LYS 2"]
     prepared = findings.fix(FIXES)
     assert prepared.left == () and prepared.topology.getNumAtoms() == 55
     short = [line for line in _lines("elil") if not _is(line, "ILE", "CD1")]  # CD in CHARMM
-    findings = find_problems(_write(tmp_path / "elil.pdb", short), "charmm36.xml")
+    findings = find_problems(_write(tmp_path / "elil.pdb", short), str(forcefield))
     assert _only(findings, "missing heavy atoms") == ("ILE 3 (CD1)",)
 
 

@@ -13,7 +13,7 @@ from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.train import pathwise
 
 PERIODIC = torch.tensor([False, True])
-GRID = 300
+GRID = 160
 
 
 def _flow(seed: int = 0, resampled: bool = False, tilt: float = 0.08) -> CouplingFlow:

@@ -407,29 +407,35 @@ def test_forces_in_the_buffer_are_those_of_the_target_as_trained_on():
     )
 
 
+@pytest.fixture(scope="module")
+def partly_annealed() -> Trainer:
+    """Of a good flow that has moved on since its buffer was filled, by annealing and with samples as it drew them."""
+    quick = replace(LEARN, warmup=20, learning_rate=5e-3, path_above=0.0, matmul_dtype="float32", anneal_below=0.0)
+    trainer = _trainer(Mixed(), quick, iterations=120)
+    for _ in trainer:
+        if trainer.iteration == 60:
+            break
+    buffer = trainer.experience.buffer
+    own = torch.isfinite(buffer._log_b[: buffer.size])
+    assert own.any() and not own.all() and trainer.experience.ess > 0.8
+    buffer.adjust = lambda *change: None  # the buffer stays as it is
+    return trainer
+
+
 @pytest.mark.parametrize("path", [0.0, 0.6])
-def test_the_control_variate_takes_noise_away_and_nothing_else(path):
-    """Of single gradient steps on a buffer of annealed and of the flow's own samples, for a flow that has moved on."""
-    settings = replace(LEARN, path_gradient=path, path_above=0.0, matmul_dtype="float32", anneal_below=0.0)
-    noise = {}
+def test_the_control_variate_takes_noise_away_and_nothing_else(partly_annealed, path):
+    """Of single gradient steps on the same buffer, of which none is made."""
+    trainer, noise = partly_annealed, {}
+    buffer = trainer.experience.buffer
+    own = torch.isfinite(buffer._log_b[: buffer.size])
+
+    def gradient(loss: Tensor) -> Tensor:
+        by = torch.autograd.grad(loss, list(trainer.learner.flow.parameters()))
+        return torch.cat([g.reshape(-1) for g in by]).double()
+
     for control in (False, True):
-        trainer = _trainer(Mixed(), replace(settings, control_variate=True), iterations=400)
-        for _ in trainer:
-            if trainer.iteration == 250:
-                break
-        trainer.settings = replace(trainer.settings, control_variate=control, updates=1, batch=16)
-        buffer, gradients = trainer.experience.buffer, []
-        own = torch.isfinite(buffer._log_b[: buffer.size])
-        assert own.any() and not own.all() and trainer.experience.ess > 0.8
-
-        def gradient(loss: Tensor, trainer: Trainer = trainer) -> Tensor:
-            by = torch.autograd.grad(loss, list(trainer.learner.flow.parameters()))
-            return torch.cat([g.reshape(-1) for g in by]).double()
-
-        buffer.adjust = lambda *change: None  # the buffer stays as it is
-        for _ in range(400):
-            gradients.append(gradient(*losses_of(replay, trainer)))
-        drawn = torch.stack(gradients)
+        trainer.settings = replace(trainer.settings, path_gradient=path, control_variate=control, updates=1, batch=32)
+        drawn = torch.stack([gradient(*losses_of(replay, trainer)) for _ in range(200)])
         noise[control] = drawn.var(0).sum()
 
         # What it should be on average: sums over all of the buffer.
@@ -443,7 +449,7 @@ def test_the_control_variate_takes_noise_away_and_nothing_else(path):
         expected = gradient(loss)
         # In the directions that vary most, which are independent of each other.
         _, widths, axes = torch.linalg.svd(drawn - drawn.mean(0), full_matrices=False)
-        z = (axes[:8] @ (drawn.mean(0) - expected)) / (widths[:8] / 400)
+        z = (axes[:8] @ (drawn.mean(0) - expected)) / (widths[:8] / 200)
         assert chi2.sf(float(z.square().sum()), 8) > 1e-3, (control, z)
     assert noise[True] < 0.7 * noise[False], noise
 
