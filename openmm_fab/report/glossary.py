@@ -36,6 +36,9 @@ WORDS: dict[str, str] = {
         "Kish's effective sample size, (Σw)²/Σw²: number of equally weighted independent structures of the "
         "same precision. It sees only what the flow samples"
     ),
+    "FAB, flow, unw.": (
+        "labels of the same generator: FAB on the command line, flow in Python; unw. is short for unweighted"
+    ),
     "floor": "the reference's own noise: how far two halves of it differ",
     "flow": "normalizing flow: the density q that can be sampled and evaluated",
     "held": ("what coordinates keep as in the given structure: isomers, stereocentres, puckers, constrained lengths"),
@@ -62,6 +65,7 @@ WORDS: dict[str, str] = {
         "energy in kT"
     ),
     "lost basins": "torsional basins that the buffer holds and the flow does not draw",
+    "narrow": "a torsion that does not turn: it is stiff, like lengths and angles",
     "no tail": "k-hat of weights whose largest are all equal, as of plain MD",
     "no verdict": "too few effective samples, or a k-hat too high, to say whether two sides agree",
     "outside": (
@@ -72,6 +76,7 @@ WORDS: dict[str, str] = {
         "0 to 1: how much two states share, from the overlap matrix of MBAR; below 0.06 differences are not "
         "to be trusted"
     ),
+    "pass": "one batch of samples, annealed or plain, that goes into the buffer",
     "periodic, stiff": "coordinates of z: a torsion that turns is periodic; lengths, angles and all else is stiff",
     "preset": "named settings for a machine: smoke, laptop, gpu",
     "raw": "of the weights as they are, not clipped",
