@@ -41,7 +41,7 @@ class Angle:
     fold: int = 1
 
     def values(self, x: np.ndarray) -> np.ndarray:
-        """(n,), rad in (-pi, pi], of structures x (n, atoms, 3), nm."""
+        """Values (n,), rad in (-pi, pi], in structures x (n, atoms, 3), nm."""
         phases = [np.exp(1j * self.fold * torsions(x, four)) for four in self.atoms]
         return np.angle(np.sum(phases, axis=0))
 
@@ -62,7 +62,7 @@ class Basins:
 
     @classmethod
     def of(cls, topology: mdtraj.Topology, x: np.ndarray, weights: np.ndarray, heavy: bool = False) -> Basins:
-        """Of the wells that structures x (n, atoms, 3), nm, with weights (n,) show.
+        """Find the basins that structures x (n, atoms, 3), nm, with weights (n,) show in the wells of their torsions.
 
         Parameters
         ----------
@@ -82,11 +82,11 @@ class Basins:
 
     @property
     def telling(self) -> list[Angle]:
-        """Angles with more than one well."""
+        """Angles with more than one well, which distinguish basins."""
         return [angle for angle, well in zip(self.angles, self.wells, strict=True) if len(set(well) - {-1}) > 1]
 
     def states(self, x: np.ndarray) -> np.ndarray:
-        """(n, angles) int: the well of each angle in structures x (n, atoms, 3); -1 for none, and where it is nan."""
+        """Well (n, angles) int of each angle in structures x (n, atoms, 3); -1 for none, and where the angle is nan."""
         found = np.full((len(x), len(self.angles)), -1)
         for k, (angle, well) in enumerate(zip(self.angles, self.wells, strict=True)):
             values = angle.values(x)
@@ -96,7 +96,7 @@ class Basins:
 
 
 def slow_angles(topology: mdtraj.Topology, x: np.ndarray) -> list[Angle]:
-    """Of `slow_states`, without bonds that stand in one line with their neighbours (nitriles, alkynes).
+    """Torsions of `slow_states`, without bonds that are in line with their neighbours (nitriles, alkynes).
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def _straight(few: np.ndarray, four: Four) -> bool:
 
 
 def torsions(x: np.ndarray, four: Sequence[int]) -> np.ndarray:
-    """(n,), rad in (-pi, pi], with the sign of IUPAC, of structures x (n, atoms, 3)."""
+    """Torsions (n,), rad in (-pi, pi], with the sign of IUPAC, of structures x (n, atoms, 3)."""
     a, b, c, d = (x[:, i].astype(np.float64) for i in four)
     u, v, w = b - a, c - b, d - c
     p, q = np.cross(u, v), np.cross(v, w)

@@ -20,7 +20,7 @@ BOOTSTRAP = 200
 
 @dataclass(frozen=True)
 class Conformer:
-    """A torsional basin.
+    """One conformer: a torsional basin with its population and free energy.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Strain of a pose: what it costs the free molecule to be there, -ln of the population about the pose."""
+"""Strain of a pose, the free energy that a free molecule has to pay for it: -ln of the population about the pose."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MATCHES = 200  # ways to lay equal atoms on each other that are looked at
 
 @dataclass(frozen=True)
 class Strain(Estimate):
-    """-ln p of a pose in kT, with what it rests on.
+    """Strain -ln p of a pose in kT, with the samples it rests on.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Strain(Estimate):
 def strains(
     ensemble: Weighted, pose: str | Path | Any | ArrayLike, within: float | None = None, seed: int = 0
 ) -> list[Strain]:
-    """Of every pose; see `Ensemble.strain`."""
+    """Strain of every pose; see `Ensemble.strain`."""
     if within is not None and not within > 0.0:
         raise ValueError(f"Expected within above 0 nm; got {within}.")
     w = ensemble.weights
@@ -83,7 +83,7 @@ def _strain(ensemble: Weighted, mask: np.ndarray, seed: int) -> Strain:
 
 
 def _poses(ensemble: Weighted, pose: Any) -> list[np.ndarray]:
-    """Of each pose the structures (ways, atoms, 3), nm, under every exchange of equal atoms; hydrogens are nan."""
+    """Structures (ways, atoms, 3), nm, of each pose under every exchange of equivalent atoms; hydrogens are nan."""
     if isinstance(pose, str | Path):
         Chem = rdkit_chem()
         with silent():
@@ -164,7 +164,8 @@ def _same_hands(ensemble: Weighted, structures: np.ndarray) -> np.ndarray:
 
 
 def _rmsd(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(n,), nm: of structures x (n, atoms, 3) from y (atoms, 3), superposed. inf where x is not finite."""
+    """Root mean square deviations (n,), nm, of structures x (n, atoms, 3) from y (atoms, 3), superposed; inf where x
+    is not finite."""
     a = x.astype(np.float64) - x.mean(1, keepdims=True, dtype=np.float64)
     b = y - y.mean(0)
     finite = np.isfinite(a).all((1, 2))

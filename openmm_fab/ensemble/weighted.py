@@ -13,15 +13,15 @@ from ..weights import Estimate
 
 
 class Weighted(Protocol):
-    """Structures of one molecule with weights: an `Ensemble`, seen by those of its functions that it calls itself."""
+    """Interface of weighted structures: the part of an `Ensemble` that its own functions need."""
 
     @property
     def x(self) -> np.ndarray:
-        """(n, atoms, 3), nm."""
+        """Positions (n, atoms, 3), nm."""
 
     @property
     def topology(self) -> mdtraj.Topology:
-        """Of the atoms."""
+        """Topology of the atoms."""
 
     @property
     def n(self) -> int:
@@ -29,26 +29,26 @@ class Weighted(Protocol):
 
     @property
     def weights(self) -> np.ndarray:
-        """(n,), they sum to one."""
+        """Normalised weights (n,), which sum to one."""
 
     @property
     def independent(self) -> float:
-        """No more samples than this are independent."""
+        """Upper bound on the number of independent samples."""
 
     def to_mdtraj(self) -> mdtraj.Trajectory:
-        """All frames, weights ignored."""
+        """Trajectory of all frames, weights ignored."""
 
     def torsions(self, which: str | ArrayLike) -> np.ndarray:
-        """(n, torsions), rad."""
+        """Torsion angles (n, torsions), rad."""
 
     def expectation(self, values: ArrayLike) -> Estimate:
         """Weighted mean of values (n, ...) with its error."""
 
     def bootstrap(self, statistic: Callable[[np.ndarray], np.ndarray], n_bootstrap: int, seed: int) -> np.ndarray:
-        """Replicas of a statistic of weights."""
+        """Bootstrap replicas of a statistic of the weights."""
 
     def standard_error(self, replicas: np.ndarray) -> np.ndarray:
-        """Of replicas."""
+        """Standard error from bootstrap replicas."""
 
     def share_error(self, p: ArrayLike, error: ArrayLike) -> np.ndarray:
-        """Errors of shares of the weight."""
+        """Standard errors of shares of the weight."""
