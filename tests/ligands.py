@@ -17,10 +17,7 @@ OTHER = (0.36, 1.0)
 
 
 def standin_xml(molecule: Any, forcefield: str = "openff-2.2.1", charges: Any = "gasteiger") -> str:
-    """An OpenMM force-field file of a molecule: springs at the lengths and angles that it has, Gasteiger charges.
-
-    It takes the place of `openmm_fab.molecule.parameters.forcefield_xml`.
-    """
+    """An OpenMM force-field file of a molecule: springs at the lengths and angles that it has, Gasteiger charges."""
     q = charges_of(molecule, "gasteiger" if isinstance(charges, str) else charges)
     x, atoms = positions_of(molecule), list(molecule.GetAtoms())
     kinds = [f"t{atom.GetIdx()}" for atom in atoms]
@@ -72,7 +69,9 @@ def standin_xml(molecule: Any, forcefield: str = "openff-2.2.1", charges: Any = 
 @pytest.fixture
 def without_openff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Force fields by name are `standin_xml`."""
-    monkeypatch.setattr("openmm_fab.molecule.ligand_folder.forcefield_xml", standin_xml)
+    monkeypatch.setattr(
+        "openmm_fab.molecule.ligand_folder.forcefield_files", lambda *about: {"ligand.xml": standin_xml(*about)}
+    )
 
 
 def drawn(smiles: str) -> tuple[mdtraj.Topology, np.ndarray]:

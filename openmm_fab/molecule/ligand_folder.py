@@ -13,12 +13,12 @@ from numpy.typing import ArrayLike
 
 from ..tools.files import write_atomically
 from .chemistry import rdkit_chem, without_hydrogens
-from .parameters import FORCEFIELD, check_names, forcefield_xml, given_files, solvent_files
+from .parameters import FORCEFIELD, check_names, forcefield_files, given_files, solvent_files
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-STRUCTURE, PARAMETERS = "input.sdf", "ligand.xml"
+STRUCTURE = "input.sdf"
 CHARGES, SOLVENT = "nagl", "gbn2"  # of a force field by name
 
 
@@ -37,8 +37,10 @@ def ligand_files(
         chosen, solvent = CHARGES if charges is None else charges, SOLVENT if solvent is None else solvent
         (field,) = [forcefield] if isinstance(forcefield, str) else forcefield
         check_names(field, chosen)
-        used = [PARAMETERS, *solvent_files(solvent)]
-        texts[PARAMETERS] = forcefield_xml(molecule, field, chosen)
+        solvents = solvent_files(solvent)
+        parameters = forcefield_files(molecule, field, chosen)
+        texts |= parameters
+        used = [*parameters, *solvents]
         about = f"{field}, charges {chosen if isinstance(chosen, str) else 'as given'}"
     else:
         if charges is not None:

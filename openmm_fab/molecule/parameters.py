@@ -6,7 +6,10 @@ The packages are optional; each is loaded when it is used, and a missing one is 
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from .chemistry import INSTALL, rdkit_chem, silent
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-FORCEFIELD = "openff-2.2.1"
+FORCEFIELD, TEMPLATE = "openff-2.2.1", "ligand.xml"
 FAMILIES = ("openff-", "smirnoff99Frosst-", "gaff-")
 CHARGES = ("nagl", "am1bcc", "gasteiger")
 NAGL_MODEL = "openff-gnn-am1bcc-1.0.0.pt"
@@ -44,8 +47,8 @@ def check_names(forcefield: str, charges: str | ArrayLike) -> None:
         raise ValueError(f"Expected charges out of {', '.join(CHARGES)}, or a number for each atom; got {charges!r}.")
 
 
-def forcefield_xml(molecule: Mol, forcefield: str = FORCEFIELD, charges: str | ArrayLike = "nagl") -> str:
-    """Text of an OpenMM force-field file with one residue template: the molecule.
+def forcefield_files(molecule: Mol, forcefield: str = FORCEFIELD, charges: str | ArrayLike = "nagl") -> dict[str, str]:
+    """Name and text of OpenMM force-field files: the molecule as a residue template, after GAFF's own file for GAFF.
 
     Parameters
     ----------
@@ -80,12 +83,21 @@ def forcefield_xml(molecule: Mol, forcefield: str = FORCEFIELD, charges: str | A
         near = [name for name in known if name.startswith(forcefield.split("-")[0])]
         raise ValueError(f"Expected a force field that is installed, {', '.join(near[-8:])}; got {forcefield!r}.")
     try:
-        return str(kind(molecules=[described], forcefield=forcefield).generate_residue_template(described))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of preset charges, and of each other
+            generator = kind(molecules=[described], forcefield=forcefield)
+            text = str(generator.generate_residue_template(described))
     except Exception as error:  # OpenFF has many kinds of its own
         if isinstance(error, ImportError | OSError):
             raise
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"Expected a molecule that {forcefield} has parameters for; it says: {said}") from error
+    # The names of OpenFF's types begin with a digest of the molecule.
+    files = {TEMPLATE: re.sub(r"\b[0-9a-f]{64}#", "LIG-", text)}
+    if gaff:
+        base = Path(generator.gaff_xml_filename)
+        files = {base.name: base.read_text(encoding="utf-8"), **files}
+    return files
 
 
 def charges_of(molecule: Mol, charges: str | ArrayLike, described: Any = None) -> np.ndarray:
@@ -109,6 +121,8 @@ def charges_of(molecule: Mol, charges: str | ArrayLike, described: Any = None) -
                 f"Expected {molecule.GetNumAtoms()} finite charges, one for each atom, hydrogens included; got shape "
                 f"{given.shape}."
             )
+        if not given.any():
+            raise ValueError("Expected charges; all are zero, which OpenFF takes for none at all.")
         if abs(given.sum() - total) > 0.01:
             raise ValueError(f"Expected charges that sum to {total}, as the molecule is drawn; got {given.sum():.4f}.")
         found = given

@@ -380,7 +380,7 @@ def test_amber_trajectory_is_no_restart_file(amber_data, tmp_path):
 @pytest.mark.parametrize(
     ("read", "missing"),
     [
-        (lambda f: MolecularSystem.from_pdb(f / "a.cif"), r"PDB or PDBx/mmCIF file at .*a\.cif"),
+        (lambda f: MolecularSystem.from_pdb(f / "a.cif"), r"PDB, PDBx/mmCIF or SDF file at .*a\.cif"),
         (lambda f: MolecularSystem.from_amber(f / "a.prmtop", f / "a.crd"), r"Amber topology at .*a\.prmtop"),
         (lambda f: MolecularSystem.from_charmm(f / "a.psf", f / "a.crd", f / "a.prm"), r"psf\) at .*a\.psf"),
         (lambda f: MolecularSystem.from_gromacs(f / "a.top", f / "a.gro"), r"GROMACS topology at .*a\.top"),

@@ -272,3 +272,15 @@ def test_an_rdkit_molecule_is_left_as_it_was() -> None:
     molecule = Chem.MolFromSmiles("CCO")
     assert prepared(molecule).GetNumAtoms() == 9
     assert molecule.GetNumAtoms() == 3 and molecule.GetNumConformers() == 0
+
+
+@pytest.mark.parametrize(("name", "atoms", "charge"), [("ibuprofen", 32, -1), ("imatinib", 69, 1)])
+def test_shipped_ligands(name: str, atoms: int, charge: int) -> None:
+    system = MolecularSystem.load(name)
+    assert system.n_atoms == atoms and len(system.constraints[0]) == 0
+    (nonbonded,) = [force for force in system.system.getForces() if isinstance(force, openmm.NonbondedForce)]
+    total = sum(nonbonded.getParticleParameters(i)[0]._value for i in range(atoms))
+    assert total == pytest.approx(charge, abs=1e-5)
+    molecule = molecule_of(system.md_topology, system.positions[None])
+    smiles = (system.folder / "system.toml").read_text().split("# ")[1].split(": ")[0]
+    assert Chem.MolToSmiles(Chem.RemoveHs(molecule)) == smiles
