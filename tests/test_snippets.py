@@ -54,6 +54,10 @@ def before(page: str, number: int, system: fab.MolecularSystem) -> dict[str, Any
     """What a reader has already, ahead of a page's block."""
     if page == "docs/quickstart.md" and number == 3:
         shutil.copy(ROOT / "systems" / "alanine_dipeptide" / "input.pdb", "my.pdb")
+    if page == "docs/quickstart.md" and number == 4:
+        few = mdtraj.Trajectory(np.repeat(system.positions[None], 50, 0), system.md_topology)
+        few.xyz += np.random.default_rng(0).normal(0, 0.002, few.xyz.shape)
+        few.save("md.dcd")
     if page == "docs/energy.md":
         x = torch.from_numpy(system.positions[None].astype(np.float64))
         if number == 1:  # of an alchemical system
