@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 POOR_SHARE = 0.01  # of the samples, effective: below it the flow has hardly learned the molecule
 FEW_ITERATIONS, ENOUGH_ITERATIONS = 50, 1000
+LATEST = 10  # annealed rows of metrics
 LONG_SETUP = 0.2  # of the training
 BIG_WEIGHT = 0.05  # of all weight, in one sample
 ABOVE_CUT = 0.05
@@ -67,6 +68,16 @@ def training_findings(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
                 "Nothing was annealed",
                 "Training did not come to FAB, whose annealing finds states that the flow has lost or never had: those "
                 "leave no trace in the weights. Train longer, and compare with dynamics.",
+            )
+        )
+    powers = [row["lam"] for row in metrics if (row.get("ess_ais") or math.nan) > 0 and row.get("lam") is not None]
+    if powers and (lam := float(np.median(powers[-LATEST:]))) < 1.0:
+        found.append(
+            Finding(
+                CARE,
+                f"Annealed weights were still raised to the power {lam:.2g} at the end",
+                "Too few annealed samples count for the whole way to p^2/q: the flow was trained towards less than "
+                "that. Train longer, or anneal through more densities (intermediate).",
             )
         )
     setup = math.fsum(row.get("setup") or 0 for row in metrics)

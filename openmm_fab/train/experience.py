@@ -15,7 +15,7 @@ from ..ais.kernels import adapted, widths
 from ..flow.base import Flow
 from ..target import Target
 from ..tools.adaptive_batch import AdaptiveBatch
-from ..weights import effective_share
+from ..weights import effective_share, trusted_power
 from .buffer import ReplayBuffer
 from .distributed import Ranks
 from .errors import TrainingError
@@ -24,6 +24,7 @@ from .settings import TrainSettings
 
 BASINS_EVERY = 25  # iterations
 RECENT = 16  # passes that the flow's ESS is that of, and of which one is annealed where annealing does not pay
+TRUST = 0.05  # share of a pass that its weights leave effective
 PLAIN = 2  # batches in a pass that is not annealed
 
 
@@ -52,6 +53,8 @@ class Experience:
         Of the coordinates in the buffer, if HMC's steps are in proportion.
     last : AISResult or None
         The latest pass of this iteration, where it had one; log weights and acceptances of all ranks.
+    lam : float
+        Power of the weights with which the latest pass went to the buffer; nan before the first.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Experience:
         self.widths = torch.ones(target.dim, dtype=like.dtype, device=like.device) if s.ais.widths else None
         self.annealing = AdaptiveBatch("Annealing")
         self.last: AISResult | None = None
+        self.lam = math.nan
         self._iteration = 0
         self._recent: deque[Tensor] = deque(maxlen=RECENT)
         self._ess: float | None = None
@@ -99,9 +103,21 @@ class Experience:
             result, passes = self.anneal() if annealed else self.draw(), passes + 1
             points, own = result.points, s.control_variate and not annealed
             unbiased = self.target.remove_bias(points.grad_log_p, points.z)
-            self.buffer.add(points.z, result.log_w, points.log_q, unbiased, own)
+            self.buffer.add(points.z, self._trusted(result.log_w), points.log_q, unbiased, own)
         if self._iteration % BASINS_EVERY == 0:
             self._follow_buffer()
+
+    def _trusted(self, log_w: Tensor) -> Tensor:
+        """Log weights (n,) of this rank's samples of the last pass, raised to the power `lam` about their mean weight.
+
+        lam is the largest in (0, 1] that leaves `TRUST` of the pass effective: the flow is asked to reach no further
+        than its samples do.
+        """
+        assert self.last is not None
+        every = self.last.log_w
+        _, self.lam = trusted_power(every, TRUST)
+        mean = torch.logsumexp(every[torch.isfinite(every)], 0) - math.log(len(every))
+        return log_w if self.lam == 1.0 else torch.where(torch.isfinite(log_w), mean + self.lam * (log_w - mean), log_w)
 
     def anneal(self) -> AISResult:
         """Make one pass of annealed importance sampling and adapt the step sizes."""

@@ -57,7 +57,8 @@ class Trainer:
     -----
     Metrics of an iteration: iteration, seconds, evaluations (of the target), flow_evaluations (of the learner), loss,
     ess_flow (Kish share of the learner's samples in the last passes, towards the target as trained on), ess_ais (of
-    this pass towards p^alpha q^(1 - alpha)), acceptance (nan if it was not annealed), step_size, buffer (samples),
+    this pass towards p^alpha q^(1 - alpha)), lam (power of the weights of the last step before FAB, or with which an
+    annealed pass went to the buffer), acceptance (nan if it was not annealed), step_size, buffer (samples),
     invalid (the learner's samples of zero density in this pass), gradient (norm), learning_rate, spent (share of the
     budget).  What an objective does not look at is nan.
     """
@@ -133,6 +134,7 @@ class Trainer:
             "loss": sum(losses) / len(losses),
             "ess_flow": experience.ess,
             "ess_ais": math.nan if last is None else effective_share(last.log_w),
+            "lam": getattr(self.objective, "lam", math.nan) if last is None else experience.lam,
             "acceptance": math.nan if last is None else _mean(last.acceptance),
             "step_size": _mean(experience.step_sizes),
             "buffer": buffered,

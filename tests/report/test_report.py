@@ -104,6 +104,17 @@ def test_a_training_that_annealed_nothing_is_told() -> None:
     assert training_findings([{**last, "ess_ais": 0.3}, {**last, "ess_ais": None}]) == []
 
 
+def test_weights_that_stayed_tempered_are_told() -> None:
+    row = {"iteration": 500, "seconds": 60.0, "spent": 1.0, "ess_ais": 0.05}
+    (found,) = training_findings([{**row, "lam": 1.0}] * 3 + [{**row, "lam": 0.4}] * 10)
+    assert found.grade == "care" and "power 0.4" in found.head
+    late = [{**row, "lam": 0.4}] * 9 + [{**row, "lam": 1.0}] * 6
+    assert training_findings(late) == []
+    # Powers of steps that annealed nothing are another matter.
+    plain = [{**row, "lam": 0.4, "ess_ais": None}] * 20
+    assert training_findings([{**row, "lam": 1.0}, *plain]) == []
+
+
 def test_a_long_set_up_is_told() -> None:
     last = {"iteration": 100, "seconds": 30.0, "spent": 0.5}  # of a minute
 

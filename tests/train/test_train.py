@@ -22,7 +22,7 @@ from openmm_fab.train.objectives import OBJECTIVES, MaximumLikelihood, path_shar
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.snf import StochasticFlow
 from openmm_fab.train.trainer import Trainer
-from openmm_fab.weights import Estimate, effective_sample_size, log_z, normalized_weights, z_score
+from openmm_fab.weights import Estimate, effective_sample_size, effective_share, log_z, normalized_weights, z_score
 
 SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=4, path_gradient=0.3, path_above=0.0)
 LEARN = TrainSettings(batch=128, updates=8, buffer_min=8, warmup=50, learning_rate=2e-3, averaging=0.98)
@@ -575,6 +575,24 @@ def test_the_flow_is_the_learners_running_average():
     for own, flow, learner in zip(average, trainer.flow.parameters(), trainer.learner.flow.parameters(), strict=True):
         torch.testing.assert_close(own, flow)
         assert not torch.equal(flow, learner) or not own.any()
+
+
+def test_a_pass_reaches_no_further_than_its_samples():
+    """Of a narrow flow far from the target one sample holds nearly all the weight: not in the buffer."""
+    target = ManyWell(4)
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8), torch.Generator().manual_seed(0))
+    settings = TrainSettings(batch=200, buffer_min=1, ais=AISSettings(intermediate=0, alpha=8.0))
+    trainer = Trainer(flow, target, Budget(iterations=1), settings, torch.Generator().manual_seed(0))
+    experience = trainer.experience
+    experience.begin(0)
+    experience.fill()
+    raw = experience.last.log_w
+    assert effective_share(raw) < 0.02 < experience.lam < 1
+    log_w = experience.buffer.log_w.double()
+    assert effective_share(log_w) == pytest.approx(0.05, abs=1e-3)
+    # About the mean weight: passes of other powers stay comparable.
+    mean = torch.logsumexp(raw, 0) - math.log(len(raw))
+    torch.testing.assert_close(log_w, mean + experience.lam * (raw - mean), atol=1e-3, rtol=1e-5)
 
 
 def test_the_buffer_follows_the_learner():
