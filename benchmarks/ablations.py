@@ -137,7 +137,7 @@ def run(name: str, seconds: float, shipped: bool, quick: bool = False) -> dict[s
     if not quick:
         generator.compile()
         # A trainer of its own, whose flow is thrown away: everything is compiled then.
-        for _ in Trainer(copy.deepcopy(generator.flow), generator.target, Budget(iterations=3), train):
+        for _ in Trainer(copy.deepcopy(generator.flow), generator.target, Budget(iterations=3), settings=train):
             pass
     budget = Budget(iterations=2) if quick else Budget(minutes=seconds / 60)
     trainer = OwnTime(generator.flow, generator.target, budget, train, generator._random)

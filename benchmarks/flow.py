@@ -39,7 +39,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     periodic[-ANGLES:] = True
     z = 0.5 * torch.randn(batch, DIM)
 
-    ours = _stirred(CouplingFlow(periodic, FlowSettings(LAYERS, HIDDEN, BINS)))
+    ours = _stirred(CouplingFlow(periodic, FlowSettings(layers=LAYERS, hidden=HIDDEN, bins=BINS)))
     seconds = {"eager": _seconds(ours, z, repeats)}
     started = time.perf_counter()
     if not options.quick:

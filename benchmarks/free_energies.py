@@ -48,7 +48,7 @@ class Bench:
             settings |= {"time_ps": 4.0, "equilibration_ps": 1.0, "frame_ps": 1.0}
             settings |= {"build_ps": 2.0} if method == "metadynamics" else {}
             settings |= {} if method == "replica-exchange" else {"walkers": 16, "compile": False}
-        return fab.reference(system, method, self.folder / name, resume=True, **settings)
+        return fab.reference(system, method, folder=self.folder / name, resume=True, **settings)
 
     def metadynamics(self, name: str, system: fab.MolecularSystem, longer: float = 1.0) -> fab.ReferenceEnsemble:
         """Heavy hydrogens change the kinetics alone."""

@@ -70,7 +70,7 @@ def runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for how in options.how:
             products, graphs = HOW[how]
             train = TrainSettings(batch=batch, buffer_min=4, buffer_max=16, matmul_dtype=products)
-            settings = GeneratorSettings(flow=FlowSettings(options.layers, options.hidden), train=train)
+            settings = GeneratorSettings(flow=FlowSettings(layers=options.layers, hidden=options.hidden), train=train)
             generator = BoltzmannGenerator(system, settings, device=options.device)
             if not options.quick:
                 generator.compile()
@@ -82,7 +82,7 @@ def runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def parts(generator: BoltzmannGenerator, graphs: bool, options: argparse.Namespace) -> dict[str, Any]:
     """Medians in ms of each part, and the seconds of its first call, in which it is compiled and recorded."""
-    trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**9), generator.settings.train)
+    trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**9), settings=generator.settings.train)
     flow, n = trainer.learner.flow, trainer.settings.batch
     if not graphs:
         flow._graphs = None

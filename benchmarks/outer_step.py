@@ -177,7 +177,7 @@ def prepared(
     started = time.perf_counter()
     if fused:
         generator.compile()
-    trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**6), shape[1])
+    trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**6), settings=shape[1])
     with torch.no_grad():  # a buffer's content does not shape the cost of a step: filled without annealing
         for _ in range(shape[1].buffer_min):
             z, log_q = trainer.learner.flow.sample(shape[1].batch, trainer.generator)

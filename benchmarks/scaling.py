@@ -89,7 +89,7 @@ def work(out: str, batch: int, steps: int, quick: bool) -> None:
         if not quick:
             generator.compile()
         traffic = counted()
-        trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**6), settings.train)
+        trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**6), settings=settings.train)
         for _ in range(2):  # fills the buffer; compiles what is left
             trainer.step()
         rows = []

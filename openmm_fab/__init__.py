@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from .md.convergence import Convergence, ReferenceEnsemble
     from .md.reference import reference
     from .molecule.checks import UnsupportedSystemError
-    from .molecule.system import MolecularSystem, available_systems
+    from .molecule.system import PAPER_FORCEFIELD, MolecularSystem, available_systems
     from .preparation.findings import find_problems
+    from .tools.errors import OpenMMFabError
     from .train.errors import TrainingError
     from .train.settings import Budget, TrainSettings
     from .train.trainer import Trainer
@@ -52,7 +53,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "OpenMMFabError",
     "MolecularSystem",
+    "PAPER_FORCEFIELD",
     "UnsupportedSystemError",
     "available_systems",
     "find_problems",
@@ -126,8 +129,9 @@ if not TYPE_CHECKING:
             "md.convergence": "Convergence ReferenceEnsemble",
             "md.reference": "reference",
             "molecule.checks": "UnsupportedSystemError",
-            "molecule.system": "MolecularSystem available_systems",
+            "molecule.system": "MolecularSystem PAPER_FORCEFIELD available_systems",
             "preparation.findings": "find_problems",
+            "tools.errors": "OpenMMFabError",
             "train.errors": "TrainingError",
             "train.settings": "Budget TrainSettings",
             "train.trainer": "Trainer",

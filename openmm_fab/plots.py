@@ -31,6 +31,7 @@ PLOT_SAMPLES = 2048
 def ramachandran(
     ax: Axes,
     ensemble: Ensemble,
+    *,
     residue: int = 0,
     weighted: bool = True,
     bins: int = 64,

@@ -109,6 +109,7 @@ class BoltzmannTarget(Target):
         self,
         energy: Callable[[Tensor], Tensor],
         coordinates: Coordinates,
+        *,
         regularize: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.energy, self.coordinates, self.regularize = energy, coordinates, regularize
@@ -136,7 +137,7 @@ class BoltzmannTarget(Target):
 class Gaussian(Target):
     """Normal density with its own mean and deviation in each coordinate, times exp(log_z)."""
 
-    def __init__(self, mean: Tensor, std: Tensor, log_z: float = 0.0) -> None:
+    def __init__(self, mean: Tensor, std: Tensor, *, log_z: float = 0.0) -> None:
         self.mean, self.std, self.log_z = mean, std, log_z
         self.dim, self.periodic = len(mean), torch.zeros(len(mean), dtype=torch.bool)
 
@@ -148,7 +149,7 @@ class Gaussian(Target):
 class VonMises(Target):
     """Independent angles with densities exp(kappa cos(m (phi - mean))) / (2 pi I0(kappa)): m equal modes, log Z = 0."""
 
-    def __init__(self, mean: Tensor, kappa: Tensor, modes: int = 1) -> None:
+    def __init__(self, mean: Tensor, kappa: Tensor, *, modes: int = 1) -> None:
         self.mean, self.kappa, self.modes = mean, kappa, modes
         self.dim, self.periodic = len(mean), torch.ones(len(mean), dtype=torch.bool)
 
@@ -202,7 +203,7 @@ class GaussianMixture(Multimodal):
     REACH = 4.0  # standard deviations around a location that are its mode
 
     def __init__(
-        self, components: int = 40, dim: int = 2, width: float = 40.0, std: float = math.log1p(math.e), seed: int = 0
+        self, components: int = 40, dim: int = 2, *, width: float = 40.0, std: float = math.log1p(math.e), seed: int = 0
     ) -> None:
         uniform = torch.rand(components, dim, generator=torch.Generator().manual_seed(seed))
         self.modes, self.std, self.log_z = (uniform - 0.5) * 2 * width, std, 0.0

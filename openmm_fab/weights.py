@@ -26,7 +26,7 @@ ROUNDING = 1e-12  # of a sum of weights that sum to one
 OUTSIDE_LIMIT = 0.01  # share of the weight beyond the range of a flow's splines, above which they are too narrow
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """A value with its standard error; both may be arrays of one shape.
 
@@ -39,6 +39,9 @@ class Estimate:
 
     value: float | np.ndarray
     error: float | np.ndarray
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self})"
 
     def __str__(self) -> str:
         if np.ndim(self.value):

@@ -21,7 +21,6 @@ from openmm import app
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.molecule import inputs
 from openmm_fab.molecule.system import MolecularSystem
-from openmm_fab.preparation import findings
 from openmm_fab.tools.memory import keep_freed_memory
 
 # As early as it can be: batches of the same size come and go in every test.
@@ -65,5 +64,4 @@ def force_fields_are_read_once() -> Iterator[None]:
     """For a module that reads the same ones in many tests, and has no `residueTemplates`, which stay in them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inputs, "read_forcefield", _forcefield_once)
-        patch.setattr(findings, "read_forcefield", _forcefield_once)
         yield

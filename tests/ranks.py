@@ -30,8 +30,8 @@ LEARN = TrainSettings(batch=64, updates=8, buffer_min=8, warmup=30, learning_rat
 def trainer(settings: TrainSettings, iterations: int, seed: int = 0, layers: int = 2, hidden: int = 16) -> Trainer:
     random = torch.Generator().manual_seed(seed)
     target = ManyWell(2)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), random)
-    return Trainer(flow, target, Budget(iterations=iterations), settings, random)
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), generator=random)
+    return Trainer(flow, target, Budget(iterations=iterations), settings=settings, generator=random)
 
 
 def shard(rank: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -82,7 +82,7 @@ def test_walkers_that_remember() -> None:
         plane.append(-(np.log(found.probability) - np.log(exact)) / found.error)
         mean = ensemble.expectation((phi > 0).astype(float), 60, seed)
         means.append((mean.value - P) / mean.error)
-        basin = basin_difference(ensemble, phi > 0, 60, seed)
+        basin = basin_difference(ensemble, phi > 0, n_bootstrap=60, seed=seed)
         basins.append((basin.value - np.log((1 - P) / P)) / basin.error)
     for z in (bins, plane, means, basins):
         honest(z)
@@ -96,7 +96,7 @@ def test_frames_of_one_run_in_time_blocks() -> None:
         rng = np.random.default_rng(seed)
         ensemble = two_wells(telegraph(1, 6000, 0.02, rng), rng)
         ensemble = backbone(ensemble.phi()[:, 0], ensemble.psi()[:, 0], block=time_blocks(ensemble.slow_angles()))
-        basin = basin_difference(ensemble, lambda t, e=ensemble: e.phi()[:, 0] > 0, 60, seed)
+        basin = basin_difference(ensemble, lambda t, e=ensemble: e.phi()[:, 0] > 0, n_bootstrap=60, seed=seed)
         z.append((basin.value - np.log((1 - P) / P)) / basin.error)
     honest(z, bias=0.2)
 

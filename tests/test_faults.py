@@ -42,8 +42,10 @@ QUIET = {"progress": False, "compile": False, "evaluate_every": np.inf, "evaluat
 
 def _trainer(iterations: int = 100, seed: int = 0) -> Trainer:
     random, target = torch.Generator().manual_seed(seed), ManyWell(2)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8), random)
-    return Trainer(flow, target, Budget(iterations=iterations), TINY, random, about={"molecule": "wells"})
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8), generator=random)
+    return Trainer(
+        flow, target, Budget(iterations=iterations), settings=TINY, generator=random, about={"molecule": "wells"}
+    )
 
 
 def test_a_hundred_steps_in_parts_are_a_hundred_steps(tmp_path) -> None:
@@ -100,7 +102,7 @@ def test_checkpoints_that_versions_left_load_or_say_why_not() -> None:
         kept = load_torch(path, "a checkpoint")["settings"]  # those it was made with, whatever the defaults are now
         settings = TrainSettings.from_dict(kept)
         flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=4, bins=4))
-        trainer = Trainer(flow, target, Budget(iterations=4), settings, random)
+        trainer = Trainer(flow, target, Budget(iterations=4), settings=settings, generator=random)
         if path == found[-1]:
             trainer.load(path)
             assert trainer.iteration == 1 and [info["iteration"] for info in trainer] == [2, 3, 4]
@@ -196,7 +198,7 @@ def test_checkpoints_belong_to_a_molecule_and_its_coordinates(molecules, tmp_pat
     wide = CoordinateSettings(inflate=1.5)
     others = [
         ("molecule, force field and temperature", _generator(molecules[1])),
-        ("coordinates", _generator(molecules[0], GeneratorSettings(wide, SETTINGS.flow, TINY))),
+        ("coordinates", _generator(molecules[0], GeneratorSettings(coordinates=wide, flow=SETTINGS.flow, train=TINY))),
         ("energy cut", _generator(molecules[0], GeneratorSettings(flow=SETTINGS.flow, train=TINY, energy_cut=50.0))),
     ]  # fmt: skip
     for what, other in others:

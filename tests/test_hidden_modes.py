@@ -42,7 +42,7 @@ def test_the_measured_case_a_rare_basin_at_a_third_of_its_share() -> None:
     """As measured: raw ESS 70 %, and 0.07 % where 0.24 % should be; the difference is beyond its error."""
     ensemble, md = flow(25_600, 0.0004), butane(25_600, 0.0012, seed=1, name="md")
     assert ensemble.ess_fraction > 0.65
-    result = compare(ensemble, md, {"gauche": _gauche}, n_bootstrap=30)
+    result = compare(ensemble, md, basins={"gauche": _gauche}, n_bootstrap=30)
     (basin,) = result.basins
     assert basin.verdict.startswith("disagree") and abs(basin.z) > 3
     found = findings(ensemble, result)
@@ -56,6 +56,6 @@ def _gauche(trajectory: mdtraj.Trajectory) -> np.ndarray:
 def test_a_basin_that_training_lost_is_in_the_report() -> None:
     ensemble = flow(1000, 0.1)
     for rows, grade in ((ROWS, GOOD), (ROWS[:1], BAD), ([*ROWS, {"iteration": 300}], GOOD)):
-        (found,) = (f for f in findings(ensemble, None, rows) if "annealing found" in f.head)
+        (found,) = (f for f in findings(ensemble, None, metrics=rows) if "annealing found" in f.head)
         assert found.grade == grade
     assert not any("annealing found" in f.head for f in findings(ensemble))

@@ -229,7 +229,9 @@ TRAIN = TrainSettings(
 
 def _trainer(target: Target, settings: TrainSettings = TRAIN) -> Trainer:
     random = torch.Generator().manual_seed(0)
-    return Trainer(Small(target.periodic, FLOW, random), target, Budget(iterations=10), settings, random)
+    return Trainer(
+        Small(target.periodic, FLOW, random), target, Budget(iterations=10), settings=settings, generator=random
+    )
 
 
 def test_halving_covers_every_row_once_and_remembers():
@@ -313,7 +315,9 @@ def test_log_z_in_passes_is_right(settings):
     flow.room = 10
     ais = AISSettings(alpha=1.0, intermediate=2, leapfrogs=2, **settings)
     with pytest.warns(UserWarning, match="Annealing: out of memory with 32 rows"):
-        points, log_w = anneal_to_target(flow, target, 640, ais, torch.Generator().manual_seed(1), batch=32, pilots=3)
+        points, log_w = anneal_to_target(
+            flow, target, 640, ais, generator=torch.Generator().manual_seed(1), batch=32, pilots=3
+        )
     assert points.z.shape == (640, 2) and log_w.shape == (640,)
     found = log_z(log_w.numpy())
     assert abs(found.value - 2.0) < 4 * found.error < 0.3

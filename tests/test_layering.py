@@ -27,7 +27,7 @@ ORDER = (
     *("molecule", "preparation", "drawing", "energy", "coordinates"),
     "target",  # the seam
     *("flow", "ais", "train"),
-    *("ensemble", "free_energy", "plots", "generator", "md", "compare", "report", "interop"),
+    *("free_energy", "ensemble", "plots", "generator", "md", "compare", "report", "interop"),
     *("__init__", "cli", "__main__"),
 )
 # Nothing here has seen an atom.

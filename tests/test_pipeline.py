@@ -27,6 +27,8 @@ from openmm_fab.train.buffer import ReplayBuffer
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.weights import Estimate, log_z, weighted_mean, z_score
 
+pytestmark = pytest.mark.base
+
 SAMPLES = 30_000
 SETTINGS = GeneratorSettings(
     flow=FlowSettings(layers=4, hidden=48),
@@ -135,7 +137,7 @@ def test_the_way_of_a_batch(trained, system, energy):
     np.testing.assert_allclose(ensemble.log_q, log_q.double() - log_det)  # the density of x
 
     # In training: from q towards p^2 / q, into the buffer, and back out by weight.
-    annealed = run_ais(flow, target, 64, SETTINGS.train.ais, [0.1], torch.Generator().manual_seed(6))
+    annealed = run_ais(flow, target, 64, SETTINGS.train.ais, [0.1], generator=torch.Generator().manual_seed(6))
     assert annealed.points.z.shape == (64, coordinates.dim) and torch.isfinite(annealed.log_w).all()
     points = annealed.points
     buffer = ReplayBuffer(64, coordinates.dim)
@@ -144,7 +146,9 @@ def test_the_way_of_a_batch(trained, system, energy):
     assert all((points.z == z).all(1).any() for z in drawn.z)
 
     # To evaluate: from q to p itself, whose mean weight is Z.
-    _, log_w = anneal_to_target(flow, target, 512, AISSettings(alpha=1.0), torch.Generator().manual_seed(8), 512)
+    _, log_w = anneal_to_target(
+        flow, target, 512, AISSettings(alpha=1.0), generator=torch.Generator().manual_seed(8), batch=512
+    )
     assert abs(z_score(log_z(log_w.numpy()), Estimate(_exact_log_z(densities), 0.0))) < 4
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import re
 import subprocess
 import sys
+import types
+from collections.abc import Callable, Iterator
 
 import pytest
 from test_docs import DOCS
@@ -16,7 +19,8 @@ import openmm_fab as fab
 
 # import openmm_fab as fab; fab.X
 ROOT_NAMES = """
-    MolecularSystem UnsupportedSystemError available_systems find_problems reduced_energy OpenMMEnergy
+    OpenMMFabError MolecularSystem PAPER_FORCEFIELD UnsupportedSystemError available_systems find_problems
+    reduced_energy OpenMMEnergy
     ZMatrix build_zmatrix InternalCoordinates
     BoltzmannGenerator GeneratorSettings CoordinateSettings FlowSettings TrainSettings AISSettings
     load_pretrained PRESETS
@@ -38,7 +42,7 @@ NEEDS = {"openmm_fab.md.moves": "openmmtools"}
 
 
 def test_the_root_has_its_names() -> None:
-    assert len(ROOT_NAMES) == 44
+    assert len(ROOT_NAMES) == 46
     assert fab.__all__ == ROOT_NAMES == PUBLIC[PACKAGE]
 
 
@@ -122,3 +126,36 @@ def test_wings_that_users_import_from_are_public() -> None:
     wings = "coordinates flow ais train ensemble energy target free_energy plots md compare generator".split()
     assert {f"{PACKAGE}.{wing}" for wing in wings} < PUBLIC.keys()
     assert {f"{PACKAGE}.interop.flows", f"{PACKAGE}.interop.bgflow"} < PUBLIC.keys()
+
+
+# What others call: openmmtools, and kernels on their inmost lines; and a number with its range.
+CALLED_BY_OTHERS = {"FlowProposalMove.apply", "Path.gradient", "Points.at", "Range.line", "Range.circle"}
+CALLED_BY_OTHERS |= {"TorsionBias.__init__", "HybridWalkers.__init__"}
+CALLED_BY_OTHERS |= {f"CouplingFlow.{name}" for name in ("replayed", "couple", "rsample_torsions_first")}
+
+
+def functions_of(module: str) -> Iterator[tuple[str, Callable[..., object]]]:
+    """Functions of a module's public names, and methods of their classes, by name."""
+    for name in PUBLIC[module]:
+        value = getattr(importlib.import_module(module), name)
+        if inspect.isfunction(value):
+            yield name, value
+        elif inspect.isclass(value):
+            for key, member in vars(value).items():
+                made = key == "__init__" and not dataclasses.is_dataclass(value)
+                if made or (not key.startswith("_") and isinstance(member, classmethod | types.FunctionType)):
+                    yield f"{name}.{key}", getattr(value, key)
+
+
+@pytest.mark.parametrize("module", sorted(PUBLIC.keys() - NEEDS.keys()))
+def test_options_have_names(module: str) -> None:
+    """No more than two arguments may stand without their names, but for those that have no default."""
+    loose = {}
+    for name, function in functions_of(module):
+        found = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
+        positional = [p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
+        if any(p.kind is p.VAR_POSITIONAL for p in found) or name in CALLED_BY_OTHERS:
+            continue
+        if options := [p.name for p in positional[2:] if p.default is not p.empty]:
+            loose[name] = options
+    assert not loose

@@ -67,7 +67,7 @@ def before(page: str, number: int, system: fab.MolecularSystem) -> dict[str, Any
             force.addBond(0, 5)
             changed.addForce(force)
             positions = system.positions * unit.nanometer
-            alchemical = fab.MolecularSystem.from_openmm(system.topology, changed, positions, 300.0)
+            alchemical = fab.MolecularSystem.from_openmm(system.topology, changed, positions, temperature=300.0)
             return {"x": x, "energy": reduced_energy(alchemical, "compiled"), "torch": torch}
         return {"x": x}
     if page == "docs/coordinates.md":

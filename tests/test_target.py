@@ -234,7 +234,7 @@ def test_boltzmann_target_regularizes_only_if_asked():
 
     z = _double(0.0)[None]
     assert float(BoltzmannTarget(energy, _Stretch()).log_prob(z)[0]) == pytest.approx(-1e4)
-    tamed = BoltzmannTarget(energy, _Stretch(), lambda u: u / 100)
+    tamed = BoltzmannTarget(energy, _Stretch(), regularize=lambda u: u / 100)
     assert float(tamed.log_prob(z)[0]) == pytest.approx(-100.0)
     assert float(tamed.log_prob_and_gradient(z)[1][0, 0]) == pytest.approx(1 - 100.0)
 

@@ -232,12 +232,14 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict
     budget = Budget(iterations=3) if options.quick else Budget(minutes=minutes)
     train = molecule.ours(QUICK if options.quick else setting.train, options.method)
     random = stream("cpu", seed)
-    flow = CouplingFlow(target.periodic, setting.flow, random).to(options.device)
+    flow = CouplingFlow(target.periodic, setting.flow, generator=random).to(options.device)
     if options.device != "cpu":
         random = stream(options.device, seed)
     if not options.no_compile and not options.quick:
         flow.compile(train.batch)
-    trainer = Trainer(flow, target, budget, train, random, _objective(options.method, setting, target))
+    trainer = Trainer(
+        flow, target, budget, settings=train, generator=random, objective=_objective(options.method, setting, target)
+    )
     checkpoint, curve = path.with_suffix(".pt"), []
     if checkpoint.exists():
         trainer.load(checkpoint)
@@ -312,7 +314,7 @@ def _figures(
     """Flow and annealed flow, by fresh random numbers; the kernels of a stochastic flow are its annealing."""
     random, batch, target = stream(options.device, 12345), setting.train.batch, setting.target()
     modes = len(target.modes) <= FEW_MODES or (last and not options.quick)
-    figures = evaluate(_sampler(options.method, trainer, setting), target, n, random, batch, modes)
+    figures = evaluate(_sampler(options.method, trainer, setting), target, n, random, batch, modes=modes)
     if options.method != "snf":
         figures |= evaluate_ais(trainer.flow, target, n, setting.annealing, random, batch)
     figures |= {

@@ -13,6 +13,8 @@ from torch import Tensor
 from ..flow.base import Flow
 from ..target import Target
 from ..tools.adaptive_batch import AdaptiveBatch
+from ..tools.fields import check_fields
+from ..tools.progress import bar
 from ..weights import effective_sample_size, log_mean_exp, systematic_resample
 from .kernels import KERNELS, adapted, hmc
 from .path import AnnealedDensity, Path, Points
@@ -23,7 +25,7 @@ PILOTS = 20  # passes in which step sizes are adapted before any weight counts
 PILOT_CHAINS = 256  # in each, at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AISSettings:
     """Settings of annealed importance sampling.
 
@@ -66,13 +68,14 @@ class AISSettings:
     resample: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.intermediate < 0 or self.leapfrogs < 1 or self.step_size <= 0 or not 0 < self.acceptance < 1:
-            raise ValueError(
-                f"Expected intermediate >= 0, leapfrogs >= 1, step_size > 0 and 0 < acceptance < 1; got {self}."
-            )
+        check_fields(
+            self, positive=("alpha", "step_size"), at_least={"intermediate": 0, "leapfrogs": 1, "flow_every": 1}
+        )
+        if not 0 < self.acceptance < 1:
+            raise ValueError(f"Expected 0 < acceptance < 1; got {self.acceptance}.")
         if self.kernel not in KERNELS or self.spacing not in SPACINGS:
             raise ValueError(f"Expected a kernel of {tuple(KERNELS)} and a spacing of {SPACINGS}; got {self}.")
-        if self.flow_every < 1 or self.leapfrogs % self.flow_every:
+        if self.leapfrogs % self.flow_every:
             raise ValueError(f"Expected leapfrogs in whole multiples of flow_every; got {self}.")
         if self.kernel != "hmc" and (self.flow_every > 1 or self.widths):
             raise ValueError(f'Expected flow_every and widths with the kernel "hmc" only; got {self}.')
@@ -131,6 +134,7 @@ def run_ais(
     n: int,
     settings: AISSettings,
     step_sizes: Sequence[float],
+    *,
     generator: torch.Generator | None = None,
     widths: Tensor | None = None,
     ladder: Sequence[float] | None = None,
@@ -201,9 +205,11 @@ def anneal_to_target(
     target: Target,
     n: int,
     settings: AISSettings,
+    *,
     generator: torch.Generator | None = None,
     batch: int = 256,
     pilots: int = PILOTS,
+    progress: bool = False,
 ) -> tuple[Points, Tensor]:
     """Anneal n flow samples to the target; returns points and log weights (n,) whose mean weight estimates its Z.
 
@@ -214,6 +220,8 @@ def anneal_to_target(
     pilots : int
         Passes before the first that counts, in which step sizes and an adaptive ladder are found; then they are held,
         so that chains that count do not choose their own path.
+    progress : bool
+        A bar over the passes.
 
     Raises
     ------
@@ -229,14 +237,15 @@ def anneal_to_target(
     adaptive = AdaptiveBatch("Annealing")
 
     def run(chains: int) -> AISResult:
-        return run_ais(flow, target, chains, settings, steps, generator, ladder=ladder)
+        return run_ais(flow, target, chains, settings, steps, generator=generator, ladder=ladder)
 
-    for _ in range(pilots if settings.intermediate else 0):
+    for _ in bar(range(pilots if settings.intermediate else 0), "adapting steps", progress):
         pilot = in_passes(run, min(batch, PILOT_CHAINS), adaptive, generator)
         steps = adapted(steps, pilot.acceptance, settings.acceptance, 1.3)
     if settings.spacing == "adaptive" and pilots and settings.intermediate:
         ladder = pilot.ladder
-    whole = concatenate([in_passes(run, min(batch, n - k), adaptive, generator) for k in range(0, n, batch)])
+    passes = bar(range(0, n, batch), "annealing", progress)
+    whole = concatenate([in_passes(run, min(batch, n - k), adaptive, generator) for k in passes])
     if not torch.isfinite(whole.start.log_q).all():
         raise FloatingPointError("Expected finite densities of the flow's own samples; the flow is broken.")
     return whole.points, whole.log_w

@@ -13,15 +13,17 @@ import typer
 from .common import (
     DeviceOption,
     ForcefieldOption,
+    PositionsOption,
     ReferenceOption,
     SeedOption,
-    Source,
+    SolventOption,
     SystemArgument,
     TemperatureOption,
     errors_in_words,
     run_settings_of,
     write,
 )
+from .source import Source
 
 if TYPE_CHECKING:
     from ..compare.comparison import Comparison
@@ -48,9 +50,11 @@ def sample(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a .nc file until it holds N samples.")] = False,
     seed: SeedOption = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
+    positions: PositionsOption = None,
+    solvent: SolventOption = None,
 ) -> None:
     """Draw structures with importance weights from a trained model.
 
@@ -69,8 +73,10 @@ def sample(
         from ..generator.presets import load_pretrained
         from ..weights import diagnosis
 
-        source = Source(system, forcefield, temperature)
-        generator = load_pretrained(source.load(), device) if run is None else _of_run(source, run, device)
+        source = Source.of(system, forcefield, temperature, positions, solvent)
+        generator = (
+            load_pretrained(source.load(), device or "cpu") if run is None else _of_run(source, run, device or "cpu")
+        )
         path = out or Path(f"{generator.system.name}-samples.npz")
         if path.suffix == SUFFIX:
             streamed = generator.sample(n, seed, name="FAB", progress=True, out=path, resume=resume)
@@ -96,6 +102,8 @@ def compare(
     reference: ReferenceOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
+    positions: PositionsOption = None,
+    solvent: SolventOption = None,
 ) -> None:
     """Compare a run's ensemble with a reference once more, after either has changed.
 
@@ -103,10 +111,11 @@ def compare(
     Examples:
       openmm-fab compare alanine_dipeptide runs/alanine_dipeptide-laptop
       openmm-fab compare butane runs/butane-laptop --reference md/ensemble.npz
+      openmm-fab compare butane runs/butane-laptop --reference md.dcd
     """
     with errors_in_words():
         ensemble = _ensemble(run)
-        molecule = Source(system, forcefield, temperature).as_in(run).load()
+        molecule = Source.of(system, forcefield, temperature, positions, solvent).as_in(run).load()
         comparison, page = finish(run, ensemble, molecule, reference)
     if comparison is None:
         typer.echo(f"{system} has no reference. Make one with openmm-fab reference, and name it with --reference.")
@@ -166,7 +175,7 @@ def finish(
         As for `report_html`.
     """
     from ..compare.comparing import compare as compare_ensembles
-    from ..ensemble.ensemble import Ensemble
+    from ..ensemble.beside import as_ensemble
     from ..ensemble.shipped import load_reference
     from ..plots import learning_curve
     from ..report.html import write_report
@@ -176,7 +185,7 @@ def finish(
         learning_curve(metrics).savefig(folder / "learning.png", dpi=150)
     against = None
     if reference is not None:
-        against = Ensemble.load(reference)
+        against = as_ensemble(reference, ensemble, system=molecule)
         ours, theirs = (run_settings_of(place).get("fingerprint") for place in (folder, reference))
         if ours and theirs and ours != theirs:
             warnings.warn(
@@ -193,7 +202,13 @@ def finish(
         if not early:
             comparison.plot(folder / "comparison.png")
     page = write_report(
-        folder / "report.html", ensemble, comparison, metrics, run_settings_of(folder), title=folder.name, early=early
+        folder / "report.html",
+        ensemble,
+        comparison=comparison,
+        metrics=metrics,
+        settings=run_settings_of(folder),
+        title=folder.name,
+        early=early,
     )
     return comparison, page
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Annotated
+
 import typer
 
 from ..tools.quiet import quiet
-from . import analysis, checkup, dynamics, screen, structure, training
+from ..tools.version import VERSION
+from . import about, analysis, checkup, dynamics, screen, structure, training
 
 EXIT_CODES = (
     "Exit codes: 0, all went well. 1, it could not be done; the last line says why and what to do. 2, the command line "
@@ -22,14 +26,35 @@ app = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"openmm_fab {VERSION}")
+        raise typer.Exit
+
+
 @app.callback()
-def main(context: typer.Context) -> None:
+def main(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, to standard error.")] = False,
+    hush: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars.")] = False,
+) -> None:
     """Boltzmann ensembles and free energies from an OpenMM energy alone.
 
-    A SYSTEM is the name of a shipped molecule (openmm-fab systems), a folder with a system.toml, a PDB or PDBx/mmCIF
-    file, or an SDF file of one small molecule.
+    A SYSTEM is the name of a shipped molecule (openmm-fab systems), a folder with a system.toml, or a file: PDB or
+    PDBx/mmCIF, SDF of one small molecule, or with --positions an Amber, CHARMM or GROMACS topology, or a System as XML.
     """
     context.with_resource(quiet("pymbar"))  # it greets with the lack of JAX
+    if verbose:
+        logging.basicConfig(format="openmm-fab: %(message)s")
+        logging.getLogger("openmm_fab").setLevel(logging.DEBUG)
+    if hush:
+        from ..tools.progress import hide_bars
+
+        hide_bars()
+        context.call_on_close(lambda: hide_bars(False))
 
 
 for command in (
@@ -43,5 +68,6 @@ for command in (
     analysis.report,
     analysis.systems,
     checkup.doctor,
+    about.cite,
 ):
     app.command(epilog=EXIT_CODES)(command)

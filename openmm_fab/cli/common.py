@@ -6,7 +6,6 @@ import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,27 +13,46 @@ import typer
 
 if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
-    from ..molecule.system import MolecularSystem
 
 
-SystemArgument = Annotated[
-    str, typer.Argument(help="Name of a shipped molecule, folder with a system.toml, or PDB, PDBx/mmCIF or SDF file.")
-]
+SYSTEM_HELP = (
+    "Name of a shipped molecule, folder with a system.toml, PDB or PDBx/mmCIF file with --forcefield, SDF file; or "
+    "with --positions: prmtop, psf, top, or System as XML."
+)
+SystemArgument = Annotated[str, typer.Argument(help=SYSTEM_HELP)]
 ForcefieldOption = Annotated[
     list[str] | None,
-    typer.Option("--forcefield", help="With a file: OpenMM's force-field file, repeatable; of a ligand also a name."),
+    typer.Option(
+        "--forcefield",
+        help="With a file: OpenMM's force-field file; of a psf CHARMM's, of a ligand a name, too; repeatable.",
+    ),
 ]
-TemperatureOption = Annotated[float | None, typer.Option(help="With a file, in K; 300 unless given.")]
-DeviceOption = Annotated[str, typer.Option(help="Where it computes: cpu, or cuda for a GPU.")]
+TemperatureOption = Annotated[
+    str | None, typer.Option(help="With a file, in K; 300 unless given, or the molecule's own.")
+]
+PositionsOption = Annotated[
+    str | None,
+    typer.Option(help="With a prmtop, psf, top or XML file: inpcrd, crd, gro, PDB or PDBx/mmCIF file of its atoms."),
+]
+SolventOption = Annotated[
+    str | None,
+    typer.Option(
+        help="With a prmtop or psf (none unless given), or SDF or SMILES (gbn2): gbn2, obc2, gbn, obc1, hct or none."
+    ),
+]
+DeviceOption = Annotated[str | None, typer.Option(help="Where it computes: cpu unless given, or cuda for a GPU.")]
 SeedOption = Annotated[int | None, typer.Option(help="Of all random numbers; 0 unless given.")]
 ReferenceOption = Annotated[
-    Path | None, typer.Option(help="Ensemble (.npz) to compare with, instead of the system's own reference.")
+    Path | None,
+    typer.Option(
+        help="Ensemble (.npz, .nc) or trajectory (.dcd, .xtc, .trr, ...) to compare with, instead of the system's own."
+    ),
 ]
 
 STOPPED = 130
 COLD = 100.0  # K; below it, °C may be meant
 # These may change when a run is resumed; where the molecule lies says nothing of what it is, the fingerprint does.
-MAY_CHANGE = ("minutes", "samples", "source")
+MAY_CHANGE = ("minutes", "samples", "source", "device", "made_with", "physics", "turning")
 
 
 @contextmanager
@@ -61,64 +79,6 @@ def errors_in_words() -> Iterator[None]:
 def _one_line(message: Warning | str, *_: object, **__: object) -> str:
     """A warning without the line of code that it came from."""
     return f"openmm-fab: warning: {message}\n"
-
-
-@dataclass(frozen=True)
-class Source:
-    """The SYSTEM argument and, for a structure file, its options."""
-
-    system: str
-    forcefield: list[str] | None = None
-    temperature: float | None = None
-
-    def load(self) -> MolecularSystem:
-        from ..molecule.inputs import STRUCTURES
-        from ..molecule.ligand import SUFFIXES
-        from ..molecule.parameters import FORCEFIELD as OPENFF
-        from ..molecule.system import FORCEFIELD, MolecularSystem
-
-        kelvin = 300.0 if self.temperature is None else self.temperature
-        if Path(self.system).suffix.lower() in SUFFIXES:
-            warn_if_cold(kelvin)
-            return MolecularSystem.from_sdf(self.system, forcefield=self.forcefield or OPENFF, temperature=kelvin)
-        if Path(self.system).suffix.lower() in STRUCTURES:
-            warn_if_cold(kelvin)
-            return MolecularSystem.from_pdb(self.system, self.forcefield or FORCEFIELD, kelvin)
-        if Path(self.system).is_file():
-            raise ValueError(
-                f"Expected a structure file ({', '.join(STRUCTURES)}), or a folder with a system.toml; got the file "
-                f"{self.system}. Other files are read in Python: MolecularSystem.from_openmm, from_xml, from_amber, "
-                "from_charmm, from_gromacs."
-            )
-        if self.forcefield or self.temperature is not None:
-            raise ValueError(
-                f"Expected --forcefield and --temperature with a PDB or PDBx/mmCIF file; got {self.system!r}, which "
-                "says both in its system.toml. Change them there, in a copy of the folder."
-            )
-        return MolecularSystem.load(self.system)
-
-    def as_in(self, run: Path) -> Source:
-        """This source with the force field and temperature of a run of the same structure file, where neither is
-        given."""
-        from ..molecule.inputs import STRUCTURES
-
-        source = run_settings_of(run).get("source") or {}
-        given = self.forcefield or self.temperature is not None
-        file = Path(self.system)
-        kept = Path(source.get("system", ""))  # of a small molecule, its folder
-        if not given and file.is_file() and f"-{digest(file)}-" in kept.name and (kept / "system.toml").exists():
-            return Source(str(kept))
-        if given or file.suffix.lower() not in STRUCTURES or source.get("system") != str(file.resolve()):
-            return self
-        return replace(self, forcefield=source["forcefield"], temperature=source["temperature"])
-
-    def absolute(self) -> dict[str, Any]:
-        """Fields with absolute paths, which are valid from any folder."""
-        system, *fields = (
-            str(Path(name).resolve()) if Path(name).exists() else name
-            for name in (self.system, *(self.forcefield or []))
-        )
-        return {"system": system, "forcefield": fields or None, "temperature": self.temperature}
 
 
 def digest(file: Path) -> str:
@@ -166,11 +126,23 @@ def run_folder(runs: Path, name: str, resume: bool) -> Path:
     return folder
 
 
-def write_run_settings(path: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Write a run's settings.json; only its training time and number of samples may change when it is resumed."""
-    from ..tools.runs import keep_settings
+def write_run_settings(folder: Path, settings: dict[str, Any], again: dict[str, Any], resume: bool) -> None:
+    """Write a run's settings.json; only its training time and number of samples may change when it is resumed.
 
+    Beside it settings.toml, with which --settings runs it again.
+
+    Parameters
+    ----------
+    again : dict
+        What settings.toml says.
+    """
+    from ..tools.runs import keep_settings
+    from ..tools.toml import to_toml
+
+    path = folder / "settings.json"
     keep_settings(path, settings, resume, "Use the same system and options, or leave out --resume.", MAY_CHANGE)
+    head = "# As this run was started; to do it again: openmm-fab run --settings settings.toml\n"
+    write(folder / "settings.toml", head + to_toml(again) + "\n")
 
 
 def write(path: Path, text: str) -> None:

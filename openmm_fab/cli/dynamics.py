@@ -7,14 +7,27 @@ from typing import Annotated
 
 import typer
 
-from .common import ForcefieldOption, SeedOption, Source, SystemArgument, TemperatureOption, errors_in_words
+from .common import (
+    ForcefieldOption,
+    PositionsOption,
+    SeedOption,
+    SolventOption,
+    SystemArgument,
+    TemperatureOption,
+    errors_in_words,
+)
+from .source import Source
 
 
 def reference(
     system: SystemArgument,
     method: Annotated[
-        str, typer.Option(help="langevin, replica-exchange, walkers, walkers-exchange or metadynamics.")
-    ] = "langevin",
+        str | None,
+        typer.Option(help="langevin unless given; replica-exchange, walkers, walkers-exchange or metadynamics."),
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option("--settings", help="TOML file: method, and the settings of that method.")
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where it is kept; by default md-SYSTEM-METHOD.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="One setting of the method, time_ps=2000; repeat it for several.")
@@ -22,6 +35,8 @@ def reference(
     seed: SeedOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
+    positions: PositionsOption = None,
+    solvent: SolventOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on in the folder; time_ps may be longer.")] = False,
 ) -> None:
     """Sample a molecule by molecular dynamics; a method's settings are named when one is wrong.
@@ -39,16 +54,22 @@ def reference(
         from ..md.reference import reference as sample_by_md
         from ..md.settings import METHODS
         from ..molecule.ligand_folder import file_name
-        from .settings import checked, parse_assignments
+        from ..tools.fields import checked
+        from .settings import parse_assignments, read_toml
 
+        given = {} if settings is None else read_toml(settings)
+        named = given.pop("method", "langevin")
+        method = method or named
         if method not in set(METHODS) - {"hybrid"}:
             expected = f"Expected a method out of {sorted(set(METHODS) - {'hybrid'})}; got {method!r}."
             hint = " It takes a trained generator: fab.reference(system, 'hybrid', generator=generator), in Python."
             raise ValueError(expected + hint * (method == "hybrid"))
-        values = checked(METHODS[method], parse_assignments(change or (), "time_ps=2000"), f"--set of {method}")
-        molecule = Source(system, forcefield, temperature).load()
+        given |= parse_assignments(change or (), "time_ps=2000")
+        where = "--set" if settings is None else f"{settings} and --set"
+        values = checked(METHODS[method], given, f"{where} of {method}")
+        molecule = Source.of(system, forcefield, temperature, positions, solvent).load()
         folder = folder or Path(f"md-{file_name(molecule.name)}-{method}")
-        found = sample_by_md(molecule, method, folder, resume, 0 if seed is None else seed, **values)
+        found = sample_by_md(molecule, method, folder=folder, resume=resume, seed=0 if seed is None else seed, **values)
         path = found.save(folder / "ensemble.npz")
     typer.echo(
         f"{found}\n{found.convergence}\nThe ensemble is {path}\n"

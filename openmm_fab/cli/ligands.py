@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .common import Source, digest, warn_if_cold
+from .common import digest, warn_if_cold
+from .source import Source
 
-OptionalSystem = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="SYSTEM",
-        help="Name of a shipped molecule, folder with a system.toml, PDB or PDBx/mmCIF file, or SDF file.",
-    ),
-]
 SmilesOption = Annotated[
     str | None, typer.Option(help="A small molecule as SMILES, in place of SYSTEM; --name names it.")
 ]
 ChargesOption = Annotated[
     str | None, typer.Option(help="Of a small molecule: nagl (the default), am1bcc or gasteiger.")
-]
-SolventOption = Annotated[
-    str | None, typer.Option(help="Of a small molecule: gbn2 (the default), obc2, gbn, obc1, hct or none.")
 ]
 KEPT = "molecules"  # folder beside the runs
 
@@ -78,15 +70,26 @@ def is_sdf(system: str | None) -> bool:
     return system is not None and Path(system).suffix.lower() in SUFFIXES
 
 
-def source_of(ligand: Ligand, runs: Path) -> Source:
-    """Where the molecule comes from; a small one is parametrised into a folder of `runs`, or found there."""
+def source_of(
+    ligand: Ligand, runs: Path, positions: str | None = None, table: Mapping[str, Any] | None = None
+) -> Source:
+    """Where the molecule comes from; a small one is parametrised into a folder of `runs`, or found there.
+
+    Parameters
+    ----------
+    positions : str, optional
+        Of --positions.
+    table : mapping, optional
+        The [molecule] table of a file of settings, for where neither SYSTEM nor --smiles is given.
+    """
     system, smiles = ligand.system, ligand.smiles
-    if (system is None) == (smiles is None):
-        raise ValueError(f"Expected SYSTEM or --smiles; got {'neither' if system is None else 'both'}.")
-    if system is not None and not is_sdf(system):
-        if ligand.charges or ligand.solvent:
-            raise ValueError("Expected --charges and --solvent with an SDF file or --smiles; others have their own.")
-        return Source(system, ligand.forcefield, ligand.temperature)
+    if system is not None and smiles is not None:
+        raise ValueError("Expected SYSTEM or --smiles; got both.")
+    if smiles is None and not is_sdf(system):
+        if ligand.charges:
+            raise ValueError("Expected --charges with an SDF file or --smiles; others have their own.")
+        temperature = None if ligand.temperature is None else str(ligand.temperature)
+        return Source.of(system, ligand.forcefield, temperature, positions, ligand.solvent, table)
     warn_if_cold(ligand.temperature)
     if system is not None and not Path(system).is_file():
         raise ValueError(f"Expected an SDF file at {system}; there is none (working directory {Path.cwd()}).")

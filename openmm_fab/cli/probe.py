@@ -77,7 +77,7 @@ def probe(generator: BoltzmannGenerator, seconds: float) -> Cost:
     train = generator.settings.train
     # The buffer is filled no further than the first gradient steps need.
     little = replace(train, buffer_min=train.updates)
-    trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**9), little)
+    trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**9), settings=little)
     started = time.perf_counter()
     times: list[float] = []
     counts: list[int] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .analysis import finish, metrics_of
-from .common import write
+from .common import run_settings_of, write
 
 if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
@@ -37,6 +37,8 @@ def write_results(
     from ..report.words import training_findings
     from ..tools.activity import doing
     from ..tools.progress import Ticking
+    from ..tools.provenance import provenance
+    from ..tools.tables import table
     from ..weights import diagnosis
 
     with doing("sampling"):
@@ -46,6 +48,7 @@ def write_results(
         outside, outside_weight = generator.outside_range(ensemble)
         lines = [early_in_words(early)] if early else []
         lines += [
+            repr(molecule),
             repr(ensemble),
             f"{diagnosis(ensemble.log_w)}",
             f"Beyond the splines' range: {100 * outside:.2f} % of samples, {100 * outside_weight:.2f} % of weight",
@@ -54,6 +57,9 @@ def write_results(
         comparison, page = finish(folder, ensemble, molecule, early=early)
         lines += [] if comparison is None else [comparison.table()]
         lines += map(str, training_findings(metrics_of(folder)))
+        lines += filter(None, [generator.turning_in_words()])
+        made = run_settings_of(folder).get("made_with") or provenance(str(generator.device))
+        lines += ["What made this:", table(None, list(made.items()))]
         write(folder / "report.txt", "\n".join(lines) + "\n")
     return lines, page
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from .common import SeedOption, TemperatureOption, errors_in_words, write
-from .ligands import ChargesOption, SolventOption
+from .common import SeedOption, SolventOption, TemperatureOption, errors_in_words, write
+from .ligands import ChargesOption
 from .training import PresetOption, SamplesOption, SetOption, SettingsOption
 
 FileArgument = Annotated[Path, typer.Argument(help="A .smi file, a SMILES string and a name a line, or an .sdf file.")]

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
+
+from ..tools.fields import checked_value, updated
 
 if TYPE_CHECKING:
     from ..generator.settings import GeneratorSettings
 
 
-T = TypeVar("T")
-WHOLE_RUN = {"preset": str, "minutes": float, "samples": int, "seed": int}
+WHOLE_RUN = {"preset": str, "minutes": float, "samples": int, "seed": int, "objective": str, "device": str}
+MOLECULE = "molecule"  # table of a file of settings: the fields of `Source`
 DEFAULT_PRESET, GPU_PRESET = "laptop", "gpu"
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Settings of a run, all but its molecule.
+    """Settings of a run, and what its file of settings says of the molecule.
 
     The one place where the length of a run is decided: `minutes`, `samples` and `seed` are those of the command's flag
     (--samples), else of --set, else of the TOML file, else of the preset (`Preset.samples`); the seed is 0 otherwise.
@@ -30,23 +31,25 @@ class RunSettings:
     samples: int
     seed: int
     settings: GeneratorSettings
+    objective: str = "auto"
+    device: str = "cpu"
+    molecule: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        whole = {key: getattr(self, key) for key in WHOLE_RUN}
-        return {**whole, **self.settings.to_dict()}
+        """By the names that a file of settings has for them, without the molecule."""
+        return {key: getattr(self, key) for key in WHOLE_RUN} | asdict(self.settings)
 
 
-def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str = "cpu", **flags: Any) -> RunSettings:
+def run_settings(file: Path | None, assignments: Sequence[str] = (), **flags: Any) -> RunSettings:
     """Combine the settings of a preset, a TOML file, assignments, and flags that are not None, in this order.
 
     Parameters
     ----------
     assignments : sequence of str
         Values of --set, such as "train.batch=512".
-    device : str
-        Chooses the preset where none is named.
     **flags
-        preset, minutes, samples and seed of the command line.
+        preset, minutes, samples, seed, objective and device of the command line; the device chooses the preset where
+        none is named.
 
     Raises
     ------
@@ -54,6 +57,7 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str
         A file that is no TOML; keys that do not exist; values of another type or that a part refuses.
     """
     from ..generator.presets import PRESETS
+    from ..train.settings import parse_minutes
 
     given = {} if file is None else read_toml(file)
     where = " and ".join([*([str(file)] if file else []), *(["--set"] if assignments else [])]) or "the settings"
@@ -67,8 +71,14 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str
         table[last] = value
     given |= {key: value for key, value in flags.items() if value is not None}
     whole = {key: given.pop(key) for key in WHOLE_RUN if key in given}
+    molecule = given.pop(MOLECULE, {})
+    if not isinstance(molecule, dict):
+        raise ValueError(f"Expected a table [{MOLECULE}] in {where}; got {molecule!r}.")
+    if isinstance(text := whole.get("minutes"), str):  # of --minutes, or of the file
+        whole["minutes"] = parse_minutes(float(text) if text.replace(".", "", 1).isdigit() else text)
     for key, value in whole.items():
-        whole[key] = _checked(value, WHOLE_RUN[key], key, where)
+        whole[key] = checked_value(value, WHOLE_RUN[key], key, where)
+    device = whole.get("device", "cpu")
     preset = whole.get("preset", GPU_PRESET if device.startswith("cuda") else DEFAULT_PRESET)
     if preset not in PRESETS:
         raise ValueError(f"Expected a preset out of {sorted(PRESETS)}; got {preset!r}.")
@@ -81,7 +91,10 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), device: str
         whole.get("minutes", chosen.minutes),
         samples,
         whole.get("seed", 0),
-        updated(chosen.settings, given, where, also=tuple(WHOLE_RUN)),
+        updated(chosen.settings, given, where, also=(*WHOLE_RUN, MOLECULE)),
+        whole.get("objective", "auto"),
+        device,
+        molecule,
     )
 
 
@@ -111,64 +124,3 @@ def parse_assignments(assignments: Sequence[str], example: str) -> dict[str, Any
         except tomllib.TOMLDecodeError:
             found[key] = value
     return found
-
-
-def updated(settings: T, given: dict[str, Any], where: str, table: str = "", also: Sequence[str] = ()) -> T:
-    """Copy of a dataclass of settings with some values changed; nested tables change nested dataclasses.
-
-    Parameters
-    ----------
-    where, table : str
-        What errors call the file, and the table in it.
-    also : names that the table may hold besides the dataclass's
-    """
-    assert is_dataclass(settings) and not isinstance(settings, type)
-    known, hints, changes = [f.name for f in fields(settings)], get_type_hints(type(settings)), {}
-    for key, value in given.items():
-        if key not in known:
-            place = f"[{table}] of {where}" if table else where
-            raise ValueError(f"Expected keys out of {[*also, *known]} in {place}; got {key!r}.")
-        path = f"{table}.{key}" if table else key
-        old = getattr(settings, key)
-        if is_dataclass(old):
-            if not isinstance(value, dict):
-                raise ValueError(f"Expected a table [{path}] in {where}; got {value!r}.")
-            changes[key] = updated(old, value, where, path)
-        else:
-            changes[key] = _checked(value, hints[key], path, where)
-    return replace(settings, **changes)
-
-
-def checked(kind: type, given: dict[str, Any], where: str) -> dict[str, Any]:
-    """Check the types of values for a dataclass of settings; unknown keys are left for it to refuse."""
-    hints = get_type_hints(kind)
-    return {key: _checked(value, hints[key], key, where) if key in hints else value for key, value in given.items()}
-
-
-def _checked(value: Any, hint: Any, key: str, where: str) -> Any:
-    if not _fits(value, hint):
-        name = getattr(hint, "__name__", None) if get_origin(hint) is None else None
-        raise ValueError(f"Expected {key} in {where} to be of type {name or hint}; got {value!r}.")
-    # "1" is a fine number of minutes.
-    return float(value) if type(value) is int and not _fits_exactly(value, hint) else value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    return _fits_exactly(value, hint) or (type(value) is int and _fits_exactly(float(value), hint))
-
-
-def _fits_exactly(value: Any, hint: Any) -> bool:
-    origin = get_origin(hint)
-    if hint is Any:
-        return True
-    if origin in (Union, types.UnionType):
-        return any(_fits_exactly(value, part) for part in get_args(hint))
-    if origin is Literal:
-        return value in get_args(hint)
-    if hint in (bool, int, float, str):
-        return type(value) is hint
-    if hint is type(None):
-        return value is None
-    if origin is dict:
-        return isinstance(value, dict)
-    return isinstance(value, (list, tuple))  # of sequences only the outermost

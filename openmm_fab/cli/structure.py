@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .common import ForcefieldOption, errors_in_words
+from .source import required
 
 FileArgument = Annotated[Path, typer.Argument(help="PDB or PDBx/mmCIF file.")]
 OutOption = Annotated[Path | None, typer.Option(help="Mend what is safe, and write here; ends in .pdb or .cif.")]
@@ -35,18 +36,16 @@ def prepare(
     Examples:
       openmm-fab prepare my.pdb --forcefield amber14-all.xml --forcefield implicit/gbn2.xml
       openmm-fab prepare my.pdb --forcefield amber14-all.xml --forcefield implicit/gbn2.xml --out fixed.pdb
-      openmm-fab prepare my.pdb --out fixed.pdb --fix safe --fix "solvent and ions" --ph 4.5
+      openmm-fab prepare my.pdb --forcefield charmm36.xml --out fixed.pdb --fix safe --fix "solvent and ions" --ph 4.5
     """
     with errors_in_words():
-        from ..molecule.system import FORCEFIELD
         from ..preparation.findings import find_problems
 
         if fix and out is None:
             raise ValueError("Expected --out with --fix: name the file to write.")
         if out is not None and out.exists():
             raise ValueError(f"Expected a new file to write; {out} exists. Move it, or name another with --out.")
-        fields = list(forcefield or FORCEFIELD)
-        found = find_problems(file, fields)
+        found = find_problems(file, required(forcefield))
         typer.echo(str(found))
         options = shlex.join([part for name in forcefield or [] for part in ("--forcefield", name)])
         if out is None:

@@ -12,18 +12,21 @@ import typer
 
 from .common import (
     STOPPED,
+    SYSTEM_HELP,
     DeviceOption,
     ForcefieldOption,
+    PositionsOption,
     SeedOption,
-    Source,
+    SolventOption,
     TemperatureOption,
     energies_in_words,
     errors_in_words,
     run_folder,
     write_run_settings,
 )
-from .ligands import ChargesOption, Ligand, OptionalSystem, SmilesOption, SolventOption, source_of
-from .settings import RunSettings, run_settings
+from .ligands import ChargesOption, Ligand, SmilesOption, source_of
+from .settings import MOLECULE, RunSettings, run_settings
+from .source import Source, kelvin
 
 if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
@@ -33,8 +36,15 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 10.0
 
+OptionalSystem = Annotated[
+    str | None, typer.Argument(help=f"{SYSTEM_HELP} Or none, where --settings names it.", show_default=False)
+]
 SettingsOption = Annotated[
-    Path | None, typer.Option("--settings", help="TOML file: preset, minutes, samples, seed, [flow], [train], ...")
+    Path | None,
+    typer.Option(
+        "--settings",
+        help="TOML file: preset, minutes, samples, seed, [molecule], [flow], [train], ...; a run's own is in it.",
+    ),
 ]
 PresetOption = Annotated[
     str | None, typer.Option(help="smoke (2 minutes), laptop (20), or gpu (5); with --device cuda gpu, else laptop.")
@@ -44,7 +54,9 @@ SetOption = Annotated[
 ]
 NameOption = Annotated[str | None, typer.Option(help="Name of the run; by default system-preset.")]
 RunsOption = Annotated[Path, typer.Option(help="Folder that runs are kept in.")]
-MinutesOption = Annotated[float | None, typer.Option(help="Training time, instead of the preset's.")]
+MinutesOption = Annotated[
+    str | None, typer.Option(help="Training time, instead of the preset's: 20, or '90 s', '2 hours'.")
+]
 SamplesOption = Annotated[int | None, typer.Option(min=1, help="Samples drawn, instead of the preset's.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where this run stopped.")]
 ReportOption = Annotated[
@@ -61,11 +73,11 @@ DryRunOption = Annotated[
 ]
 
 ObjectiveOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--objective",
-        help="auto: FAB, begun by objectives of less noise. fab: FAB from the first step, as published. Or "
-        "fab_no_buffer, alpha_divergence, reverse_kl.",
+        help="auto, unless given: FAB, begun by objectives of less noise. fab: FAB from the first step, as published. "
+        "Or fab_no_buffer, alpha_divergence, reverse_kl.",
     ),
 ]
 
@@ -83,13 +95,14 @@ def run(
     report_every: ReportOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
+    positions: PositionsOption = None,
     smiles: SmilesOption = None,
     charges: ChargesOption = None,
     solvent: SolventOption = None,
-    objective: ObjectiveOption = "auto",
+    objective: ObjectiveOption = None,
     resume: ResumeOption = False,
     compile: CompileOption = True,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Train on a molecule's energy, sample it, compare with its reference, and write report.html.
@@ -102,19 +115,20 @@ def run(
       openmm-fab run my.pdb --forcefield amber14-all.xml --forcefield implicit/gbn2.xml --dry-run
       openmm-fab run ligand.sdf --solvent obc2 --minutes 30
       openmm-fab run --smiles "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)[O-]" --name ibuprofen
+      openmm-fab run lig.prmtop --positions lig.inpcrd --solvent OBC2
       openmm-fab run alanine_dipeptide --settings my.toml --set train.batch=512 --minutes 40
+      openmm-fab run --settings runs/alanine_dipeptide-laptop/settings.toml       # the same run again
       openmm-fab run alanine_dipeptide --resume          # after Ctrl-C, or for longer
     """
     started = time.perf_counter()
     with errors_in_words():
-        chosen = run_settings(
-            settings, change or (), device, preset=preset, seed=seed, minutes=minutes, samples=samples
-        )
-        ligand = Ligand(system, smiles, name, forcefield, charges, solvent, temperature)
-        source = source_of(ligand, runs)
+        flags = {"preset": preset, "seed": seed, "minutes": minutes, "samples": samples}
+        chosen = run_settings(settings, change or (), **flags, objective=objective, device=device)
+        ligand = Ligand(system, smiles, name, forcefield, charges, solvent, kelvin(temperature))
+        source = source_of(ligand, runs, positions, chosen.molecule)
         molecule = source.load()
         if dry_run:
-            return _show_cost(molecule, chosen, device)
+            return _show_cost(molecule, chosen)
         from ..train.distributed import Ranks, many
         from .results import early_results, write_results
 
@@ -125,7 +139,7 @@ def run(
             return early_results(folder, generator, molecule, chosen.samples, chosen.minutes)
 
         generator, folder = _trained(
-            *(molecule, source, chosen, name, runs, objective, resume, compile, device, Ranks()),
+            *(molecule, source, chosen, name, runs, resume, compile, Ranks()),
             None if report_every == 0 else early,
             60 * report_every if report_every else None,
         )
@@ -147,13 +161,14 @@ def train(
     minutes: MinutesOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
+    positions: PositionsOption = None,
     smiles: SmilesOption = None,
     charges: ChargesOption = None,
     solvent: SolventOption = None,
-    objective: ObjectiveOption = "auto",
+    objective: ObjectiveOption = None,
     resume: ResumeOption = False,
     compile: CompileOption = True,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Train on a molecule's energy and save the model; `openmm-fab sample` draws from it.
@@ -167,13 +182,14 @@ def train(
     from ..train.distributed import process_group
 
     with errors_in_words(), process_group() as ranks:
-        chosen = run_settings(settings, change or (), device, preset=preset, seed=seed, minutes=minutes)
-        ligand = Ligand(system, smiles, name, forcefield, charges, solvent, temperature)
-        source = ranks.from_main(lambda: source_of(ligand, runs))
+        flags = {"preset": preset, "seed": seed, "minutes": minutes}
+        chosen = run_settings(settings, change or (), **flags, objective=objective, device=device)
+        ligand = Ligand(system, smiles, name, forcefield, charges, solvent, kelvin(temperature))
+        source = ranks.from_main(lambda: source_of(ligand, runs, positions, chosen.molecule))
         molecule = source.load()
         if dry_run:
-            return _show_cost(molecule, chosen, device)
-        _, folder = _trained(molecule, source, chosen, name, runs, objective, resume, compile, device, ranks)
+            return _show_cost(molecule, chosen)
+        _, folder = _trained(molecule, source, chosen, name, runs, resume, compile, ranks)
         model = folder / "model.safetensors"
         typer.echo(f"The model is {model}; openmm-fab sample {source.system} --run {folder} draws from it.")
 
@@ -184,10 +200,8 @@ def _trained(
     chosen: RunSettings,
     name: str | None,
     runs: Path,
-    objective: str,
     resume: bool,
     compile: bool,
-    device: str,
     ranks: Ranks,
     early: Callable[[BoltzmannGenerator, Path], Callable[[dict[str, float]], None]] | None = None,
     report_every: float | None = None,
@@ -202,35 +216,44 @@ def _trained(
     from ..generator.generator import BoltzmannGenerator
     from ..molecule.ligand_folder import file_name
     from ..tools.progress import Ticking, duration
+    from ..tools.provenance import provenance
+    from ..tools.quiet import logged_to
     from ..train.settings import Budget
 
     budget = Budget(minutes=chosen.minutes)
     folder = ranks.from_main(lambda: run_folder(runs, name or f"{file_name(molecule.name)}-{chosen.preset}", resume))
     with Ticking("set-up", ranks.is_main):
-        generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)
+        generator = BoltzmannGenerator(molecule, chosen.settings, seed=chosen.seed, device=chosen.device)
     untrained = generator.digest
     if len(set(ranks.all_gather(untrained))) > 1:
         raise ValueError("Expected the same coordinates on all ranks; got different ones. Are versions the same?")
     about = {
         "system": molecule.name,
         "fingerprint": molecule.fingerprint,
+        "physics": molecule.physics,
+        "turning": generator.turning_in_words(),
         **chosen.to_dict(),
         "source": source.absolute(),
+        "made_with": provenance(chosen.device),
     }
-    ranks.from_main(lambda: write_run_settings(folder / "settings.json", about, resume))
+    again = {**chosen.to_dict(), MOLECULE: source.absolute()}
+    ranks.from_main(lambda: write_run_settings(folder, about, again, resume))
     coordinates = generator.coordinates
     typer.echo(
         f"{molecule}: {coordinates.dim} internal coordinates, {int(coordinates.periodic.sum())} of them periodic\n"
         f"{energies_in_words(generator)}\n"
         f"Training for {duration(60 * chosen.minutes)}; results go to {folder}"
     )
-    with _stop_in_words(folder, ranks.is_main):
+    log = logged_to(folder / "run.log") if ranks.is_main else nullcontext()
+    with _stop_in_words(folder, ranks.is_main), log:
         report = None if early is None else early(generator, folder)
         try:
             generator.train(
-                *(budget, folder, resume),
+                budget,
+                folder=folder,
+                resume=resume,
                 compile=compile,
-                objective=objective,
+                objective=chosen.objective,
                 report=report,
                 report_every=report_every,
             )
@@ -262,7 +285,7 @@ def _stop_in_words(folder: Path, is_main: bool = True) -> Iterator[None]:
         raise typer.Exit(STOPPED) from None
 
 
-def _show_cost(molecule: MolecularSystem, chosen: RunSettings, device: str) -> None:
+def _show_cost(molecule: MolecularSystem, chosen: RunSettings) -> None:
     from ..coordinates.internal import InternalCoordinates
     from ..generator.generator import BoltzmannGenerator
     from ..tools.progress import Ticking
@@ -271,7 +294,7 @@ def _show_cost(molecule: MolecularSystem, chosen: RunSettings, device: str) -> N
 
     Budget(minutes=chosen.minutes)  # refuses what is no budget
     with Ticking("set-up"):
-        generator = BoltzmannGenerator(molecule, chosen.settings, chosen.seed, device=device)
+        generator = BoltzmannGenerator(molecule, chosen.settings, seed=chosen.seed, device=chosen.device)
     coordinates = generator.coordinates
     assert isinstance(coordinates, InternalCoordinates)
     typer.echo(f"{molecule}\n{energies_in_words(generator)}\n\n{coordinates.summary()}\n")

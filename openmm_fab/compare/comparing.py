@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import mdtraj
 import numpy as np
 
 from .. import weights as _weights
-from ..ensemble.trajectories import check_same_atoms
-from ..free_energy.profiles import coordinate
+from ..ensemble.beside import as_ensemble
+from ..ensemble.ensemble import Ensemble
+from ..ensemble.trajectories import check_same_atoms, fixed_lengths
+from ..free_energy.coordinate import coordinate
+from ..molecule.graph import graph_of
 from ..molecule.torsions import backbone_pairs
 from ..tools.circle import circular_bins
 from ..weights import Estimate, kish, z_score
@@ -30,11 +34,7 @@ from .torsions import (
     telling,
     torsion_values,
 )
-from .verdicts import DISAGREE, TOO_FEW, qualified, verdict, worst_khat
-
-if TYPE_CHECKING:
-    from ..ensemble.ensemble import Ensemble
-
+from .verdicts import DISAGREE, TOO_FEW, objection, verdict
 
 BINS_2D = (64, 100)
 FEW, DUE = 10.0, 20.0  # effective samples: with fewer there is no verdict; with so many due, fewer than few are missing
@@ -46,7 +46,8 @@ Values = dict[str, np.ndarray]
 
 def compare(
     ensemble: Ensemble,
-    reference: Ensemble,
+    reference: Ensemble | mdtraj.Trajectory | str | Path,
+    *,
     basins: Mapping[str, Callable[[mdtraj.Trajectory], np.ndarray]] | None = None,
     n_bootstrap: int = 200,
     seed: int = 0,
@@ -61,6 +62,10 @@ def compare(
 
     Parameters
     ----------
+    ensemble : Ensemble
+    reference : Ensemble, mdtraj.Trajectory, or path
+        A trajectory, or a file of one, is taken as unbiased MD at the ensemble's temperature, without energies; a path
+        may be that of a saved ensemble, too.
     basins : dict of name -> callable, optional
         The callable takes an mdtraj.Trajectory and returns the mask (n,) of frames inside. By default three regions of
         every Ramachandran plot (`regions.ramachandran_regions`), or without phi and psi, the wells of the torsions;
@@ -80,6 +85,7 @@ def compare(
             "Expected an ensemble to compare with; got None: this system brings no reference. Make one with "
             "fab.reference(system, ...), or from MD of your own with Ensemble.from_mdtraj."
         )
+    reference = as_ensemble(reference, ensemble)
     check_same_atoms(ensemble.topology, reference.topology)
     if abs(ensemble.temperature - reference.temperature) > 0.01:
         raise ValueError(
@@ -138,6 +144,7 @@ def compare(
         projections,
         features,
         _weight_histogram(ensemble),
+        _stiffer(ensemble, reference),
     )
 
 
@@ -234,6 +241,20 @@ def _key(basin: str) -> str:
     return f"basin {basin}"
 
 
+def _stiffer(ensemble: Ensemble, reference: Ensemble) -> str:
+    """A sentence where bonds have fixed lengths on one side and vibrate on the other; else empty."""
+    bonds = graph_of(ensemble.topology).bonds
+    counts = [int(fixed_lengths(e.x[e.log_w > -np.inf], bonds).sum()) for e in (ensemble, reference)]
+    if abs(counts[0] - counts[1]) <= len(bonds) / 10:
+        return ""
+    names = [e.name for e in (ensemble, reference)]
+    stiff, soft = names if counts[0] > counts[1] else names[::-1]
+    return (
+        f"{max(counts)} bonds have fixed lengths in {stiff}, {min(counts)} in {soft}: energies and lengths differ for "
+        "that alone."
+    )
+
+
 # --- how it compares ---
 
 
@@ -256,11 +277,13 @@ def _profiles(sides: tuple[Side, Side, Side], name: str, edges: np.ndarray, spli
         z=z,
         z_flow=_excess(distance_flow.tv, noise_flow),
         # Nearer than noise would have it is no disagreement.
-        verdict=verdict(
-            z if np.isnan(z) else max(z, 0.0), worst_khat(a.ensemble.khat, b.ensemble.khat), min(a.blocks, b.blocks) - 1
-        ),
+        verdict=_verdict(a, b, z if np.isnan(z) else max(z, 0.0)),
         **_differences(ensemble, reference),
     )
+
+
+def _verdict(a: Side, b: Side, z: float) -> str:
+    return objection(a.reliability, b.reliability) or verdict(z, min(a.blocks, b.blocks) - 1)
 
 
 def _excess(tv: float, noise: Estimate) -> float:
@@ -287,7 +310,10 @@ def _differences(ensemble: Any, reference: Any) -> dict[str, Any]:
 
 def _means(sides: tuple[Side, Side, Side], values: Sequence[np.ndarray]) -> dict[str, Any]:
     a, flow, b = (side.mean(v) for side, v in zip(sides, (values[0], values[0], values[1]), strict=True))
-    return dict(mean_ensemble=a, mean_flow=flow, mean_reference=b, mean_z=float(z_score(a, b)))
+    z = float(z_score(a, b))
+    return dict(
+        mean_ensemble=a, mean_flow=flow, mean_reference=b, mean_z=z, mean_verdict=_verdict(sides[0], sides[2], z)
+    )
 
 
 def _pairs(
@@ -313,16 +339,18 @@ def _pairs(
 
 def _basin(sides: tuple[Side, Side, Side], name: str) -> BasinComparison:
     a, flow, b = (side.difference(_key(name)) for side in sides)
-    z, khat = float(z_score(a, b)), worst_khat(sides[0].ensemble.khat, sides[2].ensemble.khat)
+    z, cannot = float(z_score(a, b)), objection(sides[0].reliability, sides[2].reliability)
     masks = [side.columns[_key(name)][0] == 1 for side in (sides[0], sides[2])]
     both = tuple(zip((sides[0], sides[2]), masks, strict=True))
     missing = [*_missing("basin", both), *_missing("rest", tuple((side, ~mask) for side, mask in both))]
     few = min(_effective(side, m) for side, mask in both for m in (mask, ~mask))
-    words = verdict(z, khat, min(few, sides[0].blocks, sides[2].blocks) - 1)
-    if missing:
-        words = qualified(missing[0], khat)
-    elif (few < FEW or not np.isfinite(z)) and not words.startswith(DISAGREE):
-        words = qualified(TOO_FEW, khat)  # enough to contradict, perhaps, but not to agree
+    words = verdict(z, min(few, sides[0].blocks, sides[2].blocks) - 1)
+    if missing:  # a count of frames: it stands whatever the weights
+        words = f"{missing[0]}; {cannot}" if cannot else missing[0]
+    elif cannot:
+        words = cannot
+    elif (few < FEW or not np.isfinite(z)) and words != DISAGREE:
+        words = TOO_FEW  # enough to contradict, perhaps, but not to agree
     return BasinComparison(name, a, flow, b, z, float(z_score(flow, b)), words)
 
 

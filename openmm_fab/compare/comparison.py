@@ -21,7 +21,7 @@ from .figure import draw_comparison, draw_projection
 from .projections import Projection, circle_features
 from .results import BasinComparison, CoordinateComparison, PairComparison, ProfileComparison, WeightHistogram
 from .torsions import Torsion, torsion_values
-from .verdicts import AGREE, DISTRUST
+from .verdicts import AGREE, NO_VERDICTS, Reliability
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..ensemble.ensemble import Ensemble
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Comparison of an ensemble with a reference.
 
@@ -43,6 +43,8 @@ class Comparison:
         PCA of the torsions, and TICA where a lag was given, as fitted to the reference.
     features : tuple of Torsion
         Those whose cosines, then sines, they project.
+    note : str
+        What else the two differ in, such as constrained bonds.
     """
 
     ensemble: Ensemble
@@ -54,15 +56,23 @@ class Comparison:
     projections: tuple[Projection, ...] = ()
     features: tuple[Torsion, ...] = ()
     weights: WeightHistogram | None = None
+    note: str = ""
 
     def projected(self, ensemble: Ensemble, which: int = 0) -> np.ndarray:
         """Coordinates (n, k) of an ensemble of this molecule in a projection."""
         values = torsion_values(ensemble, self.features)
         return self.projections[which].of(circle_features(np.stack(list(values.values()), axis=1)))
 
+    @property
+    def reliability(self) -> str:
+        """Whether the weights of the two can be used: one line, or two where the reference's cannot or are unequal."""
+        ours, theirs = Reliability.of(self.ensemble), Reliability.of(self.reference)
+        told = not theirs.usable or theirs.khat > -math.inf
+        return f"{ours}\n{theirs}" if told else str(ours)
+
     def words(self) -> str:
-        """Sentences on the agreement of basins and distributions, on the weights, and on what limits the comparison."""
-        lines = []
+        """Sentences on the weights, on the agreement of basins and distributions, and on what limits the comparison."""
+        lines = [self.reliability]
         distributions = [*self.torsions, *self.coordinates]
         for kind, items in (("basin", self.basins), ("distribution", distributions)):
             if items:
@@ -76,9 +86,7 @@ class Comparison:
                 f"Mean total variation of the distributions: {flow:.3f} unweighted, {weighted:.3f} reweighted; "
                 f"the reference's halves, one from the other: {_g(noise, 3)}."
             )
-        for whose, side in (("the weights", self.ensemble), ("the reference's weights", self.reference)):
-            if not side.khat <= _weights.KHAT_LIMIT:
-                lines.append(f"k-hat: {whose}, and with them every error bar here, are not to be trusted.")
+        for side in (self.ensemble, self.reference):
             if (blocks := count_blocks(side.n, side.block)) < FEW_BLOCKS:
                 lines.append(
                     f"{side.name}: only {blocks} independent blocks; verdicts allow for it, error bars do not."
@@ -87,17 +95,18 @@ class Comparison:
                 lines.append(f"{side.name}: {in_one_line(side.held)}; nothing here tells what the other sides hold.")
             if side.rounding is not None:
                 lines.append(f"{side.name}: {side.rounding}; nothing here allows for that.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *filter(None, [self.note])])
 
     def table(self) -> str:
-        """Plain-text tables; raw ESS, clipped ESS and k-hat always stand above the basins they qualify."""
+        """Plain-text tables; whether the weights can be used, ESS and k-hat stand above the basins they qualify."""
         blocks = [
+            self.reliability,
             _table(
                 ["", "frames", "invalid", "ESS", "ESS clipped", "k-hat", ""],
                 [_ensemble_row(e) for e in (self.ensemble, self.reference)],
             )
             + f"\nESS clipped: the largest {_weights.CLIP_FRACTION:g} of the weights clipped; it flatters."
-            + " ESS counts weights, not correlation in time."
+            + " ESS counts weights, not correlation in time.",
         ]
         if self.basins:
             rows = [
@@ -120,11 +129,11 @@ class Comparison:
                     _f(c.mean_ensemble),
                     _f(c.mean_reference),
                     _g(c.mean_z, 1),
-                    "",
+                    c.mean_verdict,
                 ]
                 for c in self.coordinates
             ]
-            blocks.append(_table(["average", "unweighted", "reweighted", "reference", "z", ""], rows))
+            blocks.append(_table(["average", "unweighted", "reweighted", "reference", "z", "verdict"], rows))
         if self.torsions:
             rows = [[t.name, str(t.largest), f"{t.rms:.3f}", str(t.unvisited), ""] for t in self.torsions]
             head = ["torsion", f"max |ΔF| (kT), F < {F_MAX:g} kT", "rms", "bins unvisited", ""]
@@ -200,6 +209,12 @@ class Comparison:
         ours, theirs = (self.projected(e, which) for e in (self.ensemble, self.reference))
         return draw_projection(self.ensemble, self.reference, ours, theirs, self.projections[which].names)
 
+    def __repr__(self) -> str:
+        counts = {"basin": self.basins, "torsion": self.torsions, "other coordinate": self.coordinates}
+        what = ", ".join(f"{len(items)} {kind}s" for kind, items in counts.items())
+        ours, theirs = self.ensemble.name, self.reference.name
+        return f"Comparison({ours} with {theirs}: {what}; print it for the tables)\n{self.reliability}"
+
     def __str__(self) -> str:
         return self.table()
 
@@ -212,15 +227,16 @@ class Comparison:
 
 
 def _count(kind: str, items: Sequence[Any]) -> str:
-    plain = [item.verdict.removesuffix(f"; {DISTRUST}") for item in items]
-    agree = [p == AGREE for p in plain]
-    text = f"{sum(agree)} of {len(items)} {kind}s agree within errors"
-    others: dict[str, list[str]] = {}
-    for item, p in zip(items, plain, strict=True):
-        if p != AGREE:
-            z = f" (z = {item.z:+.1f})" if math.isfinite(item.z) else ""
-            others.setdefault(p, []).append(item.name + z)
-    return "; ".join([text, *(f"{key}: {', '.join(names)}" for key, names in others.items())]) + "."
+    """How many of them agree, and which do not, by verdict; a count of none where there is no verdict on any."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        z = "" if item.verdict in (AGREE, *NO_VERDICTS) or not math.isfinite(item.z) else f" (z = {item.z:+.1f})"
+        found.setdefault(item.verdict, []).append(item.name + z)
+    if len(found) == 1 and (only := next(iter(found))) in NO_VERDICTS:
+        return f"{len(items)} {kind}s, of none of which it can be said whether they agree: {only}."
+    agree = len(found.pop(AGREE, []))
+    text = f"{agree} of {len(items)} {kind}s agree within errors"
+    return "; ".join([text, *(f"{key}: {', '.join(names)}" for key, names in found.items())]) + "."
 
 
 DIVERGENCES = [*("KL unw.", "KL", "floor"), *("TV unw.", "TV", "floor"), *("JS unw.", "JS", "floor")]
@@ -261,6 +277,7 @@ def _summary(e: Ensemble) -> dict[str, Any]:
         "ess_clipped": _plain(e.ess_clipped),
         "clip_fraction": _weights.CLIP_FRACTION,
         "khat": _plain(e.khat),
+        "usable": Reliability.of(e).usable,
         "diagnosis": _weights.diagnosis(e.log_w),
     }
 

@@ -85,7 +85,7 @@ def replicas(ensemble: Ensemble, columns: Sequence[tuple[np.ndarray, int]], n: i
     """Bootstrap replicas (n, bins) of every column's histogram, all from the same resamplings."""
     if not columns:
         return []
-    found = ensemble.bootstrap(lambda weights: histograms(weights, columns), n, seed)
+    found = ensemble.bootstrap(lambda weights: histograms(weights, columns), n, seed=seed)
     return np.split(found, np.cumsum([bins for _, bins in columns])[:-1], axis=1)
 
 

@@ -54,7 +54,7 @@ class ProfileComparison:
 
 @dataclass(frozen=True, eq=False)
 class CoordinateComparison(ProfileComparison):
-    """Comparison of a distance, energy, ... in `unit`, with averages, standard errors and `mean_z`, their z-score.
+    """Comparison of a distance, energy, ... in `unit`, with averages, standard errors, their z-score and its verdict.
 
     The outermost bins of its profiles hold all that lies beyond them.
     """
@@ -64,6 +64,7 @@ class CoordinateComparison(ProfileComparison):
     mean_flow: Estimate
     mean_reference: Estimate
     mean_z: float
+    mean_verdict: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import numpy as np
 from ..free_energy.profiles import BasinDifference, Profile
 from ..weights import Estimate, block_sums, count_blocks
 from .divergences import noise, replicas
+from .verdicts import Reliability
 
 if TYPE_CHECKING:
     from ..ensemble.ensemble import Ensemble
@@ -24,6 +25,7 @@ class Side:
     """Ensemble with named columns; `replicas` of each, (n_bootstrap, bins), come from the same resamplings."""
 
     ensemble: Ensemble
+    reliability: Reliability
     weights: np.ndarray
     columns: Mapping[str, Column]
     replicas: Mapping[str, np.ndarray]
@@ -35,6 +37,7 @@ class Side:
         found = replicas(ensemble, list(columns.values()), n_bootstrap, seed)
         return cls(
             ensemble,
+            Reliability.of(ensemble),
             ensemble.weights,
             columns,
             dict(zip(columns, found, strict=True)),

@@ -28,6 +28,7 @@ from ..molecule.stereo import stereocentres
 from ..molecule.system import MolecularSystem
 from ..tools.activity import doing
 from ..tools.circle import wrap
+from ..tools.fields import check_fields
 from ..tools.fusing import FusedMap
 from ..tools.native import NotCompiledError
 from .constraints import MassMetric, fixed_lengths
@@ -40,7 +41,7 @@ from .placement import Placement
 from .scales import ValueAndGradient, around_all, both_sides, covariance_at_minimum, mixing_of, moments, soften
 from .scans import scan_bonds
 from .sparse import SparseProduct, sparse_pair
-from .summary import summary
+from .summary import summary, turning_in_words
 from .symmetry import SYMMETRIES, Rotor, find_rotors, same_energy
 from .turning import Scans, Turning, energy_of
 from .zmatrix import ZMatrix, build_zmatrix
@@ -58,7 +59,7 @@ ROTOR = ("rows", "atoms", "frame", "exchange")
 FUSED_ATOMS, FUSED_BATCH = 50, 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CoordinateSettings:
     """Settings of internal coordinates: which torsions turn, and how stiff coordinates are scaled.
 
@@ -111,12 +112,7 @@ class CoordinateSettings:
                 object.__setattr__(self, name, tuple((int(i), int(j)) for i, j in pairs))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"Expected {name} to be pairs of atoms, [[4, 7]]; got {pairs!r}.") from error
-        if not self.puckers >= 0:
-            raise ValueError(f"Expected puckers in kT, 0 or more; got {self.puckers!r}.")
-        if not (self.inflate > 0 and self.softest > 0):
-            raise ValueError(f"Expected inflate > 0 and softest > 0; got {self}.")
-        if not self.barrier >= 0:
-            raise ValueError(f"Expected barrier in kT, 0 or more; got {self.barrier!r}.")
+        check_fields(self, positive=("inflate", "softest"), at_least={"barrier": 0, "puckers": 0})
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"Expected {name} to be one of {known}; got {getattr(self, name)!r}.")
@@ -176,6 +172,7 @@ class InternalCoordinates(torch.nn.Module):
         self,
         zmatrix: ZMatrix,
         mean: Tensor | None = None,
+        *,
         mixing: Tensor | None = None,
         lengths: np.ndarray | None = None,
         rotors: Sequence[Rotor] = (),
@@ -206,6 +203,7 @@ class InternalCoordinates(torch.nn.Module):
         cls,
         system: MolecularSystem,
         settings: CoordinateSettings | None = None,
+        *,
         energy: Energy | None = None,
         trajectory: mdtraj.Trajectory | None = None,
     ) -> InternalCoordinates:
@@ -230,7 +228,7 @@ class InternalCoordinates(torch.nn.Module):
 
         if energy is None:
             with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
-                return cls.from_system(system, settings, energy, trajectory)
+                return cls.from_system(system, settings, energy=energy, trajectory=trajectory)
         settings = settings or CoordinateSettings()
         amides = amide_bonds(system.graph)
         minimum = system.minimum
@@ -245,17 +243,15 @@ class InternalCoordinates(torch.nn.Module):
         metric = MassMetric(pairs, system.masses) if settings.measure == "rigid" and len(pairs) else None
         rotors = find_rotors(zmatrix, system.graph, minimum, settings.symmetry)
         rotors = [r for r in rotors if same_energy(r, minimum, energy, metric)]
-        made = (fixed, rotors, metric)
+        made: dict[str, Any] = {"settings": settings, "lengths": fixed, "rotors": rotors, "metric": metric}
         if trajectory is not None:
             x = np.asarray(trajectory.xyz, dtype=np.float64)
-            coordinates = cls.fit(zmatrix, minimum, energy.value_and_gradient, settings, *made, structures=x)
+            coordinates = cls.fit(zmatrix, minimum, energy.value_and_gradient, **made, structures=x)
         elif (batched := _batched(energy, system)) is not None:
             coordinates = cls._searched(zmatrix, system.graph, minimum, batched, settings, made)
         else:
             inverting = sides_of_nitrogens(zmatrix, system.graph, minimum) if settings.nitrogens == "sample" else ()
-            coordinates = cls.fit(
-                zmatrix, minimum, energy.value_and_gradient, settings, *made, inverting=tuple(inverting)
-            )
+            coordinates = cls.fit(zmatrix, minimum, energy.value_and_gradient, **made, inverting=tuple(inverting))
         coordinates.system, coordinates.scans = system, scans
         return coordinates
 
@@ -267,10 +263,10 @@ class InternalCoordinates(torch.nn.Module):
         minimum: np.ndarray,
         energy: CompiledEnergy,
         settings: CoordinateSettings,
-        made: tuple[np.ndarray, Sequence[Rotor], MassMetric | None],
+        made: dict[str, Any],
     ) -> InternalCoordinates:
         """Coordinates that hold all minima of rings and nitrogens which a search of the energy finds."""
-        one = cls.fit(zmatrix, minimum, energy.value_and_gradient, settings, *made, soft=False)
+        one = cls.fit(zmatrix, minimum, energy.value_and_gradient, **made, soft=False)
         width = one.mixing.square().sum(1).sqrt() / settings.inflate
         flexible = Flexible(one.layout, graph, minimum, width.numpy(), settings.nitrogens == "sample")
         if not flexible.sets:
@@ -285,9 +281,7 @@ class InternalCoordinates(torch.nn.Module):
         n_lengths = len(one.layout.free)
         raw[:, n_lengths:] = raw[0, n_lengths:] + wrap(raw[:, n_lengths:] - raw[0, n_lengths:])
         sets = varied(flexible.sets, raw, width)
-        coordinates = cls.fit(
-            zmatrix, x[0].numpy(), energy.value_and_gradient, settings, *made, soft=False, several=(sets, raw)
-        )
+        coordinates = cls.fit(zmatrix, x[0].numpy(), energy.value_and_gradient, **made, soft=False, several=(sets, raw))
         coordinates.modes = cls._modes(coordinates, sets, x, energy.value_and_gradient, settings)
         coordinates.minima = minima
         return coordinates
@@ -336,7 +330,9 @@ class InternalCoordinates(torch.nn.Module):
         if energy is None or not turning.to_scan:
             return Scans((), settings.barrier, kT, energy is not None)
         with doing("scanning bonds", "scans"):
-            wide = cls.fit(turning.widest(), minimum, energy.value_and_gradient, settings, lengths).use_c()
+            wide = cls.fit(
+                turning.widest(), minimum, energy.value_and_gradient, settings=settings, lengths=lengths
+            ).use_c()
             z, _ = wide.to_internal(torch.as_tensor(minimum, dtype=torch.float64)[None])
             column = {wide.layout.row_of(k): k for k in range(wide.n_stiff, wide.dim)}
             columns, bonds = [column[row] for row in turning.to_scan], list(turning.to_scan.values())
@@ -349,6 +345,7 @@ class InternalCoordinates(torch.nn.Module):
         zmatrix: ZMatrix,
         minimum: np.ndarray,
         value_and_gradient: ValueAndGradient,
+        *,
         settings: CoordinateSettings | None = None,
         lengths: np.ndarray | None = None,
         rotors: Sequence[Rotor] = (),
@@ -433,7 +430,15 @@ class InternalCoordinates(torch.nn.Module):
             rotors.append(Rotor(tuple(map(int, rows)), tuple(map(int, atoms)), (a, b, c), exchange))
         metric = MassMetric(arrays["metric.pairs"], arrays["metric.masses"]) if "metric.pairs" in arrays else None
         zmatrix = ZMatrix.from_rows(*(arrays[name] for name in ZMATRIX))
-        made = cls(zmatrix, tensors["mean"], tensors["mixing"], arrays["lengths"], rotors, phases, metric)
+        made = cls(
+            zmatrix,
+            tensors["mean"],
+            mixing=tensors["mixing"],
+            lengths=arrays["lengths"],
+            rotors=rotors,
+            phases=phases,
+            metric=metric,
+        )
         if "scans.bonds" in tensors:
             made.scans = Scans.from_tensors(tensors["scans.bonds"], tensors["scans.limit"])
         sets: list[Modes] = []
@@ -495,6 +500,16 @@ class InternalCoordinates(torch.nn.Module):
             steps = torch.randint(rotor.fold, (len(x),), generator=generator, device=generator.device)
             x = rotor.turned(x, steps.to(x.device))
         return x
+
+    def __repr__(self) -> str:
+        name = "" if self.system is None else f"{self.system.name}, "
+        return f"InternalCoordinates({name}{self.dim}: {self.n_stiff} stiff, {self.n_periodic} periodic)"
+
+    def turning_in_words(self) -> str:
+        """Which torsions turn, by name, and what is kept as given; empty where the system is not known."""
+        if self.system is None:
+            return ""
+        return turning_in_words(self.zmatrix, self.system, self.structures(), self.atom_names, self.minima is not None)
 
     def summary(self) -> str:
         """Description of the coordinates: a table of Z-matrix rows, and what turns, is fixed or kept."""

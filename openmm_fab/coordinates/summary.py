@@ -9,7 +9,7 @@ import numpy as np
 from ..molecule.graph import is_planar
 from ..molecule.stereo import stereocentres
 from ..molecule.system import MolecularSystem
-from ..molecule.torsions import rotatable_bonds
+from ..molecule.torsions import names_of_bonds, rotatable_bonds
 from ..tools.tables import table
 from ..tools.vectors import bond_angle
 from .isomers import amide_bonds, is_trans, kept_nitrogens, pyramidal_nitrogens
@@ -61,6 +61,8 @@ def summary(
         words += _minima(minima)
     if rings := int(layout.zmatrix.closes.sum()):
         words.append(f"Rings closed by their lengths: {rings}")
+    if system is not None:
+        words.append(turning_in_words(layout.zmatrix, system, structures, names, minima is not None))
     return "\n".join([table(COLUMNS, _rows(layout, mean, width, rotors, names)), "", *words])
 
 
@@ -155,8 +157,8 @@ def _chemistry(
     if large:
         sizes = ", ".join(str(len(r)) for r in sorted(large, key=len))
         lines.append(
-            f"Hard: rings of {sizes} atoms, closed by the energy alone, torsions near those given; expect a low "
-            "effective sample size"
+            f"Hard: rings of {sizes} atoms, closed by the energy alone, torsions near those given: other shapes of "
+            "them are missed, and the weights do not show that; expect a low effective sample size"
         )
     return lines
 
@@ -174,6 +176,47 @@ def _minima(minima: Minima | None) -> list[str]:
             f"{len(minima.higher)}, the lowest at {float(minima.higher[0]):.1f} kT"
         )
     return lines
+
+
+def turning_in_words(
+    zmatrix: ZMatrix, system: MolecularSystem, structures: np.ndarray, names: Sequence[str], searched: bool
+) -> str:
+    """Names of the torsions that turn, and numbers of bonds, hands, sides and rings that are kept, in two sentences.
+
+    Parameters
+    ----------
+    structures : (n, n_atoms, 3), nm
+        The minima that the coordinates hold.
+    names : sequence of str
+        Of the atoms.
+    searched : bool
+        Whether puckers of rings were looked for, and are among the structures.
+    """
+    x = structures[0]
+    graph, known = system.graph, names_of_bonds(system.md_topology)
+    bonds = [row[1:3].tolist() for row in zmatrix.rows[zmatrix.periodic]]
+    turning = {frozenset(bond) for bond in bonds}
+    named = [known.get(frozenset(bond)) or "-".join(names[i] for i in sorted(bond)) for bond in bonds]
+    text = f"Turning ({len(named)}): {', '.join(named) or 'nothing'}."
+    backbone = {bond for bond, name in known.items() if name.startswith(("phi ", "psi "))}
+    if backbone and not backbone & turning:
+        text += " No torsion of the backbone turns: other shapes of it are missed, and the weights do not show that."
+    amides = [amide for amide in amide_bonds(graph) if frozenset(amide[1:3]) not in turning]
+    trans = sum(is_trans(x, amide) for amide in amides)
+    rings = {frozenset(r) for i, j in graph.bonds.tolist() if (r := graph.ring(i, j))}
+    kept = {
+        "trans amide": trans,
+        "cis amide": len(amides) - trans,
+        "other bond": len(_stiff_bonds(system, turning)),
+        "stereocentre": len(stereocentres(graph)),
+        "side of a nitrogen": len(kept_nitrogens(graph, structures)),
+        "pucker of a ring": sum(
+            not searched and 3 < len(r) <= LARGEST_RING and not is_planar(sorted(r), x) for r in rings
+        ),
+        "large ring near its shape": sum(len(r) > LARGEST_RING for r in rings),
+    }
+    found = [f"{n} x {what}" if n > 1 else what for what, n in kept.items() if n]
+    return f"{text} Kept as given: {', '.join(found) or 'nothing'}."
 
 
 def _energies(scan: BondScan) -> str:

@@ -110,7 +110,7 @@ def _in_a_ring(graph: BondGraph, a: int, b: int) -> bool:
 
 
 def build_zmatrix(
-    graph: BondGraph, masses: np.ndarray, positions: np.ndarray, turning: Iterable[Sequence[int]] = ()
+    graph: BondGraph, masses: np.ndarray, positions: np.ndarray, *, turning: Iterable[Sequence[int]] = ()
 ) -> ZMatrix:
     """Build the Z-matrix of one connected molecule.
 

@@ -90,6 +90,7 @@ class OpenMMEnergy:
         self,
         system: MolecularSystem,
         platform: str | None = None,
+        *,
         workers: int | None = None,
         properties: Mapping[str, str] | None = None,
         time_limit: float = TIME_LIMIT,

@@ -31,7 +31,7 @@ PROBE = 0.14  # nm, water
 Group = int | Sequence[int]
 
 
-def hydrogen_bonds(ensemble: Weighted, near: float = NEAR, straight: float = STRAIGHT) -> dict[str, Estimate]:
+def hydrogen_bonds(ensemble: Weighted, near: float = NEAR, *, straight: float = STRAIGHT) -> dict[str, Estimate]:
     """Share of the ensemble with each intramolecular hydrogen bond, by its atoms, "N3-H17...O9", most frequent first.
 
     Donors are N, O and S with hydrogen; acceptors are O, and N with a lone pair that is not an amide's or an aniline's:
@@ -82,7 +82,7 @@ def noe_distances(ensemble: Weighted, pairs: Sequence[tuple[Group, Group]]) -> E
 
 
 def couplings(
-    ensemble: Weighted, torsions: str | ArrayLike, karplus: str | tuple[float, float, float] = "HCCH"
+    ensemble: Weighted, torsions: str | ArrayLike, *, karplus: str | tuple[float, float, float] = "HCCH"
 ) -> Estimate:
     """3-J couplings by Karplus' equation, A cos^2 + B cos + C, Hz, (torsions,).
 

@@ -141,7 +141,7 @@ def conformers(ensemble: Weighted, n: int = 10, seed: int = 0) -> Conformers:
     def populations(weights: np.ndarray) -> np.ndarray:
         return np.bincount(label + 1, weights=weights, minlength=len(kept) + 1)
 
-    p, replicas = populations(w), ensemble.bootstrap(populations, BOOTSTRAP, seed)
+    p, replicas = populations(w), ensemble.bootstrap(populations, BOOTSTRAP, seed=seed)
     error = ensemble.share_error(p, ensemble.standard_error(replicas))
     relative = replicas[:, 1:] / p[1:]  # of ln p, by the delta method
     spread = ensemble.standard_error(relative - relative[:, :1])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, asdict, dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,29 @@ from ..drawing.explore import Explorer
 from ..drawing.structures import MOST_ATOMS, STRUCTURES, Structures, pdb_models, superposed
 from ..drawing.view import view
 from ..energy.backends import reduced_energy
-from ..molecule.chemistry import find_pattern, molecule_of
+from ..energy.evaluate import Rounding, energies_of
+from ..free_energy.coordinate import Coordinate, coordinate, is_atoms
+from ..free_energy.differences import Energy, difference
+from ..free_energy.estimators import FreeEnergy
+from ..free_energy.frames import Frames
+from ..free_energy.populations import Basins, basins
+from ..free_energy.profiles import (
+    Basin,
+    BasinDifference,
+    Profile,
+    Surface,
+    basin_difference,
+    profile,
+    surface,
+)
 from ..molecule.stereo import check_chirality, stereocentres
-from ..molecule.system import GAS_CONSTANT, MolecularSystem
-from ..molecule.torsions import map_axes, named_torsions
+from ..molecule.system import MolecularSystem
+from ..molecule.torsions import map_axes, named_torsions, slow_torsions
 from ..tools.circle import circular_bins
 from ..tools.files import check_format, load_npz, write_atomically
 from ..weights import Estimate, relative_free_energy, systematic_resample
 from .blocks import slowest_inefficiency, time_blocks
 from .conformers import Conformers, conformers
-from .energies import Rounding, energies_of
 from .export import Table, extra_columns, to_arviz, to_pandas, to_xarray, write_colvar
 from .held import Held, from_json, in_one_line, to_json
 from .netcdf import SUFFIX, WeightedTrajectory
@@ -36,6 +50,7 @@ from .strain import Strain, strains
 from .trajectories import (
     check_same_atoms,
     coordinate_grid,
+    load_trajectory,
     topology_from_arrays,
     topology_to_arrays,
     whole_structures,
@@ -48,32 +63,20 @@ if TYPE_CHECKING:
 
 _FORMAT = "openmm_fab ensemble 1"
 TABLES = (".csv", ".colvar")  # suffixes of tables that `write_ensemble` knows
+TRAJECTORIES = (".dcd", ".xtc", ".trr", ".nc", ".h5", ".pdb", ".cif", ".gro", ".xyz")  # that `Ensemble.save` writes
 COARSE = 1e-3  # nm
 KEEP = "Keep frames as DCD, TRR or NetCDF, or as XTC with more digits (in GROMACS compressed-x-precision = 100000)."
 MAP_BINS = 64  # of either torsion in the map of `Ensemble.explore`
 
 
-@dataclass(frozen=True, eq=False)
-class Ensemble:
-    """Weighted structures of one molecule at one temperature.
+@dataclass(frozen=True, eq=False, repr=False)
+class Ensemble(Frames):
+    """Weighted structures of one molecule at one temperature: a flow's samples, or a trajectory.
 
     Parameters
     ----------
-    x : (n, atoms, 3), nm
-    u : (n,)
-        True (never regularised) reduced energies U/kT; nan where they were not evaluated.
-    log_w : (n,), nats
-        Unnormalised log weights: zeros for MD, -inf for invalid structures, which stay counted.
-    topology : mdtraj.Topology
-    temperature : float, K
-    block : (n,) int, optional
-        Frames with the same label depend on each other, frames with different labels do not (time blocks or
-        walkers of MD). None: every frame is independent.
-    name : str
-    invalid : int
-        How many frames have no finite energy (and weight zero).
-    log_q : (n,), nats, optional
-        Log density of the flow that drew the frames.
+    x, u, log_w, topology, temperature, block, name, invalid, log_q
+        See `free_energy.frames.Frames`.
     rounding : Rounding, optional
         Of a file's coordinates, where u feels it.
     held : tuple of Held, optional
@@ -81,47 +84,16 @@ class Ensemble:
         and for MD, which holds what it cannot cross in its time.
     """
 
-    x: np.ndarray
-    u: np.ndarray
-    log_w: np.ndarray
-    topology: mdtraj.Topology
-    temperature: float
-    block: np.ndarray | None = None
-    name: str = "ensemble"
-    invalid: int = 0
-    log_q: np.ndarray | None = None
+    _: KW_ONLY
     rounding: Rounding | None = None
     held: tuple[Held, ...] | None = None
-
-    def __post_init__(self) -> None:
-        x = np.asarray(self.x)
-        if x.dtype not in (np.float32, np.float64):
-            x = x.astype(np.float64)
-        if x.ndim != 3 or x.shape[1:] != (self.topology.n_atoms, 3):
-            raise ValueError(f"Expected x with shape (n, {self.topology.n_atoms}, 3) in nm; got {x.shape}.")
-        if not float(self.temperature) > 0.0:
-            raise ValueError(f"Expected a temperature above 0 K; got {self.temperature}.")
-        object.__setattr__(self, "x", x)
-        object.__setattr__(self, "temperature", float(self.temperature))
-        for key, dtype in (
-            ("u", np.float64),
-            ("log_w", np.float64),
-            ("log_q", np.float64),
-            ("block", np.int64),
-        ):
-            value = getattr(self, key)
-            if value is None and key in ("log_q", "block"):
-                continue
-            value = np.asarray(value, dtype=dtype)
-            if value.shape != (len(x),):
-                raise ValueError(f"Expected {key} with shape ({len(x)},), one a frame; got {value.shape}.")
-            object.__setattr__(self, key, value)
 
     @classmethod
     def from_mdtraj(
         cls,
-        trajectory: mdtraj.Trajectory,
+        trajectory: mdtraj.Trajectory | str | Path,
         system: MolecularSystem,
+        *,
         weights: ArrayLike | None = None,
         log_weights: ArrayLike | None = None,
         block: ArrayLike | None = None,
@@ -134,6 +106,8 @@ class Ensemble:
 
         Parameters
         ----------
+        trajectory : mdtraj.Trajectory, or path of a file that mdtraj reads
+        system : MolecularSystem
         weights, log_weights : (n,), optional
             Weight of every frame, where it is not 1; give one of the two at most.
         block : (n,) int, optional
@@ -160,6 +134,8 @@ class Ensemble:
             Where a file has rounded the coordinates so that u is not that of the structures that were sampled
             (`rounding`): XTC's 0.001 nm. Nothing is corrected.
         """
+        if isinstance(trajectory, str | Path):
+            trajectory = load_trajectory(trajectory, system.md_topology)
         check_same_atoms(trajectory.topology, system.md_topology)
         if weights is not None and log_weights is not None:
             raise ValueError("Expected weights or log_weights; got both.")
@@ -200,60 +176,14 @@ class Ensemble:
         log_w = np.where(np.isfinite(u), ensemble.log_w, -np.inf)
         return replace(ensemble, u=u, log_w=log_w, invalid=int((~np.isfinite(u)).sum()))
 
-    # What the weights say
-
-    @property
-    def n(self) -> int:
-        """Number of frames, invalid ones included."""
-        return len(self.x)
-
-    @property
-    def kT(self) -> float:
-        """Thermal energy, kJ/mol, with OpenMM's gas constant."""
-        return GAS_CONSTANT * self.temperature
-
-    @property
-    def weights(self) -> np.ndarray:
-        """Normalised weights (n,), which sum to one."""
-        return _weights.normalized_weights(self.log_w)
-
-    @property
-    def ess(self) -> float:
-        """Kish's effective sample size of the raw weights; for MD it is n, since correlation in time does not enter."""
-        return _weights.effective_sample_size(self.log_w)
-
-    @property
-    def independent(self) -> float:
-        """Upper bound on the number of independent samples: `ess`, or the number of blocks if smaller."""
-        return min(self.ess, _weights.count_blocks(self.n, self.block))
-
-    @property
-    def ess_fraction(self) -> float:
-        """Effective sample size as a share of the number of frames."""
-        return self.ess / self.n
-
-    @property
-    def ess_clipped(self) -> float:
-        """Effective sample size with the largest 1e-4 of the weights clipped; never smaller than `ess`, and not to
-        be shown alone."""
-        return _weights.effective_sample_size(_weights.clipped(self.log_w))
-
-    @property
-    def khat(self) -> float:
-        """Pareto k-hat of the weights' tail: below 0.5 reliable, above 0.7 not to be trusted; -inf for equal
-        weights."""
-        return _weights.pareto_khat(self.log_w)
-
-    @property
-    def log_z(self) -> Estimate:
-        """Logarithm of the mean weight, with its standard error."""
-        return _weights.log_z(self.log_w, self.block)
+    # Structures
 
     # Estimates
 
     def expectation(
         self,
-        values: ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray],
+        values: Coordinate,
+        *,
         n_bootstrap: int = 200,
         seed: int = 0,
     ) -> Estimate:
@@ -261,93 +191,67 @@ class Ensemble:
 
         Parameters
         ----------
-        values : (n, ...), or callable taking an mdtraj.Trajectory and returning it
-            Of bool the mean is a share; of a share of 0 or 1 the error is what `weights.rule_of_three` allows.
+        values : (n, ...), or callable taking an mdtraj.Trajectory and returning it; or a name, or atoms
+            Names and atoms as `free_energy.coordinate` takes them: "rg", "phi ALA2", (0, 3). Of bool the mean is a
+            share; of a share of 0 or 1 the error is what `weights.rule_of_three` allows.
         """
-        values = np.asarray(values(self.to_mdtraj()) if callable(values) else values)
-        w, share = self.weights, values.dtype == bool
-        values = _weights.weighted_values(w, values)
-        mean = np.tensordot(w, values, axes=1)
-        error = self.standard_error(self.bootstrap(lambda w: np.tensordot(w, values, axes=1), n_bootstrap, seed))
+        if isinstance(values, str) or is_atoms(values):
+            values = coordinate(self, values)
+        found = values(self.to_mdtraj()) if callable(values) else values
+        if isinstance(found, tuple):
+            raise ValueError(
+                "Expected numbers, one row a frame; got a tuple. mdtraj's compute_phi and the like return atoms and "
+                "angles: take lambda t: mdtraj.compute_phi(t)[1]."
+            )
+        w, share = self.weights, np.asarray(found).dtype == bool
+        found = _weights.weighted_values(w, found)
+        mean = np.tensordot(w, found, axes=1)
+        error = self.standard_error(self.bootstrap(lambda w: np.tensordot(w, found, axes=1), n_bootstrap, seed=seed))
         error = self.share_error(mean, error) if share else error
         return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
 
-    def bootstrap(
-        self, statistic: Callable[[np.ndarray], np.ndarray], n_bootstrap: int = 200, seed: int = 0
-    ) -> np.ndarray:
-        """Bootstrap replicas of a statistic, over frames or, where the ensemble has blocks, over blocks.
+    def profile(
+        self,
+        values: Coordinate,
+        *,
+        bins: int = 60,
+        range: tuple[float, float] | None = None,
+        n_bootstrap: int = 200,
+        seed: int = 0,
+    ) -> Profile:
+        """F in kT along a coordinate, "phi ALA2" or another of `torsion_names`: see `free_energy.profile`."""
+        return profile(self, values, bins=bins, range=range, n_bootstrap=n_bootstrap, seed=seed)
 
-        Parameters
-        ----------
-        statistic : callable
-            Takes normalised weights (n,), which carry the resampling, and returns an array or a number.
+    def surface(
+        self,
+        a: Coordinate,
+        b: Coordinate,
+        *,
+        bins: int = 64,
+        range: tuple[float, float] | None = None,
+        range_b: tuple[float, float] | None = None,
+        n_bootstrap: int = 0,
+        seed: int = 0,
+    ) -> Surface:
+        """F in kT over two coordinates: see `free_energy.surface`."""
+        return surface(self, a, b, bins=bins, range=range, range_b=range_b, n_bootstrap=n_bootstrap, seed=seed)
 
-        Returns
-        -------
-        (n_bootstrap, ...)
-            Replicas that drew no frame of positive weight are nan.
-        """
-        rng = np.random.default_rng(seed)
-        blocks, label = (self.n, None) if self.block is None else self._blocks()
-        w, replicas, empty = self.weights, [], []
-        for i in range(n_bootstrap):
-            counts = np.bincount(rng.integers(blocks, size=blocks), minlength=blocks)
-            drawn = w * (counts if label is None else counts[label])
-            if (total := drawn.sum()) == 0.0:
-                empty.append(i)
-                drawn, total = w, 1.0
-            replicas.append(statistic(drawn / total))
-        result = np.array(replicas, dtype=np.float64)
-        result[empty] = np.nan
-        return result
+    def basins(self, definitions: Mapping[str, Basin], *, n_bootstrap: int = 200, seed: int = 0) -> Basins:
+        """Populations of named basins and the differences between them: see `free_energy.basins`."""
+        return basins(self, definitions, n_bootstrap=n_bootstrap, seed=seed)
 
-    def standard_error(self, replicas: np.ndarray) -> np.ndarray:
-        """Standard error from bootstrap replicas: their standard deviation times sqrt(B / (B - 1)) for B blocks; nan
-        for one.
+    def basin_difference(self, basin: Basin | None = None, *, n_bootstrap: int = 200, seed: int = 0) -> BasinDifference:
+        """F of a basin less that of all the rest, kT: see `free_energy.basin_difference`."""
+        return basin_difference(self, basin, n_bootstrap=n_bootstrap, seed=seed)
 
-        The factor undoes the bootstrap's bias, which matters for a handful of walkers.
-        """
-        blocks = self.n if self.block is None else self._blocks()[0]
-        if blocks < 2:
-            return np.full(replicas.shape[1:], np.nan)
-        return np.nanstd(replicas, axis=0, ddof=1) * np.sqrt(blocks / (blocks - 1))
+    def free_energy_difference(self, energy: Energy) -> FreeEnergy:
+        """F of another force field, temperature or lambda less F of this one, kT: see `free_energy.difference`."""
+        return difference(self, energy)
 
-    def share_error(self, p: ArrayLike, error: ArrayLike) -> np.ndarray:
-        """Standard errors of shares p of the weight, any shape; for shares of 0 and 1 the bound by
-        `weights.rule_of_three` with as many samples as are `independent`."""
-        return _weights.share_error(p, error, self.independent)
-
-    def _blocks(self) -> tuple[int, np.ndarray]:
-        """How many blocks there are, and the number of each frame's, (n,)."""
-        labels, label = np.unique(np.asarray(self.block), return_inverse=True)
-        return len(labels), label
-
-    # Structures
-
-    def torsions(self, which: str | ArrayLike) -> np.ndarray:
-        """Torsion angles (n, torsions), rad in (-pi, pi].
-
-        Parameters
-        ----------
-        which : "phi", "psi", a SMARTS pattern, or atom indices (i, j, k, l) or (torsions, 4)
-            A pattern of four atoms, "[H][C][C][H]", or with those to take marked 1 to 4, gives every torsion that it
-            matches; it needs RDKit, and a molecule whose bonds have orders (`MolecularSystem.from_sdf`, `from_smiles`).
-        """
-        if isinstance(which, str):
-            if which not in ("phi", "psi"):
-                return self.torsions(find_pattern(molecule_of(self.topology), which, 4))
-            compute = mdtraj.compute_phi if which == "phi" else mdtraj.compute_psi
-            return compute(self.to_mdtraj(), periodic=False)[1].astype(np.float64)
-        quadruples = np.atleast_2d(np.asarray(which, dtype=int))
-        return mdtraj.compute_dihedrals(self.to_mdtraj(), quadruples, periodic=False).astype(np.float64)
-
-    def phi(self) -> np.ndarray:
-        """Backbone phi angles (n, residues that have one), rad."""
-        return self.torsions("phi")
-
-    def psi(self) -> np.ndarray:
-        """Backbone psi angles (n, residues that have one), rad."""
-        return self.torsions("psi")
+    @property
+    def torsion_names(self) -> list[str]:
+        """Names of torsions that `profile`, `surface` and `expectation` take."""
+        return list(slow_torsions(self.topology))
 
     def slow_angles(self) -> np.ndarray:
         """Torsions (n, torsions), rad, of bonds, rings and nitrogens that change slowly:
@@ -369,7 +273,7 @@ class Ensemble:
         """
         return conformers(self, n, seed)
 
-    def strain(self, pose: Any, within: float | None = None, seed: int = 0) -> Strain | list[Strain]:
+    def strain(self, pose: Any, within: float | None = None, *, seed: int = 0) -> Strain | list[Strain]:
         """What it costs the free molecule to take a pose: -ln of the population of its torsional basin, kT.
 
         Parameters
@@ -399,19 +303,6 @@ class Ensemble:
         """Write the n most populated `conformers` as an SDF file with populations, errors and free energies as
         properties, bond orders as drawn; returns its path. Needs RDKit, and a molecule whose bonds have orders."""
         return self.conformers(n).to_sdf(path, self.name)
-
-    def resample(self, n: int, seed: int = 0) -> Ensemble:
-        """Draw an equally weighted ensemble of n frames by weight; copies of one frame share a block label.
-
-        They are no samples of a flow any more, and `log_q` is None.
-        """
-        index = _weights.systematic_resample(self.log_w, n, np.random.default_rng(seed))
-        block = index if self.block is None else self.block[index]
-        return replace(self[index], log_w=np.zeros(n), log_q=None, block=block, invalid=0)
-
-    def to_mdtraj(self) -> mdtraj.Trajectory:
-        """Trajectory of all frames, weights ignored; ``ensemble.resample(n).to_mdtraj()`` is unbiased."""
-        return mdtraj.Trajectory(self.x, self.topology)
 
     # For other tools
 
@@ -473,7 +364,7 @@ class Ensemble:
         atoms = [str(atom) for atom in self.topology.atoms]
         return to_xarray(self.columns(extra), self.x if positions else None, atoms)
 
-    def to_arviz(self, n: int, seed: int = 0, extra: Mapping[str, ArrayLike] | None = None) -> Any:
+    def to_arviz(self, n: int, seed: int = 0, *, extra: Mapping[str, ArrayLike] | None = None) -> Any:
         """ArviZ data (an xarray DataTree) of n frames drawn by weight, as `resample` does.
 
         Group posterior: the named torsions (rad) and `extra`; sample_stats: u, and the frame that each draw is. The
@@ -513,20 +404,6 @@ class Ensemble:
         p = np.bincount(a * MAP_BINS + b, weights=w[w > 0.0], minlength=MAP_BINS**2).reshape(MAP_BINS, MAP_BINS)
         return Explorer(structures, self.topology, self.u[structures.frame], relative_free_energy(p))
 
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: int | slice | np.ndarray) -> Ensemble:
-        if isinstance(index, (int, np.integer)):
-            # Not slice(-1, 0) for the last frame, and IndexError rather than an empty ensemble.
-            index = np.arange(self.n)[[index]]
-        pick = {
-            key: value[index]
-            for key in ("x", "u", "log_w", "block", "log_q")
-            if (value := getattr(self, key)) is not None
-        }
-        return replace(self, **pick, invalid=int((pick["log_w"] == -np.inf).sum()) if self.invalid else 0)
-
     def __repr__(self) -> str:
         head = f"Ensemble({self.name!r}: {self.n} frames of {self.topology.n_atoms} atoms"
         head += f", {self.temperature:g} K"
@@ -543,11 +420,27 @@ class Ensemble:
             f"the top {_weights.CLIP_FRACTION:g} clipped, k-hat {self.khat:.2f}, {self.invalid} invalid{tail}"
         )
 
+    def _repr_html_(self) -> str:
+        rows = {"frames": f"{self.n:,} of {self.topology.n_atoms} atoms, {self.temperature:g} K"}
+        if np.isfinite(self.log_w).any():
+            rows["weights"] = _weights.diagnosis(self.log_w)
+            rows["effective samples"] = f"{self.ess:,.0f} ({100 * self.ess_fraction:.1f} %)"
+        rows |= {"without a finite energy": f"{self.invalid:,}"} if self.invalid else {}
+        rows |= {} if self.held is None else {"structure": in_one_line(self.held)}
+        cells = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows.items())
+        return f"<table><caption>{escape(self.name)}</caption>{cells}</table>"
+
     # Files
 
     def save(self, path: str | Path) -> Path:
-        """Write one .npz with everything in it, topology included; returns its path. An interrupted save
-        leaves no half."""
+        """Write a file by its suffix; returns its path. An interrupted save leaves no half.
+
+        .npz, which is added to any suffix that is not known: everything, topology included, for `load`. Others as
+        `write_ensemble` says: tables, or a trajectory (.dcd, .xtc, ...) with its weights in a .colvar beside it.
+        """
+        path = Path(path)
+        if path.suffix.lower() in (*TABLES, *TRAJECTORIES):
+            return write_ensemble(self, path)[0]
         path = _with_suffix(path)
         arrays = {
             key: value for key in ("x", "u", "log_w", "block", "log_q") if (value := getattr(self, key)) is not None

@@ -56,6 +56,17 @@ class WeightedTrajectory:
         self.about: dict[str, Any] = {key: file.getncattr(key) for key in file.ncattrs()}
         self._slot, self.frames, self.resume = self._committed()
 
+    @staticmethod
+    def wrote(path: str | Path) -> bool:
+        """Whether a file is one of these, and not another trajectory in NetCDF."""
+        import netCDF4
+
+        try:
+            with netCDF4.Dataset(path) as file:
+                return getattr(file, "program", "") == "openmm_fab"
+        except OSError:
+            return False
+
     @classmethod
     def create(cls, path: str | Path, topology: mdtraj.Topology, about: dict[str, Any], state: bytes) -> None:
         """Create a file without frames; `open` it to write some.

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import mdtraj
 import numpy as np
 
 from ..molecule.system import MolecularSystem
 from ..tools.files import load_npz
 from .ensemble import Ensemble
-
-HDF5 = (".h5", ".lh5", ".hdf5")
+from .trajectories import load_trajectory
 
 
 def load_reference(system: MolecularSystem) -> Ensemble | None:
@@ -29,13 +25,7 @@ def load_reference(system: MolecularSystem) -> Ensemble | None:
     table = system.settings.get("reference")
     if not table or system.folder is None:
         return None
-    if Path(table["trajectory"]).suffix.lower() in HDF5:
-        raise ValueError(
-            f"Expected a trajectory that no reader can be made to run; got {table['trajectory']}: PyTables unpickles "
-            "what an HDF5 file says. Write it as .dcd, .xtc or .nc, or read it in a script of your own with "
-            "Ensemble.from_mdtraj, if you trust it."
-        )
-    trajectory = mdtraj.load(str(system.folder / table["trajectory"]), top=system.md_topology)
+    trajectory = load_trajectory(system.folder / table["trajectory"], system.md_topology)
     arrays: dict[str, np.ndarray] = {}
     if "weights" in table:
         given = load_npz(system.folder / table["weights"], "the reference's weights")

@@ -77,7 +77,7 @@ def _strain(ensemble: Weighted, mask: np.ndarray, seed: int) -> Strain:
     p = float(w.sum())
     if p == 0.0:
         return Strain(np.inf, np.nan, 0.0, 0.0, float(-np.log(rule_of_three(ensemble.independent))))
-    replicas = ensemble.bootstrap(lambda weights: weights[mask].sum(), BOOTSTRAP, seed)
+    replicas = ensemble.bootstrap(lambda weights: weights[mask].sum(), BOOTSTRAP, seed=seed)
     error = float(ensemble.share_error(p, ensemble.standard_error(replicas)))
     return Strain(float(-np.log(p)), error / p, p, float(kish(w)))
 

@@ -2,14 +2,61 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import mdtraj
 import numpy as np
 from mdtraj.core.topology import Amide, Aromatic, Double, Single, Triple
 
 from ..molecule.graph import BondGraph
+from ..tools.quiet import silence_stdout
 
 GRIDS = (1, 2, 3, 4)  # digits of coordinates in nm; what is finer than 0.0001 nm moves no energy
+STILL = 7e-4  # nm: what XTC's rounding leaves of a fixed length; a bond to hydrogen vibrates by 3e-3 at 300 K
 BOND_TYPES = {str(kind): kind for kind in (Single, Double, Triple, Aromatic, Amide)} | {"": None}
+
+
+HDF5 = (".h5", ".lh5", ".hdf5")
+
+
+def load_trajectory(path: str | Path, topology: mdtraj.Topology) -> mdtraj.Trajectory:
+    """Frames of a file that mdtraj reads, their atoms those of a topology.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        Another kind of file, or another number of atoms; HDF5, whose reader unpickles what the file says.
+    """
+    path = Path(path)
+    if path.suffix.lower() in HDF5:
+        raise ValueError(
+            f"Expected a trajectory that no reader can be made to run; got {path.name}: PyTables unpickles what an "
+            "HDF5 file says. Write it as .dcd, .xtc or .nc (mdconvert), or read it in a script of your own with "
+            "mdtraj.load and Ensemble.from_mdtraj, if you trust it."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a trajectory at {path}; there is none (working directory {Path.cwd()}).")
+    try:
+        with silence_stdout():
+            return mdtraj.load(str(path), top=topology)
+    except Exception as error:  # mdtraj's readers raise whatever they stumble over
+        said = str(error).strip().rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"Expected a trajectory of {topology.n_atoms} atoms that mdtraj reads (.dcd, .xtc, .trr, .nc, ...) at "
+            f"{path}; mdtraj says: {said}."
+        ) from error
+
+
+def fixed_lengths(x: np.ndarray, bonds: np.ndarray) -> np.ndarray:
+    """Which bonds (m, 2) have the same length in all frames x (n, atoms, 3), nm, as far as files keep them: bool (m,).
+
+    Of fewer than 10 frames nothing is said: False.
+    """
+    some = x[:: max(1, len(x) // 200)]
+    if len(some) < 10 or not len(bonds):
+        return np.zeros(len(bonds), dtype=bool)
+    return _lengths(some.astype(np.float64), bonds).std(0) < STILL
 
 
 def check_same_atoms(got: mdtraj.Topology, expected: mdtraj.Topology) -> None:

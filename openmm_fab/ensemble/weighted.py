@@ -44,7 +44,7 @@ class Weighted(Protocol):
     def expectation(self, values: ArrayLike) -> Estimate:
         """Weighted mean of values (n, ...) with its error."""
 
-    def bootstrap(self, statistic: Callable[[np.ndarray], np.ndarray], n_bootstrap: int, seed: int) -> np.ndarray:
+    def bootstrap(self, statistic: Callable[[np.ndarray], np.ndarray], n_bootstrap: int, *, seed: int) -> np.ndarray:
         """Bootstrap replicas of a statistic of the weights."""
 
     def standard_error(self, replicas: np.ndarray) -> np.ndarray:

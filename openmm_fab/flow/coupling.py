@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from ..tools.circle import wrap_periodic
+from ..tools.fields import check_fields
 from ..tools.graphs import Function, Graphs
 from ..tools.native import NotCompiledError
 from . import native, splines
@@ -31,7 +32,7 @@ MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
 GRAPHS = 128  # that a process may compile of a layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FlowSettings:
     """Architecture of the flow.
 
@@ -68,11 +69,11 @@ class FlowSettings:
     affine_layers: int = 0
 
     def __post_init__(self) -> None:
-        if self.layers < 2 or self.layers % 2 or self.hidden < 1 or self.bins < 2 or min(self.bound, self.scale) <= 0:
-            raise ValueError(
-                f"Expected an even number of layers, hidden >= 1, bins >= 2, bound > 0 and scale > 0; got {self}."
-            )
-        if min(self.torsion_layers, self.affine_layers) < 0 or self.torsion_layers % 2 or self.affine_layers % 2:
+        none = {"torsion_layers": 0, "affine_layers": 0}
+        check_fields(self, positive=("bound", "scale"), at_least={"layers": 2, "hidden": 1, "bins": 2, **none})
+        if self.layers % 2:
+            raise ValueError(f"Expected an even number of layers; got {self.layers}.")
+        if self.torsion_layers % 2 or self.affine_layers % 2:
             raise ValueError(f"Expected even numbers of torsion_layers and affine_layers, 0 or more; got {self}.")
         if self.affine_layers and not self.torsion_layers:
             raise ValueError(f"Expected torsion_layers >= 2 where there are affine_layers; got {self}.")
@@ -105,10 +106,16 @@ class CouplingFlow(nn.Module):
     reach: Tensor
     _single: Tensor
 
+    def __repr__(self) -> str:
+        weights = sum(p.numel() for p in self.parameters())
+        kind = "torsions first, " if self.settings.torsion_layers else ""
+        return f"CouplingFlow({self.dim} coordinates, {kind}{len(self.layers)} layers, {weights:,} parameters)"
+
     def __init__(
         self,
         periodic: Tensor,
         settings: FlowSettings | None = None,
+        *,
         generator: torch.Generator | None = None,
         modes: Sequence[tuple[Tensor, Tensor, Tensor]] = (),
     ) -> None:

@@ -7,6 +7,7 @@ temperatures, lambdas. `estimators`: the same on plain arrays. Formulas and sour
 from __future__ import annotations
 
 from ..weights import Estimate, z_score
+from .coordinate import Coordinate, coordinate
 from .differences import (
     at_temperature,
     difference,
@@ -23,11 +24,9 @@ from .populations import Basins, basins
 from .profiles import (
     PHI_POSITIVE,
     BasinDifference,
-    Coordinate,
     Profile,
     Surface,
     basin_difference,
-    coordinate,
     in_phi_positive,
     phi_positive,
     profile,

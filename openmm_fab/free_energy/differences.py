@@ -13,42 +13,48 @@ import numpy as np
 from torch import Tensor
 
 from ..energy.backends import reduced_energy
-from ..ensemble.energies import energies_of
-from ..ensemble.ensemble import Ensemble
+from ..energy.evaluate import energies_of
 from ..molecule.system import MolecularSystem
 from .estimators import FreeEnergy, StateFreeEnergies, bar_estimate, exponential_average, mbar_estimate
+from .frames import F, Frames
 
 # A molecule, a function x (n, atoms, 3) in nm -> u (n,), or the numbers u (n,) themselves.
 Energy: TypeAlias = "MolecularSystem | Callable[[Tensor], Tensor] | np.ndarray"
 
 
-def log_z(ensemble: Ensemble) -> FreeEnergy:
+def log_z(ensemble: Frames) -> FreeEnergy:
     """log Z by importance sampling: logarithm of the mean weight of a flow's samples, zeros included.
 
     Blind to a basin that the flow never visits; `log_z_bar` sees it where MD does.
 
     Parameters
     ----------
-    ensemble : Ensemble
+    ensemble : Frames
         As `BoltzmannGenerator.sample` gives it: the level of the weights matters.
     """
+    if not isinstance(ensemble, Frames):
+        raise ValueError(
+            f"Expected an ensemble, generator.sample(n); got a {type(ensemble).__name__}. log_z_ais and log_z_bar take "
+            "the generator itself."
+        )
     if ensemble.log_q is None:
         raise ValueError(
             "Expected an ensemble drawn by a flow, whose weights are exp(-u) / q; got one without log_q. Weights of MD "
             "have no absolute level: use generator.sample(n), or log_z_bar(generator, ensemble)."
         )
     check_weights_of_flow(ensemble)
-    return exponential_average(ensemble.log_w, block=ensemble.block, method="importance sampling")
+    found = exponential_average(ensemble.log_w, block=ensemble.block, method="importance sampling")
+    return replace(found, unit="nats")
 
 
-def difference(ensemble: Ensemble, energy: Energy) -> FreeEnergy:
+def difference(ensemble: Frames, energy: Energy) -> FreeEnergy:
     """F(energy) - F(ensemble's own) in kT by exponential averaging over weighted frames (Zwanzig 1954).
 
     One-sided: right only where the ensemble visits all that matters to the other energy.
 
     Parameters
     ----------
-    ensemble : Ensemble
+    ensemble : Frames
         With u, of MD or of a flow.
     energy : MolecularSystem, callable or (n,)
         The other Hamiltonian in units of its own kT: another force field or temperature, or a lambda as
@@ -57,24 +63,26 @@ def difference(ensemble: Ensemble, energy: Energy) -> FreeEnergy:
     change = _change(ensemble, energy)
     log_a = np.where(ensemble.log_w > -np.inf, ensemble.log_w - change, -np.inf)
     log_b = ensemble.log_w
-    return -exponential_average(log_a, log_b, ensemble.block, "exponential averaging")
+    found = -exponential_average(log_a, log_b, block=ensemble.block, method="exponential averaging")
+    return replace(found, temperature=_common(ensemble.temperature, energy))
 
 
-def difference_bar(a: Ensemble, b: Ensemble, energy_a: Energy, energy_b: Energy, seed: int = 0) -> FreeEnergy:
+def difference_bar(a: Frames, b: Frames, energy_a: Energy, energy_b: Energy, *, seed: int = 0) -> FreeEnergy:
     """F_b - F_a in kT by BAR between an ensemble of each of two Hamiltonians (Bennett 1976).
 
     Parameters
     ----------
-    a, b : Ensemble
+    a, b : Frames
         With u of their own; of frames with unequal weights as many as their effective number are drawn.
     energy_a, energy_b : MolecularSystem or callable
         energy_a is evaluated on frames of b, energy_b on frames of a.
     """
     a, b = equally_weighted(a, seed), equally_weighted(b, seed + 1)
-    return bar_estimate(_change(a, energy_b), _change(b, energy_a), a.block, b.block, names=("a", "b"))
+    found = bar_estimate(_change(a, energy_b), _change(b, energy_a), block_f=a.block, block_r=b.block, names=("a", "b"))
+    return replace(found, temperature=a.temperature if a.temperature == b.temperature else np.nan)
 
 
-def temperature_difference(ensemble: Ensemble, temperature: float) -> FreeEnergy:
+def temperature_difference(ensemble: Frames, temperature: float) -> FreeEnergy:
     """-ln Z(T') / Z(T) by exponential averaging, for a U that does not depend on T itself.
 
     Parameters
@@ -82,16 +90,17 @@ def temperature_difference(ensemble: Ensemble, temperature: float) -> FreeEnergy
     temperature : float, K
         T'; far from the ensemble's own the weights fail, and the result says so.
     """
-    return difference(ensemble, ensemble.u * _beta_ratio(ensemble, temperature))
+    found = difference(ensemble, ensemble.u * _beta_ratio(ensemble, temperature))
+    return replace(found, temperature=np.nan)  # kT of two
 
 
-def at_temperature(ensemble: Ensemble, temperature: float) -> Ensemble:
+def at_temperature(ensemble: F, temperature: float) -> F:
     """Reweight frames to another temperature (K)."""
     u = ensemble.u * _beta_ratio(ensemble, temperature)
     return replace(reweighted(ensemble, u), temperature=float(temperature))
 
 
-def reweighted(ensemble: Ensemble, energy: Energy) -> Ensemble:
+def reweighted(ensemble: F, energy: Energy) -> F:
     """Reweight frames to another energy; see `difference`."""
     change = _change(ensemble, energy)
     with np.errstate(invalid="ignore"):
@@ -99,7 +108,7 @@ def reweighted(ensemble: Ensemble, energy: Energy) -> Ensemble:
     return replace(ensemble, u=ensemble.u + change, log_w=log_w, invalid=int((log_w == -np.inf).sum()))
 
 
-def mbar(ensembles: Sequence[Ensemble], energies: Sequence[Energy], seed: int = 0) -> StateFreeEnergies:
+def mbar(ensembles: Sequence[Frames], energies: Sequence[Energy], *, seed: int = 0) -> StateFreeEnergies:
     """Free energies of several Hamiltonians, temperatures or lambdas by MBAR (Shirts and Chodera 2008).
 
     Parameters
@@ -117,7 +126,7 @@ def mbar(ensembles: Sequence[Ensemble], energies: Sequence[Energy], seed: int = 
     frames = [equally_weighted(e, seed + k) for k, e in enumerate(ensembles)]
     u_kn = [np.concatenate([energies_in(energy, e) for e in frames]) for energy in energies]
     rest = len(energies) - len(frames)
-    return mbar_estimate(u_kn, [e.n for e in frames] + [0] * rest, [e.block for e in frames] + [None] * rest)
+    return mbar_estimate(u_kn, [e.n for e in frames] + [0] * rest, blocks=[e.block for e in frames] + [None] * rest)
 
 
 def temperature_energy(system: MolecularSystem, temperature: float) -> Callable[[Tensor], Tensor]:
@@ -126,7 +135,7 @@ def temperature_energy(system: MolecularSystem, temperature: float) -> Callable[
     return lambda x: u(x) * ratio
 
 
-def flow_samples(ensemble: Ensemble) -> Ensemble:
+def flow_samples(ensemble: F) -> F:
     """Flow samples as samples of q: all weights equal, structures of infinite energy included."""
     if ensemble.log_q is None:
         raise ValueError("Expected samples of a flow; got an ensemble without log_q. Use generator.sample(n).")
@@ -136,7 +145,7 @@ def flow_samples(ensemble: Ensemble) -> Ensemble:
 # --- of ensembles ---
 
 
-def check_weights_of_flow(samples: Ensemble) -> None:
+def check_weights_of_flow(samples: Frames) -> None:
     """Raise a ValueError unless the weights of a flow's samples are exp(-u) / q, whose level gives Z."""
     weighted = np.isfinite(samples.log_w)
     expected = -samples.u - samples.log_q
@@ -147,7 +156,7 @@ def check_weights_of_flow(samples: Ensemble) -> None:
         )
 
 
-def energies_in(energy: Energy, ensemble: Ensemble) -> np.ndarray:
+def energies_in(energy: Energy, ensemble: Frames) -> np.ndarray:
     """Energies u (n,) float64 of an ensemble's frames in another Hamiltonian; +inf where there is no density."""
     if isinstance(energy, np.ndarray):
         if energy.shape != (ensemble.n,):
@@ -157,7 +166,13 @@ def energies_in(energy: Energy, ensemble: Ensemble) -> np.ndarray:
     return np.where(np.isfinite(found), found, np.inf)
 
 
-def _change(ensemble: Ensemble, energy: Energy) -> np.ndarray:
+def _common(temperature: float, energy: Energy) -> float:
+    """The temperature of an ensemble, K, where the other Hamiltonian is not known to have another one; else nan."""
+    other = energy.temperature if isinstance(energy, MolecularSystem) else temperature
+    return temperature if other == temperature else np.nan
+
+
+def _change(ensemble: Frames, energy: Energy) -> np.ndarray:
     """u_new - u (n,); +inf where the new energy is infinite; 0 for frames that have no weight anyway."""
     used = ensemble.log_w > -np.inf
     if np.isnan(ensemble.u[used]).any():
@@ -167,21 +182,21 @@ def _change(ensemble: Ensemble, energy: Energy) -> np.ndarray:
     return np.where(used, energies_in(energy, ensemble) - np.where(used, ensemble.u, 0.0), 0.0)
 
 
-def equally_weighted(ensemble: Ensemble, seed: int) -> Ensemble:
+def equally_weighted(ensemble: F, seed: int) -> F:
     """The ensemble itself where all weights are equal; else as many frames as their effective number, by weight."""
     if np.ptp(ensemble.log_w) == 0.0:  # -inf among them makes it inf or nan
         return ensemble
     return ensemble.resample(max(int(ensemble.ess), 2), seed)
 
 
-def _beta_ratio(ensemble: Ensemble, temperature: float) -> float:
+def _beta_ratio(ensemble: Frames, temperature: float) -> float:
     """T / T' for a new temperature T', K."""
     if not float(temperature) > 0.0:
         raise ValueError(f"Expected a temperature above 0 K; got {temperature}.")
     return ensemble.temperature / float(temperature)
 
 
-def check_same_temperature(a: Ensemble, b: Ensemble) -> None:
+def check_same_temperature(a: Frames, b: Frames) -> None:
     """Raise a ValueError unless two ensembles are of one temperature."""
     if abs(a.temperature - b.temperature) > 1e-6 * a.temperature:
         raise ValueError(

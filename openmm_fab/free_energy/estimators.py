@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from scipy.special import expit
 from .. import weights as _weights
 from ..tools.quiet import quiet
 from ..weights import FEW, Estimate, log_ratio
+from .units import InUnits
 
 OVERLAP_LIMIT = 0.06  # O_ij + O_ji; an overlap-matrix element of 0.03 for equal numbers: Klimovich et al. 2015
 DISAGREEMENT = 5.0  # combined standard errors
@@ -28,8 +29,8 @@ FEW_BLOCKS = 10
 INFINITE = 1e4  # kT above the largest finite work: exp(-INFINITE) is 0 in float64, and pymbar can subtract it
 
 
-@dataclass(frozen=True)
-class FreeEnergy(Estimate):
+@dataclass(frozen=True, repr=False)
+class FreeEnergy(InUnits, Estimate):
     """Free-energy difference in kT, or log Z in nats, with its error and a diagnosis of its reliability.
 
     Parameters
@@ -42,6 +43,10 @@ class FreeEnergy(Estimate):
     ess, khat, overlap : float
         Effective number of samples and Pareto k-hat of one-sided estimators (the worse side of two);
         overlap between 0 and 1 of two-sided ones. nan where there is none.
+    unit : str
+        "kT" unless `in_units` changed it; "nats" of log Z.
+    temperature : float, K
+        That kT is of; nan where it is not known.
     """
 
     value: float
@@ -52,13 +57,21 @@ class FreeEnergy(Estimate):
     ess: float = np.nan
     khat: float = np.nan
     overlap: float = np.nan
+    unit: str = "kT"
+    temperature: float = np.nan
 
     def __str__(self) -> str:
         words = "; ".join(part for part in (self.method, self.diagnosis) if part)
-        return super().__str__() + ("" if self.trusted else " NOT TRUSTED") + (f" ({words})" if words else "")
+        return (
+            f"{super().__str__()} {self.unit}"
+            + ("" if self.trusted else " NOT TRUSTED")
+            + (f" ({words})" if words else "")
+        )
 
     def __sub__(self, other: FreeEnergy) -> FreeEnergy:
-        """Difference of two independent results."""
+        """Difference of two independent results, of one unit."""
+        if self.unit != other.unit:
+            raise ValueError(f"Expected two free energies in one unit; got {self.unit} and {other.unit}.")
         return FreeEnergy(
             self.value - other.value,
             float(np.hypot(self.error, other.error)),
@@ -68,14 +81,15 @@ class FreeEnergy(Estimate):
             float(np.fmin(self.ess, other.ess)),
             float(np.fmax(self.khat, other.khat)),
             float(np.fmin(self.overlap, other.overlap)),
+            self.unit,
+            self.temperature,
         )
 
     def __neg__(self) -> FreeEnergy:
-        figures = (self.method, self.diagnosis, self.trusted, self.ess, self.khat, self.overlap)
-        return FreeEnergy(-self.value, self.error, *figures)
+        return replace(self, value=-self.value)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StateFreeEnergies(Estimate):
     """Free energies of K states from MBAR, with errors and overlaps.
 
@@ -112,6 +126,12 @@ class StateFreeEnergies(Estimate):
             float(self.value[j] - self.value[i]), error, "MBAR", self.diagnosis, self.trusted, ess, np.nan, overlap
         )
 
+    def __repr__(self) -> str:
+        k = len(self.value) - 1
+        last = Estimate(float(self.value[k]), float(self.error[k]))
+        trusted = "" if self.trusted else ", NOT TRUSTED"
+        return f"StateFreeEnergies({k + 1} states, f_{k} - f_0 = {last} kT{trusted}; print it for all)"
+
     def __str__(self) -> str:
         rows = [
             f"f_{k} - f_0 = {Estimate(f, e)} kT" for k, (f, e) in enumerate(zip(self.value, self.error, strict=True))
@@ -120,7 +140,7 @@ class StateFreeEnergies(Estimate):
 
 
 def exponential_average(
-    log_a: ArrayLike, log_b: ArrayLike | None = None, block: ArrayLike | None = None, method: str = "EXP"
+    log_a: ArrayLike, log_b: ArrayLike | None = None, *, block: ArrayLike | None = None, method: str = "EXP"
 ) -> FreeEnergy:
     """Exponential averaging (Zwanzig 1954): ln(sum a / sum b) over samples, b = 1 by default.
 
@@ -147,6 +167,7 @@ def exponential_average(
 def bar_estimate(
     w_f: ArrayLike,
     w_r: ArrayLike,
+    *,
     block_f: ArrayLike | None = None,
     block_r: ArrayLike | None = None,
     method: str = "BAR",
@@ -210,7 +231,7 @@ def bar_estimate(
 
 
 def mbar_estimate(
-    u_kn: ArrayLike, n_k: ArrayLike, blocks: Sequence[ArrayLike | None] | None = None
+    u_kn: ArrayLike, n_k: ArrayLike, *, blocks: Sequence[ArrayLike | None] | None = None
 ) -> StateFreeEnergies:
     """Free energies of K states by the multistate Bennett acceptance ratio, solved by pymbar.
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..weights import Estimate, kish, rule_of_three
 from .profiles import few_inside
+from .units import InUnits
 
 if TYPE_CHECKING:
     import mdtraj
 
-    from ..ensemble.ensemble import Ensemble
+    from .frames import Frames
 
 
-@dataclass(frozen=True, eq=False)
-class Basins:
+@dataclass(frozen=True, eq=False, repr=False)
+class Basins(InUnits):
     """Populations of basins and free-energy differences between them, with errors.
 
     Parameters
@@ -36,7 +37,11 @@ class Basins:
         Kish's effective number of frames inside.
     notes : dict of str to str
         By basin: why its number is not to be trusted.
+    unit, temperature
+        As in `Profile`.
     """
+
+    ENERGIES: ClassVar[tuple[str, ...]] = ("difference",)
 
     names: tuple[str, ...]
     population: Estimate
@@ -44,9 +49,14 @@ class Basins:
     elsewhere: Estimate
     effective: np.ndarray
     notes: dict[str, str]
+    unit: str = "kT"
+    temperature: float = np.nan
+
+    def __repr__(self) -> str:
+        return f"Basins({', '.join(self.names)}; p = {self.elsewhere} elsewhere; print it for the table)"
 
     def between(self, a: str, b: str) -> Estimate:
-        """Free-energy difference F(b) - F(a), kT."""
+        """Free-energy difference F(b) - F(a), in `unit`."""
         for name in (a, b):
             if name not in self.names:
                 raise ValueError(f"Expected a basin out of {list(self.names)}; got {name!r}.")
@@ -56,7 +66,7 @@ class Basins:
     def __str__(self) -> str:
         values, errors = np.asarray(self.population.value), np.asarray(self.population.error)
         rows = [
-            f"{name}: p = {Estimate(p, e)}, F - F({self.names[0]}) = {self.between(self.names[0], name)} kT"
+            f"{name}: p = {Estimate(p, e)}, F - F({self.names[0]}) = {self.between(self.names[0], name)} {self.unit}"
             + (f" ({self.notes[name]})" if name in self.notes else "")
             for name, p, e in zip(self.names, values, errors, strict=True)
         ]
@@ -64,8 +74,9 @@ class Basins:
 
 
 def basins(
-    ensemble: Ensemble,
+    ensemble: Frames,
     definitions: Mapping[str, ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray]],
+    *,
     n_bootstrap: int = 200,
     seed: int = 0,
 ) -> Basins:
@@ -85,7 +96,7 @@ def basins(
         raise ValueError(f"Expected basins that do not overlap; {int((masks.sum(0) > 1).sum())} frames lie in several.")
     shares = np.vstack([masks, ~masks.any(0)]).astype(float)
     w = ensemble.weights
-    p, replicas = shares @ w, ensemble.bootstrap(lambda weights: shares @ weights, n_bootstrap, seed)
+    p, replicas = shares @ w, ensemble.bootstrap(lambda weights: shares @ weights, n_bootstrap, seed=seed)
     error = ensemble.share_error(p, ensemble.standard_error(replicas))
     inside = p[:-1]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -113,10 +124,11 @@ def basins(
         Estimate(float(p[-1]), float(error[-1])),
         effective,
         notes,
+        temperature=ensemble.temperature,
     )
 
 
-def _mask(ensemble: Ensemble, name: str, basin: ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray]) -> np.ndarray:
+def _mask(ensemble: Frames, name: str, basin: ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray]) -> np.ndarray:
     mask = np.asarray(basin(ensemble.to_mdtraj()) if callable(basin) else basin)
     if mask.shape != (ensemble.n,) or mask.dtype != bool:
         raise ValueError(

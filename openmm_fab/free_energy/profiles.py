@@ -5,28 +5,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..molecule.torsions import named_torsions
+from ..drawing.curves import draw_profile
 from ..weights import Estimate, block_sums, kish, relative_free_energy, rule_of_three
+from .coordinate import Coordinate, coordinate, coordinate_name, is_atoms
+from .units import InUnits
 
 if TYPE_CHECKING:
     import mdtraj
+    from matplotlib.figure import Figure
 
-    from ..ensemble.ensemble import Ensemble
+    from .frames import Frames
 
 
-# An array (n,), a function of a trajectory, "phi", "psi", "rg", a torsion's name, or a tuple of 2, 3 or 4 atoms.
-Coordinate: TypeAlias = "ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray] | str | tuple[int, ...]"
+# A mask (n,) of bool, or a function of a trajectory that returns it.
+Basin: TypeAlias = "ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray]"
 PHI_POSITIVE = (0.0, 2.5)
 FEW_INSIDE = 10.0  # effective samples, or blocks: with fewer an error bar is a guess
 
 
-@dataclass(frozen=True, eq=False)
-class Profile:
+@dataclass(frozen=True, eq=False, repr=False)
+class Profile(InUnits):
     """Free-energy profile F = -ln p along one coordinate.
 
     Parameters
@@ -39,20 +42,37 @@ class Profile:
         in empty bins.
     probability : (bins,)
         Share of all weight; less than 1 in sum where values lie outside the edges.
+    name : str
+        Of the variable.
+    unit : str
+        Of value and error: "kT" unless `in_units` changed it.
+    temperature : float, K
+        That kT is of.
     """
 
     edges: np.ndarray
     value: np.ndarray
     error: np.ndarray
     probability: np.ndarray
+    name: str = "x"
+    unit: str = "kT"
+    temperature: float = np.nan
 
     @property
     def centers(self) -> np.ndarray:
         return 0.5 * (self.edges[1:] + self.edges[:-1])
 
+    def plot(self) -> Figure:
+        """F with a band of two standard errors."""
+        return draw_profile(self.edges, self.value, self.error, self.name, self.unit)
 
-@dataclass(frozen=True, eq=False)
-class Surface:
+    def __repr__(self) -> str:
+        span = f"{len(self.value)} bins from {self.edges[0]:.3g} to {self.edges[-1]:.3g}"
+        return f"Profile({self.name}: {span}, {_range_of(self.value, self.error)} {self.unit})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Surface(InUnits):
     """Free-energy surface F = -ln p over two coordinates: value, error, probability (bins, bins), first axis a; see
     `Profile`."""
 
@@ -61,10 +81,25 @@ class Surface:
     value: np.ndarray
     error: np.ndarray
     probability: np.ndarray
+    name: str = "a, b"
+    unit: str = "kT"
+    temperature: float = np.nan
+
+    def __repr__(self) -> str:
+        bins = "x".join(map(str, self.value.shape))
+        return f"Surface({self.name}: {bins} bins, {_range_of(self.value, self.error)} {self.unit})"
 
 
-@dataclass(frozen=True)
-class BasinDifference(Estimate):
+def _range_of(value: np.ndarray, error: np.ndarray) -> str:
+    """ "F up to 7.2 ± 0.3, 5 bins empty": the highest value with its error, and how many have none."""
+    filled = np.isfinite(value)
+    top = np.unravel_index(int(np.argmax(np.where(filled, value, -np.inf))), value.shape)
+    empty = int((~filled).sum())
+    return f"F up to {Estimate(float(value[top]), float(error[top]))}" + (f", {empty} bins empty" if empty else "")
+
+
+@dataclass(frozen=True, repr=False)
+class BasinDifference(InUnits, Estimate):
     """Free energy of a basin relative to everything else, F(basin) - F(rest) in kT, with the samples it rests on.
 
     Parameters
@@ -79,7 +114,11 @@ class BasinDifference(Estimate):
     bound : float
         Where no frame is inside, what the difference is at least at 95 %, by `weights.rule_of_three`; where all are,
         what it is at most; else nan.
+    unit, temperature
+        As in `Profile`.
     """
+
+    ENERGIES: ClassVar[tuple[str, ...]] = ("value", "error", "bound")
 
     value: float
     error: float
@@ -88,9 +127,11 @@ class BasinDifference(Estimate):
     effective: float = 0.0
     note: str = ""
     bound: float = np.nan
+    unit: str = "kT"
+    temperature: float = np.nan
 
     @classmethod
-    def of(cls, ensemble: Ensemble, mask: np.ndarray, error: Callable[[], float]) -> BasinDifference:
+    def of(cls, ensemble: Frames, mask: np.ndarray, error: Callable[[], float]) -> BasinDifference:
         """Free energy of the frames in a mask (n,); `error()` returns the standard error of their share."""
         w = ensemble.weights * mask
         inside, outside, samples = w.sum(), ensemble.weights[~mask].sum(), int((w > 0.0).sum())
@@ -102,14 +143,13 @@ class BasinDifference(Estimate):
             note += f"less than {most:.2g} of the weight {what} at 95 %"
             note += "" if ensemble.block is None else ", if the run was long enough to cross"
             if none:
-                return cls(np.inf, np.nan, 0.0, samples, 0.0, note, bound)
-            return cls(-np.inf, np.nan, 1.0, samples, kish(w), note, -bound)
+                return cls(np.inf, np.nan, 0.0, samples, 0.0, note, bound, temperature=ensemble.temperature)
+            return cls(-np.inf, np.nan, 1.0, samples, kish(w), note, -bound, temperature=ensemble.temperature)
         effective = kish(w)
         # d(dF)/dp = -1 / (p (1 - p)). Replicas of dF itself are infinite whenever one leaves the basin empty.
         spread = error() / (inside * outside)
-        return cls(
-            float(np.log(outside / inside)), float(spread), float(inside), samples, effective, few_inside(w, ensemble)
-        )
+        value, note = float(np.log(outside / inside)), few_inside(w, ensemble)
+        return cls(value, float(spread), float(inside), samples, effective, note, temperature=ensemble.temperature)
 
     @property
     def number(self) -> str:
@@ -119,39 +159,13 @@ class BasinDifference(Estimate):
         return super().__str__()
 
     def __str__(self) -> str:
-        return self.number + (f" ({self.note})" if self.note else "")
-
-
-def coordinate(ensemble: Ensemble, values: Coordinate) -> np.ndarray:
-    """Evaluate a coordinate: one number for each frame, (n,) float64, nm or rad.
-
-    Parameters
-    ----------
-    values : (n,) array, callable, str or tuple of int
-        Numbers as they are; a function of an mdtraj.Trajectory; "phi" or "psi" (the first one), "rg" (radius of
-        gyration), or a name out of `molecule.torsions.named_torsions`; two, three or four atoms: distance, angle,
-        torsion.
-    """
-    if isinstance(values, str):
-        values = _by_name(ensemble, values)
-    elif _is_atoms(values):
-        values = _of_atoms(ensemble, values)
-    elif callable(values):
-        values = values(ensemble.to_mdtraj())
-    found = np.asarray(values, dtype=np.float64)
-    if found.shape == (ensemble.n, 1):
-        found = found[:, 0]
-    if found.shape != (ensemble.n,):
-        raise ValueError(
-            f"Expected one value a frame, shape ({ensemble.n},); got {found.shape}. "
-            "Of several columns choose one: lambda t: mdtraj.compute_phi(t)[1][:, 0]."
-        )
-    return found
+        return f"{self.number} {self.unit}" + (f" ({self.note})" if self.note else "")
 
 
 def profile(
-    ensemble: Ensemble,
+    ensemble: Frames,
     values: Coordinate,
+    *,
     bins: int = 60,
     range: tuple[float, float] | None = None,
     n_bootstrap: int = 200,
@@ -171,13 +185,15 @@ def profile(
     """
     index, edges = _bin(ensemble, values, bins, range)
     probability, error = _histogram(ensemble, index, bins, n_bootstrap, seed)
-    return Profile(edges, _free_energy(probability), error, probability)
+    about: dict[str, Any] = {"name": coordinate_name(values), "temperature": ensemble.temperature}
+    return Profile(edges, _free_energy(probability), error, probability, **about)
 
 
 def surface(
-    ensemble: Ensemble,
+    ensemble: Frames,
     a: Coordinate,
     b: Coordinate,
+    *,
     bins: int = 64,
     range: tuple[float, float] | None = None,
     n_bootstrap: int = 0,
@@ -193,10 +209,11 @@ def surface(
     index = np.where((index_a == bins) | (index_b == bins), bins * bins, index_a * bins + index_b)
     probability, error = _histogram(ensemble, index, bins * bins, n_bootstrap, seed)
     probability, error = probability.reshape(bins, bins), error.reshape(bins, bins)
-    return Surface(edges_a, edges_b, _free_energy(probability), error, probability)
+    about: dict[str, Any] = {"name": f"{coordinate_name(a)}, {coordinate_name(b)}", "temperature": ensemble.temperature}
+    return Surface(edges_a, edges_b, _free_energy(probability), error, probability, **about)
 
 
-def phi_positive(ensemble: Ensemble, torsion: int = 0) -> np.ndarray:
+def phi_positive(ensemble: Frames, torsion: int = 0) -> np.ndarray:
     """Mask (n,) of frames with 0 < phi < 2.5 rad, the left-handed region of a Ramachandran plot.
 
     The upper edge is there because the beta region spills over phi = ±pi: "phi > 0" alone would count
@@ -226,8 +243,9 @@ def in_phi_positive(phi: np.ndarray) -> np.ndarray:
 
 
 def basin_difference(
-    ensemble: Ensemble,
+    ensemble: Frames,
     basin: ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray] | None = None,
+    *,
     n_bootstrap: int = 200,
     seed: int = 0,
 ) -> BasinDifference:
@@ -245,12 +263,12 @@ def basin_difference(
         raise ValueError(f"Expected a boolean mask with shape ({ensemble.n},); got {mask.dtype} {mask.shape}.")
 
     def error() -> float:
-        return float(ensemble.standard_error(ensemble.bootstrap(lambda w: w[mask].sum(), n_bootstrap, seed)))
+        return float(ensemble.standard_error(ensemble.bootstrap(lambda w: w[mask].sum(), n_bootstrap, seed=seed)))
 
     return BasinDifference.of(ensemble, mask, error)
 
 
-def few_inside(w: np.ndarray, ensemble: Ensemble) -> str:
+def few_inside(w: np.ndarray, ensemble: Frames) -> str:
     """Note on a basin with weights (n,), zero outside, that rests on few frames or few blocks; empty otherwise."""
     found = {"samples": kish(w)}
     if ensemble.block is not None:
@@ -260,34 +278,11 @@ def few_inside(w: np.ndarray, ensemble: Ensemble) -> str:
     return f"only {found[what]:.1f} effective {what} inside: the error is itself uncertain" if few else ""
 
 
-def _is_atoms(values: Any) -> TypeGuard[tuple[int, ...]]:
-    return isinstance(values, tuple) and 2 <= len(values) <= 4 and all(isinstance(i, int | np.integer) for i in values)
-
-
-def _by_name(ensemble: Ensemble, name: str) -> np.ndarray:
-    import mdtraj
-
-    if name == "rg":
-        return mdtraj.compute_rg(ensemble.to_mdtraj())
-    named = named_torsions(ensemble.topology)
-    found = named.get(name) or next((q for key, q in named.items() if key.split()[0] == name), None)
-    if found is None:
-        raise ValueError(f'Expected "phi", "psi", "rg" or one of {sorted(named)}; got {name!r}.')
-    return ensemble.torsions(found)[:, 0]
-
-
-def _of_atoms(ensemble: Ensemble, atoms: tuple[int, ...]) -> np.ndarray:
-    import mdtraj
-
-    compute = (mdtraj.compute_distances, mdtraj.compute_angles, mdtraj.compute_dihedrals)[len(atoms) - 2]
-    return compute(ensemble.to_mdtraj(), [atoms], periodic=False)[:, 0]
-
-
 def _bin(
-    ensemble: Ensemble, values: Coordinate, bins: int, range: tuple[float, float] | None
+    ensemble: Frames, values: Coordinate, bins: int, range: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bin index (n,) of each value, `bins` for those outside or not finite; and the edges."""
-    free = callable(values) or (_is_atoms(values) and len(values) < 4) or (isinstance(values, str) and values == "rg")
+    free = callable(values) or (is_atoms(values) and len(values) < 4) or (isinstance(values, str) and values == "rg")
     found = coordinate(ensemble, values)
     if range is None and free:
         seen = found[np.isfinite(found) & (ensemble.log_w > -np.inf)]
@@ -306,7 +301,7 @@ def _bin(
 
 
 def _histogram(
-    ensemble: Ensemble, index: np.ndarray, bins: int, n_bootstrap: int, seed: int
+    ensemble: Frames, index: np.ndarray, bins: int, n_bootstrap: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probability (bins,) and the standard error of its -ln, by the delta method sd(p) / p."""
 
@@ -316,7 +311,7 @@ def _histogram(
     probability = statistic(ensemble.weights)
     if n_bootstrap == 0:
         return probability, np.full(bins, np.nan)
-    error = ensemble.standard_error(ensemble.bootstrap(statistic, n_bootstrap, seed))
+    error = ensemble.standard_error(ensemble.bootstrap(statistic, n_bootstrap, seed=seed))
     error = ensemble.share_error(probability, error)
     with np.errstate(divide="ignore", invalid="ignore"):
         return probability, np.where(probability > 0.0, error / probability, np.nan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import warnings
@@ -10,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -18,39 +17,35 @@ from torch import Tensor
 
 from ..ais.annealing import AISSettings
 from ..coordinates.internal import InternalCoordinates
-from ..energy.backends import reduced_energy
 from ..energy.bridge import regularize
 from ..energy.compiled import CompiledEnergy
-from ..energy.protocol import Energy
-from ..energy.verify import check, refuse_fixed_in_space
 from ..ensemble.ensemble import Ensemble
 from ..ensemble.held import Held, to_json
 from ..ensemble.stream import StreamedEnsemble, sample_to_file
 from ..flow.base import TrainableFlow, share_outside_circle
 from ..flow.coupling import CouplingFlow
-from ..free_energy.profiles import basin_difference
 from ..molecule.system import MolecularSystem
 from ..plots import training_figures
 from ..target import BoltzmannTarget, Coordinates
 from ..tools.activity import doing
 from ..tools.adaptive_batch import AdaptiveBatch
 from ..tools.devices import checked, stream
+from ..tools.fields import whole_number
 from ..tools.graphs import Graphs
 from ..tools.memory import keep_freed_memory
 from ..tools.progress import History, LivePlot, Ticking, bar
 from ..train.buffer import ReplayBuffer
 from ..train.distributed import Ranks
-from ..train.objectives import Objective, objective_by_name
+from ..train.objectives import Objective
 from ..train.settings import Budget, parse_budget
-from ..train.start import Start
 from ..train.trainer import Trainer
 from . import models, sampling, training
+from .evaluation import Metrics, metrics_of, metrics_of_annealed
 from .holding import held_by
+from .parts import checked_energy, digest, objective_of
 from .settings import GeneratorSettings
 
-CHECK_JIGGLE = 0.01  # nm
 LOOKED_AT = 256  # samples of a flow that is given
-Metrics = dict[str, float]
 CPU_BATCH = 1024
 
 
@@ -60,7 +55,8 @@ class BoltzmannGenerator:
     Parameters
     ----------
     system : MolecularSystem
-    settings : GeneratorSettings, optional
+    settings : GeneratorSettings or nested dict, optional
+        `{"flow": {"hidden": 64}, "train": {"batch": 512}}`: what differs from the defaults.
     seed : int
         Of the flow's first weights, of training, and of `sample` unless it is given its own.
     energy : callable, optional
@@ -86,7 +82,8 @@ class BoltzmannGenerator:
     def __init__(
         self,
         system: MolecularSystem,
-        settings: GeneratorSettings | None = None,
+        settings: GeneratorSettings | Mapping[str, Any] | None = None,
+        *,
         seed: int = 0,
         energy: Callable[[Tensor], Tensor] | None = None,
         coordinates: Coordinates | None = None,
@@ -95,23 +92,25 @@ class BoltzmannGenerator:
     ) -> None:
         keep_freed_memory()
         self.device = checked(device)
-        self.system, self.settings, self.seed = system, settings or GeneratorSettings(), seed
+        self.system, self.settings, self.seed = system, GeneratorSettings.of(settings), seed
+        self._history = "untrained"
         self._setup: dict[str, float] = {}  # s, by what took them, since the last training began
         with doing("checking the energy", "energy", self._setup):
-            self.energy = _checked_energy(system) if energy is None else energy
+            self.energy = checked_energy(system) if energy is None else energy
         # Differences of gradients want float64, which OpenMM's fast platforms do not have.
         exact = self.energy if isinstance(self.energy, CompiledEnergy) else None
         if coordinates is None:
             with doing("making coordinates", "coordinates", self._setup):
-                coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, exact)
+                coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, energy=exact)
         modes = coordinates.modes if isinstance(coordinates, InternalCoordinates) else ()
         self.coordinates = coordinates.to(self.device) if isinstance(coordinates, InternalCoordinates) else coordinates
         self._random = stream("cpu", seed)
         self._adaptive = AdaptiveBatch("Sampling")
         if flow is None:  # the same first weights on every device
-            flow = CouplingFlow(
-                coordinates.periodic, self.settings.flow, self._random, [(m.columns, m.means, m.roots) for m in modes]
-            ).to(self.device)
+            minima = [(m.columns, m.means, m.roots) for m in modes]
+            flow = CouplingFlow(coordinates.periodic, self.settings.flow, generator=self._random, modes=minima).to(
+                self.device
+            )
         else:
             z, _ = flow.sample(LOOKED_AT, stream(self.device, 0))
             if z.shape != (LOOKED_AT, coordinates.dim):
@@ -134,13 +133,19 @@ class BoltzmannGenerator:
             with doing("loading C", "code", self._setup):
                 self._use_c()
         self.target = BoltzmannTarget(
-            self.energy, self.coordinates, partial(regularize, cut=self.cut, dim=coordinates.dim)
+            self.energy, self.coordinates, regularize=partial(regularize, cut=self.cut, dim=coordinates.dim)
         )
+
+    def __repr__(self) -> str:
+        flow = self.flow if isinstance(self.flow, CouplingFlow) else type(self.flow).__name__
+        parts = f"{self.system!r}, {self.coordinates.dim} coordinates, {flow}, on {self.device}"
+        return f"BoltzmannGenerator({parts}; {self._history})"
 
     def train(
         self,
         budget: str | float | Budget = "20 min",
         folder: str | Path | None = None,
+        *,
         resume: bool = False,
         progress: bool | Literal["plot"] = True,
         compile: bool = True,
@@ -206,49 +211,47 @@ class BoltzmannGenerator:
         if compiles:
             with Ticking("set-up", bool(progress) and ranks.is_main), doing(training.COMPILING, "code", setup):
                 self._compile(self.settings.train.batch)
-        chosen = self._objective(objective, samples)
-        trainer = Trainer(self.flow, self.target, budget, self.settings.train, self._random, chosen, self._about())
+        chosen = objective_of(objective, self.flow, None if samples is None else lambda: self._internal(samples))
+        trainer = Trainer(
+            self.flow,
+            self.target,
+            budget,
+            settings=self.settings.train,
+            generator=self._random,
+            objective=chosen,
+            about=self._about(),
+        )
+
+        def annealed(buffer: ReplayBuffer) -> Metrics:
+            batch = self.settings.train.batch
+            return metrics_of_annealed(buffer, self.flow, self.coordinates, self.energy, self.cut, batch)
+
         plot = None
         if progress == "plot" and trainer.ranks.is_main:
             plot = LivePlot(lambda history: training_figures(history, self.sample))
-        return training.run(
-            trainer,
-            lambda: self.evaluate(evaluate_samples, measure) | self._annealed(trainer.experience.buffer),
-            evaluate_every,
-            self.settings.energy_cut,
-            setup,
-            compiles,
-            folder,
-            resume,
-            bool(progress),
-            plot,
-            report,
-            report_every,
-        )
+        try:
+            return training.run(
+                trainer,
+                lambda: self.evaluate(evaluate_samples, measure) | annealed(trainer.experience.buffer),
+                evaluate_every,
+                self.settings.energy_cut,
+                setup,
+                compiles,
+                folder,
+                resume,
+                bool(progress),
+                plot,
+                report,
+                report_every,
+            )
+        finally:
+            if trainer.iteration:
+                self._history = f"trained for {trainer.iteration} iterations"
 
-    def _annealed(self, buffer: ReplayBuffer) -> Metrics:
-        """Where the annealed structures in the buffer lie; see `train`."""
-        metrics = {}
-        if isinstance(self.flow, CouplingFlow) and self.has_spline_range:
-            metrics["annealed_outside"] = training.weight_outside(buffer.z, buffer.log_w, self.flow.reach)
-        if buffer.size:
-            z, log_w = buffer.newest(self.settings.train.batch)
-            found = training.weight_above_cut(z, log_w, self.coordinates, self.energy, self.cut)
-            metrics["annealed_above_cut"] = found
-        return metrics
-
-    def _objective(self, objective: str | Objective, samples: Ensemble | None) -> Objective:
-        """The objective itself, or the one of this name, which learns from `samples` where it needs some."""
-        if callable(objective):
-            return objective
-        if objective == "auto" and samples is None:
-            first = isinstance(self.flow, CouplingFlow) and self.flow.torsion_layers and self.flow.resampling is None
-            return Start() if first else objective_by_name("fab")
-        if samples is None:
-            return objective_by_name(objective)
+    def _internal(self, samples: Ensemble) -> Tensor:
+        """z (n, dim) of samples drawn by their weights."""
         drawn = samples.resample(samples.n, seed=self.seed)
-        z, _ = self.to_internal(torch.as_tensor(drawn.x, dtype=torch.float64))
-        return objective_by_name("fab" if objective == "auto" else objective, z.to(next(self.flow.parameters())))
+        return self.to_internal(torch.as_tensor(drawn.x, dtype=torch.float64))[0]
 
     def _use_c(self) -> None:
         """On a CPU coordinates and splines are C, as the energy is: compiled in a second, once a machine."""
@@ -291,6 +294,7 @@ class BoltzmannGenerator:
         self,
         n: int,
         seed: int | None = ...,
+        *,
         name: str = ...,
         progress: bool = ...,
         refine: str | AISSettings | None = ...,
@@ -302,10 +306,10 @@ class BoltzmannGenerator:
         self,
         n: int,
         seed: int | None = ...,
+        *,
         name: str = ...,
         progress: bool = ...,
         refine: None = ...,
-        *,
         out: str | Path,
         resume: bool = ...,
     ) -> StreamedEnsemble: ...
@@ -314,6 +318,7 @@ class BoltzmannGenerator:
         self,
         n: int,
         seed: int | None = None,
+        *,
         name: str = "flow",
         progress: bool = False,
         refine: str | AISSettings | None = None,
@@ -337,8 +342,7 @@ class BoltzmannGenerator:
         resume : bool
             Go on with the file until it holds n.
         """
-        if n < 1:
-            raise ValueError(f"Expected n >= 1 samples; got {n}.")
+        n = whole_number(n, "n")
         if out is not None and refine is not None:
             raise ValueError("Expected out or refine; got both. Refined samples are drawn into memory only.")
         seed = self.seed + 1 if seed is None else seed
@@ -346,7 +350,9 @@ class BoltzmannGenerator:
             return self._sample_to_file(out, n, seed, name, progress, resume)
         rng, log_q = stream(self.device, seed), None
         if refine is not None:
-            x, u, log_w = sampling.refined(self.flow, self.coordinates, self.energy, n, rng, refine, self.batch)
+            x, u, log_w = sampling.refined(
+                self.flow, self.coordinates, self.energy, n, rng, refine, self.batch, progress
+            )
         else:
             batches = bar(range(math.ceil(n / self.batch)), "sampling", progress)
             parts = zip(*(self._draw(rng) for _ in batches), strict=True)
@@ -390,16 +396,14 @@ class BoltzmannGenerator:
         libraries."""
         return held_by(self.coordinates, self.system) if isinstance(self.coordinates, InternalCoordinates) else None
 
+    def turning_in_words(self) -> str:
+        """Which torsions turn and what is kept as given; empty with coordinates of other libraries."""
+        return self.coordinates.turning_in_words() if isinstance(self.coordinates, InternalCoordinates) else ""
+
     @property
     def digest(self) -> str:
         """sha256 of the tensors of flow and coordinates, which identifies the model that drew a file of samples."""
-        tensors = dict(self.flow.state_dict())
-        if isinstance(self.coordinates, InternalCoordinates):
-            tensors |= {f"coordinates.{k}": v for k, v in self.coordinates.to_tensors().items()}
-        found = hashlib.sha256()
-        for key in sorted(tensors):
-            found.update(key.encode() + tensors[key].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        return digest(self.flow, self.coordinates)
 
     @torch.no_grad()
     def log_prob(self, x: Tensor | np.ndarray) -> Tensor:
@@ -443,18 +447,9 @@ class BoltzmannGenerator:
             libraries have no such range.
         """
         ensemble = self.sample(n, seed=self.seed + 7)
-        metrics = {
-            "ess": ensemble.ess_fraction,
-            "ess_clipped": ensemble.ess_clipped / n,
-            "khat": ensemble.khat,
-            "log_z": float(ensemble.log_z.value),
-            "log_z_error": float(ensemble.log_z.error),
-        }
+        metrics = metrics_of(ensemble)
         if self.has_spline_range:
             metrics["outside"], metrics["outside_weight"] = self.outside_range(ensemble)
-        if ensemble.phi().shape[1]:
-            basin = basin_difference(ensemble)
-            metrics |= {"basin_df": basin.value, "basin_df_error": basin.error}
         return metrics if measure is None else metrics | dict(measure(ensemble))
 
     def outside_range(self, ensemble: Ensemble) -> tuple[float, float]:
@@ -514,6 +509,7 @@ class BoltzmannGenerator:
         cls,
         path: str | Path,
         system: MolecularSystem,
+        *,
         coordinates: Coordinates | None = None,
         flow: TrainableFlow | None = None,
         device: str | torch.device = "cpu",
@@ -539,16 +535,15 @@ class BoltzmannGenerator:
         """
         model = models.read(path, system, coordinates is None, flow is None)
         coordinates = model.coordinates if coordinates is None else coordinates
-        generator = cls(system, model.settings, model.seed, energy, coordinates, flow, device)
+        generator = cls(
+            system,
+            model.settings,
+            seed=model.seed,
+            energy=energy,
+            coordinates=coordinates,
+            flow=flow,
+            device=device,
+        )
         model.restore(generator.flow, generator.target)
+        generator._history = f"read from {Path(path).name}"
         return generator
-
-
-def _checked_energy(system: MolecularSystem) -> Energy:
-    """The system's reduced energy; a translated one is compared with OpenMM on a few structures."""
-    energy = reduced_energy(system)
-    jiggle = np.random.default_rng(0).normal(scale=CHECK_JIGGLE, size=(4, system.n_atoms, 3))
-    refuse_fixed_in_space(energy, torch.from_numpy(system.positions + jiggle))  # before a minimum is looked for
-    if isinstance(energy, CompiledEnergy):
-        check(energy, torch.from_numpy(system.minimum + jiggle))
-    return energy

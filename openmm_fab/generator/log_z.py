@@ -6,6 +6,8 @@ All results are configurational: -ln of the integral of exp(-u) over shapes, nm^
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,12 @@ from .sampling import ANNEALING
 
 
 def log_z_ais(
-    generator: BoltzmannGenerator, n: int = 2000, settings: AISSettings = ANNEALING, seed: int = 0
+    generator: BoltzmannGenerator,
+    n: int = 2000,
+    *,
+    settings: AISSettings = ANNEALING,
+    seed: int = 0,
+    progress: bool = True,
 ) -> FreeEnergy:
     """log Z by annealed importance sampling from the flow to the true energy (Neal 2001): `log_z` with better weights.
 
@@ -37,18 +44,23 @@ def log_z_ais(
     settings.require_independent_chains()
     target = BoltzmannTarget(generator.energy, generator.coordinates)
     rng = stream(generator.device, seed)
-    log_w = ais_log_weights(generator.flow, target, n, settings, rng, generator.batch)
-    return exponential_average(log_w, method=f"AIS over {settings.intermediate} intermediate densities")
+    log_w = ais_log_weights(
+        generator.flow, target, n, settings=settings, rng=rng, batch=generator.batch, progress=progress
+    )
+    found = exponential_average(log_w, method=f"AIS over {settings.intermediate} intermediate densities")
+    return replace(found, unit="nats")
 
 
 def ais_log_weights(
     flow: Flow,
     target: Target,
     n: int,
+    *,
     settings: AISSettings = ANNEALING,
     rng: torch.Generator | None = None,
     batch: int = 256,
     pilots: int = PILOTS,
+    progress: bool = False,
 ) -> np.ndarray:
     """Log weights (n,) of annealed importance sampling towards the target; their mean weight estimates Z.
 
@@ -59,11 +71,12 @@ def ais_log_weights(
     pilots : int
         Passes before the first that counts, in which step sizes are adapted; then they are held.
     """
-    return anneal_to_target(flow, target, n, settings, rng, batch, pilots)[1].cpu().numpy()
+    about: dict[str, Any] = {"batch": batch, "pilots": pilots, "progress": progress}
+    return anneal_to_target(flow, target, n, settings, generator=rng, **about)[1].cpu().numpy()
 
 
 def log_z_bar(
-    generator: BoltzmannGenerator, reference: Ensemble, samples: Ensemble | int = 10_000, seed: int = 1
+    generator: BoltzmannGenerator, reference: Ensemble, *, samples: Ensemble | int = 10_000, seed: int = 1
 ) -> FreeEnergy:
     """log Z by targeted BAR between the flow's samples and MD frames (Wirnsberger et al. 2020).
 
@@ -85,7 +98,15 @@ def log_z_bar(
     log_w = -energies_in(generator.energy if np.isnan(frames.u).any() else frames.u, frames)
     log_w = log_w - np.asarray(generator.log_prob(frames.x))
     works = -np.where(np.isfinite(flow.log_w), flow.log_w, -np.inf)
-    return -bar_estimate(works, log_w, flow.block, frames.block, "targeted BAR", ("the flow", "the MD frames"))
+    found = -bar_estimate(
+        works,
+        log_w,
+        block_f=flow.block,
+        block_r=frames.block,
+        method="targeted BAR",
+        names=("the flow", "the MD frames"),
+    )
+    return replace(found, unit="nats")
 
 
 def flow_energy(generator: BoltzmannGenerator) -> Callable[[Tensor], Tensor]:

@@ -100,6 +100,7 @@ def write(
         "settings": json.dumps(settings.to_dict()),
         "system": system.name,
         "fingerprint": system.fingerprint,
+        "temperature": repr(system.temperature),
         "seed": str(seed),
         "foreign": " ".join(foreign),
         "marks": json.dumps(fingerprint.tolist()),
@@ -124,6 +125,12 @@ def read(path: str | Path, system: MolecularSystem, own_coordinates: bool, own_f
     advice = "Load it with the version that wrote it, or train anew."
     check_format(header.get("format"), MODEL_FORMAT, "a file", path, advice)
     if header["fingerprint"] != system.fingerprint:
+        kelvin = float(header.get("temperature", "nan"))
+        if header["system"] == system.name and abs(kelvin - system.temperature) > 1e-9:
+            raise ValueError(
+                f"Expected a model of {system.name} at {system.temperature:g} K; {path} was trained at {kelvin:g} K. "
+                "Load it with the system at that temperature; at_temperature weights its ensemble for another one."
+            )
         raise ValueError(
             f"Expected a model of this molecule, force field and temperature ({system.name}); {path} was trained "
             f"for another one ({header['system']}). Load it with the system it was trained with."

@@ -9,12 +9,13 @@ import torch
 
 from ..molecule.inputs import read_settings
 from ..molecule.system import MolecularSystem, available_systems, find_folder
+from ..tools.fields import check_fields
 from ..train.settings import TrainSettings
 from .generator import BoltzmannGenerator
 from .settings import TORSIONS_FIRST, GeneratorSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """Settings of a run.
 
@@ -31,30 +32,42 @@ class Preset:
     samples: int
     settings: GeneratorSettings = field(default_factory=GeneratorSettings)
 
+    def __post_init__(self) -> None:
+        check_fields(self, positive=("minutes",), at_least={"samples": 1})
 
-PRESETS = {
-    "smoke": Preset(
-        minutes=1.2,
-        samples=10_000,
-        settings=GeneratorSettings(
-            flow=replace(TORSIONS_FIRST, hidden=64),
-            # Path gradients and long steps: quicker at first, which is all there is here.
-            train=TrainSettings(
-                batch=128, updates=2, buffer_min=8, learning_rate=2e-3, path_gradient=0.7, path_above=0.0
+
+class _Presets(dict[str, Preset]):
+    """Presets by name; one that is not there is told which are."""
+
+    def __missing__(self, name: str) -> Preset:
+        raise KeyError(f"Expected a preset out of {sorted(self)}; got {name!r}.")
+
+
+PRESETS: dict[str, Preset] = _Presets(
+    {
+        "smoke": Preset(
+            minutes=1.2,
+            samples=10_000,
+            settings=GeneratorSettings(
+                flow=replace(TORSIONS_FIRST, hidden=64),
+                # Path gradients and long steps: quicker at first, which is all there is here.
+                train=TrainSettings(
+                    batch=128, updates=2, buffer_min=8, learning_rate=2e-3, path_gradient=0.7, path_above=0.0
+                ),
             ),
         ),
-    ),
-    "laptop": Preset(minutes=18.0, samples=200_000),
-    # A small batch would leave a GPU idle; a large one is worth longer steps of a larger flow.
-    "gpu": Preset(
-        minutes=5.0,
-        samples=200_000,
-        settings=GeneratorSettings(
-            flow=replace(TORSIONS_FIRST, hidden=256),
-            train=TrainSettings(batch=16384, updates=4, buffer_min=4, buffer_max=32, learning_rate=1e-3),
+        "laptop": Preset(minutes=18.0, samples=200_000),
+        # A small batch would leave a GPU idle; a large one is worth longer steps of a larger flow.
+        "gpu": Preset(
+            minutes=5.0,
+            samples=200_000,
+            settings=GeneratorSettings(
+                flow=replace(TORSIONS_FIRST, hidden=256),
+                train=TrainSettings(batch=16384, updates=4, buffer_min=4, buffer_max=32, learning_rate=1e-3),
+            ),
         ),
-    ),
-}
+    }
+)
 
 
 def load_pretrained(system: MolecularSystem | str | Path, device: str | torch.device = "cpu") -> BoltzmannGenerator:

@@ -63,6 +63,7 @@ def refined(
     rng: torch.Generator,
     settings: str | AISSettings,
     batch: int,
+    progress: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw n structures annealed from the flow to the Boltzmann distribution, `batch` at once: x (nm), u and log_w.
 
@@ -76,7 +77,9 @@ def refined(
         raise ValueError(f'Expected refine="ais" or AISSettings; got {settings!r}.')
     settings.require_independent_chains()
     with torch.enable_grad():
-        points, log_w = anneal_to_target(flow, BoltzmannTarget(energy, coordinates), n, settings, rng, batch)
+        points, log_w = anneal_to_target(
+            flow, BoltzmannTarget(energy, coordinates), n, settings, generator=rng, batch=batch, progress=progress
+        )
     x = torch.cat([coordinates.to_cartesian(z.double())[0] for z in points.z.split(batch)])
     u = torch.cat([energy(part) for part in x.split(batch)])
     return relabelled(coordinates, x, rng).cpu(), u.cpu(), log_w.cpu()

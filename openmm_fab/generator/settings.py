@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..coordinates.internal import CoordinateSettings
 from ..flow.coupling import FlowSettings
+from ..tools.fields import check_fields, updated
 from ..train.settings import TrainSettings
 
 # q(t) q(s | t): the torsions' own shape, then few splines and more affine layers for the stiff coordinates.
 TORSIONS_FIRST = FlowSettings(layers=4, torsion_layers=6, affine_layers=8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GeneratorSettings:
     """Settings of a generator: of its coordinates, flow, training and regularised energy.
 
     Attributes
     ----------
     coordinates, flow, train
-        Settings of the parts.
+        Settings of the parts, or dictionaries of what differs from their defaults: `train={"batch": 512}`.
     energy_cut : float, kT
         In training, energies higher than this above thermal motion, which is dim / 2 over the minimum, count as dim
         times a logarithm; see `energy.bridge.regularize`.
@@ -31,6 +33,24 @@ class GeneratorSettings:
     train: TrainSettings = field(default_factory=TrainSettings)
     energy_cut: float = 70.0
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @classmethod
+    def of(cls, given: GeneratorSettings | Mapping[str, Any] | None) -> GeneratorSettings:
+        """Settings as they are; or the defaults, changed by nested dictionaries as TOML files and --set give them.
+
+        Raises
+        ------
+        ValueError
+            Keys that do not exist; values of another type, or that a part refuses.
+        """
+        if isinstance(given, Mapping):
+            return updated(cls(), given, "the settings")
+        if not isinstance(given, cls | None):
+            raise ValueError(f"Expected GeneratorSettings, or a dictionary of them; got {given!r}.")
+        return given or cls()
+
     def to_dict(self) -> dict[str, Any]:
         """Settings by their names in files; see `TrainSettings.to_dict`."""
         return {**asdict(self), "train": self.train.to_dict()}
@@ -39,8 +59,8 @@ class GeneratorSettings:
     def from_dict(cls, values: dict[str, Any]) -> GeneratorSettings:
         """Make settings from the result of `to_dict`."""
         return cls(
-            CoordinateSettings(**values["coordinates"]),
-            FlowSettings(**{"torsion_layers": 0, "affine_layers": 0, **values["flow"]}),  # as files had none
-            TrainSettings.from_dict(values["train"]),
-            values["energy_cut"],
+            coordinates=CoordinateSettings(**values["coordinates"]),
+            flow=FlowSettings(**{"torsion_layers": 0, "affine_layers": 0, **values["flow"]}),  # as files had none
+            train=TrainSettings.from_dict(values["train"]),
+            energy_cut=values["energy_cut"],
         )

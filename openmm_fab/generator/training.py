@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from ..tools.progress import History, LivePlot, RunLog, TrainingBar, duration
 from ..train.trainer import Trainer
 from ..weights import OUTSIDE_LIMIT
 
+LOG = logging.getLogger("openmm_fab.train")
 CHECKPOINT_EVERY = 120.0  # s
 COMPILING = "compiling for the GPU, a minute or two"
 FIRST_REPORT = 60.0  # s of training
@@ -78,6 +80,7 @@ def run(
             saved = -math.inf  # a first checkpoint at once: a rank may die
         if not compiles:
             bar.say(setup_in_words(setup))
+        LOG.info("training from iteration %d on. %s", trainer.iteration, setup_in_words(setup))
         try:
             for info in trainer:
                 if not history:
@@ -99,9 +102,12 @@ def run(
                 history.append(info)
                 log.write(info)
                 bar.update(info)
+                if "khat" in info:
+                    LOG.info(evaluated_in_words(info))
                 if checkpoint is not None and now - saved > CHECKPOINT_EVERY:
                     trainer.save(checkpoint)
                     saved = clock()
+                    LOG.debug("checkpoint at iteration %d", trainer.iteration)
                 if report is not None and trainer.seconds >= due and trainer.spent < LAST_REPORT:
                     reporting = clock()
                     if shown:
@@ -111,6 +117,7 @@ def run(
         except KeyboardInterrupt:
             if checkpoint is not None:
                 trainer.save(checkpoint)
+            LOG.info("stopped after iteration %d", trainer.iteration)
             raise
         if checkpoint is not None:  # not after an error: the checkpoint that is there may be the better one
             trainer.save(checkpoint)
@@ -130,6 +137,14 @@ def run(
             stacklevel=3,
         )
     return history
+
+
+def evaluated_in_words(info: Mapping[str, float]) -> str:
+    """Summary of an iteration after which the flow was evaluated, in one line."""
+    return (
+        f"iteration {info['iteration']:.0f}, {duration(info['seconds'])}, {info['evaluations']:.0f} evaluations: "
+        f"ESS {100 * info['ess']:.1f} %, k-hat {info['khat']:.2f}, log Z {info['log_z']:.2f}"
+    )
 
 
 def next_report(seconds: float, every: float | None) -> float:

@@ -143,7 +143,7 @@ def from_normflows(model: nn.Module, periodic: Tensor | None = None) -> ForeignF
     return _check(flow, flow.sample(SAMPLES, torch.Generator().manual_seed(0))[0].shape[-1])
 
 
-def tear(flow: Flow, periodic: Tensor, n: int = 256, seed: int = 0) -> float:
+def tear(flow: Flow, periodic: Tensor, *, n: int = 256, seed: int = 0) -> float:
     """Largest discontinuity of log q, in nats, at +-pi, over n samples and all periodic coordinates.
 
     A molecule's density has none; a discontinuity of the flow is a barrier to HMC and an error of weights. Ask again

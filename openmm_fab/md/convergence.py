@@ -113,7 +113,7 @@ class Convergence:
         lines = [f"{self.frames} frames: {length}; {independent} independent"]
         lines += [f"  {name}: one independent frame in {g:.1f}" for name, g in self.inefficiency.items()]
         if self.df is not None:
-            lines.append(f"dF({self.basin}) = {self.df} kT")
+            lines.append(f"dF({self.basin}) = {self.df}")
             lines += [f"  up to {time:.4g} {self.unit}: {df}" for time, df in self.df_against_time]
             halves = {"of the walkers": self.halves_z, "of the time": self.drift_z}
             lines += [f"  halves {what}: z = {z:+.1f}" for what, z in halves.items() if np.isfinite(z)]
@@ -145,6 +145,7 @@ class ReferenceEnsemble(Ensemble):
 def convergence(
     ensemble: Ensemble,
     walkers: int = 1,
+    *,
     frame_ps: float = 1.0,
     basin: Basin | None = None,
     **about: Any,

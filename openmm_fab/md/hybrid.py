@@ -3,6 +3,7 @@ of correlation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..ais.path import AnnealedDensity, Path, Points
 from ..generator.generator import BoltzmannGenerator
 from ..target import BoltzmannTarget
 from ..tools.devices import stream
+from ..tools.progress import bar
 from .independence import log_acceptance
 from .settings import HybridSettings
 from .start import starting_structures
@@ -49,6 +51,10 @@ class HybridWalkers:
     def frame_length(self) -> float:
         """Number of sweeps between frames."""
         return float(self.settings.frame_every)
+
+    def bar(self, intervals: range, show: bool) -> Iterable[int]:
+        """Iterate over intervals with a bar."""
+        return bar(intervals, f"{self.settings.name}, {self.settings.frame_every} sweeps each", show)
 
     def first(self) -> State:
         """Initial state: walkers at flow samples, or at the given structures in turn.

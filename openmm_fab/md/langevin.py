@@ -21,7 +21,7 @@ from openmm import app, unit
 from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
 from ..tools.files import DamagedFileError, latest, load_npz, previous, write_atomically
-from ..tools.progress import bar
+from ..tools.progress import bar, dynamics_bar
 from .convergence import ReferenceEnsemble, convergence, reported
 from .dynamics import UnstableDynamicsError
 from .settings import LangevinSettings
@@ -51,7 +51,7 @@ def langevin(
         u = _run(system, settings, folder, seed, progress, start, kept)
         trajectory = mdtraj.load(str(folder / "trajectory.dcd"), top=system.md_topology)[: len(u)]
     ensemble = Ensemble.from_mdtraj(trajectory, system, u=u, name="Langevin MD")
-    return reported(ensemble, convergence(ensemble, 1, settings.frame_ps, basin))
+    return reported(ensemble, convergence(ensemble, 1, frame_ps=settings.frame_ps, basin=basin))
 
 
 def context_of(system: MolecularSystem, settings: LangevinSettings, seed: int) -> openmm.Context:
@@ -100,7 +100,7 @@ def _run(
         out = app.DCDFile(file, _without_box(system.topology), step, steps, steps, append=bool(u))
         file.flush()
         try:
-            for _ in bar(range(len(u), total), settings.name, progress):
+            for _ in dynamics_bar(range(len(u), total), settings.name, settings.frame_ps, show=progress):
                 integrator.step(steps)
                 state = context.getState(positions=True, energy=True)
                 x = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)

@@ -61,6 +61,7 @@ class FlowProposalMove(MCMCMove):
         self,
         generator: BoltzmannGenerator | None,
         n_proposals: int = 1,
+        *,
         batch: int = 1024,
         energy: str = "generator",
         seed: int | None = None,

@@ -35,7 +35,8 @@ from .walkers import BiasedWalkers, ExchangingWalkers, Sampled, Walkers, sample
 
 def reference(
     system: MolecularSystem,
-    method: str = "langevin",
+    method: str | MethodSettings = "langevin",
+    *,
     folder: str | Path | None = None,
     resume: bool = False,
     seed: int = 0,
@@ -51,7 +52,8 @@ def reference(
 
     Parameters
     ----------
-    method : str
+    method : str or MethodSettings
+        The settings themselves, `md.WalkersSettings(walkers=64)`, or a name, with settings as further arguments.
         "langevin": OpenMM, one trajectory. "replica-exchange": openmmtools. Both take constraints.
         "walkers", "walkers-exchange", "metadynamics": many walkers at once on the compiled energy.
         "hybrid": walkers that jump by the proposals of a trained `generator`, each accepted or refused so that the
@@ -89,9 +91,9 @@ def reference(
     if resume and folder is None:
         raise ValueError("Expected a folder to resume from; got none.")
     if generator is not None and not isinstance(chosen, HybridSettings):
-        raise ValueError(f'Expected a generator for method="hybrid" alone; got one for {method!r}.')
+        raise ValueError(f'Expected a generator for method="hybrid" alone; got one for {chosen.name!r}.')
     home = None if folder is None else Path(folder)
-    ensemble = SAMPLERS[method](Task(system, chosen, home, resume, seed, start, basin, progress, generator))
+    ensemble = SAMPLERS[chosen.name](Task(system, chosen, home, resume, seed, start, basin, progress, generator))
     if home is not None:
         text = f"{ensemble}\n{ensemble.convergence}\n"
         write_atomically(home / "convergence.txt", lambda file: file.write(text), "w")
@@ -204,10 +206,10 @@ def _of_walkers(method: Walkers | HybridWalkers, sampled: Sampled, basin: Basin 
     frames, walkers = sampled.arrays["u"].shape
     block = walker_blocks(walkers, frames)
     ensemble = _ensemble(method, sampled.arrays, block)
-    report = convergence(ensemble, walkers, method.frame_length, basin, **sampled.about)
+    report = convergence(ensemble, walkers, frame_ps=method.frame_length, basin=basin, **sampled.about)
     if (longer := walker_blocks(walkers, frames, report.slowest)).max() < block.max():
         ensemble = _ensemble(method, sampled.arrays, longer)
-        report = convergence(ensemble, walkers, method.frame_length, basin, **sampled.about)
+        report = convergence(ensemble, walkers, frame_ps=method.frame_length, basin=basin, **sampled.about)
     return reported(ensemble, report)
 
 
@@ -217,5 +219,5 @@ def _ensemble(method: Walkers | HybridWalkers, arrays: dict[str, np.ndarray], bl
     flat = {key: np.moveaxis(a, 0, 1).reshape(n, *a.shape[2:]) for key, a in arrays.items()}
     invalid = ~np.isfinite(flat["u"])
     log_w = np.where(invalid, -np.inf, flat.get("log_w", np.zeros(n)))
-    about = (system.md_topology, system.temperature, block, method.settings.name, int(invalid.sum()))
-    return Ensemble(flat["x"], flat["u"], log_w, *about)
+    about: dict[str, Any] = {"block": block, "name": method.settings.name, "invalid": int(invalid.sum())}
+    return Ensemble(flat["x"], flat["u"], log_w, system.md_topology, system.temperature, **about)

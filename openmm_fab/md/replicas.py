@@ -16,7 +16,7 @@ from openmm import unit
 
 from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
-from ..tools.progress import bar
+from ..tools.progress import dynamics_bar
 from ..tools.quiet import quiet
 from .convergence import ReferenceEnsemble, convergence, count_round_trips, reported
 from .ladder import mbar_log_weights, temperature_ladder
@@ -52,7 +52,9 @@ def replica_exchange(
         frames = max(1, round(settings.time_ps / settings.frame_ps))
         total, stopped = first + frames, False
         try:
-            for _ in bar(range(done, total), settings.name, progress):
+            for _ in dynamics_bar(
+                range(done, total), settings.name, settings.frame_ps, copies=settings.temperatures, show=progress
+            ):
                 sampler.extend(1)
         except KeyboardInterrupt:
             stopped = True
@@ -145,8 +147,8 @@ def _ensemble(
     report = convergence(
         cold,
         1,
-        settings.frame_ps,
-        basin,
+        frame_ps=settings.frame_ps,
+        basin=basin,
         acceptance=_acceptance(u),
         round_trips=count_round_trips(level, replicas - 1),
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
+
+from ..tools.fields import check_fields, updated
 
 Torsion = str | tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MethodSettings:
     """Base of all settings: the method's name, and which settings a resumed run may increase."""
 
@@ -17,7 +19,7 @@ class MethodSettings:
     may_grow: ClassVar[tuple[str, ...]] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings(MethodSettings):
     """Lengths, time step and friction of molecular dynamics.
 
@@ -43,19 +45,14 @@ class Settings(MethodSettings):
     friction: float = 1.0
 
     def __post_init__(self) -> None:
-        for key in ("time_ps", "frame_ps", *(["step_fs"] if self.step_fs is not None else [])):
-            if not getattr(self, key) > 0.0:
-                raise ValueError(f"Expected {key} > 0; got {getattr(self, key)}.")
-        for key in ("equilibration_ps", "friction"):
-            if not getattr(self, key) >= 0.0:
-                raise ValueError(f"Expected {key} >= 0; got {getattr(self, key)}.")
+        check_fields(self, positive=("time_ps", "frame_ps", "step_fs"), at_least={"equilibration_ps": 0, "friction": 0})
 
     def step_ps(self, rigid: bool) -> float:
         """Time step, ps; `rigid`: there are constraints or heavy hydrogens."""
         return (self.step_fs if self.step_fs is not None else 2.0 if rigid else 1.0) / 1000.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LangevinSettings(Settings):
     """Settings of one trajectory with OpenMM's LangevinMiddleIntegrator.
 
@@ -72,7 +69,7 @@ class LangevinSettings(Settings):
     properties: dict[str, str] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReplicaExchangeSettings(LangevinSettings):
     """Settings of parallel tempering with openmmtools.
 
@@ -95,10 +92,10 @@ class ReplicaExchangeSettings(LangevinSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, temperatures=2)
+        check_fields(self, positive=("max_temperature",), at_least={"temperatures": 2})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WalkersSettings(Settings):
     """Settings of independent walkers on the compiled energy.
 
@@ -123,12 +120,10 @@ class WalkersSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, walkers=1)
-        if self.precision not in ("mixed", "single", "double"):
-            raise ValueError(f'Expected precision "mixed", "single" or "double"; got {self.precision!r}.')
+        check_fields(self, positive=("hydrogen_mass",), at_least={"walkers": 1})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WalkersExchangeSettings(WalkersSettings):
     """Settings of parallel tempering with many independent ladders of walkers.
 
@@ -153,7 +148,7 @@ class WalkersExchangeSettings(WalkersSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, temperatures=2)
+        check_fields(self, positive=("max_temperature",), at_least={"temperatures": 2})
         if self.walkers % self.temperatures:
             raise ValueError(
                 f"Expected walkers in whole ladders of {self.temperatures} temperatures; got {self.walkers} walkers."
@@ -161,7 +156,7 @@ class WalkersExchangeSettings(WalkersSettings):
         _shorter_than_a_frame(self, "exchange_ps")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MetadynamicsSettings(WalkersSettings):
     """Settings of well-tempered metadynamics with a bias shared by all walkers, then production with a fixed bias.
 
@@ -191,6 +186,7 @@ class MetadynamicsSettings(WalkersSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_fields(self, at_least={"build_ps": 0})
         if not self.bias_factor > 1.0 or not self.hill_height > 0.0 or not 0.05 <= self.hill_width <= 2.0:
             raise ValueError(
                 "Expected bias_factor > 1, hill_height > 0 kT and 0.05 <= hill_width <= 2 rad; got "
@@ -199,7 +195,7 @@ class MetadynamicsSettings(WalkersSettings):
         _shorter_than_a_frame(self, "hill_ps")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HybridSettings(MethodSettings):
     """Settings of Markov chains with flow proposals and Hamiltonian Monte Carlo in internal coordinates.
 
@@ -234,9 +230,8 @@ class HybridSettings(MethodSettings):
     step_size: float = 0.1
 
     def __post_init__(self) -> None:
-        _at_least(self, walkers=1, sweeps=1, frame_every=1, walk_every=1, leapfrogs=1)
-        if self.burn_in < 0 or not self.step_size > 0.0:
-            raise ValueError(f"Expected burn_in >= 0 and step_size > 0; got {self.burn_in} and {self.step_size}.")
+        ones = dict.fromkeys(("walkers", "sweeps", "frame_every", "walk_every", "leapfrogs"), 1)
+        check_fields(self, positive=("step_size",), at_least={**ones, "burn_in": 0})
 
 
 METHODS: dict[str, type[MethodSettings]] = {
@@ -252,7 +247,7 @@ METHODS: dict[str, type[MethodSettings]] = {
 }
 
 
-def settings_of(method: str, given: dict[str, Any]) -> MethodSettings:
+def settings_of(method: str | MethodSettings, given: Mapping[str, Any]) -> MethodSettings:
     """Make the settings of a method by its name.
 
     Raises
@@ -260,6 +255,8 @@ def settings_of(method: str, given: dict[str, Any]) -> MethodSettings:
     ValueError
         Unknown method, settings that it does not have, or values it cannot use.
     """
+    if isinstance(method, MethodSettings):
+        return updated(method, given, f"the settings of {method.name!r}")
     if method not in METHODS:
         raise ValueError(f"Expected a method out of {sorted(METHODS)}; got {method!r}.")
     known = [field.name for field in fields(METHODS[method])]
@@ -267,12 +264,6 @@ def settings_of(method: str, given: dict[str, Any]) -> MethodSettings:
     if unknown:
         raise ValueError(f"Expected settings of {method!r} out of {known}; got {unknown}.")
     return METHODS[method](**given)
-
-
-def _at_least(settings: Any, **bounds: int) -> None:
-    for key, bound in bounds.items():
-        if getattr(settings, key) < bound:
-            raise ValueError(f"Expected {key} >= {bound}; got {getattr(settings, key)}.")
 
 
 def _shorter_than_a_frame(settings: Any, key: str) -> None:

@@ -19,6 +19,7 @@ from ..tools.files import (
     save_torch,
     write_atomically,
 )
+from ..tools.provenance import provenance
 from ..tools.runs import keep_settings
 from .settings import MethodSettings
 
@@ -49,12 +50,14 @@ def open_folder(
     """
     folder = Path(folder)
     path = folder / "settings.json"
-    about = {"method": settings.name, "seed": seed, "fingerprint": system.fingerprint, **asdict(settings)}
+    about = {"method": settings.name, "seed": seed, "fingerprint": system.fingerprint, "physics": system.physics}
+    about |= asdict(settings) | {"made_with": provenance()}
     keep_settings(
         path,
         about if model is None else about | {"model": model},
         resume=resume and path.exists(),
         advice="Use the same ones, or another folder.",
+        may_change=("made_with", "physics"),
         may_grow=settings.may_grow,
     )
     return folder

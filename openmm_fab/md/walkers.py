@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..energy.compiled import CompiledEnergy
 from ..molecule.system import MolecularSystem
-from ..tools.progress import bar
+from ..tools.progress import dynamics_bar
 from .bias import TorsionBias, chosen_torsions
 from .dynamics import LangevinMiddle, Motion, UnstableDynamicsError, repartitioned
 from .ladder import temperature_ladder
@@ -57,6 +57,11 @@ class Walkers:
     def frame_length(self) -> float:
         """Time between frames, ps."""
         return self.settings.frame_ps
+
+    def bar(self, intervals: range, show: bool) -> Iterable[int]:
+        """Iterate over intervals with a bar in ps."""
+        copies, length = self.settings.walkers, self.settings.frame_ps
+        return dynamics_bar(intervals, self.settings.name, length, copies=copies, show=show)
 
     def first(self) -> State:
         """Initial state: velocities at the walkers' temperatures, at the starting structures."""
@@ -281,6 +286,8 @@ class Method(Protocol):
 
     def about(self, state: State) -> dict[str, Any]: ...
 
+    def bar(self, intervals: range, show: bool) -> Iterable[int]: ...
+
 
 def sample(method: Method, store: Store, progress: bool) -> Sampled:
     """Run a method to its end or to Ctrl-C; the store then holds everything up to the last complete interval.
@@ -293,7 +300,7 @@ def sample(method: Method, store: Store, progress: bool) -> Sampled:
     state = store.load() or method.first()
     total, saved, stopped = method.intervals[1], time.monotonic(), False
     try:
-        for _ in bar(range(state["interval"], total), method.settings.name, progress):
+        for _ in method.bar(range(state["interval"], total), progress):
             new, frame = method.advance(state)
             if frame is not None:
                 store.frames.append(frame)

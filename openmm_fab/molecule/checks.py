@@ -13,7 +13,7 @@ import openmm
 from openmm import app, unit
 
 from ..tools.errors import OpenMMFabError
-from .distances import TORN, distance_bonds
+from .distances import RADII, TORN, distance_bonds
 from .graph import bonds_of, constraints_of, molecules_of, repeated_bonds, repeated_springs, topology_bonds
 from .names import residue_label, residue_run
 from .openmm_private import magnitude
@@ -52,6 +52,7 @@ def check_supported(topology: app.Topology, system: openmm.System, positions: np
             )
         problems += _order_problems(topology, system) + _repeat_problems(topology, system)
         bonds = bonds_of(topology, system)
+        problems += _unit_problems(topology, bonds, positions)
         problems += molecule_problems(topology, bonds, positions) + _constraint_problems(topology, system, bonds)
     if problems:
         raise UnsupportedSystemError(problems, name)
@@ -71,6 +72,23 @@ def _count_problems(topology: app.Topology, system: openmm.System, positions: np
         bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
         problems.append(f"Expected finite positions; atoms {some(bad.tolist())} (from 0) have NaN or infinite ones.")
     return problems
+
+
+def _unit_problems(topology: app.Topology, bonds: np.ndarray, positions: np.ndarray) -> list[str]:
+    """Bonds that are some ten times as long as their atoms are wide, or a tenth of it."""
+    radii = np.array([RADII.get(atom.element.symbol, np.nan) if atom.element else np.nan for atom in topology.atoms()])
+    if not len(bonds) or positions.shape != (len(radii), 3):
+        return []
+    lengths = np.linalg.norm(positions[bonds[:, 0]] - positions[bonds[:, 1]], axis=1)
+    ratios = lengths / (radii[bonds[:, 0]] + radii[bonds[:, 1]])
+    ratio = float(np.median(ratios[np.isfinite(ratios)])) if np.isfinite(ratios).any() else 1.0
+    for low, high, what in ((5.0, 20.0, "divide by 10, if they are in Å"), (0.05, 0.2, "multiply by 10")):
+        if low < ratio < high:
+            return [
+                f"Expected positions in nm; got bonds of {np.median(lengths):.2g} nm, {ratio:.2g} times what their "
+                f"atoms have: {what}, or give a Quantity, positions * unit.angstrom."
+            ]
+    return []
 
 
 def _order_problems(topology: app.Topology, system: openmm.System) -> list[str]:

@@ -15,7 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import openmm
 from openmm import app, unit
@@ -59,16 +59,16 @@ MMCIF = (".cif", ".mmcif", ".pdbx")  # suffixes; what has none of these is read 
 STRUCTURES = (".pdb", *MMCIF, *SDF)
 
 FilePath = str | Path
+Forcefield: TypeAlias = str | Path | Sequence[str | Path] | app.ForceField
 Read = tuple[app.Topology, openmm.System, unit.Quantity]
 
 
-def read_pdb(path: FilePath, forcefield: str | Sequence[str], **options: Any) -> Read:
+def read_pdb(path: FilePath, forcefield: Forcefield | None, **options: Any) -> Read:
     """See `MolecularSystem.from_pdb`."""
     topology, positions = read_structure(path)
     x = positions.value_in_unit(unit.nanometer)
     gaps = gap_problems(topology, x)
-    files = [forcefield] if isinstance(forcefield, str) else list(forcefield)
-    field = read_forcefield(files)
+    field, files = open_forcefield(forcefield)
     _choose_templates(field, files, topology, options.pop("residueTemplates", None) or {})
     with naming(path, f"a structure that {', '.join(files)} describes"):
         try:
@@ -94,6 +94,40 @@ def read_pdb(path: FilePath, forcefield: str | Sequence[str], **options: Any) ->
     if gaps:
         raise UnsupportedSystemError(gaps, str(path))
     return topology, system, positions
+
+
+NO_FORCEFIELD = (
+    "Expected forcefield=..., which decides every energy and has no default. Of proteins and nucleic acids: "
+    '["amber14-all.xml", "implicit/gbn2.xml"] or ["charmm36.xml", "implicit/gbn2.xml"]; openmm_fab.PAPER_FORCEFIELD, '
+    "amber96 with OBC1, is that of the shipped alanine dipeptide. "
+    "Of other molecules: files of your own, or an app.ForceField. Without a file of implicit/ there is no solvent."
+)
+
+
+def open_forcefield(forcefield: Forcefield | None) -> tuple[app.ForceField, list[str]]:
+    """A force field from its files, or as it is; and what to call it, one name a file.
+
+    Raises
+    ------
+    OptionError
+        None is given: the message lists what could be meant.
+    ValueError
+        See `read_forcefield`.
+    """
+    if forcefield is None or (not isinstance(forcefield, app.ForceField) and not forcefield):
+        raise OptionError(NO_FORCEFIELD)
+    if isinstance(forcefield, app.ForceField):
+        return forcefield, ["the ForceField given"]
+    files = [str(forcefield)] if isinstance(forcefield, str | Path) else [str(file) for file in forcefield]
+    return read_forcefield(files), files
+
+
+def forcefield_in_words(forcefield: Forcefield | None) -> str:
+    """The names of its files, without their folders but for OpenMM's own."""
+    if forcefield is None or isinstance(forcefield, app.ForceField):
+        return "an app.ForceField"
+    files = [forcefield] if isinstance(forcefield, str | Path) else forcefield
+    return ", ".join(Path(file).name if Path(file).is_file() else str(file) for file in files)
 
 
 class OptionError(OpenMMFabError, ValueError):
@@ -332,6 +366,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: expected constraints to be one of {list(CONSTRAINTS)}; got {settings['constraints']!r}."
         )
+    if "forcefield" not in settings:
+        raise ValueError(f"{path}: expected the key forcefield (OpenMM's force-field files); it is missing.")
     return settings
 
 

@@ -1,4 +1,4 @@
-"""Detection of elements for which a generalised Born model has no parameters and uses defaults."""
+"""Implicit solvent: the model that a System has, and elements for which it has no parameters and uses defaults."""
 
 from __future__ import annotations
 
@@ -36,6 +36,16 @@ def default_parameters(topology: app.Topology, system: openmm.System) -> list[st
         if (model := _model(force)) and force.getNumParticles() == topology.getNumAtoms()
         for text in _told(model, topology, force)
     ]
+
+
+def solvent_of(system: openmm.System) -> str:
+    """The implicit solvent of a System, in words: a model by its name, else the forces that may be one."""
+    found = [
+        _model(force) or f"implicit solvent by a {type(force).__name__}"
+        for force in system.getForces()
+        if isinstance(force, openmm.GBSAOBCForce | openmm.CustomGBForce)
+    ]
+    return " and ".join(found) or "no solvent"
 
 
 def _model(force: openmm.Force) -> str:

@@ -13,7 +13,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from .ligand import prepared, read_sdf, read_smiles
 from .ligand_folder import ligand_files, write_ligand
 from .openmm_private import drop_repeated_bonds
 from .parameters import FORCEFIELD as SMALL_MOLECULES
-from .solvent import default_parameters
+from .solvent import default_parameters, solvent_of
 
 GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)  # kJ / (mol K)
-FORCEFIELD = ("amber96.xml", "implicit/obc1.xml")
+PAPER_FORCEFIELD = ("amber96.xml", "implicit/obc1.xml")  # of alanine dipeptide in the paper on FAB
 LARGE = 60  # atoms
 
 
@@ -56,6 +56,8 @@ class MolecularSystem:
         The folder it was loaded from; reference data lives beside it.
     settings : dict
         The parsed `system.toml`; empty if there was none.
+    forcefield : str
+        In words, what the System was made from: names of files, or what else is known of it.
 
     Warns
     -----
@@ -72,9 +74,11 @@ class MolecularSystem:
     system: openmm.System
     positions: np.ndarray
     temperature: float
+    _: KW_ONLY
     name: str = "molecule"
     folder: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    forcefield: str = "a System made with OpenMM"
     _contents: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +96,14 @@ class MolecularSystem:
             warnings.warn(f"{self.name}: {text}", stacklevel=4)
 
     def __repr__(self) -> str:
-        return f"MolecularSystem({self.name!r}, {self.n_atoms} atoms, {self.temperature:g} K)"
+        return f"MolecularSystem({self.name!r}, {self.n_atoms} atoms, {self.temperature:g} K; {self.physics})"
+
+    @property
+    def physics(self) -> str:
+        """Force field, implicit solvent and constraints, in words."""
+        fixed = len(self.constraints[0])
+        found = [self.forcefield, solvent_of(self.system), *([f"{fixed} bonds constrained"] if fixed else [])]
+        return "; ".join(found)
 
     # --- ways in ---
 
@@ -100,7 +111,8 @@ class MolecularSystem:
     def from_pdb(
         cls,
         path: str | Path,
-        forcefield: str | Sequence[str] = FORCEFIELD,
+        forcefield: inputs.Forcefield | None = None,
+        *,
         temperature: float | unit.Quantity = 300.0,
         constraints: Any = None,
         name: str | None = None,
@@ -112,8 +124,9 @@ class MolecularSystem:
         Parameters
         ----------
         path : path of the file, hydrogens included; PDBx/mmCIF if it ends in .cif, .mmcif or .pdbx
-        forcefield : names of OpenMM force-field files
-        temperature : float, K, or Quantity
+        forcefield : names of OpenMM force-field files, or an app.ForceField
+            There is no default: the error without one lists what could be meant.
+        temperature : float, K, a text such as "300 K", or Quantity
         constraints : None, app.HBonds or app.AllBonds
             As in OpenMM's `createSystem`.
         name : str or None
@@ -125,17 +138,20 @@ class MolecularSystem:
         Raises
         ------
         FileNotFoundError
+        ValueError
+            No force field; one that cannot be read.
         UnsupportedSystemError
             Including atoms that no template of the force field explains (missing atoms, missing hydrogens).
         """
         read = inputs.read_pdb(path, forcefield, constraints=constraints, **create_system_kwargs)
-        return cls(*read, temperature, _name(name, path))
+        return cls(*read, temperature, name=_name(name, path), forcefield=inputs.forcefield_in_words(forcefield))
 
     @classmethod
     def from_amber(
         cls,
         prmtop: str | Path,
         coordinates: str | Path,
+        *,
         temperature: float | unit.Quantity = 300.0,
         constraints: Any = None,
         name: str | None = None,
@@ -157,7 +173,8 @@ class MolecularSystem:
             Coordinates of another number of atoms.
         """
         options = {"constraints": constraints, "temperature": _in_kelvin(temperature), **create_system_kwargs}
-        return cls(*inputs.read_amber(prmtop, coordinates, **options), temperature, _name(name, prmtop))
+        read = inputs.read_amber(prmtop, coordinates, **options)
+        return cls(*read, temperature, name=_name(name, prmtop), forcefield=Path(prmtop).name)
 
     @classmethod
     def from_charmm(
@@ -165,6 +182,7 @@ class MolecularSystem:
         psf: str | Path,
         coordinates: str | Path,
         parameters: str | Path | Sequence[str | Path],
+        *,
         temperature: float | unit.Quantity = 300.0,
         constraints: Any = None,
         name: str | None = None,
@@ -183,13 +201,15 @@ class MolecularSystem:
             energy unless told `flexibleConstraints=True`.
         """
         options = {"constraints": constraints, "temperature": _in_kelvin(temperature), **create_system_kwargs}
-        return cls(*inputs.read_charmm(psf, coordinates, parameters, **options), temperature, _name(name, psf))
+        read = inputs.read_charmm(psf, coordinates, parameters, **options)
+        return cls(*read, temperature, name=_name(name, psf), forcefield=inputs.forcefield_in_words(parameters))
 
     @classmethod
     def from_gromacs(
         cls,
         top: str | Path,
         coordinates: str | Path,
+        *,
         temperature: float | unit.Quantity = 300.0,
         constraints: Any = None,
         name: str | None = None,
@@ -215,13 +235,14 @@ class MolecularSystem:
         """
         options = {"constraints": constraints, **create_system_kwargs}
         read = inputs.read_gromacs(top, coordinates, include_dir, defines, **options)
-        return cls(*read, temperature, _name(name, top))
+        return cls(*read, temperature, name=_name(name, top), forcefield=Path(top).name)
 
     @classmethod
     def from_xml(
         cls,
         system_xml: str | Path,
         structure: str | Path,
+        *,
         temperature: float | unit.Quantity = 300.0,
         name: str | None = None,
     ) -> MolecularSystem:
@@ -233,7 +254,8 @@ class MolecularSystem:
         ----------
         structure : path of a PDB or PDBx/mmCIF file with the System's atoms in the System's order
         """
-        return cls(*inputs.read_xml(system_xml, structure), temperature, _name(name, system_xml))
+        read = inputs.read_xml(system_xml, structure)
+        return cls(*read, temperature, name=_name(name, system_xml), forcefield=Path(system_xml).name)
 
     @classmethod
     def from_openmm(
@@ -241,11 +263,12 @@ class MolecularSystem:
         topology: app.Topology,
         system: openmm.System,
         positions: np.ndarray | unit.Quantity,
+        *,
         temperature: float | unit.Quantity = 300.0,
         name: str = "molecule",
     ) -> MolecularSystem:
         """Make a molecule from OpenMM objects (of openmmtools, openmmforcefields, your own script, ...), unchanged."""
-        return cls(topology, system, positions, temperature, name)
+        return cls(topology, system, positions, temperature, name=name)
 
     @classmethod
     def from_smiles(cls, smiles: str, name: str | None = None, **options: Any) -> MolecularSystem:
@@ -262,7 +285,7 @@ class MolecularSystem:
 
     @classmethod
     def from_sdf(
-        cls, path: str | Path, entry: int | str | None = None, name: str | None = None, **options: Any
+        cls, path: str | Path, entry: int | str | None = None, *, name: str | None = None, **options: Any
     ) -> MolecularSystem:
         """Make a small molecule of an SDF or MOL file, atoms in its order.
 
@@ -290,6 +313,7 @@ class MolecularSystem:
         cls,
         molecule: Any,
         name: str = "molecule",
+        *,
         forcefield: str | Sequence[str] = SMALL_MOLECULES,
         charges: str | ArrayLike | None = None,
         solvent: str | None = None,
@@ -356,17 +380,20 @@ class MolecularSystem:
     def _load(cls, folder: Path, stays: bool = True) -> MolecularSystem:
         """`load` from a folder that has a system.toml; one that does not stay is not remembered."""
         settings = inputs.read_settings(folder / "system.toml")
-        files = settings.get("forcefield", FORCEFIELD)
+        files = settings["forcefield"]
         files = [files] if isinstance(files, str) else files
+        # A force-field file beside system.toml goes before one of OpenMM's of the same name.
+        files = [str(folder / f) if (folder / f).is_file() else f for f in files]
         read = inputs.read_pdb(
             folder / str(settings.get("pdb", settings.get("sdf"))),
-            # A force-field file beside system.toml goes before one of OpenMM's of the same name.
-            forcefield=[str(folder / f) if (folder / f).is_file() else f for f in files],
+            forcefield=files,
             constraints=inputs.CONSTRAINTS[settings.get("constraints", "none")],
             residueTemplates=settings.get("residue_templates"),
         )
-        about = settings.get("temperature", 300.0), settings.get("name", folder.name)
-        return cls(*read, *about, folder, settings) if stays else cls(*read, *about)
+        about: dict[str, Any] = {"name": settings.get("name", folder.name)}
+        about |= {"forcefield": inputs.forcefield_in_words(files)}
+        about |= {"folder": folder, "settings": settings} if stays else {}
+        return cls(*read, settings.get("temperature", 300.0), **about)
 
     # --- what the rest of the package asks ---
 
@@ -564,6 +591,11 @@ def _in_nanometers(positions: Any) -> np.ndarray:
 
 
 def _in_kelvin(temperature: Any) -> float:
+    if isinstance(temperature, str):
+        match = re.fullmatch(r"\s*([\d.]+)\s*(K|kelvin)?\s*", temperature)
+        if match is None:
+            raise ValueError(f'Expected a temperature in K, such as 300 or "300 K"; got {temperature!r}.')
+        temperature = match[1]
     value = float(temperature.value_in_unit(unit.kelvin) if unit.is_quantity(temperature) else temperature)
     if not 0.0 < value < np.inf:
         raise ValueError(f"Expected a positive, finite temperature in K; got {value}.")

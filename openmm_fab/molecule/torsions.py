@@ -36,6 +36,19 @@ def slow_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, i
     return named | {name: atoms for name, atoms in others.items() if frozenset(atoms[1:3]) not in taken}
 
 
+def names_of_bonds(topology: mdtraj.Topology) -> dict[frozenset[int], str]:
+    """By the two atoms of a bond, what biochemists call its torsion: "phi ALA2", "omega ALA2", "chi1 PHE3"."""
+    dummy = mdtraj.Trajectory(np.zeros((1, topology.n_atoms, 3)), topology)
+    found: dict[frozenset[int], str] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kind in ("phi", "psi", "omega", "chi1", "chi2", "chi3", "chi4", "chi5"):
+            for row in getattr(mdtraj, f"compute_{kind}")(dummy, periodic=False)[0]:
+                of = row[1] if kind == "psi" or kind.startswith("chi") else row[2]
+                found.setdefault(frozenset(map(int, row[1:3])), f"{kind} {_residue(topology, of)}")
+    return found
+
+
 def backbone_pairs(topology: mdtraj.Topology) -> dict[str, tuple[str, str]]:
     """Names of phi and psi by residue ("ALA2"), of residues that have both: the axes of its Ramachandran plot."""
     named = named_torsions(topology)

@@ -18,9 +18,8 @@ from openmm import app, unit
 from ..molecule.checks import some
 from ..molecule.distances import HYDROGENS
 from ..molecule.graph import topology_bonds
-from ..molecule.inputs import MMCIF, naming, read_forcefield
+from ..molecule.inputs import MMCIF, Forcefield, naming, open_forcefield
 from ..molecule.names import formula
-from ..molecule.system import FORCEFIELD
 from ..tools.files import write_atomically
 from .bonding import as_bonded, bonding_of, in_nanometers
 from .fixing import add_heavy_atoms, add_hydrogens
@@ -169,7 +168,7 @@ class Prepared:
         return write_atomically(path, lambda file: file.write(whole), "w")
 
 
-def find_problems(path: str | Path, forcefield: str | Sequence[str] = FORCEFIELD) -> Findings:
+def find_problems(path: str | Path, forcefield: Forcefield | None = None) -> Findings:
     """List what keeps `MolecularSystem.from_pdb` from reading a PDB or PDBx/mmCIF file, or spoils what it reads.
 
     Changes nothing: look at the list, then call its `fix`. Missing atoms are looked for in the solute, which is the
@@ -178,23 +177,23 @@ def find_problems(path: str | Path, forcefield: str | Sequence[str] = FORCEFIELD
     Parameters
     ----------
     path : path of the file; PDBx/mmCIF if it ends in .cif, .mmcif or .pdbx
-    forcefield : names of OpenMM force-field files
+    forcefield : names of OpenMM force-field files, or an app.ForceField
+        It decides what a residue lacks; there is no default.
 
     Raises
     ------
     FileNotFoundError
     ValueError
-        No atoms in the file.
+        No force field; no atoms in the file.
     """
-    files = (forcefield,) if isinstance(forcefield, str) else tuple(forcefield)
-    field = read_forcefield(files)
+    field, files = open_forcefield(forcefield)
     records = open_records(Path(path))
     with naming(path, "a PDB or PDBx/mmCIF file"):
         elements = record_problems(records, field, ONCE).elements
         reading = record_problems(records, field, SAFE)
         model = records.read(reading.edits)
         problems = reading.problems + structure_problems(model, field, files)
-    return Findings(Path(path), files, tuple(problems), elements, field)
+    return Findings(Path(path), tuple(files), tuple(problems), elements, field)
 
 
 def _with_conect(pdb: str, bonds: Sequence[tuple[int, int]]) -> str:

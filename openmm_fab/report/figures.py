@@ -76,7 +76,9 @@ def ramachandrans(
             figure = style.new_figure(4.4, 3.9)
             ax = figure.subplots()
             ax.set_facecolor(EMPTY)
-            image = plots.ramachandran(ax, side, residue, weighted, title=f"{title}{where}, {side.n:,} samples")
+            image = plots.ramachandran(
+                ax, side, residue=residue, weighted=weighted, title=f"{title}{where}, {side.n:,} samples"
+            )
             figure.colorbar(image, ax=ax, label="F / kT", extend="max", shrink=0.9)
             return figure
 

@@ -17,6 +17,7 @@ from ..ensemble.ensemble import draw_structures
 from ..ensemble.held import COLUMNS, TITLE, costs
 from ..tools.files import write_atomically
 from ..tools.findings import BAD, CARE, GOOD, Finding
+from ..tools.provenance import provenance
 from . import figures, page
 from .conformers import LEAD, conformer_table
 from .glossary import WORDS
@@ -36,6 +37,7 @@ MARKS = {GOOD: "✓", CARE: "!", BAD: "✗"}
 def write_report(
     path: str | Path,
     ensemble: Ensemble,
+    *,
     comparison: Comparison | None = None,
     metrics: Sequence[Mapping[str, float]] = (),
     settings: Mapping[str, Any] | None = None,
@@ -43,13 +45,14 @@ def write_report(
     early: str = "",
 ) -> Path:
     """Write `report_html` to a file; returns its path."""
-    text = report_html(ensemble, comparison, metrics, settings, title, early)
+    text = report_html(ensemble, comparison, metrics=metrics, settings=settings, title=title, early=early)
     return write_atomically(path, lambda file: file.write(text), "w")
 
 
 def report_html(
     ensemble: Ensemble,
     comparison: Comparison | None = None,
+    *,
     metrics: Sequence[Mapping[str, float]] = (),
     settings: Mapping[str, Any] | None = None,
     title: str = "",
@@ -66,13 +69,14 @@ def report_html(
     metrics : sequence of dict
         Rows of metrics.jsonl, for the learning curves.
     settings : dict, optional
-        Of the run, shown as they are.
+        Of the run, shown as they are. Its "physics" (force field and solvent) stands at the head, and its "made_with",
+        or else `tools.provenance.provenance` of this process, says what made the result.
     early : str
         Of a run that goes on, how far it is: "after 1.0 of 18 minutes of training". The page says so, and how old it
         is, and reloads itself until `end_reloading`. It has only the figures that tell most, as training waits for
         them.
     """
-    found = findings(ensemble, comparison, metrics)
+    found = findings(ensemble, comparison, metrics=metrics)
     reference = None if comparison is None else comparison.reference
     name = title or ensemble.name
     sections = [
@@ -80,7 +84,7 @@ def report_html(
             "Can these numbers be used?",
             _cards(found) + ("" if early else _figure([figures.weight_figure(ensemble)])),
         ),
-        _section(TITLE, _held(ensemble)),
+        _section(TITLE, _held(ensemble), (settings or {}).get("turning", "")),
         _section("Basins", _basins(comparison)),
         _section(
             "Ramachandran plots",
@@ -100,6 +104,7 @@ def report_html(
     ]
     if comparison is not None:
         sections.append(_section("Everything that was compared", _folded("Tables", comparison.table())))
+    sections.append(_section("What made this", _made((settings or {}).get("made_with") or provenance())))
     if settings:
         sections.append(_section("Settings", _folded("As the run was started", json.dumps(settings, indent=2))))
     return "\n".join(
@@ -110,7 +115,7 @@ def report_html(
             f"<title>{escape(name)}: openmm_fab report</title>",
             '<link rel="icon" href="data:,">',
             f"<style>{page.CSS}</style></head><body>",
-            _head(name, ensemble, usable(found), early),
+            _head(name, ensemble, usable(found), early, (settings or {}).get("physics", "")),
             *sections,
             _glossary(),
             "</body></html>",
@@ -140,12 +145,12 @@ def _early(early: str) -> str:
     return f'<p id="early" class="card care" data-written="{now:.0f}">{escape(sentence)} <span></span></p>{page.RELOAD}'
 
 
-def _head(name: str, ensemble: Ensemble, verdict: Finding, early: str) -> str:
+def _head(name: str, ensemble: Ensemble, verdict: Finding, early: str, physics: str) -> str:
     residues = {atom.residue.name for atom in ensemble.topology.atoms}
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     about = (
         f"{ensemble.topology.n_atoms} atoms ({', '.join(sorted(residues))}), {ensemble.temperature:g} K, "
-        f"{ensemble.n:,} samples. Written {date}."
+        f"{ensemble.n:,} samples{f'; {physics}' if physics else ''}. Written {date}."
     )
     words = '<p class="soft"><a href="#words">What the words mean</a></p>'
     head = f'<h1>{escape(name)}</h1><p class="soft">{escape(about)}</p>'
@@ -214,7 +219,7 @@ def _basins(comparison: Comparison | None) -> str:
     lead = _soft(
         "Free energy of a basin against all the rest, in kT, ± one standard error. z: difference over its error."
     )
-    return f'{lead}<div class="scroll"><table><tr>{_headings(head)}</tr>{rows}</table></div>{words}'
+    return f'{words}{lead}<div class="scroll"><table><tr>{_headings(head)}</tr>{rows}</table></div>'
 
 
 def _basin(basin: BasinComparison) -> str:
@@ -225,6 +230,11 @@ def _basin(basin: BasinComparison) -> str:
     grade = BAD if verdict.startswith(CONTRADICTION) else CARE if doubt or verdict != AGREE else GOOD
     row = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return f'<tr>{row}<td class="{grade}">{MARKS[grade]} {escape(verdict)}</td></tr>'
+
+
+def _made(made: Mapping[str, str]) -> str:
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>" for name, value in made.items())
+    return f'<div class="scroll"><table class="made">{rows}</table></div>'
 
 
 def _training(metrics: Sequence[Mapping[str, float]]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..compare.verdicts import DISAGREE, NO_ERROR, TOO_FEW
+from ..compare.verdicts import DISAGREE, NO_VERDICTS, NO_WEIGHTS
 from ..tools.findings import BAD, CARE, GOOD, Finding, worst
 from ..tools.progress import duration
 from ..weights import CLIP_FRACTION, FEW, KHAT_LIMIT, KHAT_RELIABLE, OUTSIDE_LIMIT
@@ -28,7 +28,7 @@ CONTRADICTION = (DISAGREE, "basin missing", "rest missing")  # how such verdicts
 
 
 def findings(
-    ensemble: Ensemble, comparison: Comparison | None = None, metrics: Sequence[Mapping[str, float]] = ()
+    ensemble: Ensemble, comparison: Comparison | None = None, *, metrics: Sequence[Mapping[str, float]] = ()
 ) -> list[Finding]:
     """Findings for and against an ensemble of a flow; the first ones decide whether its numbers may be used."""
     weighted = ensemble.log_w[ensemble.log_w > -np.inf]
@@ -212,8 +212,11 @@ def _agreement(comparison: Comparison | None) -> Finding:
         return Finding(CARE, "No reference to compare with", f"{blind}: only an independent simulation can show it.")
     items = [(item.name, item.verdict) for item in comparison.basins]
     items += [(item.name, item.verdict) for item in comparison.torsions]
-    judged = [(name, verdict) for name, verdict in items if not verdict.startswith((NO_ERROR, TOO_FEW))]
+    judged = [(name, verdict) for name, verdict in items if verdict not in NO_VERDICTS]
     if not judged:
+        if any(verdict == NO_WEIGHTS for _, verdict in items):
+            head = f"No verdict against {comparison.reference.name}: the weights cannot be used"
+            return Finding(BAD, head, "Neither agreement nor contradiction follows from such weights.")
         return Finding(CARE, "Nothing could be judged", "There is no error bar, or there are too few samples inside.")
     apart = [name for name, verdict in judged if verdict.startswith(CONTRADICTION)]
     head = f"{len(judged) - len(apart)} of {len(judged)} basins and torsions do not contradict "

@@ -13,7 +13,7 @@ import time
 import uuid
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+NS_PER_DAY = 86.4  # a ps/s
 PLOT_EVERY = 20.0  # s
 BOARD_EVERY = 10  # iterations
 TICK = 1.0  # s, between drawings of a bar where nothing happens
@@ -74,7 +75,14 @@ class History(Sequence[dict[str, float]]):
         return row | self._besides.get(k, {})
 
     def __repr__(self) -> str:
-        return f"History({self._length} iterations; the last one: {self[-1] if self._length else None})"
+        if not self._length:
+            return "History(no iterations)"
+        last = self[-1]
+        figures = (
+            [f"ESS of the flow {100 * last['ess_flow']:.1f} %"] if math.isfinite(last.get("ess_flow", math.nan)) else []
+        )
+        parts = [f"{self._length} iterations", *([duration(last["seconds"])] if "seconds" in last else []), *figures]
+        return f"History({', '.join(parts)}; a sequence of dicts)"
 
 
 def duration(seconds: float) -> str:
@@ -84,9 +92,52 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+class _Bars:
+    hidden = False
+
+
+def hide_bars(hide: bool = True) -> None:
+    """Show no progress bar in this process from now on; or show them again, where they are asked for."""
+    _Bars.hidden = hide
+
+
+def hidden(show: bool) -> bool:
+    """Whether a bar is not to be drawn: it is not asked for, or `hide_bars` was called."""
+    return _Bars.hidden or not show
+
+
 def bar(items: Iterable[T], label: str, show: bool = True) -> Iterable[T]:
     """Progress bar over the items of an iterable."""
-    return tqdm(items, desc=label, disable=not show, leave=False)
+    return tqdm(items, desc=label, disable=hidden(show), leave=False)
+
+
+class _DynamicsBar(tqdm):
+    """A bar whose items are stretches of dynamics, with the speed in ns/day, of all copies together."""
+
+    copies = 1
+
+    @property
+    def format_dict(self) -> MutableMapping[str, Any]:
+        found = super().format_dict
+        done, elapsed = found["n"] - found["initial"], found["elapsed"]
+        rate = found["rate"] or (done / elapsed if elapsed else 0.0)
+        found["postfix"] = f"{NS_PER_DAY * rate * found['unit_scale'] * self.copies:.3g} ns/day"
+        return found
+
+
+def dynamics_bar(items: Iterable[T], label: str, length: float, *, copies: int = 1, show: bool = True) -> Iterable[T]:
+    """Iterate with a progress bar in ps, with the speed in ns/day.
+
+    Parameters
+    ----------
+    length : float, ps
+        Of what each item stands for.
+    copies : int
+        Copies of the molecule that move at once, whose times add up in the speed.
+    """
+    shown = _DynamicsBar(items, desc=label, disable=hidden(show), leave=False, unit="ps", unit_scale=length)
+    shown.copies = copies
+    return shown
 
 
 class Ticker:
@@ -134,7 +185,7 @@ class Ticking:
     """
 
     def __init__(self, idle: str, show: bool = True) -> None:
-        self._bar = tqdm(desc=current() or idle, disable=not show, leave=False, bar_format="{desc} {elapsed}")
+        self._bar = tqdm(desc=current() or idle, disable=hidden(show), leave=False, bar_format="{desc} {elapsed}")
         self._ticker = Ticker(self._bar, idle)
 
     def __enter__(self) -> Ticking:
@@ -162,7 +213,7 @@ class TrainingBar:
         self._bar = tqdm(
             total=100.0,
             desc="training",
-            disable=not show,
+            disable=hidden(show),
             bar_format="{desc} {percentage:3.0f} %|{bar:20}| {elapsed}<{remaining}{postfix}",
         )
         self._ticker = Ticker(self._bar, "training")

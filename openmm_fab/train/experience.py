@@ -129,7 +129,7 @@ class Experience:
 
     def _pass(self, batches: int, s: AISSettings) -> AISResult:
         def run(n: int) -> AISResult:
-            return run_ais(self.flow, self.target, n, s, self.step_sizes, self.generator, self.widths)
+            return run_ais(self.flow, self.target, n, s, self.step_sizes, generator=self.generator, widths=self.widths)
 
         n = self.settings.batch
         result = concatenate([in_passes(run, n, self.annealing, self.generator) for _ in range(batches)])

@@ -31,7 +31,7 @@ class Sampler(Protocol):
 
 @torch.no_grad()
 def evaluate(
-    sampler: Sampler, target: Multimodal, n: int, generator: torch.Generator, batch: int, modes: bool = True
+    sampler: Sampler, target: Multimodal, n: int, generator: torch.Generator, batch: int, *, modes: bool = True
 ) -> dict[str, float]:
     """Metrics from n samples of the sampler, n exact samples and the target's modes.
 
@@ -75,7 +75,7 @@ def evaluate_ais(
 ) -> dict[str, float]:
     """Metrics of n samples annealed to the target, as `evaluate` returns them, with names that end in _ais."""
     evaluations = target.evaluations
-    points, log_w = anneal_to_target(flow, target, n, settings, generator, batch)
+    points, log_w = anneal_to_target(flow, target, n, settings, generator=generator, batch=batch)
     target.evaluations = evaluations
     figures = of_weights(log_w, target.log_z) | {"modes_sampled": target.modes_found(points.z)}
     return {f"{name}_ais": value for name, value in figures.items()}

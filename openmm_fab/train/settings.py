@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from numbers import Real
 from typing import Any
 
 from ..ais.annealing import AISSettings
+from ..tools.fields import check_fields
+
+MINUTES = {
+    ("s", "sec", "secs", "second", "seconds"): 1 / 60,
+    ("min", "mins", "minute", "minutes"): 1.0,
+    ("h", "hour", "hours"): 60.0,
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Settings of a flow's training.
 
@@ -72,16 +80,16 @@ class TrainSettings:
     ais: AISSettings = field(default_factory=AISSettings)
 
     def __post_init__(self) -> None:
+        check_fields(
+            self,
+            positive=("learning_rate", "max_gradient", "max_adjustment"),
+            at_least={"warmup": 0},
+            shares=("path_gradient", "path_above", "anneal_below"),
+        )
         if not 0 < self.updates <= self.buffer_min <= self.buffer_max or self.batch < 2:
             raise ValueError(f"Expected 0 < updates <= buffer_min <= buffer_max and batch >= 2; got {self}.")
-        positive(self, "learning_rate", "max_gradient", "max_adjustment")
-        if self.warmup < 0:
-            raise ValueError(f"Expected warmup >= 0; got {self.warmup}.")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"Expected 0 <= averaging < 1; got {self.averaging}.")
-        for name in ("path_gradient", "path_above", "anneal_below"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"Expected 0 <= {name} <= 1; got {getattr(self, name)}.")
         if self.matmul_dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f'Expected matmul_dtype "auto", "float32" or "bfloat16"; got {self.matmul_dtype!r}.')
         if not 0 <= self.basin_share < 0.5:
@@ -98,25 +106,23 @@ class TrainSettings:
         return cls(**{**given, "ais": AISSettings(**given["ais"])})
 
 
-def positive(settings: object, *names: str) -> None:
-    """Raise ValueError unless each of these attributes is a number above zero."""
-    for name in names:
-        if not getattr(settings, name) > 0:
-            raise ValueError(f"Expected {name} > 0; got {getattr(settings, name)}.")
-
-
 @dataclass(frozen=True)
 class Budget:
     """Length of a training: it ends when any of the limits is reached, and the learning rate follows the same measure.
 
+    Minutes may be a text such as "2 h", see `parse_minutes`.
     Only with `iterations` or `evaluations` alone is a run reproducible: minutes depend on the machine.
     """
 
     minutes: float | None = None
+    _: KW_ONLY
     iterations: int | None = None
     evaluations: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.minutes, str):
+            object.__setattr__(self, "minutes", parse_minutes(self.minutes))
+        check_fields(self)
         limits = [v for v in (self.minutes, self.iterations, self.evaluations) if v is not None]
         if not limits or not all(v > 0 for v in limits):
             raise ValueError(f"Expected a positive number of minutes, iterations or evaluations; got {self}.")
@@ -128,12 +134,23 @@ class Budget:
 
 
 def parse_budget(budget: str | float | Budget) -> Budget:
-    """Make a Budget of "20 min", "90 s", "2 h", a number of minutes, or a Budget."""
-    if isinstance(budget, Budget):
-        return budget
-    if isinstance(budget, str):
-        match = re.fullmatch(r"\s*(\d*\.?\d+)\s*(s|min|h)\s*", budget)
+    """A budget as "20 min", "90 s", "2 hours", a number of minutes, or a Budget."""
+    return budget if isinstance(budget, Budget) else Budget(minutes=parse_minutes(budget))
+
+
+def parse_minutes(time: str | float) -> float:
+    """Minutes of a text such as "20 min", "90 s" or "2 hours"; numbers are minutes already.
+
+    Raises
+    ------
+    ValueError
+        Any other text, or no number.
+    """
+    if isinstance(time, str):
+        match = re.fullmatch(rf"\s*(\d*\.?\d+)\s*({'|'.join(map('|'.join, MINUTES))})\s*", time)
         if match is None:
-            raise ValueError(f'Expected a budget such as "20 min", "90 s" or "2 h"; got {budget!r}.')
-        budget = float(match[1]) * {"s": 1 / 60, "min": 1.0, "h": 60.0}[match[2]]
-    return Budget(minutes=float(budget))
+            raise ValueError(f'Expected a time such as "20 min", "90 s" or "2 h"; got {time!r}.')
+        return float(match[1]) * next(size for names, size in MINUTES.items() if match[2] in names)
+    if isinstance(time, bool) or not isinstance(time, Real):
+        raise ValueError(f'Expected minutes, or a time such as "20 min"; got {time!r}.')
+    return float(time)

@@ -68,6 +68,7 @@ class Trainer:
         flow: TrainableFlow,
         target: Target,
         budget: Budget,
+        *,
         settings: TrainSettings | None = None,
         generator: torch.Generator | None = None,
         objective: Objective = fab,

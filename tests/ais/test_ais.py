@@ -36,9 +36,9 @@ class Cut(Gaussian):
 
 
 def _run(settings: AISSettings, n: int, seed: int = 0, target=None, flow=FLOW, step: float = 0.35):
-    target = target or Gaussian(MEAN, STD, LOG_Z)
+    target = target or Gaussian(MEAN, STD, log_z=LOG_Z)
     random = torch.Generator().manual_seed(seed)
-    return run_ais(flow, target, n, settings, [step] * settings.intermediate, random)
+    return run_ais(flow, target, n, settings, [step] * settings.intermediate, generator=random)
 
 
 def test_log_z_agrees_within_its_error():
@@ -66,7 +66,9 @@ def test_without_intermediate_densities_it_is_importance_sampling():
 
 def test_weights_are_right_on_average():
     """Means of w over many short and poor runs: unbiased, however few densities there are and however bad the steps."""
-    target = Gaussian(torch.tensor([0.7], dtype=torch.float64), torch.tensor([0.6], dtype=torch.float64), math.log(2))
+    target = Gaussian(
+        torch.tensor([0.7], dtype=torch.float64), torch.tensor([0.6], dtype=torch.float64), log_z=math.log(2)
+    )
     flow = GaussianFlow(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
     settings = AISSettings(alpha=1.0, intermediate=2, leapfrogs=2)
     w = torch.stack([_run(settings, 400, s, target, flow, step=0.9).log_w.exp().mean() for s in range(60)])
@@ -124,7 +126,7 @@ def test_fab_sees_more_of_what_the_flow_misses():
 def test_invalid_points_leave_z_unbiased(alpha, outside):
     mean, std = torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.8], dtype=torch.float64)
     flow = GaussianFlow(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
-    result = _run(AISSettings(alpha, intermediate=3, leapfrogs=3), 20_000, 0, Cut(mean, std, outside), flow)
+    result = _run(AISSettings(alpha=alpha, intermediate=3, leapfrogs=3), 20_000, 0, Cut(mean, std, outside), flow)
     integral, centre, width = (1.0, 0.5, 0.8) if alpha == 1 else _p_squared_over_q(0.5, 0.8)
     exact = math.log(integral * 0.5 * math.erfc(-centre / width / math.sqrt(2)))
     estimate = log_z(result.log_w.numpy())
@@ -254,7 +256,7 @@ def test_resampling_levels_the_weights_and_keeps_their_mean():
 def test_resampling_drops_the_lost_and_still_counts_them():
     mean, std = torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.8], dtype=torch.float64)
     flow = GaussianFlow(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
-    settings = AISSettings(1.0, intermediate=3, leapfrogs=3, resample=1.0)
+    settings = AISSettings(alpha=1.0, intermediate=3, leapfrogs=3, resample=1.0)
     result = _run(settings, 20_000, 0, Cut(mean, std, -torch.inf), flow)
     assert torch.isfinite(result.log_w).all() and (result.points.z > 0).all()
     exact = math.log(0.5 * math.erfc(-0.5 / 0.8 / math.sqrt(2)))
@@ -269,8 +271,10 @@ def test_step_sizes_of_densities_not_reached_stay():
 
 def test_anneal_to_target():
     settings = AISSettings(alpha=1.0, intermediate=8, leapfrogs=4)
-    target = Gaussian(MEAN, STD, LOG_Z)
-    points, log_w = anneal_to_target(FLOW, target, 2500, settings, torch.Generator().manual_seed(0), batch=1000)
+    target = Gaussian(MEAN, STD, log_z=LOG_Z)
+    points, log_w = anneal_to_target(
+        FLOW, target, 2500, settings, generator=torch.Generator().manual_seed(0), batch=1000
+    )
     assert points.z.shape == (2500, 5) and log_w.shape == (2500,)
     torch.testing.assert_close(points.log_p, target.log_prob(points.z))
     torch.testing.assert_close(points.log_q, FLOW.log_prob(points.z))
@@ -313,7 +317,7 @@ def test_chains_are_resampled_only_where_they_are_worn():
 
 def test_pilots_are_no_more_than_step_sizes_need():
     target, settings = Gaussian(MEAN, STD), AISSettings(alpha=1.0, intermediate=1, leapfrogs=1)
-    anneal_to_target(FLOW, target, 700, settings, torch.Generator().manual_seed(0), batch=700, pilots=3)
+    anneal_to_target(FLOW, target, 700, settings, generator=torch.Generator().manual_seed(0), batch=700, pilots=3)
     assert target.evaluations == 2 * (700 + 3 * 256)
 
 
@@ -324,12 +328,12 @@ def test_pilots_come_before_what_counts():
     for pilots in (0, 3, 40):
         target = Gaussian(MEAN, STD)
         random = torch.Generator().manual_seed(0)
-        _, log_w = anneal_to_target(FLOW, target, 250, settings, random, batch=100, pilots=pilots)
+        _, log_w = anneal_to_target(FLOW, target, 250, settings, generator=random, batch=100, pilots=pilots)
         assert target.evaluations == cost * (250 + 100 * pilots)
         spread[pilots] = float(log_w.std())
     assert spread[40] < 0.9 * spread[0]  # with steps of a thousandth the chains stand still
     target = Gaussian(MEAN, STD)
-    anneal_to_target(FLOW, target, 250, AISSettings(alpha=1.0, intermediate=0), None, batch=100)
+    anneal_to_target(FLOW, target, 250, AISSettings(alpha=1.0, intermediate=0), generator=None, batch=100)
     assert target.evaluations == 250
 
 
@@ -352,8 +356,8 @@ def test_widths_multiply_the_steps():
     settings = AISSettings(alpha=1.0, intermediate=2, leapfrogs=3)
     random = [torch.Generator().manual_seed(0) for _ in range(2)]
     widths = torch.full((5,), 2.0, dtype=torch.float64)
-    wide = run_ais(FLOW, Gaussian(MEAN, STD), 50, settings, [0.1, 0.3], random[0], widths)
-    plain = run_ais(FLOW, Gaussian(MEAN, STD), 50, settings, [0.2, 0.6], random[1])
+    wide = run_ais(FLOW, Gaussian(MEAN, STD), 50, settings, [0.1, 0.3], generator=random[0], widths=widths)
+    plain = run_ais(FLOW, Gaussian(MEAN, STD), 50, settings, [0.2, 0.6], generator=random[1])
     torch.testing.assert_close(wide.points.z, plain.points.z)
     torch.testing.assert_close(wide.log_w, plain.log_w)
 
@@ -394,12 +398,16 @@ def test_an_adaptive_ladder_is_not_chosen_by_the_chains_that_count() -> None:
 
     target = Watched(MEAN, STD, LOG_Z)
     settings = AISSettings(alpha=1.0, intermediate=30, leapfrogs=2, spacing="adaptive", ess_drop=0.3, step_size=0.3)
-    _, log_w = anneal_to_target(FLOW, target, 257, settings, torch.Generator().manual_seed(0), batch=256)
+    _, log_w = anneal_to_target(FLOW, target, 257, settings, generator=torch.Generator().manual_seed(0), batch=256)
     assert len(log_w) == 257 and seen.count(1) > 5  # the last chain took as many steps as the others
     tail = seen[-seen.count(1) :]
     assert set(tail) == {1} and seen.count(1) == seen[: -len(tail)][::-1].index(256) + len(tail)
     runs = [
-        float(anneal_to_target(FLOW, target, 1, settings, torch.Generator().manual_seed(s), batch=256, pilots=5)[1])
+        float(
+            anneal_to_target(
+                FLOW, target, 1, settings, generator=torch.Generator().manual_seed(s), batch=256, pilots=5
+            )[1]
+        )
         for s in range(40)
     ]
     plain = _run(PLAIN, 400).log_w
@@ -414,4 +422,4 @@ def test_a_broken_flow_is_no_invalid_structure() -> None:
 
     flow = Broken(torch.zeros(5, dtype=torch.float64), torch.ones(5, dtype=torch.float64))
     with pytest.raises(FloatingPointError, match="the flow is broken"):
-        anneal_to_target(flow, Gaussian(MEAN, STD, LOG_Z), 50, PLAIN)
+        anneal_to_target(flow, Gaussian(MEAN, STD, log_z=LOG_Z), 50, PLAIN)

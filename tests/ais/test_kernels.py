@@ -180,7 +180,7 @@ class _LineAndCircle(Target):
 
 def _bent() -> tuple[_LineAndCircle, CouplingFlow, Tensor]:
     target = _LineAndCircle()
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=8, bins=4), _random(0)).double()
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=8, bins=4), generator=_random(0)).double()
     with torch.no_grad():
         for layer in flow.layers:
             layer.w3.normal_(0, 0.3, generator=_random(1))

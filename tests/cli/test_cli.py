@@ -26,6 +26,8 @@ from openmm_fab.train.trainer import Trainer
 
 OUTPUTS = {
     "settings.json",
+    "settings.toml",
+    "run.log",
     "metrics.jsonl",
     "checkpoint.pt",
     "model.safetensors",
@@ -91,6 +93,36 @@ def test_a_run_leaves_everything(folders):
         assert "What was held fixed, and what that may cost" in (folder / name).read_text()
     assert "Early:" not in (folder / "report.html").read_text() + (folder / "report.txt").read_text()
     assert rows[0]["setup"] > 0 and rows[0]["seconds"] < 3
+
+
+def test_a_run_keeps_a_log(folders):
+    first, *rest = (folders[1] / "chain-smoke" / "run.log").read_text().splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d training from iteration 0 on\. Set-up: ", first)
+    assert re.search(r"iteration \d+, .* evaluations: ESS [\d.]+ %, k-hat ", rest[-1])
+
+
+def test_a_run_says_what_made_it(folders):
+    folder = folders[1] / "chain-smoke"
+    settings = json.loads((folder / "settings.json").read_text())
+    made = settings["made_with"]
+    assert made["openmm_fab"] == "0.1.0" and made["device"] == "cpu" and settings["physics"] == "chain.xml; no solvent"
+    for name in ("report.txt", "report.html"):
+        text = (folder / name).read_text()
+        for what in (made["torch"], made["openmm"], made["date"], "chain.xml; no solvent", "What made this"):
+            assert what in text, (name, what)
+
+
+@pytest.mark.usefixtures("quick_page")
+def test_a_run_is_done_again_from_its_folder(folders, tmp_path):
+    first = folders[1] / "chain-smoke"
+    result = _call(*("run", "--settings", first / "settings.toml", "--minutes", "0.01", "--runs", tmp_path))
+    assert result.exit_code == 0, result.output
+    again = json.loads((tmp_path / "chain-smoke" / "settings.json").read_text())
+    settings = json.loads((first / "settings.json").read_text())
+    for key in settings.keys() - {"minutes", "made_with"}:
+        assert again[key] == settings[key], key
+    result = _call("run", "--dry-run")
+    assert result.exit_code == 1 and "Expected SYSTEM, the name of a molecule or a file" in result.output
 
 
 def test_the_saved_model_made_the_ensemble(folders):
@@ -209,6 +241,8 @@ def test_an_interrupted_run_can_be_resumed(folders, tmp_path, monkeypatch):
     assert result.exit_code == 130 and "--resume goes on" in result.output
     assert set(_contents(tmp_path / "chain-smoke")) == {
         "settings.json",
+        "settings.toml",
+        "run.log",
         "metrics.jsonl",
         "checkpoint.pt",
         "model.safetensors",
@@ -364,7 +398,18 @@ def test_a_reference_of_another_force_field_is_told(folders, tmp_path, quick_pag
 def test_a_file_that_is_no_structure_is_told(tmp_path):
     (tmp_path / "ligand.sdf").write_text("")
     result = _call("run", tmp_path / "ligand.sdf")
-    assert result.exit_code != 0 and "Expected a structure file" in result.output and "from_openmm" in result.output
+    assert result.exit_code != 0 and "Expected a file of a molecule" in result.output and "from_openmm" in result.output
+
+
+def test_a_structure_file_wants_a_force_field(tmp_path):
+    (tmp_path / "my.pdb").write_text("")
+    for command in (
+        ("run", tmp_path / "my.pdb", "--dry-run"),
+        ("prepare", tmp_path / "my.pdb"),
+        ("reference", "my.pdb"),
+    ):
+        result = _call(*command)
+        assert result.exit_code == 1 and "has no default" in result.output and "gbn2.xml" in result.output
 
 
 def test_reference_refuses(folders, tmp_path, monkeypatch):
@@ -395,7 +440,8 @@ def test_train_then_sample(folders, tmp_path):
     result = _call("train", system, *options, "--set", "flow.layers=4")
     assert result.exit_code == 0, result.output
     run = tmp_path / "chain-smoke"
-    assert set(_contents(run)) == {"settings.json", "metrics.jsonl", "checkpoint.pt", "model.safetensors"}
+    left = {"settings.json", "settings.toml", "run.log", "metrics.jsonl", "checkpoint.pt", "model.safetensors"}
+    assert set(_contents(run)) == left
     assert json.loads((run / "settings.json").read_text())["flow"]["layers"] == 4
     for name in ("a.npz", "b.npz"):
         result = _call("sample", system, "--run", run, "--n", 300, "--seed", 5, "--out", tmp_path / name)
@@ -443,10 +489,12 @@ def test_a_structure_file_is_a_system(folders, tmp_path):
         "system": str(system / "chain.pdb"),
         "forcefield": [str(system / "chain.xml")],
         "temperature": 350.0,
+        "positions": None,
+        "solvent": None,
     }
     assert _call("report", run).exit_code == 0
     result = _call("run", system, *files, *options)
-    assert result.exit_code == 1 and "Expected --forcefield and --temperature with a PDB" in result.output
+    assert result.exit_code == 1 and "Expected --forcefield, --temperature with a file" in result.output
 
 
 def test_dry_run_shows_the_cost_and_writes_nothing(folders, tmp_path, monkeypatch):
@@ -464,11 +512,19 @@ def test_dry_run_shows_the_cost_and_writes_nothing(folders, tmp_path, monkeypatc
 
 
 def test_help_has_examples_and_exit_codes():
-    commands = ("run", "train", "prepare", "sample", "reference", "compare", "report", "systems", "doctor")
+    commands = ("run", "train", "prepare", "sample", "reference", "compare", "report", "systems", "doctor", "cite")
     for command in commands:
         shown = _call(command, "--help").output
         assert f"openmm-fab {command}" in shown and "Exit codes" in shown, command
     assert all(f"\n  {command} " in _call("--help").output for command in commands)
+
+
+def test_version_and_citation():
+    assert _call("--version").output == "openmm_fab 0.1.0\n"
+    page = (Path(__file__).parents[2] / "docs" / "cite.md").read_text()
+    shown = _call("cite").output
+    assert page[page.index("@inproceedings") : page.index("```\n", page.index("@inproceedings"))] in shown
+    assert "version = {0.1.0}" in shown
 
 
 def test_systems_lists_the_shipped_ones():

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+import math
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 
-from openmm_fab.cli.settings import WHOLE_RUN, checked, parse_assignments, run_settings
-from openmm_fab.generator.presets import PRESETS
+from openmm_fab.ais.annealing import AISSettings
+from openmm_fab.cli.settings import WHOLE_RUN, parse_assignments, run_settings
+from openmm_fab.coordinates.internal import CoordinateSettings
+from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.generator.presets import PRESETS, Preset
 from openmm_fab.generator.settings import GeneratorSettings
-from openmm_fab.md.settings import METHODS
+from openmm_fab.md.settings import METHODS, WalkersSettings, settings_of
+from openmm_fab.molecule.inputs import tomllib
+from openmm_fab.tools.fields import checked
+from openmm_fab.train.settings import Budget, TrainSettings, parse_budget
+
+pytestmark = pytest.mark.base
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -47,7 +56,10 @@ def test_each_layer_overrides_the_one_below(tmp_path) -> None:
     [
         (
             "batch = 3",
-            ("out of ['preset', 'minutes', 'samples', 'seed', 'coordinates', 'flow', 'train',", "got 'batch'"),
+            (
+                "out of ['preset', 'minutes', 'samples', 'seed', 'objective', 'device', 'molecule', 'coordinates',",
+                "got 'batch'",
+            ),
         ),
         ("[train]\nbatches = 3", ("'batch', 'updates'", "in [train] of", "got 'batches'")),
         ("[train.ais]\nsteps = 3", ("in [train.ais] of", "got 'steps'", "'leapfrogs'")),
@@ -57,7 +69,11 @@ def test_each_layer_overrides_the_one_below(tmp_path) -> None:
         ("[coordinates]\nwhiten = 1", ("of type bool; got 1",)),
         ("flow = 3", ("Expected a table [flow]", "got 3")),
         ("[flow]\nlayers = 3", ("even number of layers",)),
-        ("minutes = 'long'", ("minutes", "of type float")),
+        ("[train]\nbatchs = 3", ("Did you mean batch?",)),
+        ("[train]\nlearning_rate = inf", ("train.learning_rate", "finite number; got inf")),
+        ("minutes = 'long'", ("Expected a time such as", "'long'")),
+        ("minutes = []", ("minutes", "of type float")),
+        ("molecule = 3", ("Expected a table [molecule]",)),
         ("preset = 'huge'", ("Expected a preset out of ['gpu', 'laptop', 'smoke']",)),
         ("samples = 0", ("samples >= 1",)),
         ("[flow", ("Expected a TOML file of settings",)),
@@ -114,3 +130,56 @@ def test_every_setting_there_is_can_be_given() -> None:
         given = {f.name: getattr(kind(), f.name) for f in fields(kind)}
         assert checked(kind, given, method) == given
     assert set(WHOLE_RUN).isdisjoint(f.name for f in fields(GeneratorSettings))
+
+
+def test_a_dictionary_a_dataclass_a_file_and_assignments_say_the_same(tmp_path) -> None:
+    text = "energy_cut = 50\n[flow]\nhidden = 64\n[train]\nbatch = 32\n[train.ais]\nleapfrogs = 5\n"
+    nested = tomllib.loads(text)
+    flow = replace(GeneratorSettings().flow, hidden=64)
+    spelled = GeneratorSettings(flow=flow, train=TrainSettings(batch=32, ais=AISSettings(leapfrogs=5)), energy_cut=50.0)
+    assert GeneratorSettings.of(nested) == GeneratorSettings(**nested) == spelled == GeneratorSettings.of(spelled)
+    assert run_settings(_file(tmp_path, text), preset="laptop").settings == spelled
+    assigned = ["energy_cut=50", "flow.hidden=64", "train.batch=32", "train.ais.leapfrogs=5"]
+    assert run_settings(None, assigned, preset="laptop").settings == spelled
+    assert GeneratorSettings.of(None) == GeneratorSettings()
+    for wrong in ({"flow": 3}, {"flows": {}}, {"flow": {"layer": 4}}, "laptop"):
+        with pytest.raises(ValueError):
+            GeneratorSettings.of(wrong)
+
+
+def test_settings_of_dynamics_are_given_in_the_same_ways() -> None:
+    chosen = WalkersSettings(walkers=8, time_ps=5.0)
+    assert settings_of("walkers", {"walkers": 8, "time_ps": 5}) == chosen == settings_of(chosen, {})
+    assert settings_of(chosen, {"walkers": 9}) == replace(chosen, walkers=9)
+    with pytest.raises(ValueError, match=r"got 'walker'\. Did you mean walkers\?"):
+        settings_of(chosen, {"walker": 9})
+
+
+CLASSES = (CoordinateSettings, FlowSettings, AISSettings, TrainSettings, GeneratorSettings, Preset, *METHODS.values())
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_no_number_goes_unchecked(kind) -> None:
+    """Of every field that is a number: what is none, is not finite, or is below anything that makes sense."""
+    made = kind(minutes=1.0, samples=1) if kind is Preset else kind()
+    numbers = [f.name for f in fields(made) if type(getattr(made, f.name)) in (int, float)]
+    optional = [f.name for f in fields(made) if getattr(made, f.name) is None and "float" in str(f.type)]
+    for name in (*numbers, *optional):
+        for wrong in ("fast", [1.0], True, math.nan, math.inf, -math.inf, -1.0, -1):
+            if name == "energy_cut" and wrong in (-1, -1.0):  # from thermal motion: it may be below
+                continue
+            with pytest.raises(ValueError, match=name):
+                replace(made, **{name: wrong})
+    for name in (n for n in numbers if type(getattr(made, n)) is int):
+        with pytest.raises(ValueError, match=name):
+            replace(made, **{name: 2.5})
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("20 mins", 20), ("20 minutes", 20), ("1 hour", 60), ("90s", 1.5), (".5 h", 30), (7, 7)]
+)
+def test_times(text, minutes) -> None:
+    assert parse_budget(text).minutes == Budget(minutes=text).minutes == minutes
+    for wrong in ("20 parsecs", "fast", "", [20], True, -3, 0, math.nan, math.inf):
+        with pytest.raises(ValueError):
+            parse_budget(wrong)

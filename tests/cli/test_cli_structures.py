@@ -6,13 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import openmm
 import pytest
 from command import _call
 from examples import write_chain
+from openmm import app
 
+from openmm_fab.cli.source import Source
 from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.molecule.system import MolecularSystem
 
 AMBER = ("--forcefield", "amber14-all.xml", "--forcefield", "implicit/gbn2.xml")
 # Glycine between caps without hydrogens, an atom in two places, and a water.
@@ -114,7 +119,7 @@ def test_sample_knows_the_force_field_of_its_run(tmp_path) -> None:
         assert Ensemble.load(out).temperature == 350.0
     # What is given counts, and another file has no such run.
     result = _call("sample", system / "chain.pdb", "--run", runs / "mine", *files[:2], "--out", tmp_path / "x.npz")
-    assert result.exit_code == 1 and "trained for another one" in result.output
+    assert result.exit_code == 1 and "at 300 K" in result.output and "was trained at 350 K" in result.output
     shutil.copy(system / "chain.pdb", tmp_path / "other.pdb")
     result = _call("sample", tmp_path / "other.pdb", "--run", runs / "mine", "--out", tmp_path / "x.npz")
     assert result.exit_code == 1 and not (tmp_path / "x.npz").exists()
@@ -130,3 +135,58 @@ def test_an_unfinished_run_says_how_to_go_on(command, tmp_path) -> None:
     (run / "settings.json").write_text(json.dumps({}))
     result = _call(command, *before, run)
     assert result.exit_code == 1 and "--resume" in result.output and f"sample SYSTEM --run {run}" in result.output
+
+
+PHOSPHOSERINE = [Path(__file__).parents[1] / "data" / f"phosphoserine.{suffix}" for suffix in ("prmtop", "inpcrd")]
+
+
+def test_amber_files_are_a_system() -> None:
+    prmtop, inpcrd = map(str, PHOSPHOSERINE)
+    source = Source.of(prmtop, positions=inpcrd, solvent="OBC2", temperature="310 K")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = MolecularSystem.from_amber(prmtop, inpcrd, temperature=310, implicitSolvent=app.OBC2)
+        assert source.load().fingerprint == expected.fingerprint
+        assert source.load().physics == "phosphoserine.prmtop; OBC2"
+        assert Source(**source.absolute()).load().fingerprint == expected.fingerprint
+
+
+def test_a_serialized_system_is_one(alanine_dipeptide, tmp_path) -> None:
+    path = tmp_path / "system.xml"
+    path.write_text(openmm.XmlSerializer.serialize(alanine_dipeptide.system))
+    source = Source.of(str(path), positions=str(alanine_dipeptide.folder / "input.pdb"))
+    assert source.load().fingerprint == alanine_dipeptide.fingerprint
+
+
+def test_gromacs_files_are_a_system() -> None:
+    corpus = Path(__file__).parents[1] / "data" / "corpus"
+    top, gro = str(corpus / "gmx_amber.top"), str(corpus / "gmx_amber.gro")
+    found, expected = Source.of(top, positions=gro).load(), MolecularSystem.from_gromacs(top, gro)
+    assert found.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("a.pdb",), "Expected --forcefield"),
+        (("a.prmtop",), "Expected --positions with a.prmtop"),
+        (("a.psf", None, None, "a.crd"), "Expected --forcefield with a.psf: CHARMM"),
+        (("a.prmtop", ["x.xml"], None, "a.inpcrd"), "Expected no --forcefield with a.prmtop"),
+        (("a.pdb", ["amber14-all.xml"], None, None, "OBC2"), "Expected no --solvent with a.pdb"),
+        (("a.prmtop", None, None, "a.inpcrd", "TIP3P"), "Expected --solvent out of gbn2"),
+        (("butane", None, "310"), "Expected --temperature with a file of a molecule"),
+        (("a.prmtop", None, "warm", "a.inpcrd"), "Expected --temperature in K"),
+        ((None,), "Expected SYSTEM"),
+    ],
+)
+def test_options_that_do_not_fit_the_molecule(given, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        Source.of(*given).load()
+
+
+def test_a_molecule_in_a_file_of_settings() -> None:
+    table = {"system": "butane"}
+    assert Source.of(None, table=table) == Source("butane") and Source.of("elil", table=table) == Source("elil")
+    assert Source.of(None, table={"system": "a.pdb", "temperature": 310}, temperature="320").temperature == 320.0
+    with pytest.raises(ValueError, match=r"keys out of .*'forcefield'.* in \[molecule\]; got \['forcfield'\]"):
+        Source.of(None, table={**table, "forcfield": []})

@@ -14,9 +14,9 @@ from ligands import drawn, standin_xml, without_openff  # noqa: F401
 
 from openmm_fab import Ensemble
 from openmm_fab.cli import screening
-from openmm_fab.cli.common import Source
 from openmm_fab.cli.ligands import Ligand, source_of
 from openmm_fab.cli.screening import Job, molecules_of, rows_by_threads, run_job
+from openmm_fab.cli.source import Source
 from openmm_fab.molecule.ligand import read_smiles
 from openmm_fab.molecule.ligand_folder import sdf_text
 from openmm_fab.report.overview import overview_html
@@ -48,7 +48,7 @@ def test_a_ligand_is_parametrised_once_and_found_by_other_commands(tmp_path: Pat
 
 def test_what_a_ligand_lacks_is_said(tmp_path: Path) -> None:
     for arguments, words in (
-        ((), "SYSTEM or --smiles; got neither"),
+        ((), "or --smiles; got neither"),
         (("butane", "--smiles", "CCO"), "got both"),
         (("butane", "--charges", "nagl"), "with an SDF file or --smiles"),
         ((tmp_path / "none.sdf",), "Expected an SDF file at"),
@@ -63,7 +63,10 @@ def test_a_dry_run_of_smiles(tmp_path: Path, without_openff: None, monkeypatch: 
     monkeypatch.setattr("openmm_fab.cli.training.PROBE_SECONDS", 0.1)
     said = _call("run", "--smiles", "CO", "--name", "methanol", "--solvent", "none", "--runs", tmp_path, "--dry-run")
     assert said.exit_code == 0, said.output
-    assert "MolecularSystem('methanol', 6 atoms, 300 K)" in said.output and "Parametrised" in said.output
+    assert (
+        "MolecularSystem('methanol', 6 atoms, 300 K; ligand.xml; no solvent)" in said.output
+        and "Parametrised" in said.output
+    )
 
 
 def test_lists_of_molecules(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import mdtraj
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.special import erf
 
 from openmm_fab.compare.comparing import compare
 from openmm_fab.compare.divergences import divergence
-from openmm_fab.compare.verdicts import verdict
+from openmm_fab.compare.verdicts import NO_WEIGHTS, TOO_FEW, Reliability, verdict
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.free_energy.profiles import in_phi_positive
 
@@ -63,7 +64,10 @@ def test_weights_turn_the_flow_into_the_reference() -> None:
     assert "disagree" not in phi.verdict and phi.z < 3 < 10 < phi.z_flow
     rg = next(c for c in result.coordinates if c.name == "rg")
     assert abs(rg.mean_z) < 3 and rg.verdict == "agree within errors"
-    assert result.words().startswith("3 of 3 basins agree within errors.")
+    first, second, *_ = result.words().splitlines()
+    assert first.startswith("flow: the weights can be used (k-hat") and str(result).startswith(first)
+    assert second == "3 of 3 basins agree within errors."
+    assert {c.mean_verdict for c in result.coordinates} == {"agree within errors"}
 
 
 def test_a_shifted_ensemble_disagrees() -> None:
@@ -109,14 +113,17 @@ def test_a_basin_that_holds_all_of_one_side_leaves_the_rest_missing() -> None:
         return mdtraj.compute_phi(trajectory, periodic=False)[1][:, 0] < 0
 
     sides = two_basins(3000, 0.0, seed=5), two_basins(3000, 0.4, seed=6)
-    assert compare(*sides, {"left": outside}, n_bootstrap=40).basins[0].verdict == "rest missing"
-    assert compare(*sides[::-1], {"left": outside}, n_bootstrap=40).basins[0].verdict == "rest missing in the reference"
+    assert compare(*sides, basins={"left": outside}, n_bootstrap=40).basins[0].verdict == "rest missing"
+    assert (
+        compare(*sides[::-1], basins={"left": outside}, n_bootstrap=40).basins[0].verdict
+        == "rest missing in the reference"
+    )
 
 
 def test_an_error_of_few_blocks_is_judged_by_students_t() -> None:
     """z = 4 is beyond all doubt with a thousand blocks, and with 3 happens in one of twenty comparisons."""
-    assert verdict(4.0, 0.0) == verdict(4.0, 0.0, 1000) == "disagree"
-    assert verdict(4.0, 0.0, 2) == "agree within errors" and verdict(4.0, 0.0, 5) == "differ, at the edge of the errors"
+    assert verdict(4.0) == verdict(4.0, 1000) == "disagree"
+    assert verdict(4.0, 2) == "agree within errors" and verdict(4.0, 5) == "differ, at the edge of the errors"
     disagreements = 0
     rng = np.random.default_rng(0)
     for seed in range(60):  # a perfect flow, and MD of 3 blocks whose populations scatter
@@ -129,21 +136,48 @@ def test_an_error_of_few_blocks_is_judged_by_students_t() -> None:
     assert disagreements <= 3  # of 0.27 %; taken for normal they would be one in ten
 
 
-def test_weights_of_the_reference_spoil_the_verdict_too() -> None:
-    reference = two_basins(4000, 0.1, seed=7)
-    tail = -1.1 * np.log(np.random.default_rng(8).random(4000))
-    wild = Ensemble(reference.x, reference.u, reference.log_w + tail, reference.topology, 300.0, name="md")
-    result = compare(two_basins(4000, 0.1, seed=9), wild, n_bootstrap=40)
-    assert "not to be trusted" in result.basins[0].verdict and "the reference's weights" in result.words()
+def _verdicts(result) -> set[str]:
+    found = [*result.basins, *result.torsions, *result.coordinates]
+    return {x.verdict for x in found} | {c.mean_verdict for c in result.coordinates}
 
 
-def test_untrustworthy_weights_spoil_the_verdict() -> None:
-    ensemble = flow(4000, seed=7)
-    tail = -1.1 * np.log(np.random.default_rng(8).random(4000))
-    wild = Ensemble(ensemble.x, ensemble.u, ensemble.log_w + tail, ensemble.topology, 300.0)
-    verdict = compare(wild, two_basins(4000, 0.1, seed=9), n_bootstrap=40).basins[0].verdict
-    assert wild.khat > 0.7
-    assert "not to be trusted" in verdict
+def _wild(ensemble: Ensemble, name: str) -> Ensemble:
+    tail = -1.1 * np.log(np.random.default_rng(8).random(ensemble.n))
+    return replace(ensemble, log_w=ensemble.log_w + tail, name=name)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_weights_that_cannot_be_used_leave_no_verdict_at_all(side: int) -> None:
+    """A tail of shape 1.1 has no mean: neither basins nor distributions nor averages are judged, on whichever side."""
+    sides = [flow(4000, seed=7), two_basins(4000, 0.1, seed=9, name="md")]
+    sides[side] = _wild(sides[side], "wild")
+    assert sides[side].khat > 0.7 and sides[1 - side].khat < 0.7
+    result = compare(*sides, n_bootstrap=40)
+    assert _verdicts(result) == {NO_WEIGHTS}
+    assert "wild: the weights cannot be used, and nothing below is a verdict" in result.table().split("\n\n")[0]
+    assert " agree within errors" not in result.table()
+    assert result.to_dict()[("ensemble", "reference")[side]]["usable"] is False
+
+
+def test_an_effective_sample_of_one_agrees_with_nothing() -> None:
+    """5,000 samples, of which one has all the weight: every bin's error is as large as can be, so that nothing could
+    ever disagree."""
+    alone = replace(flow(5000, seed=7), log_w=np.r_[50.0, np.random.default_rng(0).normal(size=4999)])
+    result = compare(alone, two_basins(4000, 0.1, seed=9), n_bootstrap=20)
+    assert _verdicts(result) == {NO_WEIGHTS} and "1 effective samples of 5,000" in result.words()
+    assert "of none of which it can be said" in result.words()
+
+
+def test_few_frames_of_equal_weight_are_too_few() -> None:
+    result = compare(two_basins(60, 0.3, seed=1), two_basins(4000, 0.3, seed=2), n_bootstrap=20)
+    assert {d.verdict for d in (*result.torsions, *result.coordinates)} == {TOO_FEW}
+
+
+def test_what_makes_weights_usable() -> None:
+    assert Reliability("a", 1000, 100.0, 0.7).usable and Reliability("md", 100, 100.0, -np.inf).usable
+    for ess, khat in ((99.0, 0.1), (900.0, 0.71), (900.0, np.nan), (900.0, np.inf)):
+        assert Reliability("a", 1000, ess, khat).objection == NO_WEIGHTS
+    assert Reliability("md", 99, 99.0, -np.inf).objection == TOO_FEW
 
 
 def test_table_and_dict_hold_the_figures_that_qualify_each_other() -> None:
@@ -178,7 +212,7 @@ def test_table_and_dict_hold_the_figures_that_qualify_each_other() -> None:
 
 def test_basins_of_ones_own_and_other_molecules() -> None:
     a, b = two_basins(1000, 0.3, seed=12), two_basins(1000, 0.3, seed=13)
-    result = compare(a, b, {"all but nothing": lambda t: np.arange(t.n_frames) > 500}, n_bootstrap=20)
+    result = compare(a, b, basins={"all but nothing": lambda t: np.arange(t.n_frames) > 500}, n_bootstrap=20)
     assert [x.name for x in result.basins] == ["all but nothing"]
     with pytest.raises(ValueError, match="310 K"):
         compare(a, two_basins(10, 0.3, seed=1, temperature=310.0))

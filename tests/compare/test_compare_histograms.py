@@ -79,7 +79,7 @@ def test_noise_of_few_blocks() -> None:
     assert many.value == pytest.approx(0.2 / 3)
     assert noise(p, replicas, 2, p, still, 10**9).value == pytest.approx(np.sqrt(2) * 0.2 / 3)
     assert np.isnan(noise(p, replicas, 1, p, still, 10).value)
-    assert verdict(np.nan, 0.1) == "no error bar, no verdict"
+    assert verdict(np.nan) == "no error bar, no verdict"
 
 
 def test_halves_keep_blocks_whole() -> None:
@@ -114,10 +114,10 @@ def test_one_bootstrap_gives_what_free_energy_gives(blocks: int | None) -> None:
     columns = {"phi": (circular_bins(phi, 60), 60), "basin": ((phi > -0.5).astype(int), 2)}
     side = Side.of(ensemble, columns, 50, 7)
     ours = side.profile("phi", np.linspace(-np.pi, np.pi, 61))
-    theirs = profile(ensemble, phi, 60, n_bootstrap=50, seed=7)
+    theirs = profile(ensemble, phi, bins=60, n_bootstrap=50, seed=7)
     np.testing.assert_allclose(ours.value, theirs.value)
     np.testing.assert_allclose(ours.error, theirs.error)
-    a, b = side.difference("basin"), basin_difference(ensemble, phi > -0.5, 50, 7)
+    a, b = side.difference("basin"), basin_difference(ensemble, phi > -0.5, n_bootstrap=50, seed=7)
     assert (a.value, a.error, a.probability, a.effective) == pytest.approx(
         (b.value, b.error, b.probability, b.effective)
     )

@@ -90,7 +90,7 @@ def _coordinates(molecule: m.Molecule | MolecularSystem, n: int = 3) -> Bijectio
     x = torch.tensor(molecule.positions) + 0.004 * _normal(0, n + 1, *molecule.positions.shape)
     mean = plain.to_internal(x)[0][0, : plain.n_stiff]
     mixing = 0.05 * (torch.eye(plain.n_stiff, dtype=torch.float64) + 0.05 * _normal(1, plain.n_stiff, plain.n_stiff))
-    c = InternalCoordinates(plain.zmatrix, mean, mixing)
+    c = InternalCoordinates(plain.zmatrix, mean, mixing=mixing)
     z = torch.cat([_normal(2, n, c.n_stiff), _angles(3, n, c.n_periodic)], dim=1)
     placed, _ = c.to_cartesian(c.to_internal(x[1:])[0])  # standing where to_cartesian will put it again
     nowhere = torch.zeros(placed.shape[1:], dtype=torch.bool)
@@ -125,7 +125,7 @@ def _flow(lines: int, circles: int, layers: int) -> Bijection:
     periodic = torch.arange(lines + circles) >= lines
     settings = FlowSettings(layers=max(layers, 2), hidden=16, bins=5, bound=4.0)
     random = torch.Generator().manual_seed(8)
-    flow = CouplingFlow(periodic, settings, random).double()
+    flow = CouplingFlow(periodic, settings, generator=random).double()
     with torch.no_grad():
         for name, parameter in flow.named_parameters():
             if name[-2:] in ("b1", "b2", "w3", "b3"):

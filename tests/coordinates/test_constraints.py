@@ -15,7 +15,7 @@ from torch import Tensor
 from openmm_fab.coordinates.constraints import MassMetric, fixed_lengths
 from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
 from openmm_fab.coordinates.zmatrix import build_zmatrix
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.tools.circle import wrap
 
 MASSES = np.array([40.0, 3.0, 3.0, 40.0])  # of a chain of four beads; light ones feel the measure most
@@ -61,7 +61,7 @@ def test_the_metric_of_a_bent_triatomic():
 
 @pytest.fixture(scope="module", params=[app.HBonds, app.AllBonds], ids=["HBonds", "AllBonds"])
 def rigid(request, alanine_dipeptide) -> MolecularSystem:
-    return MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", constraints=request.param)
+    return MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", PAPER_FORCEFIELD, constraints=request.param)
 
 
 def test_constrained_bonds_are_no_coordinates(rigid):
@@ -98,7 +98,9 @@ def test_log_det_against_autodiff(rigid):
     expected = -plain - fixed.log().sum() + torch.linalg.slogdet(c.mixing).logabsdet
     torch.testing.assert_close(log_det, expected, atol=1e-9, rtol=0)
     metric = InternalCoordinates.from_system(rigid, CoordinateSettings(symmetry="none")).metric
-    x_rigid, rigid_log_det = InternalCoordinates(c.zmatrix, c.mean, c.mixing, c.lengths, metric=metric).to_cartesian(z)
+    x_rigid, rigid_log_det = InternalCoordinates(
+        c.zmatrix, c.mean, mixing=c.mixing, lengths=c.lengths, metric=metric
+    ).to_cartesian(z)
     torch.testing.assert_close(x_rigid, x)
     torch.testing.assert_close(rigid_log_det - log_det, metric(x), atol=1e-9, rtol=0)
 
@@ -178,7 +180,7 @@ def test_a_ring_of_rigid_bonds():
     assert np.isfinite(fixed).sum() == 18
     plain = InternalCoordinates(z, lengths=fixed)
     mean = plain.to_internal(torch.tensor(m.CYCLOHEXANE.positions)[None])[0][0, : plain.n_stiff].clone()
-    c = InternalCoordinates(z, mean, 0.05 * torch.eye(len(mean), dtype=torch.float64), fixed)
+    c = InternalCoordinates(z, mean, mixing=0.05 * torch.eye(len(mean), dtype=torch.float64), lengths=fixed)
     noise = torch.randn(50, c.dim, generator=_random(0), dtype=torch.float64)
     x, log_det = c.to_cartesian(noise)
     assert c.dim == 48 - 18 and torch.isfinite(log_det).all()

@@ -245,7 +245,7 @@ def test_large_molecules_mix_sparsely():
     mixing = mixing_of(near * width[:, None] * width, whiten=True)
     assert (mixing == 0).double().mean() > 0.9
     torch.testing.assert_close(mixing @ mixing.T / width[:, None] / width, near, atol=5e-3, rtol=0)
-    c = InternalCoordinates(plain.zmatrix, mean, mixing)
+    c = InternalCoordinates(plain.zmatrix, mean, mixing=mixing)
     assert c._sparse is not None
     results = []
     for _ in range(2):
@@ -297,12 +297,14 @@ def test_covariance_of_a_known_energy():
     hessian[2, 2] += 1 / np.sin(theta) ** 2
     covariance = 1.5**2 * np.linalg.inv(hessian + np.eye(3) / 0.3**2)
 
-    c = InternalCoordinates.fit(zmatrix, minimum, value_and_gradient, settings)
+    c = InternalCoordinates.fit(zmatrix, minimum, value_and_gradient, settings=settings)
     np.testing.assert_allclose((c.mixing @ c.mixing.T).numpy(), covariance, rtol=1e-4, atol=1e-12)
     np.testing.assert_allclose(c.mean.numpy(), [np.log(b), np.log(b), theta], atol=1e-9)
     assert abs(covariance[0, 2]) > 0.1 * np.sqrt(covariance[0, 0] * covariance[2, 2])
 
-    c = InternalCoordinates.fit(zmatrix, minimum, value_and_gradient, CoordinateSettings(1.5, 0.3, whiten=False))
+    c = InternalCoordinates.fit(
+        zmatrix, minimum, value_and_gradient, settings=CoordinateSettings(inflate=1.5, softest=0.3, whiten=False)
+    )
     np.testing.assert_allclose(c.mixing.numpy(), np.diag(np.sqrt(np.diag(covariance))), rtol=1e-4, atol=1e-12)
 
 
@@ -314,7 +316,7 @@ def test_no_direction_is_wider_than_the_softest():
             zmatrix,
             m.ETHANE.positions,
             lambda x, k=curvature: (0.5 * k * x.square().sum((1, 2)), k * x),
-            CoordinateSettings(inflate=1.0, softest=0.2),
+            settings=CoordinateSettings(inflate=1.0, softest=0.2),
         )
         width = torch.linalg.eigvalsh(c.mixing @ c.mixing.T).sqrt()
         assert width.max() < 0.2 + 1e-6
@@ -351,5 +353,5 @@ def test_wrong_input():
     with pytest.raises(ValueError, match="single atom"):
         InternalCoordinates(build_zmatrix(BondGraph("H", np.zeros((0, 2))), np.array([1.0]), np.zeros((1, 3))))
     for wrong in ({"inflate": 0.0}, {"softest": -1.0}):
-        with pytest.raises(ValueError, match="Expected inflate > 0 and softest > 0"):
+        with pytest.raises(ValueError, match=f"Expected {next(iter(wrong))} > 0"):
             CoordinateSettings(**wrong)

@@ -14,12 +14,12 @@ from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordina
 from openmm_fab.coordinates.zmatrix import build_zmatrix
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.molecule.stereo import stereocentres
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.target import BoltzmannTarget, ManyWell
 
 
 def _coordinates(system: MolecularSystem, **settings) -> InternalCoordinates:
-    return InternalCoordinates.from_system(system, CoordinateSettings(**settings), CompiledEnergy(system))
+    return InternalCoordinates.from_system(system, CoordinateSettings(**settings), energy=CompiledEnergy(system))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_what_is_said_in_words(proline, alanine_dipeptide):
     assert "keep the hand of the structure: PRO2:CA\n" in text
     assert "Rings that pucker or are bent: 1" in text and "closed by their lengths: 1" in text
     assert "ACE1:CH3 (3 sectors), NME3:C (3 sectors)" in text
-    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", constraints=app.HBonds)
+    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", PAPER_FORCEFIELD, constraints=app.HBonds)
     text = _coordinates(rigid, omega="sample", symmetry="none").summary()
     assert "48 coordinates: 41 stiff, 7 periodic; 12 lengths fixed, measure of rigid bonds" in text
     assert "Peptide bonds, sampled: ACE1:C-ALA2:N, ALA2:C-NME3:N" in text
@@ -125,7 +125,7 @@ def test_scales_from_a_trajectory(alanine_dipeptide):
     z[:, c.n_stiff :] = torch.randn(4000, c.n_periodic, generator=g, dtype=torch.float64)
     trajectory = mdtraj.Trajectory(c.to_cartesian(z)[0].numpy(), alanine_dipeptide.md_topology)
     fitted = InternalCoordinates.from_system(
-        alanine_dipeptide, CoordinateSettings(), CompiledEnergy(alanine_dipeptide), trajectory
+        alanine_dipeptide, CoordinateSettings(), energy=CompiledEnergy(alanine_dipeptide), trajectory=trajectory
     )
     found, _ = fitted.to_internal(torch.as_tensor(trajectory.xyz, dtype=torch.float64))
     stiff = found[:, : c.n_stiff] * CoordinateSettings().inflate

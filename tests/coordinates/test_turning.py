@@ -279,7 +279,7 @@ def test_bonds_that_cannot_turn_are_refused(molecule, bond, message):
 
 
 def test_settings_are_checked():
-    with pytest.raises(ValueError, match="Expected barrier in kT"):
+    with pytest.raises(ValueError, match="Expected barrier >= 0"):
         CoordinateSettings(barrier=-1.0)
 
 

@@ -42,7 +42,9 @@ def _coordinates(name: str) -> InternalCoordinates:
     width[: 2 * n - 3] = ANGLE
     width[: n - 1] = LENGTH
     noise = torch.randn(n_stiff, n_stiff, generator=_random(0), dtype=torch.float64) / math.sqrt(n_stiff)
-    return InternalCoordinates(zmatrix, mean, width[:, None] * (torch.eye(n_stiff, dtype=torch.float64) + 0.3 * noise))
+    return InternalCoordinates(
+        zmatrix, mean, mixing=width[:, None] * (torch.eye(n_stiff, dtype=torch.float64) + 0.3 * noise)
+    )
 
 
 def _random(seed: int) -> torch.Generator:

@@ -116,7 +116,7 @@ def test_pages_without_widgets_get_a_picture(ensemble, monkeypatch) -> None:
     shown.append(formatter.format(ensemble.explore(10))[0])
     formatter.ipython_display_formatter(ensemble.view(5))
     butane = MolecularSystem.load("butane")
-    coordinates = InternalCoordinates.from_system(butane, CoordinateSettings(), CompiledEnergy(butane))
+    coordinates = InternalCoordinates.from_system(butane, CoordinateSettings(), energy=CompiledEnergy(butane))
     formatter.ipython_display_formatter(coordinates.view())
     assert len(shown) == 3
     for bundle in shown:

@@ -69,7 +69,7 @@ def _with_parameters(tmp_path: Path) -> MolecularSystem:
     for i in range(system.getNumParticles()):
         force.addParticle([1.0 + i])
     system.addForce(force)
-    return MolecularSystem.from_openmm(loaded.topology, system, loaded.positions, 300.0)
+    return MolecularSystem.from_openmm(loaded.topology, system, loaded.positions, temperature=300.0)
 
 
 def test_gradient_in_parameters_against_finite_differences(tmp_path):
@@ -267,7 +267,7 @@ def test_choice_of_backend(tmp_path, alanine_dipeptide):
     loaded = chain(tmp_path / "chain")
     system = openmm.XmlSerializer.clone(loaded.system)
     system.addForce(openmm.RMSDForce(loaded.positions))
-    rmsd = MolecularSystem.from_openmm(loaded.topology, system, loaded.positions, 300.0)
+    rmsd = MolecularSystem.from_openmm(loaded.topology, system, loaded.positions, temperature=300.0)
     with reduced_energy(rmsd) as energy:
         assert isinstance(energy, OpenMMEnergy)
         assert energy.reason == "openmm, no translation of RMSDForce: no translation of this force"

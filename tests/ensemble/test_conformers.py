@@ -247,9 +247,9 @@ def test_couplings_are_karplus() -> None:
     assert float(found.value[0]) == pytest.approx(
         np.mean([9.5 - 1.6 + 1.8, 9.5 / 4 - 0.8 + 1.8, 9.5 + 1.6 + 1.8]), abs=1e-3
     )
-    assert couplings(ensemble, "[H]CC[H]", (0.0, 0.0, 3.0)).value == pytest.approx(np.full(9, 3.0))
+    assert couplings(ensemble, "[H]CC[H]", karplus=(0.0, 0.0, 3.0)).value == pytest.approx(np.full(9, 3.0))
     with pytest.raises(ValueError, match="HNCH, HCCH"):
-        couplings(ensemble, (2, 0, 1, 5), "altona")
+        couplings(ensemble, (2, 0, 1, 5), karplus="altona")
 
 
 def test_a_dipole_is_charge_times_distance() -> None:

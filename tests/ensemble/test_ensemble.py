@@ -14,8 +14,8 @@ from openmm import app
 
 from openmm_fab.compare.comparing import compare
 from openmm_fab.energy.backends import reduced_energy
+from openmm_fab.energy.evaluate import energies_of
 from openmm_fab.ensemble.blocks import slowest_inefficiency, time_blocks
-from openmm_fab.ensemble.energies import energies_of
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.trajectories import coordinate_grid
 from openmm_fab.molecule.graph import BondGraph

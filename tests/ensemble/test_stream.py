@@ -28,13 +28,15 @@ from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.train.settings import TrainSettings
 
+pytestmark = pytest.mark.base
+
 SMALL = GeneratorSettings(flow=FlowSettings(layers=2, hidden=16, bins=4), train=TrainSettings(batch=32))
 
 
 @pytest.fixture(scope="module")
 def generator(system):
     with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
-        yield BoltzmannGenerator(system, SMALL, 0, energy)
+        yield BoltzmannGenerator(system, SMALL, seed=0, energy=energy)
 
 
 def test_the_file_holds_what_memory_would(generator, tmp_path) -> None:
@@ -288,7 +290,7 @@ def test_what_it_refuses(generator, system, tmp_path) -> None:
         generator.sample(64, out=path)
     with pytest.raises(ValueError, match="'seed': '9'"):
         generator.sample(128, seed=9, out=path, resume=True)
-    other = BoltzmannGenerator(system, SMALL, 1, generator.energy)
+    other = BoltzmannGenerator(system, SMALL, seed=1, energy=generator.energy)
     with pytest.raises(ValueError, match="'model'"):
         other.sample(128, seed=1, out=path, resume=True)
     with pytest.raises(ValueError, match=r"ends in \.nc"):

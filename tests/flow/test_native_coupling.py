@@ -126,7 +126,9 @@ def test_identity_at_zero() -> None:
 
 def test_a_flow_is_the_same_with_it_and_a_point_does_not_know_its_batch() -> None:
     periodic = torch.arange(9) >= 5
-    flow = CouplingFlow(periodic, FlowSettings(layers=4, hidden=16, bins=5), torch.Generator().manual_seed(0)).double()
+    flow = CouplingFlow(
+        periodic, FlowSettings(layers=4, hidden=16, bins=5), generator=torch.Generator().manual_seed(0)
+    ).double()
     random = torch.Generator().manual_seed(1)
     for parameter in flow.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=random, dtype=torch.float64)

@@ -24,7 +24,7 @@ NONE = ()
 def flow_of(periodic=PERIODIC, modes=NONE, settings=SETTINGS, noise=0.5):
     """A flow of random weights, float64."""
     random = torch.Generator().manual_seed(1)
-    flow = CouplingFlow(periodic, settings, random, modes).double()
+    flow = CouplingFlow(periodic, settings, generator=random, modes=modes).double()
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += noise * torch.randn(parameter.shape, generator=random, dtype=torch.float64)
@@ -90,7 +90,9 @@ def test_a_new_flow_has_a_mode_at_every_minimum(scale):
     """Against PyTorch's own mixtures, and by what is drawn; means and roots are in units of z, whatever the scale."""
     from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
-    flow = CouplingFlow(PERIODIC, replace(SETTINGS, scale=scale), torch.Generator().manual_seed(0), (ONE, TWO)).double()
+    flow = CouplingFlow(
+        PERIODIC, replace(SETTINGS, scale=scale), generator=torch.Generator().manual_seed(0), modes=(ONE, TWO)
+    ).double()
     z, log_q = flow.sample(20_000, torch.Generator().manual_seed(0))
     expected = torch.full_like(log_q, -2 * math.log(2 * math.pi))
     for columns, means, roots in (ONE, TWO):
@@ -110,11 +112,11 @@ def test_a_new_flow_has_a_mode_at_every_minimum(scale):
 
 def test_modes_that_no_flow_can_have_are_refused():
     with pytest.raises(ValueError, match="one mixture at most"):
-        CouplingFlow(PERIODIC, SETTINGS, None, (ONE, ONE))
+        CouplingFlow(PERIODIC, SETTINGS, modes=(ONE, ONE))
     with pytest.raises(ValueError, match="straight coordinates only"):
-        CouplingFlow(PERIODIC, SETTINGS, None, ((torch.tensor([4]), *ONE[1:]),))
+        CouplingFlow(PERIODIC, SETTINGS, modes=((torch.tensor([4]), *ONE[1:]),))
     with pytest.raises(ValueError, match="Expected columns"):
-        CouplingFlow(PERIODIC, SETTINGS, None, ((torch.tensor([0, 1]), *ONE[1:]),))
+        CouplingFlow(PERIODIC, SETTINGS, modes=((torch.tensor([0, 1]), *ONE[1:]),))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.free_energy.coordinate import coordinate
 from openmm_fab.free_energy.differences import (
     at_temperature,
     difference,
@@ -32,7 +33,7 @@ from openmm_fab.free_energy.differences import (
 )
 from openmm_fab.free_energy.estimators import exponential_average
 from openmm_fab.free_energy.populations import basins
-from openmm_fab.free_energy.profiles import coordinate, profile, surface
+from openmm_fab.free_energy.profiles import profile, surface
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.log_z import ais_log_weights, flow_energy, log_z_ais, log_z_bar
 from openmm_fab.molecule.system import MolecularSystem
@@ -77,7 +78,7 @@ def stiffer(system) -> MolecularSystem:
     for i in range(force.getNumTorsions()):
         *rest, k = force.getTorsionParameters(i)
         force.setTorsionParameters(i, *rest, STIFFER * k)
-    return MolecularSystem.from_openmm(system.topology, other, system.positions, system.temperature)
+    return MolecularSystem.from_openmm(system.topology, other, system.positions, temperature=system.temperature)
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +106,9 @@ def test_log_z_of_a_generator_by_every_estimator(system, generator) -> None:
     exact = chain_log_z(system.kT)
     samples, md = generator.sample(4000), reference(system, 2000, 1)
     with pytest.raises(ValueError, match="Expected AISSettings without resampling"):
-        log_z_ais(generator, 2000, AISSettings(alpha=1.0, intermediate=3, resample=0.5))
-    one_sided, annealed = log_z(samples), log_z_ais(generator, 2000, AISSettings(alpha=1.0, intermediate=3))
-    two_sided, drawn = log_z_bar(generator, md, samples), log_z_bar(generator, md, 4000)
+        log_z_ais(generator, 2000, settings=AISSettings(alpha=1.0, intermediate=3, resample=0.5))
+    one_sided, annealed = log_z(samples), log_z_ais(generator, 2000, settings=AISSettings(alpha=1.0, intermediate=3))
+    two_sided, drawn = log_z_bar(generator, md, samples=samples), log_z_bar(generator, md, samples=4000)
     for found in (one_sided, annealed, two_sided, drawn):
         within(found, exact)
     assert annealed.ess / 2000 > samples.ess_fraction and two_sided.error < one_sided.error
@@ -164,11 +165,13 @@ def test_ais_known_log_z_with_calibrated_errors(which: str) -> None:
     settings = AISSettings(alpha=1.0, intermediate=3, leapfrogs=2, step_size=0.5)
     z, ess = [], []
     for seed in range(200):
-        log_w = ais_log_weights(flow, target, 300, settings, torch.Generator().manual_seed(seed), 300, pilots=1)
+        log_w = ais_log_weights(
+            flow, target, 300, settings=settings, rng=torch.Generator().manual_seed(seed), batch=300, pilots=1
+        )
         found = exponential_average(log_w)
         z.append((found.value - exact) / found.error)
         ess.append(found.ess)
-    log_w = ais_log_weights(flow, target, 3000, AISSettings(alpha=1.0, intermediate=0))
+    log_w = ais_log_weights(flow, target, 3000, settings=AISSettings(alpha=1.0, intermediate=0))
     assert np.mean(ess) / 300 > 1.2 * exponential_average(log_w).ess / 3000  # the annealing does something
     assert abs(np.mean(z)) < 3.0 / math.sqrt(200) + 0.1
     assert 0.8 < np.std(z, ddof=1) < 1.25 and np.abs(z).max() < 4.5
@@ -191,7 +194,7 @@ class Uniform:
 def test_ais_refuses_weights_that_belong_to_another_density() -> None:
     flow = GaussianFlow(torch.zeros(1), torch.ones(1))
     with pytest.raises(ValueError, match="alpha = 2"):
-        ais_log_weights(flow, Gaussian(torch.zeros(1), torch.ones(1)), 10, AISSettings(alpha=2.0))
+        ais_log_weights(flow, Gaussian(torch.zeros(1), torch.ones(1)), 10, settings=AISSettings(alpha=2.0))
 
 
 # --- one torsion: ensembles whose energy is kappa cos(phi) ---
@@ -302,7 +305,7 @@ def test_named_basins_with_calibrated_errors() -> None:
     for seed in range(60):
         phi = np.random.default_rng(seed).uniform(-np.pi, np.pi, 1500)
         masks = {name: (phi >= low) & (phi < high) for name, (low, high) in edges.items()}
-        found = basins(backbone(phi, phi, log_w=kappa * np.cos(phi)), masks, 100, seed)
+        found = basins(backbone(phi, phi, log_w=kappa * np.cos(phi)), masks, n_bootstrap=100, seed=seed)
         z.append((found.between("a", "c").value + np.log(exact[2] / exact[0])) / found.between("a", "c").error)
         z += list((found.population.value - exact) / found.population.error)
     assert abs(np.mean(z)) < 0.35 and 0.8 < np.std(z) < 1.25
@@ -349,4 +352,4 @@ def test_ensembles_of_two_temperatures_are_refused() -> None:
     flow = backbone(np.zeros(3), np.zeros(3), u=np.zeros(3), log_q=np.zeros(3))
     other = backbone(np.zeros(3), np.zeros(3), u=np.zeros(3), temperature=300.01)
     with pytest.raises(ValueError, match="at one temperature"):
-        log_z_bar(generator, other, flow)
+        log_z_bar(generator, other, samples=flow)

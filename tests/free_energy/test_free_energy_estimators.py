@@ -85,7 +85,7 @@ def mbar_walkers(rng: np.random.Generator) -> FreeEnergy:
     parts = [walkers(k, 30, 40, rng) for k in range(3)]
     x = np.concatenate([part[0] for part in parts])
     u = [oscillator(k, x) for k in range(3)]
-    return mbar_estimate(u, [1200] * 3, [part[1] for part in parts]).difference(1, 2)
+    return mbar_estimate(u, [1200] * 3, blocks=[part[1] for part in parts]).difference(1, 2)
 
 
 CASES: list[tuple[Callable, float]] = [
@@ -159,10 +159,12 @@ def test_block_errors_of_independent_samples_are_pymbars() -> None:
     u = [oscillator(k, x) for k in range(3)]
     labels = [np.arange(3000)] * 3
     np.testing.assert_allclose(
-        mbar_estimate(u, [3000] * 3, labels).error, mbar_estimate(u, [3000] * 3).error, rtol=0.04
+        mbar_estimate(u, [3000] * 3, blocks=labels).error, mbar_estimate(u, [3000] * 3).error, rtol=0.04
     )
     w_f, w_r = (u[1] - u[0])[:3000], (u[0] - u[1])[3000:6000]
-    assert bar_estimate(w_f, w_r, labels[0], labels[1]).error == pytest.approx(bar_estimate(w_f, w_r).error, rel=0.04)
+    assert bar_estimate(w_f, w_r, block_f=labels[0], block_r=labels[1]).error == pytest.approx(
+        bar_estimate(w_f, w_r).error, rel=0.04
+    )
 
 
 def test_a_state_without_samples_is_reweighted_to() -> None:
@@ -171,7 +173,7 @@ def test_a_state_without_samples_is_reweighted_to() -> None:
     states = mbar_estimate([oscillator(k, x) for k in (0, 2, 1)], [2000, 2000, 0])
     np.testing.assert_allclose((states.value - EXACT[[0, 2, 1]])[1:] / states.error[1:], 0.0, atol=3.0)
     labels = [np.arange(2000), np.arange(2000), None]
-    blocks = mbar_estimate([oscillator(k, x) for k in (0, 2, 1)], [2000, 2000, 0], labels)
+    blocks = mbar_estimate([oscillator(k, x) for k in (0, 2, 1)], [2000, 2000, 0], blocks=labels)
     np.testing.assert_allclose(blocks.error, states.error, rtol=0.05)
 
 

@@ -23,14 +23,14 @@ from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.presets import PRESETS
 from openmm_fab.generator.settings import GeneratorSettings
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.tools.progress import RunLog
 from openmm_fab.train.settings import Budget, TrainSettings, parse_budget
 from openmm_fab.train.trainer import Trainer
 
 
 def _generator(system, energy, settings=SMALL, seed: int = 0) -> BoltzmannGenerator:
-    return BoltzmannGenerator(system, settings, seed, energy)
+    return BoltzmannGenerator(system, settings, seed=seed, energy=energy)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,9 @@ def trained(system, energy) -> BoltzmannGenerator:
 
 def test_weights_are_those_of_the_true_energy(system, energy, trained):
     """All three parts of log w made anew from the structures; energies far above the cut among them."""
-    low = GeneratorSettings(SMALL.coordinates, SMALL.flow, SMALL.train, energy_cut=1.0 - trained.coordinates.dim / 2)
+    low = GeneratorSettings(
+        coordinates=SMALL.coordinates, flow=SMALL.flow, train=SMALL.train, energy_cut=1.0 - trained.coordinates.dim / 2
+    )
     generator = _generator(system, energy, low)
     generator.flow.load_state_dict(trained.flow.state_dict())
     ensemble = generator.sample(500)
@@ -71,8 +73,12 @@ def test_sample_size_and_seed(trained):
     assert np.array_equal(a.x, b.x) and np.array_equal(a.log_w, b.log_w)
     assert not np.array_equal(a.x, c.x)
     assert np.array_equal(trained.sample(64, seed=5).x[:33], a.x)
-    with pytest.raises(ValueError, match="Expected n >= 1"):
-        trained.sample(0)
+    assert trained.sample(1e2).n == 100
+    for wrong, words in ((0, "Expected n >= 1"), ("100", "whole number; got '100'"), (1.5, "whole number; got 1.5")):
+        with pytest.raises(ValueError, match=words):
+            trained.sample(wrong)
+    with pytest.raises(KeyError, match=r"Expected a preset out of .*'laptop'.*; got 'fast'"):
+        PRESETS["fast"]
 
 
 def test_invalid_structures_stay_counted(system, energy, trained):
@@ -137,9 +143,10 @@ def test_a_cpu_samples_in_batches_that_fit_it(system, energy, trained_in, drawn_
 
 def test_models_of_others_are_refused(trained, tmp_path):
     path = trained.save(tmp_path / "model.safetensors")
-    for other in (chain(tmp_path / "hot", temperature=310.0), _with_a_stiffer_bond(tmp_path / "stiff")):
-        with pytest.raises(ValueError, match="Load it with the system it was trained with"):
-            BoltzmannGenerator.load(path, other)
+    with pytest.raises(ValueError, match="Load it with the system it was trained with"):
+        BoltzmannGenerator.load(path, _with_a_stiffer_bond(tmp_path / "stiff"))
+    with pytest.raises(ValueError, match=r"Expected a model of chain at 310 K; .* was trained at 300 K"):
+        BoltzmannGenerator.load(path, chain(tmp_path / "hot", temperature=310.0))
 
 
 def _with_a_stiffer_bond(folder) -> MolecularSystem:
@@ -183,7 +190,9 @@ def test_outside_range_counts_what_lies_beyond(trained):
     n = trained.coordinates.n_stiff
     beyond = z[:, :n].abs().max(1).values
     bound = float(beyond.median())
-    narrow = GeneratorSettings(SMALL.coordinates, FlowSettings(layers=2, hidden=16, bins=4, bound=bound), SMALL.train)
+    narrow = GeneratorSettings(
+        coordinates=SMALL.coordinates, flow=FlowSettings(layers=2, hidden=16, bins=4, bound=bound), train=SMALL.train
+    )
     generator = BoltzmannGenerator(trained.system, narrow, energy=trained.energy)
     share, weight = generator.outside_range(ensemble)
     assert share == pytest.approx(0.5, abs=0.01)
@@ -192,7 +201,9 @@ def test_outside_range_counts_what_lies_beyond(trained):
 
 def test_annealed_structures_beyond_the_range_are_reported(system, energy):
     """A range that is far too narrow for the coordinates: said in the metrics, and in a warning."""
-    narrow = GeneratorSettings(SMALL.coordinates, FlowSettings(layers=2, hidden=16, bins=4, bound=0.5), SMALL.train)
+    narrow = GeneratorSettings(
+        coordinates=SMALL.coordinates, flow=FlowSettings(layers=2, hidden=16, bins=4, bound=0.5), train=SMALL.train
+    )
     with pytest.warns(UserWarning, match="of the weight of annealed structures lies beyond the splines' range"):
         history = _generator(system, energy, narrow).train(Budget(iterations=3), **QUIET)
     assert history[-1]["annealed_outside"] > 0.5
@@ -213,7 +224,7 @@ def test_log_prob_is_that_of_the_samples(trained):
 
 def test_rotors_and_rigid_bonds_are_saved(tmp_path, alanine_dipeptide):
     """Trained a little, saved and loaded: the same samples, labels of equal hydrogens drawn anew, lengths exact."""
-    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", constraints=app.HBonds)
+    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", PAPER_FORCEFIELD, constraints=app.HBonds)
     generator = BoltzmannGenerator(rigid, SMALL)
     generator.train(Budget(iterations=3), **QUIET)
     again = BoltzmannGenerator.load(generator.save(tmp_path / "m.safetensors"), rigid)

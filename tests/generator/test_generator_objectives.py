@@ -17,7 +17,7 @@ from openmm_fab.weights import weighted_mean, z_score
 
 @pytest.fixture(scope="module")
 def trained(system, energy) -> BoltzmannGenerator:
-    generator = BoltzmannGenerator(system, SMALL, 0, energy)
+    generator = BoltzmannGenerator(system, SMALL, seed=0, energy=energy)
     generator.train(Budget(iterations=20), **QUIET)
     return generator
 
@@ -54,7 +54,7 @@ def test_refining_towards_another_density_is_refused(trained):
 def test_maximum_likelihood_learns_from_weighted_samples(system, energy, trained):
     """Not from the energy: no target evaluation; and from the heavy samples alone."""
     samples = trained.sample(600, seed=3)
-    generator = BoltzmannGenerator(system, SMALL, 1, energy)
+    generator = BoltzmannGenerator(system, SMALL, seed=1, energy=energy)
     before = weighted_mean(samples.log_w, generator.log_prob(samples.x).numpy())
     history = generator.train(Budget(iterations=60), **QUIET, objective="maximum_likelihood", samples=samples)
     after = weighted_mean(samples.log_w, generator.log_prob(samples.x).numpy())
@@ -69,14 +69,16 @@ def test_maximum_likelihood_learns_from_weighted_samples(system, energy, trained
 @pytest.mark.parametrize("objective", ["fab_no_buffer", "reverse_kl", "alpha_divergence"])
 def test_other_objectives_train_and_resume(system, energy, tmp_path, objective):
     folder = tmp_path / "run"
-    first = BoltzmannGenerator(system, SMALL, 0, energy)
+    first = BoltzmannGenerator(system, SMALL, seed=0, energy=energy)
     first.train(Budget(iterations=2), folder, **QUIET, objective=objective)
-    second = BoltzmannGenerator(system, SMALL, 0, energy)
+    second = BoltzmannGenerator(system, SMALL, seed=0, energy=energy)
     history = second.train(Budget(iterations=4), folder, resume=True, **QUIET, objective=objective)
     assert [info["iteration"] for info in history] == [3, 4]
     assert all(math.isfinite(info["loss"]) for info in history)
     with pytest.raises(ValueError, match="Expected a checkpoint of the objective fab"):
-        BoltzmannGenerator(system, SMALL, 0, energy).train(Budget(iterations=4), folder, resume=True, **QUIET)
+        BoltzmannGenerator(system, SMALL, seed=0, energy=energy).train(
+            Budget(iterations=4), folder, resume=True, **QUIET
+        )
 
 
 def test_metrics_of_ones_own(energy, trained):

@@ -15,12 +15,12 @@ from openmm_fab.ensemble.held import Held
 from openmm_fab.ensemble.stream import StreamedEnsemble, sample_to_file
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.holding import held_by
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 
 
 def _held(system: MolecularSystem, **settings) -> tuple[Held, ...]:
     return held_by(
-        InternalCoordinates.from_system(system, CoordinateSettings(**settings), CompiledEnergy(system)), system
+        InternalCoordinates.from_system(system, CoordinateSettings(**settings), energy=CompiledEnergy(system)), system
     )
 
 
@@ -38,7 +38,7 @@ def test_what_is_held_of_molecules_that_are_known(alanine_dipeptide) -> None:
     assert 20 < found[0].barrier < 40 and 0 < found[0].energy < 10 and math.isnan(found[1].barrier)
     # What is sampled is not held.
     assert not [h for h in _held(proline, omega="sample") if h.kind == "peptide bond"]
-    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", constraints=app.HBonds)
+    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", PAPER_FORCEFIELD, constraints=app.HBonds)
     assert Counter(h.kind for h in _held(rigid)) == {"peptide bond": 2, "stereocentre": 1, "bond length": 1}
     assert _held(rigid)[-1].where == "12 of constraints"
     # Adenine is flat; the sugar is not, and the amino group does not turn.

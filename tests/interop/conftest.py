@@ -27,7 +27,7 @@ def bg() -> Any:
 @pytest.fixture(scope="session")
 def own(system, energy):
     """A generator of ours, not trained; do not change it."""
-    return BoltzmannGenerator(system, SMALL, 0, energy)
+    return BoltzmannGenerator(system, SMALL, seed=0, energy=energy)
 
 
 @pytest.fixture

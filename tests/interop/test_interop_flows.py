@@ -78,7 +78,7 @@ def _learns(flow, target) -> None:
         return effective_sample_size((target.log_prob(z) - log_q).detach().numpy()) / 1000
 
     before = ess()
-    for _ in Trainer(flow, target, Budget(iterations=40), QUICK, _random()):
+    for _ in Trainer(flow, target, Budget(iterations=40), settings=QUICK, generator=_random()):
         pass
     assert ess() > min(1.5 * before, 0.9)
 
@@ -139,7 +139,7 @@ def test_a_flow_of_ones_own_in_a_molecule(system, energy, own):
     flow = from_distribution(Diagonal(periodic), periodic)
     z, log_q = flow.sample(20, _random())
     torch.testing.assert_close(flow.log_prob(torch.where(periodic, z + 2 * math.pi, z)), log_q, rtol=0, atol=1e-4)
-    generator = BoltzmannGenerator(system, SMALL, 0, energy, flow=flow)
+    generator = BoltzmannGenerator(system, SMALL, seed=0, energy=energy, flow=flow)
     before = generator.sample(1000).ess
     history = generator.train(Budget(iterations=15), **{**QUIET, "compile": True})  # nothing of it can be compiled
     assert "outside" not in history[-1]
@@ -148,7 +148,9 @@ def test_a_flow_of_ones_own_in_a_molecule(system, energy, own):
 
 def test_model_files_of_foreign_flows(system, energy, own, tmp_path):
     periodic = own.coordinates.periodic
-    generator = BoltzmannGenerator(system, SMALL, 0, energy, flow=from_distribution(Diagonal(periodic), periodic))
+    generator = BoltzmannGenerator(
+        system, SMALL, seed=0, energy=energy, flow=from_distribution(Diagonal(periodic), periodic)
+    )
     generator.train(Budget(iterations=2), **QUIET)
     path = generator.save(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"Expected \['flow'\] of another library"):

@@ -293,7 +293,7 @@ def test_a_flow_of_vectors_learns_bgflows_double_well(bg):
         return effective_sample_size((target.log_prob(z) - log_q).detach().numpy()) / 2000
 
     before = ess()
-    for _ in Trainer(flow, target, Budget(iterations=30), settings, _random()):
+    for _ in Trainer(flow, target, Budget(iterations=30), settings=settings, generator=_random()):
         pass
     assert ess() > 1.5 * before
     z, _ = flow.sample(100, _random(2))
@@ -303,7 +303,7 @@ def test_a_flow_of_vectors_learns_bgflows_double_well(bg):
 def test_ranges_of_other_tensors(bg):
     """Angles in turns beside numbers with bounds: z is periodic where they are."""
     prior = bg.UniformDistribution(torch.zeros(3), torch.tensor([1.0, 1.0, 2.0]))
-    flow = from_flow(bg.SequentialFlow([bg.SplitFlow(2)]), prior, [Range.circle(2), Range.line(1, 0.0, 2.0)])
+    flow = from_flow(bg.SequentialFlow([bg.SplitFlow(2)]), prior, ranges=[Range.circle(2), Range.line(1, 0.0, 2.0)])
     assert flow.chart.periodic.tolist() == [True, True, False]
     z = torch.tensor([[0.1, -3.0, 0.0], [0.1, -3.0 + 2 * math.pi, 0.0], [0.1, 0.1, 5.0]])
     log_q = flow.log_prob(z)
@@ -366,7 +366,7 @@ def test_fab_trains_a_generator_of_bgflow(bg, system, energy, built, tmp_path):
     """Trained in place: what bgflow then says of its own generator is what we say. Saved, loaded and resumed."""
     theirs = built(torch.float32)
     flow, coordinates = from_generator(theirs)
-    generator = BoltzmannGenerator(system, SMALL, 0, energy, coordinates, flow)
+    generator = BoltzmannGenerator(system, SMALL, seed=0, energy=energy, coordinates=coordinates, flow=flow)
     before = generator.sample(2000).ess
     history = generator.train(Budget(iterations=12), folder=tmp_path, **QUIET)
     assert "outside" not in history[-1] and "annealed_outside" not in history[-1] and "ess" in history[-1]
@@ -384,13 +384,13 @@ def test_fab_trains_a_generator_of_bgflow(bg, system, energy, built, tmp_path):
     with pytest.raises(ValueError, match=r"Expected \['coordinates', 'flow'\] of another library"):
         BoltzmannGenerator.load(path, system)
     flow, coordinates = from_generator(built(torch.float32, seed=1))
-    loaded = BoltzmannGenerator.load(path, system, coordinates, flow)
+    loaded = BoltzmannGenerator.load(path, system, coordinates=coordinates, flow=flow)
     again = loaded.sample(2000)
     np.testing.assert_allclose(again.x, ensemble.x, atol=1e-12)
     np.testing.assert_allclose(again.log_q, ensemble.log_q, atol=1e-12)
 
     flow, coordinates = from_generator(built(torch.float32))
-    resumed = BoltzmannGenerator(system, SMALL, 0, energy, coordinates, flow)
+    resumed = BoltzmannGenerator(system, SMALL, seed=0, energy=energy, coordinates=coordinates, flow=flow)
     resumed.train(Budget(iterations=12), folder=tmp_path, resume=True, **QUIET)
     np.testing.assert_array_equal(resumed.sample(100).x, generator.sample(100).x)
 
@@ -400,4 +400,4 @@ def test_a_flow_of_the_wrong_dimension_is_refused(system, energy):
     with pytest.raises(
         ValueError, match=r"Expected a flow over z \(batch, 9\); 256 of its samples have shape \(256, 4\)"
     ):
-        BoltzmannGenerator(system, SMALL, 0, energy, flow=flow)
+        BoltzmannGenerator(system, SMALL, seed=0, energy=energy, flow=flow)

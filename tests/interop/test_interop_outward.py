@@ -33,7 +33,7 @@ def _random(seed: int = 0) -> torch.Generator:
 def flow() -> CouplingFlow:
     """Float64, four lines and three circles, bent as after training."""
     periodic = torch.arange(7) >= 4
-    flow = CouplingFlow(periodic, FlowSettings(layers=4, hidden=16, bins=4), _random()).double()
+    flow = CouplingFlow(periodic, FlowSettings(layers=4, hidden=16, bins=4), generator=_random()).double()
     with torch.no_grad():
         for name, parameter in flow.named_parameters():
             if name.endswith(("w3", "b3")):
@@ -44,7 +44,7 @@ def flow() -> CouplingFlow:
 @pytest.fixture
 def mine(system, energy) -> BoltzmannGenerator:
     """A generator of our own whose flow is bent, to be changed at will."""
-    generator = BoltzmannGenerator(system, SMALL, 0, energy)
+    generator = BoltzmannGenerator(system, SMALL, seed=0, energy=energy)
     with torch.no_grad():
         for name, parameter in generator.flow.named_parameters():
             if name.endswith(("w3", "b3")):
@@ -86,7 +86,7 @@ def test_flow_both_ways(bg, flow):
 
 
 def test_prior_at_temperatures(bg):
-    flow = CouplingFlow(torch.tensor([False, False, True]), SMALL.flow, _random()).double()
+    flow = CouplingFlow(torch.tensor([False, False, True]), SMALL.flow, generator=_random()).double()
     prior = to_prior(flow)
     base = torch.randn(20, 3, generator=_random(), dtype=torch.float64)
     normal = bg.NormalDistribution(2, torch.zeros(2, dtype=torch.float64))
@@ -205,6 +205,6 @@ def test_z_matrix_is_a_chain_of_bonds(bg, own, alanine_dipeptide):
 
 def test_a_foreign_flow_is_not_exported(bg, system, energy, built):
     flow, coordinates = from_generator(built(torch.float32))
-    generator = BoltzmannGenerator(system, SMALL, 0, energy, coordinates, flow)
+    generator = BoltzmannGenerator(system, SMALL, seed=0, energy=energy, coordinates=coordinates, flow=flow)
     with pytest.raises(TypeError, match="shares its parameters with the bgflow generator it was made from: use that"):
         to_generator(generator)

@@ -49,7 +49,7 @@ def test_walkers_that_never_move_count_once() -> None:
 
 def test_independent_frames_agree_in_all_halves(structures) -> None:
     ensemble, inside = structures
-    report = convergence(ensemble, 40, 2.0)
+    report = convergence(ensemble, 40, frame_ps=2.0)
     assert report.effective > 2000 and abs(report.halves_z) < 3 and abs(report.drift_z) < 3 and not report.warnings
     assert report.df.value == pytest.approx(np.log((~inside).sum() / inside.sum()))
     times, differences = zip(*report.df_against_time, strict=True)

@@ -54,11 +54,11 @@ def test_places_of_no_density_are_left_and_never_entered() -> None:
 
 
 def test_resumes_with_the_same_model_only(generator, tmp_path) -> None:
-    fab.reference(generator.system, "hybrid", tmp_path, generator=generator, **SHORT)
+    fab.reference(generator.system, "hybrid", folder=tmp_path, generator=generator, **SHORT)
     other = fab.BoltzmannGenerator(generator.system, generator.settings, seed=1)
     with pytest.raises(ValueError, match="got another model"):
-        fab.reference(generator.system, "hybrid", tmp_path, resume=True, generator=other, **SHORT)
-    fab.reference(generator.system, "hybrid", tmp_path, resume=True, generator=generator, **SHORT)
+        fab.reference(generator.system, "hybrid", folder=tmp_path, resume=True, generator=other, **SHORT)
+    fab.reference(generator.system, "hybrid", folder=tmp_path, resume=True, generator=generator, **SHORT)
 
 
 @pytest.mark.parametrize("settings", [dict(), dict(walk_every=10_000)], ids=str)
@@ -100,9 +100,11 @@ def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(generator, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(HybridWalkers, "advance", stopping)
         with pytest.warns(UserWarning, match="resume=True goes on"):
-            part = fab.reference(generator.system, "hybrid", tmp_path, generator=generator, seed=2, **SHORT)
+            part = fab.reference(generator.system, "hybrid", folder=tmp_path, generator=generator, seed=2, **SHORT)
     assert 0 < part.n < whole.n
-    resumed = fab.reference(generator.system, "hybrid", tmp_path, resume=True, generator=generator, seed=2, **SHORT)
+    resumed = fab.reference(
+        generator.system, "hybrid", folder=tmp_path, resume=True, generator=generator, seed=2, **SHORT
+    )
     np.testing.assert_array_equal(resumed.x, whole.x)
     assert resumed.convergence.longest_wait == whole.convergence.longest_wait
     assert "sweeps" in (tmp_path / "convergence.txt").read_text()

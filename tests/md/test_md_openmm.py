@@ -12,7 +12,7 @@ from openmm import app
 
 from openmm_fab.md import langevin as langevin_module
 from openmm_fab.md.reference import reference
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 
 HERE: dict = dict(platform="Reference", progress=False)
 FEW = "ignore:The slowest torsion stays correlated:UserWarning"
@@ -79,7 +79,7 @@ def test_langevin_goes_on_where_it_was_interrupted(beads, tmp_path, monkeypatch)
 
 @pytest.mark.filterwarnings(FEW)
 def test_langevin_takes_constraints_and_notices_explosions(alanine_dipeptide, beads, tmp_path) -> None:
-    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", constraints=app.HBonds)
+    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", PAPER_FORCEFIELD, constraints=app.HBonds)
     ensemble = reference(rigid, "langevin", **HERE, time_ps=0.2, equilibration_ps=0.0, frame_ps=0.02)
     pairs, lengths = rigid.constraints
     got = np.linalg.norm(ensemble.x[:, pairs[:, 0]] - ensemble.x[:, pairs[:, 1]], axis=2)

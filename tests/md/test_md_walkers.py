@@ -17,7 +17,7 @@ from openmm_fab.md.ladder import by_temperature, ladder_log_weights
 from openmm_fab.md.reference import reference
 from openmm_fab.md.settings import WalkersExchangeSettings
 from openmm_fab.md.walkers import ExchangingWalkers, Walkers, exchange_temperatures
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 
 FIRST = (0, 1, 2, 3)
 SHORT: dict = CHEAP | dict(time_ps=0.2, equilibration_ps=0.04, frame_ps=0.04, step_fs=4.0)
@@ -112,7 +112,7 @@ def test_ctrl_c_returns_what_was_sampled_or_passes_on(beads, monkeypatch) -> Non
 
 
 def test_what_cannot_be_done_says_what_can(beads, alanine_dipeptide, tmp_path) -> None:
-    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", constraints=app.HBonds)
+    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", PAPER_FORCEFIELD, constraints=app.HBonds)
     with pytest.raises(ValueError, match=r"without constraints; input has 12.*langevin"):
         reference(rigid, "walkers", folder=tmp_path / "none", **CHEAP)
     assert not (tmp_path / "none").exists()

@@ -12,7 +12,7 @@ from openmm import app, unit
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.molecule.checks import UnsupportedSystemError
 from openmm_fab.molecule.graph import bonds_of
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def solvated(alanine_dipeptide) -> app.Modeller:
 def test_water_box_in_a_pdb(tmp_path, solvated):
     with open(tmp_path / "box.pdb", "w") as file:
         app.PDBFile.writeFile(solvated.topology, solvated.positions, file)
-    text = _problem(lambda: MolecularSystem.from_pdb(tmp_path / "box.pdb"))
+    text = _problem(lambda: MolecularSystem.from_pdb(tmp_path / "box.pdb", PAPER_FORCEFIELD))
     waters = sum(residue.name == "HOH" for residue in solvated.topology.residues())
     assert waters > 100
     assert "Expected one molecule" in text and f"{waters} x HOH" in text and "1 x ACE-ALA-NME" in text
@@ -71,7 +71,7 @@ def test_periodic_box_lists_all_problems(solvated):
     system = ff.createSystem(solvated.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.8)
     system.addForce(openmm.MonteCarloBarostat(1.0, 300.0))
     system.addForce(openmm.AndersenThermostat(300.0, 1.0))
-    text = _problem(lambda: MolecularSystem.from_openmm(solvated.topology, system, solvated.positions, 300))
+    text = _problem(lambda: MolecularSystem.from_openmm(solvated.topology, system, solvated.positions, temperature=300))
     for finding in ("one molecule", "periodic", "MonteCarloBarostat, AndersenThermostat", "constraints"):
         assert finding in text
     assert text.count("\n  - ") == 4
@@ -81,7 +81,9 @@ def test_two_molecules(tmp_path, pdb_text):
     atoms = [line for line in pdb_text.splitlines() if line.startswith("ATOM")]
     moved = [f"{line[:21]}B{line[22:30]}{float(line[30:38]) + 20:8.3f}{line[38:]}" for line in atoms]
     path = _write(tmp_path / "two.pdb", "\n".join([*atoms, "TER", *moved, "END\n"]))
-    assert "got 2 that no bond connects: 2 x ACE-ALA-NME" in _problem(lambda: MolecularSystem.from_pdb(path))
+    assert "got 2 that no bond connects: 2 x ACE-ALA-NME" in _problem(
+        lambda: MolecularSystem.from_pdb(path, PAPER_FORCEFIELD)
+    )
 
 
 def test_single_ion():
@@ -95,7 +97,7 @@ def test_single_ion():
 def test_missing_heavy_atom(tmp_path, pdb_text):
     path = _write(tmp_path / "short.pdb", _without(pdb_text, ["O"]))
     with pytest.raises(UnsupportedSystemError) as caught:
-        MolecularSystem.from_pdb(path)
+        MolecularSystem.from_pdb(path, PAPER_FORCEFIELD)
     text = str(caught.value)
     assert "ALA 2" in text and "missing 1 O atom" in text and "PDBFixer" in text and "amber96.xml" in text
     assert isinstance(caught.value.__cause__, ValueError)
@@ -103,14 +105,14 @@ def test_missing_heavy_atom(tmp_path, pdb_text):
 
 def test_missing_hydrogens(tmp_path, pdb_text):
     text = _without(pdb_text, ["H", "HA", "HB1", "HB2", "HB3"])
-    text = _problem(lambda: MolecularSystem.from_pdb(_write(tmp_path / "bare.pdb", text)))
+    text = _problem(lambda: MolecularSystem.from_pdb(_write(tmp_path / "bare.pdb", text), PAPER_FORCEFIELD))
     assert "ALA 2" in text and "missing 5 H atoms" in text and "addHydrogens" in text
 
 
 def test_ligand_without_conect_records(tmp_path):
     lines = [f"HETATM{i:5d}  C{i}  LIG A   1    {1.5 * i:8.3f}{0:8.3f}{0:8.3f}  1.00  0.00           C" for i in (1, 2)]
     path = _write(tmp_path / "ligand.pdb", "\n".join([*lines, "END\n"]))
-    text = _problem(lambda: MolecularSystem.from_pdb(path))
+    text = _problem(lambda: MolecularSystem.from_pdb(path, PAPER_FORCEFIELD))
     assert "LIG 1" in text and "CONECT" in text
 
 
@@ -125,7 +127,7 @@ def test_virtual_site():
     modeller = app.Modeller(topology, corners * unit.nanometer)
     modeller.addExtraParticles(ff)
     system = ff.createSystem(modeller.topology, rigidWater=False)
-    text = _problem(lambda: MolecularSystem.from_openmm(modeller.topology, system, modeller.positions, 300))
+    text = _problem(lambda: MolecularSystem.from_openmm(modeller.topology, system, modeller.positions, temperature=300))
     assert "1 particles are virtual sites (3, from 0)" in text and "TIP4P" in text
 
 

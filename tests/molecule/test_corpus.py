@@ -20,7 +20,7 @@ from openmm import app, unit
 from openmm_fab.energy.backends import reduced_energy
 from openmm_fab.molecule import inputs
 from openmm_fab.molecule.graph import topology_bonds
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.preparation.findings import find_problems
 
 CORPUS = Path(__file__).parents[1] / "data" / "corpus"
@@ -74,7 +74,7 @@ def test_what_is_read_is_right_or_refused_with_the_reason(entry) -> None:
             topology, _ = inputs.read_structure(CORPUS / entry["files"][0])
             assert formula([atom.element.symbol for atom in topology.atoms()]) == entry["formula"]
             assert " ".join(f"{i}-{j}" for i, j in topology_bonds(topology)) == entry["bonds"]
-            assert "missing bonds" not in str(find_problems(CORPUS / entry["files"][0]))
+            assert "missing bonds" not in str(find_problems(CORPUS / entry["files"][0], PAPER_FORCEFIELD))
             return
         system = read(entry)
     said = " ".join(str(warning.message) for warning in caught)

@@ -13,7 +13,7 @@ from molecules import ETHANE
 from openmm import app, unit
 
 from openmm_fab.molecule.checks import UnsupportedSystemError
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 
 KCAL = 4.184
 COULOMB = scipy.constants.e**2 * scipy.constants.N_A / (4 * np.pi * scipy.constants.epsilon_0) * 1e6  # kJ/mol nm
@@ -94,7 +94,7 @@ def cif(alanine_dipeptide, tmp_path_factory) -> Path:
 def test_mmcif_is_the_same_molecule(alanine_dipeptide, cif, tmp_path, suffix):
     path = tmp_path / f"molecule{suffix}"
     path.write_text(cif.read_text())
-    system = MolecularSystem.from_pdb(path)
+    system = MolecularSystem.from_pdb(path, PAPER_FORCEFIELD)
     assert system.name == "molecule" and system.elements == alanine_dipeptide.elements
     np.testing.assert_array_equal(system.bonds, alanine_dipeptide.bonds)
     np.testing.assert_allclose(system.positions, alanine_dipeptide.positions, atol=1e-6)
@@ -103,7 +103,7 @@ def test_mmcif_is_the_same_molecule(alanine_dipeptide, cif, tmp_path, suffix):
 
 def test_mmcif_in_system_toml(alanine_dipeptide, cif, tmp_path):
     (tmp_path / "a.cif").write_text(cif.read_text())
-    (tmp_path / "system.toml").write_text('pdb = "a.cif"\n')
+    (tmp_path / "system.toml").write_text('pdb = "a.cif"\nforcefield = ["amber96.xml", "implicit/obc1.xml"]\n')
     system = MolecularSystem.load(tmp_path)
     assert _energy(system, alanine_dipeptide.positions) == pytest.approx(_energy(alanine_dipeptide), abs=1e-6)
 
@@ -116,7 +116,7 @@ def test_alternate_locations_of_mmcif_are_mentioned(cif, tmp_path):
     lines[at : at + 1] = [" ".join(fields), " ".join([*fields[:4], "B", *fields[5:10], "9.0", *fields[11:]])]
     (tmp_path / "a.cif").write_text("\n".join(lines) + "\n")
     with pytest.warns(UserWarning, match=r"alternate locations \(2 lines\)"):
-        assert np.abs(MolecularSystem.from_pdb(tmp_path / "a.cif").positions).max() < 0.9
+        assert np.abs(MolecularSystem.from_pdb(tmp_path / "a.cif", PAPER_FORCEFIELD).positions).max() < 0.9
 
 
 def test_xml(alanine_dipeptide, cif, tmp_path):
@@ -380,7 +380,7 @@ def test_amber_trajectory_is_no_restart_file(amber_data, tmp_path):
 @pytest.mark.parametrize(
     ("read", "missing"),
     [
-        (lambda f: MolecularSystem.from_pdb(f / "a.cif"), r"PDB, PDBx/mmCIF or SDF file at .*a\.cif"),
+        (lambda f: MolecularSystem.from_pdb(f / "a.cif", PAPER_FORCEFIELD), r"PDB, PDBx/mmCIF or SDF file at .*a\.cif"),
         (lambda f: MolecularSystem.from_amber(f / "a.prmtop", f / "a.crd"), r"Amber topology at .*a\.prmtop"),
         (lambda f: MolecularSystem.from_charmm(f / "a.psf", f / "a.crd", f / "a.prm"), r"psf\) at .*a\.psf"),
         (lambda f: MolecularSystem.from_gromacs(f / "a.top", f / "a.gro"), r"GROMACS topology at .*a\.top"),
@@ -496,7 +496,7 @@ def test_a_gap_in_a_chain_is_no_bond(tmp_path):
     lines = [line for line in whole if line[22:26].strip() not in ("5", "6") and not line.startswith("CONECT")]
     (tmp_path / "gap.pdb").write_text("\n".join(lines) + "\n")
     with pytest.raises(UnsupportedSystemError, match=r"ALA 4 to ALA 7 \(0\.\d\d nm\) are far apart.* take a shorter"):
-        MolecularSystem.from_pdb(tmp_path / "gap.pdb")
+        MolecularSystem.from_pdb(tmp_path / "gap.pdb", PAPER_FORCEFIELD)
     read = app.PDBFile(str(tmp_path / "gap.pdb"))
     app.ForceField("amber96.xml").createSystem(read.topology)  # OpenMM's templates do not refuse it
 
@@ -531,7 +531,7 @@ def test_deuterium_is_named(tmp_path):
     heavy = [f"{k[:12]} D  {k[16:76]} D" if k[12:21] == " H   ALA " else k for k in lines]
     (tmp_path / "d.pdb").write_text("\n".join(heavy) + "\n")
     with pytest.raises(UnsupportedSystemError, match=r"Deuterium \(ALA 2 D\) is in no force field.*write H for D"):
-        MolecularSystem.from_pdb(tmp_path / "d.pdb")
+        MolecularSystem.from_pdb(tmp_path / "d.pdb", PAPER_FORCEFIELD)
 
 
 def test_residues_in_several_places_are_named(tmp_path):
@@ -542,7 +542,7 @@ def test_residues_in_several_places_are_named(tmp_path):
     with pytest.raises(
         UnsupportedSystemError, match="atoms of ACE 1, ALA 2, NME 3 stand in several places of the file"
     ):
-        MolecularSystem.from_pdb(tmp_path / "late.pdb")
+        MolecularSystem.from_pdb(tmp_path / "late.pdb", PAPER_FORCEFIELD)
 
 
 def test_bonds_that_only_distances_know(tmp_path):

@@ -179,7 +179,7 @@ def test_a_force_field_file_describes_an_rdkit_molecule(tmp_path: Path) -> None:
     path = tmp_path / "alanine.xml"
     path.write_text(standin_xml(molecule))
     files = [str(path), "implicit/obc2.xml"]
-    system = MolecularSystem.from_rdkit(molecule, "alanine", files, temperature=310.0 * unit.kelvin)
+    system = MolecularSystem.from_rdkit(molecule, "alanine", forcefield=files, temperature=310.0 * unit.kelvin)
     assert system.temperature == 310.0 and system.folder is None and system.n_atoms == 13
     assert np.allclose(system.positions, positions_of(molecule), atol=1e-5)
     topology = topology_of(molecule)
@@ -196,7 +196,7 @@ def test_a_force_field_file_describes_an_rdkit_molecule(tmp_path: Path) -> None:
     same_file = MolecularSystem.from_sdf(_sdf(tmp_path, molecule), forcefield=files, temperature=310)
     assert same_file.fingerprint == system.fingerprint and same_file.name == "drawn"
     with pytest.raises(ValueError, match="has charges of its own"):
-        MolecularSystem.from_rdkit(molecule, "alanine", files, charges="nagl")
+        MolecularSystem.from_rdkit(molecule, "alanine", forcefield=files, charges="nagl")
 
 
 def _sdf(folder: Path, molecule: Chem.Mol) -> Path:

@@ -10,7 +10,11 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from openmm_fab.molecule.system import MolecularSystem, available_systems
+from openmm_fab.molecule.checks import UnsupportedSystemError
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem, available_systems
+from openmm_fab.preparation.findings import find_problems
+
+pytestmark = pytest.mark.base
 
 NAME = "alanine_dipeptide"
 
@@ -100,7 +104,8 @@ def test_properties(alanine):
     assert isinstance(alanine.md_topology, mdtraj.Topology)
     assert alanine.md_topology.n_bonds == 21 and alanine.md_topology.n_atoms == 22
     assert not any(isinstance(force, openmm.CMMotionRemover) for force in alanine.system.getForces())
-    assert repr(alanine) == "MolecularSystem('alanine_dipeptide', 22 atoms, 300 K)"
+    physics = "amber96.xml, implicit/obc1.xml; OBC1"
+    assert repr(alanine) == f"MolecularSystem('alanine_dipeptide', 22 atoms, 300 K; {physics})"
 
 
 def test_gas_constant_is_openmms(alanine):
@@ -127,6 +132,7 @@ def test_load_by_name_and_folder(alanine, monkeypatch, tmp_path):
         ('pdb = "input.pdb"\ntemprature = 310.0', r"unknown temprature; .*name, pdb, .*temperature"),
         ('pdb = "input.pdb"\n[reference]\nweigths = "w.npy"', r"unknown weigths in \[reference\].*weights"),
         ('name = "x"', "expected the key pdb"),
+        ('pdb = "input.pdb"', "expected the key forcefield"),
         ('pdb = "input.pdb"\nconstraints = "hbonds"', "expected constraints to be one of .*HBonds"),
     ],
 )
@@ -154,24 +160,73 @@ def test_from_pdb_takes_units_and_options(alanine):
     system = MolecularSystem.from_pdb(path, "amber96.xml", temperature=310 * unit.kelvin, hydrogenMass=2.0, name="x")
     assert system.temperature == 310.0 and system.name == "x" and system.folder is None
     assert system.masses[0] == 2.0
-    assert MolecularSystem.from_pdb(path, constraints=None).fingerprint == alanine.fingerprint
+    assert MolecularSystem.from_pdb(path, PAPER_FORCEFIELD, constraints=None).fingerprint == alanine.fingerprint
     for wrong in (0, -300, np.nan, np.inf):
         with pytest.raises(ValueError, match="temperature"):
-            MolecularSystem.from_pdb(path, temperature=wrong)
+            MolecularSystem.from_pdb(path, PAPER_FORCEFIELD, temperature=wrong)
+
+
+def test_there_is_no_force_field_by_default(alanine):
+    path = alanine.folder / "input.pdb"
+    for read in (MolecularSystem.from_pdb, find_problems):
+        for forcefield in (None, [], ""):
+            with pytest.raises(
+                ValueError, match=r"no default.*amber14-all\.xml.*gbn2.*PAPER_FORCEFIELD.*app\.ForceField"
+            ):
+                read(path, forcefield)
+
+
+def test_a_force_field_may_be_an_object(alanine):
+    path, field = alanine.folder / "input.pdb", app.ForceField(*PAPER_FORCEFIELD)
+    system = MolecularSystem.from_pdb(path, field)
+    assert system.fingerprint == alanine.fingerprint and "an app.ForceField; OBC1" in repr(system)
+    assert find_problems(path, field).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "solvent"),
+    [
+        (["amber96.xml"], "no solvent"),
+        (["amber96.xml", "amber96_obc.xml"], "OBC2"),
+        (["amber96.xml", "implicit/gbn2.xml"], "GBn2"),
+    ],
+)
+def test_physics_in_words(alanine, files, solvent):
+    rigid = MolecularSystem.from_pdb(alanine.folder / "input.pdb", files, constraints=app.HBonds)
+    assert rigid.physics == f"{', '.join(files)}; {solvent}; 12 bonds constrained"
+
+
+def test_temperatures_as_text(alanine):
+    def at(temperature):
+        return MolecularSystem.from_openmm(
+            alanine.topology, alanine.system, alanine.positions, temperature=temperature
+        ).temperature
+
+    assert at("310 K") == at("310") == at(" 310.0K ") == at("310 kelvin") == 310.0
+    with pytest.raises(ValueError, match="such as 300 or \"300 K\"; got '37 °C'"):
+        at("37 °C")
+
+
+@pytest.mark.parametrize(("factor", "advice"), [(10.0, "divide by 10, if they are in Å"), (0.1, "multiply by 10")])
+def test_positions_in_another_unit_are_noticed(alanine, factor, advice):
+    with pytest.raises(UnsupportedSystemError, match=f"Expected positions in nm.*{advice}"):
+        MolecularSystem.from_openmm(alanine.topology, alanine.system, factor * alanine.positions)
 
 
 def test_from_pdb_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pdb"):
-        MolecularSystem.from_pdb(tmp_path / "nowhere.pdb")
+        MolecularSystem.from_pdb(tmp_path / "nowhere.pdb", PAPER_FORCEFIELD)
 
 
 def test_from_openmm_is_the_same_molecule(alanine):
     angstrom = unit.Quantity(10 * alanine.positions, unit.angstrom)
-    other = MolecularSystem.from_openmm(alanine.topology, alanine.system, angstrom, 300 * unit.kelvin, name=NAME)
+    other = MolecularSystem.from_openmm(
+        alanine.topology, alanine.system, angstrom, temperature=300 * unit.kelvin, name=NAME
+    )
     np.testing.assert_allclose(other.positions, alanine.positions, atol=1e-12)
     assert other.fingerprint == alanine.fingerprint
     vectors = [openmm.Vec3(*x) for x in alanine.positions] * unit.nanometer
-    other = MolecularSystem.from_openmm(alanine.topology, alanine.system, vectors, 300)
+    other = MolecularSystem.from_openmm(alanine.topology, alanine.system, vectors, temperature=300)
     np.testing.assert_array_equal(other.positions, alanine.positions)
 
 
@@ -190,7 +245,7 @@ def test_fingerprint_sees_changes(alanine):
 
 @pytest.mark.parametrize(("kind", "count"), [(None, 0), (app.HBonds, 12), (app.AllBonds, 21)])
 def test_constraints(alanine, kind, count):
-    system = MolecularSystem.from_pdb(alanine.folder / "input.pdb", constraints=kind)
+    system = MolecularSystem.from_pdb(alanine.folder / "input.pdb", PAPER_FORCEFIELD, constraints=kind)
     pairs, lengths = system.constraints
     assert pairs.shape == (count, 2) and lengths.shape == (count,) and lengths.dtype == np.float64
     if kind is None:
@@ -211,7 +266,7 @@ def _bond_lengths(system: MolecularSystem) -> dict[tuple[int, int], float]:
 
 def test_minimum_with_constraints(alanine):
     # From a start whose bonds are all too long.
-    system = MolecularSystem.from_pdb(alanine.folder / "input.pdb", constraints=app.HBonds)
+    system = MolecularSystem.from_pdb(alanine.folder / "input.pdb", PAPER_FORCEFIELD, constraints=app.HBonds)
     system = dataclasses.replace(system, positions=1.02 * alanine.positions)
     x, (pairs, lengths) = system.minimum, system.constraints
     found = np.linalg.norm(x[pairs[:, 0]] - x[pairs[:, 1]], axis=1)
@@ -236,7 +291,7 @@ def test_bonds_from_the_forces_where_the_topology_has_none(alanine):
     residue = bare.addResidue("ALL", bare.addChain())
     for atom in alanine.topology.atoms():
         bare.addAtom(atom.name, atom.element, residue)
-    system = MolecularSystem.from_openmm(bare, alanine.system, alanine.positions, 300)
+    system = MolecularSystem.from_openmm(bare, alanine.system, alanine.positions, temperature=300)
     np.testing.assert_array_equal(system.bonds, alanine.bonds)
     assert system.md_topology.n_bonds == 21
 
@@ -245,11 +300,13 @@ def test_models_and_alternate_locations_are_mentioned(tmp_path, alanine, pdb_tex
     atoms = [line for line in pdb_text.splitlines() if line.startswith("ATOM")]
     models = "".join(f"MODEL {i:8d}\n" + "\n".join(atoms) + "\nENDMDL\n" for i in (1, 2)) + "END\n"
     with pytest.warns(UserWarning, match="2 models; the first"):
-        MolecularSystem.from_pdb(_write(tmp_path / "models.pdb", models))
+        MolecularSystem.from_pdb(_write(tmp_path / "models.pdb", models), PAPER_FORCEFIELD)
 
     hb3 = next(i for i, line in enumerate(atoms) if line[12:16] == " HB3")
     other = atoms[hb3][:16] + "B" + atoms[hb3][17:30] + f"{9.0:8.3f}" + atoms[hb3][38:]
     atoms[hb3 : hb3 + 1] = [atoms[hb3][:16] + "A" + atoms[hb3][17:], other]
     with pytest.warns(UserWarning, match="alternate locations"):
-        system = MolecularSystem.from_pdb(_write(tmp_path / "places.pdb", "\n".join([*atoms, "END\n"])))
+        system = MolecularSystem.from_pdb(
+            _write(tmp_path / "places.pdb", "\n".join([*atoms, "END\n"])), PAPER_FORCEFIELD
+        )
     np.testing.assert_allclose(system.positions, alanine.positions, atol=1e-9)

@@ -18,7 +18,7 @@ from openmm import app, unit
 
 from openmm_fab.molecule.checks import UnsupportedSystemError
 from openmm_fab.molecule.graph import topology_bonds
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.preparation.findings import Findings, Prepared, find_problems
 from openmm_fab.preparation.problems import FIXES
 
@@ -88,12 +88,11 @@ def _check_stayed(prepared: Prepared, lines: Iterable[str]) -> None:
         np.testing.assert_allclose(there[key], x, atol=1e-7, err_msg=str(key))
 
 
-def _read_back(prepared: Prepared, path: Path, forcefield=None) -> MolecularSystem:
+def _read_back(prepared: Prepared, path: Path, forcefield=PAPER_FORCEFIELD) -> MolecularSystem:
     """What from_pdb makes of the written file; a warning is an error."""
-    options = {} if forcefield is None else {"forcefield": forcefield}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return MolecularSystem.from_pdb(prepared.write(path), **options)
+        return MolecularSystem.from_pdb(prepared.write(path), forcefield)
 
 
 def _kinds(findings: Findings | Prepared) -> list[str]:
@@ -124,7 +123,7 @@ def test_good_files(tmp_path, name):
 def test_finding_and_fixing_leave_the_file(tmp_path):
     path = _write(tmp_path / "bare.pdb", _bare(_lines("alanine_dipeptide")))
     before = path.read_bytes()
-    find_problems(path).fix(FIXES)
+    find_problems(path, PAPER_FORCEFIELD).fix(FIXES)
     assert path.read_bytes() == before
 
 
@@ -148,7 +147,7 @@ def test_hydrogens(tmp_path, name, atoms, suffix):
 
 
 def test_hydrogens_are_the_same_in_every_call(tmp_path):
-    findings = find_problems(_write(tmp_path / "bare.pdb", _bare(_lines("peptide_akf.pdb"))))
+    findings = find_problems(_write(tmp_path / "bare.pdb", _bare(_lines("peptide_akf.pdb"))), PAPER_FORCEFIELD)
     random.seed(3)
     state = random.getstate()
     first = findings.fix(FIXES)
@@ -158,7 +157,7 @@ def test_hydrogens_are_the_same_in_every_call(tmp_path):
 
 
 def test_pH(tmp_path):
-    findings = find_problems(_write(tmp_path / "bare.pdb", _bare(_lines("peptide_chignolin.pdb"))))
+    findings = find_problems(_write(tmp_path / "bare.pdb", _bare(_lines("peptide_chignolin.pdb"))), PAPER_FORCEFIELD)
     acid, neutral = (findings.fix(FIXES, pH=pH) for pH in (2.0, 7.0))
     atoms = [{(a.residue.name, a.name) for a in prepared.topology.atoms()} for prepared in (acid, neutral)]
     assert atoms[0] - atoms[1] == {("ASP", "HD2"), ("GLU", "HE2")} and atoms[1] <= atoms[0]
@@ -173,7 +172,7 @@ def _ala(*atoms: str) -> list[str]:
 def test_heavy_atoms(tmp_path, names):
     pytest.importorskip("pdbfixer")
     lines = _ala(*names)
-    findings = find_problems(_write(tmp_path / "short.pdb", lines))
+    findings = find_problems(_write(tmp_path / "short.pdb", lines), PAPER_FORCEFIELD)
     assert set(re.findall(r"[A-Z]+", _only(findings, "missing heavy atoms")[0])) == {"ALA", *names}
     prepared = findings.fix(FIXES)
     _check_stayed(prepared, lines)
@@ -189,7 +188,7 @@ def test_heavy_atoms(tmp_path, names):
 def test_missing_end_of_a_chain(tmp_path):
     pytest.importorskip("pdbfixer")
     lines = [line for line in _lines("peptide_akf.pdb") if not _is(line, "PHE", "OXT")]
-    findings = find_problems(_write(tmp_path / "short.pdb", lines))
+    findings = find_problems(_write(tmp_path / "short.pdb", lines), PAPER_FORCEFIELD)
     assert _only(findings, "missing heavy atoms") == ("PHE 3 (OXT)",)
     prepared = findings.fix(FIXES)
     _check_stayed(prepared, lines)
@@ -205,7 +204,7 @@ def test_hydrogens_in_the_way_of_heavy_atoms(tmp_path):
     """PDBFixer does not see them: it would put NME's carbon onto the amide hydrogen."""
     pytest.importorskip("pdbfixer")
     lines = [line for line in _lines("alanine_dipeptide") if not _is(line, "NME", "C", "CH3")]
-    findings = find_problems(_write(tmp_path / "short.pdb", lines))
+    findings = find_problems(_write(tmp_path / "short.pdb", lines), PAPER_FORCEFIELD)
     assert _kinds(findings.fix(["missing heavy atoms"])) == ["missing hydrogens"]
     prepared = findings.fix(FIXES)
     assert prepared.left == () and "without 4 hydrogens" in prepared.done[0]
@@ -227,7 +226,7 @@ def test_disulfides_outlive_added_atoms(tmp_path):
 
 
 def test_hydrogens_wait_for_heavy_atoms(tmp_path):
-    findings = find_problems(_write(tmp_path / "short.pdb", _bare(_ala("CB"))))
+    findings = find_problems(_write(tmp_path / "short.pdb", _bare(_ala("CB"))), PAPER_FORCEFIELD)
     with pytest.raises(
         ValueError, match=r"Expected all heavy atoms .*; ALA 2 lack some\. Accept 'missing heavy atoms'"
     ):
@@ -236,19 +235,21 @@ def test_hydrogens_wait_for_heavy_atoms(tmp_path):
 
 def test_without_pdbfixer(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pdbfixer", None)
-    findings = find_problems(_write(tmp_path / "short.pdb", _ala("CB")))
+    findings = find_problems(_write(tmp_path / "short.pdb", _ala("CB")), PAPER_FORCEFIELD)
     with pytest.raises(
         ImportError, match=r"PDBFixer: pip install openmm_fab\[prepare\], .*conda-forge pdbfixer.*leave"
     ):
         findings.fix(FIXES)
     assert findings.fix(set(FIXES) - {"missing heavy atoms", "missing hydrogens"}).done == ()
-    find_problems(_write(tmp_path / "bare.pdb", _bare(_lines("alanine_dipeptide")))).fix(FIXES)  # does not need it
+    find_problems(_write(tmp_path / "bare.pdb", _bare(_lines("alanine_dipeptide"))), PAPER_FORCEFIELD).fix(
+        FIXES
+    )  # does not need it
 
 
 def test_named_protonation(tmp_path):
     """Unnamed, this histidine becomes HID."""
     lines = _bare(_lines("peptide_chm.pdb"))
-    assert "HIS 3 is HID" in find_problems(_write(tmp_path / "his.pdb", lines)).fix(FIXES).done[0]
+    assert "HIS 3 is HID" in find_problems(_write(tmp_path / "his.pdb", lines), PAPER_FORCEFIELD).fix(FIXES).done[0]
     for name, present, absent in (
         ("HIE", "HE2", "HD1"),
         ("HSE", "HE2", "HD1"),
@@ -256,7 +257,7 @@ def test_named_protonation(tmp_path):
         ("HIP", "HD1", "-"),
     ):
         named = [_moved(line, name=name) if line[17:20] == "HIS" else line for line in lines]
-        findings = find_problems(_write(tmp_path / "named.pdb", named))
+        findings = find_problems(_write(tmp_path / "named.pdb", named), PAPER_FORCEFIELD)
         assert findings.kinds == ["residue names", "missing hydrogens"]
         assert findings.problems[0].places == (f"{name} 3 -> HIS",)
         prepared = findings.fix(FIXES)
@@ -265,7 +266,7 @@ def test_named_protonation(tmp_path):
         _check_stayed(prepared, named)
         _read_back(prepared, tmp_path / "whole.pdb")
     named = [_moved(line, name="HID") if line[17:20] == "HIS" else line for line in _lines("peptide_chm.pdb")]
-    assert find_problems(_write(tmp_path / "whole.pdb", named)).problems == ()  # its hydrogens tell
+    assert find_problems(_write(tmp_path / "whole.pdb", named), PAPER_FORCEFIELD).problems == ()  # its hydrogens tell
 
 
 def test_charmm(tmp_path):
@@ -302,7 +303,7 @@ def test_models(tmp_path):
     second = [" ".join([*cif[k].split()[:2], "?", *cif[k].split()[3:-1], "2"]) for k in atoms]
     (tmp_path / "two.cif").write_text("\n".join([*cif[: atoms[-1] + 1], *second, *cif[atoms[-1] + 1 :]]) + "\n")
     for file in (path, tmp_path / "two.cif"):
-        findings = find_problems(file)
+        findings = find_problems(file, PAPER_FORCEFIELD)
         assert _only(findings, "models") == ("2 models",)
         prepared = findings.fix(FIXES)
         assert prepared.done == ("models: 2 models",)
@@ -326,7 +327,7 @@ def test_alternate_locations(tmp_path, suffix):
         b[10] = f"{float(b[10]) + 0.3:.3f}"
         path = tmp_path / "b.cif"
         path.write_text("\n".join([*cif[:at], " ".join(a), " ".join(b), *cif[at + 1 :]]) + "\n")
-    findings = find_problems(path)
+    findings = find_problems(path, PAPER_FORCEFIELD)
     assert _only(findings, "alternate locations") == ("ALA 2: B (0.70), not A (0.30)",)
     a, b = (_heavy_places(_cb(lambda line, x=x: [_moved(line, x)]))["A", "2", "CB"] for x in (0.0, 0.3))
     prepared = findings.fix(["alternate locations"])
@@ -354,7 +355,7 @@ def test_atoms_whose_places_have_other_names_are_kept(tmp_path):
         ({"CB": [("A", 0.7), ("B", 0.3)], "O": [("B", 0.3)]}, "A (0.70), not B (0.30); O B too"),
         ({"CB": [("C", 0.2)], "HB1": [("C", 0.2)], "O": [("A", 0.7)]}, "A (0.70), not C (0.20); CB C, HB1 C too"),
     ):
-        findings = find_problems(_write(tmp_path / "a.pdb", _at_places(places)))
+        findings = find_problems(_write(tmp_path / "a.pdb", _at_places(places)), PAPER_FORCEFIELD)
         assert _only(findings, "alternate locations")[0].startswith(f"ALA 2: {told}")
         assert findings.elements == Counter(MolecularSystem.load("alanine_dipeptide").elements)
         assert _read_back(findings.fix(), tmp_path / "whole.pdb").n_atoms == 22
@@ -362,7 +363,9 @@ def test_atoms_whose_places_have_other_names_are_kept(tmp_path):
 
 def test_hydrogens_of_other_places_stay_out(tmp_path):
     """HB1 is placed A and HB3 B, on a carbon that has one place: two forms of a molecule do not become one of both."""
-    findings = find_problems(_write(tmp_path / "a.pdb", _at_places({"HB1": [("A", 0.7)], "HB3": [("B", 0.3)]})))
+    findings = find_problems(
+        _write(tmp_path / "a.pdb", _at_places({"HB1": [("A", 0.7)], "HB3": [("B", 0.3)]})), PAPER_FORCEFIELD
+    )
     assert findings.problems[0].places == ("ALA 2: A (0.70), not B (0.30)",)
     assert findings.elements["H"] == 11 and findings.elements["C"] == 6
 
@@ -378,14 +381,14 @@ def test_two_residues_in_one_place(tmp_path):
         both += [_moved(line, name="SER", place="A", occupancy="0.40"), _moved(line, place="B", occupancy="0.60")]
         if _is(line, "ALA", "CB"):
             both.append(_moved(line, 1.4, name="SER", place="A", occupancy="0.40").replace(" CB ASER", " OG ASER"))
-    prepared = find_problems(_write(tmp_path / "both.pdb", both)).fix(FIXES)
+    prepared = find_problems(_write(tmp_path / "both.pdb", both), PAPER_FORCEFIELD).fix(FIXES)
     assert [residue.name for residue in prepared.topology.residues()] == ["ACE", "ALA", "NME"]
     assert _read_back(prepared, tmp_path / "whole.pdb").n_atoms == 22
 
 
 def test_duplicate_atoms(tmp_path):
     lines = _cb(lambda line: [line, _moved(line, 1.0)])
-    findings = find_problems(_write(tmp_path / "twice.pdb", lines))
+    findings = find_problems(_write(tmp_path / "twice.pdb", lines), PAPER_FORCEFIELD)
     assert _only(findings, "duplicate atoms") == ("ALA 2 CB",)
     prepared = findings.fix(FIXES)
     _check_stayed(prepared, _lines("alanine_dipeptide"))
@@ -395,13 +398,13 @@ def test_duplicate_atoms(tmp_path):
 def test_elements(tmp_path):
     lines = [line if line.startswith("TER") else _moved(line, element="  ") for line in _lines("alanine_dipeptide")]
     lines += [_moved(lines[1], 9.0, name="LIG", chain="L").replace(" CH3 ", " QX1 ")]
-    findings = find_problems(_write(tmp_path / "blank.pdb", lines))
+    findings = find_problems(_write(tmp_path / "blank.pdb", lines), PAPER_FORCEFIELD)
     known, unknown = (p for p in findings.problems if p.kind == "missing elements")
     assert len(known.places) == 22 and "ALA 2 (chain A) CA (C)" in known.places and known.fixable
     assert unknown.places == ("LIG 1 (chain L) QX1 (?)",) and not unknown.fixable
     cif = _as_cif(tmp_path / "a.cif", ROOT / "systems" / "alanine_dipeptide" / "input.pdb").read_text()
     (tmp_path / "a.cif").write_text(cif.replace(" C   CA ", " ?   CA "))
-    findings = find_problems(tmp_path / "a.cif")
+    findings = find_problems(tmp_path / "a.cif", PAPER_FORCEFIELD)
     assert _only(findings, "missing elements") == ("ALA 2 CA (C)",)
     assert (
         _read_back(findings.fix(FIXES), tmp_path / "whole.cif").elements
@@ -423,7 +426,7 @@ def test_modified_residues(tmp_path):
         + [line]
     ]
     oxidised = [_moved(line, name="CSO") if line[17:20] == "CYS" else line for line in oxidised]
-    findings = find_problems(_write(tmp_path / "modified.pdb", oxidised))
+    findings = find_problems(_write(tmp_path / "modified.pdb", oxidised), PAPER_FORCEFIELD)
     assert _kinds(findings) == ["modified residues", "missing bonds", "unknown residues"]
     assert findings.problems[0].places == ("CSO 2 -> CYS without OD", "MSE 4 -> MET")
     assert findings.asked == ["modified residues"] and "fix(['safe', 'modified residues'])" in str(findings)
@@ -435,7 +438,7 @@ def test_modified_residues(tmp_path):
     _check_stayed(prepared, lines)
     assert (
         _read_back(prepared, tmp_path / "whole.pdb").fingerprint
-        == MolecularSystem.from_pdb(ROOT / "tests" / "data" / "peptide_chm.pdb").fingerprint
+        == MolecularSystem.from_pdb(ROOT / "tests" / "data" / "peptide_chm.pdb", PAPER_FORCEFIELD).fingerprint
     )
     assert {"MSE", "CSO"} <= {residue.name for residue in findings.fix(["models"]).topology.residues()}
 
@@ -446,10 +449,10 @@ def test_d_amino_acids(tmp_path):
         line if line.startswith("TER") else f"{line[:30]}{-float(line[30:38]):8.3f}{line[38:]}"
         for line in _lines("alanine_dipeptide")
     ]
-    assert _only(find_problems(_write(tmp_path / "d.pdb", mirror)), "D-amino acids") == ("ALA 2",)
-    assert "note D-amino acids" in str(find_problems(tmp_path / "d.pdb"))
+    assert _only(find_problems(_write(tmp_path / "d.pdb", mirror), PAPER_FORCEFIELD), "D-amino acids") == ("ALA 2",)
+    assert "note D-amino acids" in str(find_problems(tmp_path / "d.pdb", PAPER_FORCEFIELD))
     named = [_moved(line, name="DAL") if line[17:20] == "ALA" else line for line in mirror]
-    findings = find_problems(_write(tmp_path / "dal.pdb", named))
+    findings = find_problems(_write(tmp_path / "dal.pdb", named), PAPER_FORCEFIELD)
     assert _kinds(findings) == ["residue names", "D-amino acids"]
     prepared = findings.fix(FIXES)
     _check_stayed(prepared, mirror)
@@ -501,7 +504,7 @@ def test_ligand_without_conect(tmp_path):
     assert len(_only(findings, "missing bonds")) == 13
     whole = MolecularSystem.load("butane")
     assert _read_back(findings.fix(FIXES), tmp_path / "whole.pdb", BUTANE).fingerprint == whole.fingerprint
-    findings = find_problems(path)  # a force field without butane
+    findings = find_problems(path, PAPER_FORCEFIELD)  # a force field without butane
     assert findings.kinds == ["missing bonds"]
     assert "unknown residues     BUT 1: amber96.xml, implicit/obc1.xml has none" in str(findings)
     prepared = findings.fix()
@@ -537,7 +540,7 @@ def solvated(alanine_dipeptide, tmp_path_factory) -> Path:
 
 
 def test_solvent(tmp_path, solvated):
-    findings = find_problems(solvated)
+    findings = find_problems(solvated, PAPER_FORCEFIELD)
     places = _only(findings, "solvent and ions")
     waters = sum(line.startswith("HETATM") and line[12:21] == " O   HOH " for line in solvated.read_text().splitlines())
     assert waters > 50 and f"{waters} x HOH" in places and {"NA", "CL"} <= {place.split()[-1] for place in places}
@@ -549,7 +552,7 @@ def test_solvent(tmp_path, solvated):
 
 def test_hydrogens_beside_rejected_solvent(tmp_path, solvated):
     lines = [line for line in solvated.read_text().splitlines() if not (line[17:20] == "ALA" and line[76:78] == " H")]
-    findings = find_problems(_write(tmp_path / "bare.pdb", lines))
+    findings = find_problems(_write(tmp_path / "bare.pdb", lines), PAPER_FORCEFIELD)
     assert findings.kinds == ["solvent and ions", "missing hydrogens"]
     prepared = findings.fix(["missing hydrogens"])
     assert "5 at pH 7, placed without the force field" in prepared.done[0]
@@ -559,7 +562,7 @@ def test_hydrogens_beside_rejected_solvent(tmp_path, solvated):
 def test_two_copies(tmp_path):
     lines = _lines("alanine_dipeptide")
     second = [line if line.startswith("TER") else _moved(line, 20.0, chain="B") for line in _bare(lines)]
-    findings = find_problems(_write(tmp_path / "two.pdb", [*lines, "TER", *second]))
+    findings = find_problems(_write(tmp_path / "two.pdb", [*lines, "TER", *second]), PAPER_FORCEFIELD)
     assert _only(findings, "other molecules") == ("ACE-ALA-NME",)  # its hydrogens do not matter
     prepared = findings.fix(FIXES)
     _check_stayed(prepared, lines)
@@ -569,7 +572,7 @@ def test_two_copies(tmp_path):
 
 def test_the_larger_molecule_is_the_solute(tmp_path):
     small = [line if line.startswith("TER") else _moved(line, 40.0, chain="B") for line in _lines("alanine_dipeptide")]
-    findings = find_problems(_write(tmp_path / "two.pdb", [*small, *_lines("peptide_akf.pdb")]))
+    findings = find_problems(_write(tmp_path / "two.pdb", [*small, *_lines("peptide_akf.pdb")]), PAPER_FORCEFIELD)
     assert _only(findings, "other molecules") == ("ACE-ALA-NME",)
     assert "the solute is ALA-LYS-PHE" in findings.problems[0].advice
     _check_stayed(findings.fix(FIXES), _lines("peptide_akf.pdb"))
@@ -578,7 +581,9 @@ def test_the_larger_molecule_is_the_solute(tmp_path):
 def test_a_torn_chain_is_one_molecule(tmp_path):
     """Without its C, ALA 5 is bonded to nothing that follows; the rest is no other molecule for that."""
     lines = [line for line in _lines("peptide_ala9.pdb") if not (line[22:26] == "   5" and _is(line, "ALA", "C"))]
-    assert _only(find_problems(_write(tmp_path / "torn.pdb", lines)), "missing heavy atoms") == ("ALA 5 (C)",)
+    assert _only(find_problems(_write(tmp_path / "torn.pdb", lines), PAPER_FORCEFIELD), "missing heavy atoms") == (
+        "ALA 5 (C)",
+    )
 
 
 # --- what fix leaves alone ---
@@ -587,13 +592,13 @@ def test_a_torn_chain_is_one_molecule(tmp_path):
 def test_missing_residues(tmp_path):
     whole = [line for line in _lines("peptide_ala9.pdb") if line[:3] != "TER"]
     lines = [line for line in whole if line[22:26].strip() not in ("5", "6")]
-    findings = find_problems(_write(tmp_path / "gap.pdb", lines))
+    findings = find_problems(_write(tmp_path / "gap.pdb", lines), PAPER_FORCEFIELD)
     assert _only(findings, "missing residues")[0].startswith("ALA 4 to ALA 7 (0.") and findings.kinds == []
-    written = find_problems(findings.fix(FIXES).write(tmp_path / "written.pdb"))
+    written = find_problems(findings.fix(FIXES).write(tmp_path / "written.pdb"), PAPER_FORCEFIELD)
     assert written.problems == findings.problems  # the numbers are kept
     jump = [_moved(line, number=f"{int(line[22:26]) + 20 * (int(line[22:26]) > 6):3d}") for line in whole]
     path = _write(tmp_path / "numbers.pdb", jump)
-    assert find_problems(path).problems == ()  # numbers jump, the chain does not
+    assert find_problems(path, PAPER_FORCEFIELD).problems == ()  # numbers jump, the chain does not
     with pytest.raises(ValueError, match=r"Expected 'safe' or kinds out of models, .*; got missing residues"):
         findings.fix(["missing residues"])
     with pytest.raises(ValueError, match=r"got hydrogens\."):
@@ -603,15 +608,19 @@ def test_missing_residues(tmp_path):
 def test_overlapping_atoms(tmp_path):
     at = next(line for line in _lines("alanine_dipeptide") if _is(line, "ALA", "HB1"))
     lines = _cb(lambda line: [line[:30] + _moved(at, 0.3)[30:54] + line[54:]])
-    assert "ALA 2 CB and ALA 2 HB1" in _only(find_problems(_write(tmp_path / "on.pdb", lines)), "overlapping atoms")
+    assert "ALA 2 CB and ALA 2 HB1" in _only(
+        find_problems(_write(tmp_path / "on.pdb", lines), PAPER_FORCEFIELD), "overlapping atoms"
+    )
     lines = _cb(lambda line: [f"{line[:30]}     nan{line[38:]}"])
-    assert _only(find_problems(_write(tmp_path / "nan.pdb", lines)), "overlapping atoms") == ("ALA 2 CB (not finite)",)
+    assert _only(find_problems(_write(tmp_path / "nan.pdb", lines), PAPER_FORCEFIELD), "overlapping atoms") == (
+        "ALA 2 CB (not finite)",
+    )
 
 
 def test_residue_with_too_many_atoms(tmp_path):
     lines = _cb(lambda line: [line, _moved(line, 1.5).replace(" CB ", " CG ")])
     for some_lines in (lines, [line for line in lines if not _is(line, "ALA", "HB1")]):
-        findings = find_problems(_write(tmp_path / "more.pdb", some_lines))
+        findings = find_problems(_write(tmp_path / "more.pdb", some_lines), PAPER_FORCEFIELD)
         kinds = ["missing bonds", "unknown residues"]  # CB has no bond left for CG until a hydrogen is gone
         assert _kinds(findings) == kinds and findings.problems[1].places == ("ALA 2 differs from ALA",)
         assert findings.kinds == ([] if some_lines is lines else kinds[:1])
@@ -622,19 +631,19 @@ def test_residue_with_too_many_atoms(tmp_path):
 
 def test_wrong_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Expected a PDB or PDBx/mmCIF file at .*none\.pdb"):
-        find_problems(tmp_path / "none.pdb")
+        find_problems(tmp_path / "none.pdb", PAPER_FORCEFIELD)
     for name, text in (("empty.pdb", "REMARK\n"), ("empty.cif", "data_x\n")):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=rf"Expected atoms in .*{name}; got none"):
-            find_problems(tmp_path / name)
+            find_problems(tmp_path / name, PAPER_FORCEFIELD)
     cif = _as_cif(tmp_path / "a.cif", ROOT / "systems" / "alanine_dipeptide" / "input.pdb").read_text()
     (tmp_path / "a.cif").write_text(cif.replace(" CB ", " CB\n", 1))
     with pytest.raises(ValueError, match="Expected one line for each atom, with 26 values; got 'ATOM"):
-        find_problems(tmp_path / "a.cif")
+        find_problems(tmp_path / "a.cif", PAPER_FORCEFIELD)
 
 
 def test_table(tmp_path):
-    findings = find_problems(_write(tmp_path / "bare.pdb", _bare(_lines("alanine_dipeptide"))))
+    findings = find_problems(_write(tmp_path / "bare.pdb", _bare(_lines("alanine_dipeptide"))), PAPER_FORCEFIELD)
     assert str(findings).splitlines() == [
         "bare.pdb (C6N2O2, 10 atoms, 10 heavy), for amber96.xml, implicit/obc1.xml:",
         "  fix  missing hydrogens    ACE 1 (3), ALA 2 (5), NME 3 (4): " + FIXES["missing hydrogens"],

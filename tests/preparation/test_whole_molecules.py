@@ -12,7 +12,7 @@ import pytest
 from openmm import app
 
 from openmm_fab.molecule.inputs import read_structure
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.preparation.findings import Prepared, _check_same, find_problems
 from openmm_fab.preparation.problems import ASKED
 
@@ -48,13 +48,13 @@ def _check_whole(prepared: Prepared, mol: Any, path: Path) -> None:
     assert _bonds(prepared.topology, prepared.positions) == _built(mol)
     topology, positions = read_structure(prepared.write(path))
     assert _bonds(topology, [x._value for x in positions]) == _built(mol)
-    assert set(find_problems(path).kinds) <= ASKED
+    assert set(find_problems(path, PAPER_FORCEFIELD).kinds) <= ASKED
 
 
 @pytest.mark.parametrize("name", linked.LINKED)
 def test_hydrogens_at_the_end_and_no_bonds_named(tmp_path, name):
     mol, _ = linked.molecule(name)
-    findings = find_problems(_write(tmp_path / "a.pdb", linked.pdb(name)))
+    findings = find_problems(_write(tmp_path / "a.pdb", linked.pdb(name)), PAPER_FORCEFIELD)
     assert findings.elements == _elements(mol) and "other molecules" not in str(findings)
     assert {"split residues", "missing bonds"} <= set(findings.kinds)
     prepared = findings.fix()
@@ -65,39 +65,42 @@ def test_hydrogens_at_the_end_and_no_bonds_named(tmp_path, name):
 @pytest.mark.parametrize(("name", "last"), [("isopeptide", True), ("N-glycan", False), ("ring", True), ("PTR", False)])
 def test_with_bonds_named(tmp_path, name, last):
     """Some of RDKit's names of hydrogens are OpenMM's names of others: H2 and H3 of glycine's CA."""
-    findings = find_problems(_write(tmp_path / "a.pdb", linked.pdb(name, conect=True, last=last)))
+    findings = find_problems(_write(tmp_path / "a.pdb", linked.pdb(name, conect=True, last=last)), PAPER_FORCEFIELD)
     assert ("split residues" in findings.kinds) is last
     _check_whole(findings.fix(), linked.molecule(name)[0], tmp_path / "whole.pdb")
 
 
 @pytest.mark.parametrize(("name", "residues"), [("D-valine", "ACE VAL NME"), ("ring", "SER ALA GLY")])
 def test_d_residues_keep_their_hand_and_have_energies(tmp_path, name, residues):
-    prepared = find_problems(_write(tmp_path / "a.pdb", linked.pdb(name))).fix()
-    system = MolecularSystem.from_pdb(prepared.write(tmp_path / "whole.pdb"))
+    prepared = find_problems(_write(tmp_path / "a.pdb", linked.pdb(name)), PAPER_FORCEFIELD).fix()
+    system = MolecularSystem.from_pdb(prepared.write(tmp_path / "whole.pdb"), PAPER_FORCEFIELD)
     assert [residue.name for residue in system.topology.residues()] == residues.split()
     assert system.n_atoms == linked.molecule(name)[0].GetNumAtoms() and len(system.bonds) == len(
         _built(linked.molecule(name)[0])
     )
-    hand = find_problems(tmp_path / "whole.pdb")
+    hand = find_problems(tmp_path / "whole.pdb", PAPER_FORCEFIELD)
     assert [problem.kind for problem in hand.problems] == ["D-amino acids"]
     assert hand.problems[0].places == (f"{'VAL 2' if name == 'D-valine' else 'SER 1'}",)
 
 
 @pytest.mark.parametrize(("name", "standard", "atoms"), [("SEP", "SER", 4), ("TPO", "THR", 4), ("PTR", "TYR", 4)])
 def test_phosphates_go_only_where_that_is_said(tmp_path, name, standard, atoms):
-    findings = find_problems(_write(tmp_path / "a.pdb", linked.pdb(name)))
+    findings = find_problems(_write(tmp_path / "a.pdb", linked.pdb(name)), PAPER_FORCEFIELD)
     assert findings.asked == ["modified residues"] and "  ask  modified residues" in str(findings)
     assert f"{name} 2 -> {standard} without P, O1P, O2P, O3P" in str(findings)
     bare = findings.fix(["safe", "modified residues"])
     lost = findings.elements - bare.elements
     assert lost - Counter({"H": lost["H"]}) == Counter({"P": 1, "O": 3}) and bare.left == ()
-    assert MolecularSystem.from_pdb(bare.write(tmp_path / "bare.pdb")).n_atoms == findings.elements.total() - atoms + 1
+    assert (
+        MolecularSystem.from_pdb(bare.write(tmp_path / "bare.pdb"), PAPER_FORCEFIELD).n_atoms
+        == findings.elements.total() - atoms + 1
+    )
 
 
 def test_no_hydrogens_where_a_residue_is_linked_otherwise(tmp_path):
     """Lysine's template has NH3+: not for the nitrogen of an amide. Modeller would complete it."""
     lines = [k for k in linked.pdb("isopeptide").splitlines() if k[76:78].strip() != "H"]
-    findings = find_problems(_write(tmp_path / "a.pdb", "\n".join(lines) + "\n"))
+    findings = find_problems(_write(tmp_path / "a.pdb", "\n".join(lines) + "\n"), PAPER_FORCEFIELD)
     assert "LYS 2 (chain A) (bonded to another residue at NZ)" in str(findings)
     prepared = findings.fix()
     bearing = Counter(str(a.residue.name) for a in prepared.topology.atoms() if a.element.symbol == "H")
@@ -114,7 +117,7 @@ def test_names_that_are_elements(tmp_path):
     for atom, x in zip(mol.GetAtoms(), mol.GetConformer().GetPositions(), strict=True):
         place, symbol = "".join(f"{value:8.3f}" for value in x), atom.GetSymbol().upper()
         lines.append(f"HETATM{atom.GetIdx():5d}  {symbol:<3} MOL     1    {place}  1.00  0.00          {symbol:>2}")
-    findings = find_problems(_write(tmp_path / "a.pdb", "\n".join([*lines, "END\n"])))
+    findings = find_problems(_write(tmp_path / "a.pdb", "\n".join([*lines, "END\n"])), PAPER_FORCEFIELD)
     assert "duplicate atoms" not in findings.kinds and "MOL 1: 2 CL -> CL1 to CL2" in str(findings)
     prepared = findings.fix()
     _check_whole(prepared, mol, tmp_path / "whole.pdb")
@@ -131,7 +134,7 @@ def test_two_molecules_whose_hydrogens_are_mixed(tmp_path):
     far = [f"{k[:30]}{float(k[30:38]) + 25:8.3f}{k[38:]}" for k in atoms]
     heavy = [k for k in (*atoms, *far) if k[76:78].strip() != "H"]
     mixed = [k for pair in zip(far, atoms, strict=True) for k in pair if k[76:78].strip() == "H"]
-    findings = find_problems(_write(tmp_path / "two.pdb", "\n".join([*heavy, *mixed, "END\n"])))
+    findings = find_problems(_write(tmp_path / "two.pdb", "\n".join([*heavy, *mixed, "END\n"])), PAPER_FORCEFIELD)
     assert findings.asked == ["other molecules"]
     both = findings.fix()
     assert both.elements == findings.elements == Counter({k: 2 * n for k, n in _elements(mol).items()})
@@ -149,7 +152,7 @@ def test_hydrogens_in_a_residue_of_their_own(tmp_path, name):
             count += 1
             k = f"{k[:12]} H{count:<2} UNL     1{k[26:]}"
         lines.append(k)
-    findings = find_problems(_write(tmp_path / "a.pdb", "\n".join(lines) + "\n"))
+    findings = find_problems(_write(tmp_path / "a.pdb", "\n".join(lines) + "\n"), PAPER_FORCEFIELD)
     prepared = findings.fix()
     _check_whole(prepared, linked.molecule(name)[0], tmp_path / "whole.pdb")
     assert "UNL" not in {residue.name for residue in prepared.topology.residues()}
@@ -159,10 +162,10 @@ def test_chains_that_nothing_ends(tmp_path):
     """Peptides one after the other: OpenMM would bond the end of one to the beginning of the next, 2 nm away."""
     atoms = [k for k in (ROOT / "tests" / "data" / "peptide_akf.pdb").read_text().splitlines() if k[:4] == "ATOM"]
     far = [f"{k[:30]}{float(k[30:38]) + 40:8.3f}{k[38:]}" for k in atoms]
-    findings = find_problems(_write(tmp_path / "two.pdb", "\n".join([*atoms, *far, "END\n"])))
+    findings = find_problems(_write(tmp_path / "two.pdb", "\n".join([*atoms, *far, "END\n"])), PAPER_FORCEFIELD)
     assert findings.kinds == ["missing TER", "other molecules"] and "between PHE 3 and ALA 1" in str(findings)
     far = [f"{k[:22]}{int(k[22:26]) + 3:4d}{k[26:]}" for k in far]  # PHE 3 has its OXT
-    findings = find_problems(_write(tmp_path / "on.pdb", "\n".join([*atoms, *far, "END\n"])))
+    findings = find_problems(_write(tmp_path / "on.pdb", "\n".join([*atoms, *far, "END\n"])), PAPER_FORCEFIELD)
     assert findings.kinds == ["missing TER", "other molecules"] and "between PHE 3 and ALA 4" in str(findings)
     assert findings.fix(["safe", "other molecules"]).topology.getNumAtoms() == len(atoms)
 
@@ -170,10 +173,10 @@ def test_chains_that_nothing_ends(tmp_path):
 def test_deuterium_is_offered_hydrogen(tmp_path):
     lines = (ROOT / "systems" / "alanine_dipeptide" / "input.pdb").read_text().splitlines()
     heavy = [f"{k[:12]} D  {k[16:76]} D" if k[12:16] == " H  " else k for k in lines]
-    findings = find_problems(_write(tmp_path / "d.pdb", "\n".join(heavy) + "\n"))
+    findings = find_problems(_write(tmp_path / "d.pdb", "\n".join(heavy) + "\n"), PAPER_FORCEFIELD)
     assert [problem.kind for problem in findings.problems] == ["deuterium"] and "C6H10D2N2O2" in str(findings)
     assert findings.problems[0].places == ("ALA 2 D", "NME 3 D")
-    system = MolecularSystem.from_pdb(findings.fix().write(tmp_path / "h.pdb"))
+    system = MolecularSystem.from_pdb(findings.fix().write(tmp_path / "h.pdb"), PAPER_FORCEFIELD)
     assert system.fingerprint == MolecularSystem.load("alanine_dipeptide").fingerprint
 
 
@@ -185,7 +188,7 @@ def test_bonds_that_would_be_too_many_are_left(tmp_path):
         f"{near[:12]} HZ{n} LYS A   2    {near[30:46]}{float(near[46:54]) + z:8.3f}{near[54:76]} H"
         for n, z in ((2, 1.0), (3, -1.0))
     ]
-    findings = find_problems(_write(tmp_path / "a.pdb", "\n".join([*text[:-1], *extra, "END\n"])))
+    findings = find_problems(_write(tmp_path / "a.pdb", "\n".join([*text[:-1], *extra, "END\n"])), PAPER_FORCEFIELD)
     left = [problem for problem in findings.problems if problem.kind == "missing bonds" and not problem.fixable]
     assert left[0].places == ("LYS 2 (chain A) NZ - ACE 3 (chain A) C",) and "a hydrogen too many" in left[0].advice
     assert findings.asked == [] and findings.fix().elements == findings.elements

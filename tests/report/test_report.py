@@ -88,7 +88,7 @@ def test_the_other_findings() -> None:
 
 def test_few_iterations_come_first() -> None:
     rows = [{"iteration": i, "seconds": 40.0 + 2.0 * i, "spent": (40.0 + 2.0 * i) / 60} for i in range(1, 11)]
-    first = findings(flow(1000, seed=0), None, rows)[0]
+    first = findings(flow(1000, seed=0), None, metrics=rows)[0]
     assert (first.grade, first.head) == ("bad", "10 iterations: too few to learn from")
     assert "--minutes 34 or more" in first.because  # 1000 of 2 s; what the first one took besides is not counted
     (one,) = training_findings(rows[:1])
@@ -172,9 +172,9 @@ def test_another_energy_is_seen_where_torsions_agree() -> None:
 
 def test_energies_above_the_cut_are_a_card() -> None:
     rows = [*METRICS, {"iteration": 3, "annealed_above_cut": 0.3}]
-    (found,) = (f for f in findings(flow(1000, seed=0), None, rows) if "energy cut" in f.head)
+    (found,) = (f for f in findings(flow(1000, seed=0), None, metrics=rows) if "energy cut" in f.head)
     assert found.grade == "care" and "30 %" in found.head
-    assert not any("energy cut" in f.head for f in findings(flow(1000, seed=0), None, METRICS))
+    assert not any("energy cut" in f.head for f in findings(flow(1000, seed=0), None, metrics=METRICS))
 
 
 def test_a_few_equal_weights_among_zeros_are_no_plain_md() -> None:
@@ -190,11 +190,22 @@ def test_a_basin_that_neither_side_visits_is_marked_with_care() -> None:
     assert '<td class="care">! too few samples, no verdict' in report_html(few, comparison)
 
 
+def test_weights_that_cannot_be_used_get_no_tick() -> None:
+    """Distributions that lie near each other are not counted as agreement."""
+    ours = flow(4000, seed=1)
+    ours = replace(ours, log_w=ours.log_w + pareto(1.1, 4000))
+    comparison = compare(ours, two_basins(4000, 0.1, seed=2, name="md"), n_bootstrap=30)
+    last = findings(ours, comparison)[-1]
+    assert (last.grade, last.head) == ("bad", "No verdict against md: the weights cannot be used")
+    text = report_html(ours, comparison)
+    assert '<td class="good">' not in text and "the weights cannot be used, no verdict</td>" in text
+
+
 @pytest.fixture(scope="module")
 def page() -> str:
     ensemble = flow(3000, seed=0)
     comparison = compare(ensemble, two_basins(3000, 0.1, seed=1, name="md"), n_bootstrap=30)
-    return report_html(ensemble, comparison, METRICS, {"seed": 0, "name": "<b>&"}, title="my <run>")
+    return report_html(ensemble, comparison, metrics=METRICS, settings={"seed": 0, "name": "<b>&"}, title="my <run>")
 
 
 class Parsed(HTMLParser):

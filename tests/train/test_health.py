@@ -26,8 +26,10 @@ SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=1,
 def _trainer(target=None, iterations: int = 1000, settings: TrainSettings = SMALL, objective=OBJECTIVES["fab"]):
     target = target or ManyWell(2)
     random = torch.Generator().manual_seed(0)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=16), random)
-    return Trainer(flow, target, Budget(iterations=iterations), settings, random, objective)
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=16), generator=random)
+    return Trainer(
+        flow, target, Budget(iterations=iterations), settings=settings, generator=random, objective=objective
+    )
 
 
 def _parameters(trainer: Trainer) -> list[Tensor]:
@@ -83,7 +85,7 @@ class NaNAfter(CouplingFlow):
 def test_losses_that_stay_nan_stop_training_with_advice() -> None:
     random, target = torch.Generator().manual_seed(0), ManyWell(2)
     flow = NaNAfter(target.periodic, FlowSettings(layers=2, hidden=16), random)
-    trainer = Trainer(flow, target, Budget(iterations=1000), SMALL, random)
+    trainer = Trainer(flow, target, Budget(iterations=1000), settings=SMALL, generator=random)
     trainer.step()
     good = _parameters(trainer)
     trainer.learner.flow.broken = True
@@ -164,7 +166,9 @@ def test_a_mode_that_is_lost_is_told_and_counted(monkeypatch) -> None:
     assert info["lost_basins"] == 1.0
     assert torch.equal(random, trainer.generator.get_state())  # looking changes nothing
 
-    healthy = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=16), torch.Generator().manual_seed(0))
+    healthy = CouplingFlow(
+        target.periodic, FlowSettings(layers=2, hidden=16), generator=torch.Generator().manual_seed(0)
+    )
     trainer.learner.flow.load_state_dict(healthy.state_dict())  # nearly uniform: knows both
     with warnings.catch_warnings():
         warnings.simplefilter("error")

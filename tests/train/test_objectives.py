@@ -183,7 +183,9 @@ def _trainer(
         ais=AISSettings(intermediate=2, leapfrogs=3, step_size=0.4),
     )
     random = torch.Generator().manual_seed(0)
-    return Trainer(Normal(), target or Peaks(), Budget(iterations=10), settings, random, objective)
+    return Trainer(
+        Normal(), target or Peaks(), Budget(iterations=10), settings=settings, generator=random, objective=objective
+    )
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.generator.parts import objective_of
 from openmm_fab.target import Target
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.start import PHASES, Start
@@ -29,9 +30,11 @@ class Rotor(Target):
 
 def trainer_of(iterations=500, objective=None):
     target = Rotor()
-    flow = CouplingFlow(target.periodic, FLOW, torch.Generator().manual_seed(0))
+    flow = CouplingFlow(target.periodic, FLOW, generator=torch.Generator().manual_seed(0))
     random = torch.Generator().manual_seed(0)
-    return Trainer(flow, target, Budget(iterations=iterations), SETTINGS, random, objective or Start())
+    return Trainer(
+        flow, target, Budget(iterations=iterations), settings=SETTINGS, generator=random, objective=objective or Start()
+    )
 
 
 def test_phases_follow_each_other_and_the_wells_get_their_populations(monkeypatch):
@@ -89,8 +92,8 @@ def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path)
 
 
 def test_molecules_begin_so_and_the_papers_objective_can_be_asked_for(butane_generator):
-    assert isinstance(butane_generator._objective("auto", None), Start)
-    assert not isinstance(butane_generator._objective("fab", None), Start)
+    assert isinstance(objective_of("auto", butane_generator.flow, None), Start)
+    assert not isinstance(objective_of("fab", butane_generator.flow, None), Start)
 
 
 @pytest.fixture
@@ -103,6 +106,8 @@ def butane_generator():
 def test_a_flow_that_does_not_draw_torsions_first_is_refused():
     target = Rotor()
     flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8))
-    trainer = Trainer(flow, target, Budget(iterations=1), SETTINGS, torch.Generator(), Start())
+    trainer = Trainer(
+        flow, target, Budget(iterations=1), settings=SETTINGS, generator=torch.Generator(), objective=Start()
+    )
     with pytest.raises(ValueError, match="Expected a flow that draws torsions first"):
         trainer.step()

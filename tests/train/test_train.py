@@ -35,7 +35,7 @@ class Mixed(Target):
 
     def __init__(self) -> None:
         self.angles = VonMises(torch.tensor([0.5, -1.0]), torch.tensor([3.0, 2.0]), modes=2)
-        self.lines = Gaussian(torch.tensor([2.0, 0.0]), torch.tensor([0.4, 1.3]), self.log_z)
+        self.lines = Gaussian(torch.tensor([2.0, 0.0]), torch.tensor([0.4, 1.3]), log_z=self.log_z)
         self.periodic = torch.tensor([False, True, False, True])
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -55,8 +55,10 @@ def _trainer(
     objective=OBJECTIVES["fab"],
 ):
     random = torch.Generator().manual_seed(seed)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), random)
-    return Trainer(flow, target, Budget(iterations=iterations), settings, random, objective)
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), generator=random)
+    return Trainer(
+        flow, target, Budget(iterations=iterations), settings=settings, generator=random, objective=objective
+    )
 
 
 def _log_w(trainer: Trainer, n: int) -> tuple[Tensor, Tensor]:
@@ -283,7 +285,7 @@ def test_broken_losses_end_training():
     target, random = ManyWell(2), torch.Generator().manual_seed(0)
     flow = Broken(target.periodic, FlowSettings(layers=2, hidden=16), random)
     flow.broken = False
-    trainer = Trainer(flow, target, Budget(iterations=100), SMALL, random)
+    trainer = Trainer(flow, target, Budget(iterations=100), settings=SMALL, generator=random)
     trainer.step()
     before = [p.clone() for p in flow.parameters()]
     trainer.learner.flow.broken = True
@@ -377,7 +379,7 @@ def test_steps_follow_the_widths_in_the_buffer(tmp_path):
     class Uneven(Mixed):
         def __init__(self) -> None:
             super().__init__()
-            self.lines = Gaussian(torch.tensor([0.0, 0.0]), torch.tensor([0.3, 1.2]), self.log_z)
+            self.lines = Gaussian(torch.tensor([0.0, 0.0]), torch.tensor([0.3, 1.2]), log_z=self.log_z)
 
     settings = replace(LEARN, ais=AISSettings(widths=True), updates=2)
     trainer = _trainer(Uneven(), settings, iterations=60)
@@ -519,7 +521,11 @@ def test_a_flow_that_shows_no_base_is_trained_as_published():
         trainer = _trainer(Mixed(), SMALL, iterations=3)
         shut = Closed(trainer.flow)
         trainer = Trainer(
-            shut, Mixed(), Budget(iterations=3), replace(SMALL, path_gradient=share), torch.Generator().manual_seed(3)
+            shut,
+            Mixed(),
+            Budget(iterations=3),
+            settings=replace(SMALL, path_gradient=share),
+            generator=torch.Generator().manual_seed(3),
         )
         ends.append([info["loss"] for info in trainer])
     assert ends[0] == ends[1]
@@ -530,7 +536,7 @@ def test_bfloat16_needs_a_flow_that_has_it():
         TrainSettings(matmul_dtype="float16")
     flow = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="Expected a CouplingFlow"):
-        Trainer(flow, ManyWell(2), Budget(iterations=1), replace(SMALL, matmul_dtype="bfloat16"))
+        Trainer(flow, ManyWell(2), Budget(iterations=1), settings=replace(SMALL, matmul_dtype="bfloat16"))
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -539,7 +545,7 @@ def test_auto_takes_bfloat16_where_it_is_quick(quick, monkeypatch):
 
     def lower(flow, dtype):
         budget, settings = Budget(iterations=1), replace(SMALL, matmul_dtype=dtype)
-        trainer = Trainer(flow, ManyWell(2), budget, settings, torch.Generator())
+        trainer = Trainer(flow, ManyWell(2), budget, settings=settings, generator=torch.Generator())
         return getattr(trainer.learner.flow, "matmul_dtype", None) is torch.bfloat16
 
     flow = CouplingFlow(ManyWell(2).periodic, FlowSettings(layers=2, hidden=8))
@@ -649,7 +655,14 @@ def test_running_statistics_of_other_flows_reach_the_averaged_one() -> None:
 
     flow, target = Running(), Gaussian(torch.full((2,), 3.0), torch.ones(2))
     objective = MaximumLikelihood(lambda n, generator: 3.0 + torch.randn(n, 2, generator=generator))
-    trainer = Trainer(flow, target, Budget(iterations=10), SMALL, torch.Generator().manual_seed(0), objective)
+    trainer = Trainer(
+        flow,
+        target,
+        Budget(iterations=10),
+        settings=SMALL,
+        generator=torch.Generator().manual_seed(0),
+        objective=objective,
+    )
     list(trainer)
     assert trainer.learner.flow is not flow and float(flow.seen.min()) > 1.0
     assert torch.equal(flow.seen, trainer.learner.flow.seen)
@@ -661,7 +674,13 @@ def test_a_resampled_base_is_resumed_uninterrupted(tmp_path) -> None:
     def made(seed: int) -> Trainer:
         random, settings = torch.Generator().manual_seed(seed), FlowSettings(layers=2, hidden=8, resampled=True)
         target = ManyWell(2)
-        return Trainer(CouplingFlow(target.periodic, settings, random), target, Budget(iterations=6), SMALL, random)
+        return Trainer(
+            CouplingFlow(target.periodic, settings, generator=random),
+            target,
+            Budget(iterations=6),
+            settings=SMALL,
+            generator=random,
+        )
 
     whole, first, second = made(0), made(0), made(5)
     infos = list(whole)

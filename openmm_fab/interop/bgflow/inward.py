@@ -142,7 +142,7 @@ def from_generator(generator: Any) -> tuple[BgflowFlow, BgflowCoordinates]:
     return BgflowFlow(generator.prior, head, chart), BgflowCoordinates(tail, chart, transform)
 
 
-def from_flow(flow: Any, prior: Any, ranges: Sequence[Range] | None = None) -> BgflowFlow:
+def from_flow(flow: Any, prior: Any, *, ranges: Sequence[Range] | None = None) -> BgflowFlow:
     """Convert a bgflow.Flow and a prior to a flow over z, its output tensors concatenated.
 
     Parameters

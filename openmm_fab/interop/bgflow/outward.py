@@ -69,7 +69,7 @@ def to_generator(generator: BoltzmannGenerator) -> Any:
     return bgflow.BoltzmannGenerator(to_prior(flow), bgflow.SequentialFlow(layers), target)
 
 
-def to_sampler(ensemble: Ensemble, seed: int | None = None, dtype: torch.dtype = torch.float32) -> Any:
+def to_sampler(ensemble: Ensemble, seed: int | None = None, *, dtype: torch.dtype = torch.float32) -> Any:
     """Convert an ensemble to a bgflow.Sampler, e.g. as data of KLTrainer: draws by weight, with replacement.
 
     Without a seed it draws by PyTorch's global random numbers, as bgflow does.

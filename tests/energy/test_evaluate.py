@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from openmm_fab.energy.evaluate import energies_of
 from openmm_fab.ensemble import energies
-from openmm_fab.ensemble.energies import energies_of
 
 
 def test_every_row_once_in_batches(monkeypatch) -> None:
