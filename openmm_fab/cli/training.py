@@ -302,3 +302,4 @@ def _show_cost(molecule: MolecularSystem, chosen: RunSettings) -> None:
     with Ticking("probing"):
         cost = probe(generator, PROBE_SECONDS)
     typer.echo(cost.words(chosen.minutes, chosen.samples, generator))
+    typer.echo(generator.turning_in_words())

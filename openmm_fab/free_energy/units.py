@@ -31,7 +31,7 @@ class InUnits:
     temperature: float
 
     def in_units(self: T, unit: str, temperature: float | None = None) -> T:
-        """The same in "kT", "kJ/mol" or "kcal/mol".
+        """Convert energies to "kT", "kJ/mol" or "kcal/mol".
 
         Parameters
         ----------

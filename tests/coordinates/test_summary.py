@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import molecules as m
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from openmm import app
 
 from openmm_fab.coordinates import marks
 from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.summary import turning_in_words
 from openmm_fab.coordinates.zmatrix import build_zmatrix
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.molecule.stereo import stereocentres
@@ -68,6 +71,20 @@ def test_what_is_said_in_words(proline, alanine_dipeptide):
     assert "Peptide bonds, sampled: ACE1:C-ALA2:N, ALA2:C-NME3:N" in text
     assert text.count(" fixed ") == 12 + 0 and "sector" not in text
     assert "measure of flexible bonds" in _coordinates(rigid, measure="flexible").summary()
+
+
+def test_what_turns_is_said_by_name(alanine_dipeptide):
+    c = _coordinates(alanine_dipeptide)
+    text = c.summary().splitlines()[-1]
+    assert text == c.turning_in_words() and text.startswith(f"Turning ({c.n_periodic}): ")
+    turning, kept = text.removeprefix(f"Turning ({c.n_periodic}): ").split(". Kept as given: ")
+    assert {"phi ALA2", "psi ALA2"} < set(turning.split(", ")) and len(turning.split(", ")) == c.n_periodic
+    assert kept == "2 x trans amide, stereocentre."
+    assert "No torsion of the backbone" not in text
+
+    stiff = replace(c.zmatrix, periodic=np.zeros_like(c.zmatrix.periodic))
+    none = turning_in_words(stiff, alanine_dipeptide, c.structures(), c.atom_names, searched=False)
+    assert none.startswith("Turning (0): nothing. No torsion of the backbone turns: other shapes of it are missed")
 
 
 def test_without_a_system_atoms_are_numbers():

@@ -17,7 +17,17 @@ from ensembles import butane, flow
 from openmm_fab.plots import PLOT_SAMPLES, training_figures
 from openmm_fab.tools import progress
 from openmm_fab.tools.activity import doing
-from openmm_fab.tools.progress import History, LivePlot, RunLog, Ticking, TrainingBar, duration
+from openmm_fab.tools.progress import (
+    History,
+    LivePlot,
+    RunLog,
+    Ticking,
+    TrainingBar,
+    bar,
+    duration,
+    dynamics_bar,
+    hide_bars,
+)
 
 INFO = {
     **{"iteration": 1, "loss": 1.5, "ess_flow": 0.25, "ess_ais": 0.5, "acceptance": 0.65, "evaluations": 1000},
@@ -273,3 +283,27 @@ def test_a_long_history_takes_little_memory() -> None:
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert grown < 250 * 5000  # bytes; dicts take over 1,000 each
+
+
+def test_dynamics_are_shown_in_ps_with_their_speed() -> None:
+    """Of 2 copies and items of 0.5 ps: ns/day is 86.4 times ps/s, of both together."""
+    shown = dynamics_bar(range(5), "langevin", 0.5, copies=2)
+    for _ in shown:
+        time.sleep(0.02)
+    found = shown.format_dict
+    rate = found["rate"] or found["n"] / found["elapsed"]
+    assert (found["unit"], found["unit_scale"], found["n"]) == ("ps", 0.5, 5)
+    assert rate < 50 and found["postfix"] == f"{86.4 * rate * 0.5 * 2:.3g} ns/day"
+
+
+def test_bars_can_be_hidden(capsys) -> None:
+    try:
+        hide_bars()
+        assert list(bar(range(3), "sampling")) == [0, 1, 2] and list(dynamics_bar(range(3), "md", 1.0)) == [0, 1, 2]
+        with Ticking("set-up"):
+            pass
+        assert capsys.readouterr() == ("", "")
+    finally:
+        hide_bars(False)
+    list(bar(range(3), "sampling"))
+    assert "sampling" in capsys.readouterr().err
