@@ -18,6 +18,7 @@ RESULTS, FIGURES, PAGE = HERE / "results", HERE / "figures", HERE / "RESULTS.md"
 MODULES = {
     "main_job": "main_job",
     "energy": "energy",
+    "own_energy": "own_energy",
     "coordinates": "coordinates",
     "flow": "flow",
     "ais": "ais",

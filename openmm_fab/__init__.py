@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .generator.generator import BoltzmannGenerator
     from .generator.log_z import log_z_ais, log_z_bar
     from .generator.presets import PRESETS, load_pretrained
+    from .generator.refining import refine
     from .generator.settings import GeneratorSettings
     from .md.convergence import Convergence, ReferenceEnsemble
     from .md.reference import reference
@@ -92,6 +93,7 @@ __all__ = [
     "log_z",
     "log_z_ais",
     "log_z_bar",
+    "refine",
     "difference",
     "difference_bar",
     "temperature_difference",
@@ -125,6 +127,7 @@ if not TYPE_CHECKING:
             "generator.generator": "BoltzmannGenerator",
             "generator.log_z": "log_z_ais log_z_bar",
             "generator.presets": "PRESETS load_pretrained",
+            "generator.refining": "refine",
             "generator.settings": "GeneratorSettings",
             "md.convergence": "Convergence ReferenceEnsemble",
             "md.reference": "reference",

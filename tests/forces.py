@@ -293,6 +293,40 @@ def collective_variables() -> openmm.Force:
     return force
 
 
+def radius_of_gyration() -> openmm.Force:
+    return openmm.RGForce([0, 2, 3, 7, 11])
+
+
+def _moved(scale: float) -> np.ndarray:
+    """Reference positions (N, 3), nm, unlike those of the test."""
+    return POSITIONS + np.random.default_rng(11).normal(scale=scale, size=(N, 3))
+
+
+def rmsd(particles: tuple[int, ...] = ()) -> openmm.Force:
+    return openmm.RMSDForce(_moved(0.1), particles)
+
+
+def orientation() -> openmm.Force:
+    return openmm.OrientationRestraintForce(20.0, _moved(0.2), [1, 2, 4, 5, 8])
+
+
+def lcpo() -> openmm.Force:
+    force, random = openmm.LCPOForce(), np.random.default_rng(12)
+    force.setSurfaceTension(2.3)
+    for i in range(N):
+        p = random.normal(size=4) * (0.6, 0.2, 0.02, 0.5)
+        force.addParticle(0.0 if i == 4 else 0.25 + 0.2 * random.random(), *p)
+    return force
+
+
+def shape_restraint() -> openmm.Force:
+    """As users bias with them: forces of a shape as collective variables."""
+    force = _with(openmm.CustomCVForce("k*((rg-0.5)^2+(rmsd-0.1)^2)+sasa*turned"), k=50.0)
+    for name, inner in (("rg", openmm.RGForce()), ("rmsd", rmsd()), ("sasa", lcpo()), ("turned", orientation())):
+        force.addCollectiveVariable(name, inner)
+    return force
+
+
 FORCES: dict[str, Callable[[], openmm.Force]] = {
     "bonds": bonds,
     "angles": angles,
@@ -317,3 +351,12 @@ FORCES: dict[str, Callable[[], openmm.Force]] = {
     "custom nonbonded empty group": lambda: custom_nonbonded("empty group"),
     "collective variables": collective_variables,
 }
+if hasattr(openmm, "LCPOForce"):  # since OpenMM 8.4
+    FORCES |= {
+        "radius of gyration": radius_of_gyration,
+        "rmsd": rmsd,
+        "rmsd of some": lambda: rmsd((1, 2, 4, 5, 8)),
+        "orientation": orientation,
+        "lcpo": lcpo,
+        "shape restraint": shape_restraint,
+    }

@@ -27,7 +27,7 @@ ROOT_NAMES = """
     Budget Trainer TrainingError
     Ensemble StreamedEnsemble Estimate load_reference reference ReferenceEnsemble Convergence
     Profile profile surface basin_difference basins Basins
-    FreeEnergy log_z log_z_ais log_z_bar difference difference_bar temperature_difference at_temperature mbar
+    FreeEnergy log_z log_z_ais log_z_bar refine difference difference_bar temperature_difference at_temperature mbar
     Comparison compare
 """.split()
 FACES = [path.parent for path in sorted(ROOT.rglob("__init__.py")) if path.parent != ROOT]
@@ -42,7 +42,7 @@ NEEDS = {"openmm_fab.md.moves": "openmmtools"}
 
 
 def test_the_root_has_its_names() -> None:
-    assert len(ROOT_NAMES) == 46
+    assert len(ROOT_NAMES) == 47
     assert fab.__all__ == ROOT_NAMES == PUBLIC[PACKAGE]
 
 

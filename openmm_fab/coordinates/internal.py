@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..drawing.view import Mark, view
 from ..energy.compiled import CompiledEnergy
+from ..energy.given import GivenEnergy
 from ..energy.protocol import Energy
 from ..molecule.graph import BondGraph
 from ..molecule.names import atom_names
@@ -662,4 +663,6 @@ def _batched(energy: Energy, system: MolecularSystem) -> CompiledEnergy | None:
     """An energy of many structures at once, if there is one."""
     if isinstance(energy, CompiledEnergy):
         return energy
+    if isinstance(energy, GivenEnergy):
+        return None
     return None if CompiledEnergy.untranslated(system.system) else CompiledEnergy(system)

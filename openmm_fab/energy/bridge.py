@@ -3,8 +3,8 @@
 OpenMM evaluates one structure per call, so a batch is shared out to several *workers*: each is a Python
 thread with a Context of its own. OpenMM releases Python's lock while it computes, so threads run side by
 side. Worker processes evaluate about as many structures a second (`python -m benchmarks energy bridge` measures both,
-on every platform), but have to be started, fed through pipes and cleaned up after, can outlive a parent
-that died, and are awkward in Jupyter.
+on every platform), and have to be started and fed through pipes. They are taken for forces that Python calculates,
+which keep the lock, where they are faster by timing (`processes`).
 
 A worker that raises, or does not answer for long, ends the call with a `WorkerError`; no numbers come of that call, and
 the next one starts with new Contexts.
@@ -18,6 +18,7 @@ and from machine to machine: they are timed.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -29,10 +30,12 @@ import torch
 from torch import Tensor
 
 from ..molecule.openmm_private import magnitude
+from ..molecule.python import calls_python
 from ..molecule.system import MolecularSystem
 from ..tools.devices import core_count
 from ..tools.errors import OpenMMFabError
 from .agreement import compare
+from .processes import ProcessError, Processes
 from .protocol import differentiable_once, require_positions
 
 TIMING_SECONDS = 0.06  # per candidate; up to about eight candidates
@@ -66,10 +69,13 @@ class OpenMMEnergy:
         OpenMM's platform properties; on the CPU platform Threads is "1" unless given.
     time_limit : float, s
         How long a worker may take for one structure before the call is given up.
+    processes : bool or None
+        Workers that are processes. None: timed where there is a PythonForce, more than one core, and neither platform
+        nor workers are named.
 
     Attributes
     ----------
-    platform, workers
+    platform, workers, processes
         The choice made.
     timings : dict of (platform, workers) to float
         Seconds per structure, for the candidates that were timed; empty if nothing was.
@@ -94,6 +100,7 @@ class OpenMMEnergy:
         workers: int | None = None,
         properties: Mapping[str, str] | None = None,
         time_limit: float = TIME_LIMIT,
+        processes: bool | None = None,
     ):
         known = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
         if platform is not None and platform not in known:
@@ -114,11 +121,15 @@ class OpenMMEnergy:
         self._pid = os.getpid()
         self._contexts: list[openmm.Context] = []
         self._broken = False  # a call ended early: a thread may still be using a Context
+        self._pool: Processes | None = None
+        self.processes = bool(processes)
         candidates = _candidates(platform, workers, known)
         if len(candidates) > 1:
             self._time(candidates)
             candidates = [_choose(self.timings)]
         self._start(*candidates[0])
+        if processes is None and platform is None and workers is None and calls_python(system.system):
+            self._try_processes()
         if self.platform != "Reference":
             self._hold_against_reference()
 
@@ -140,6 +151,13 @@ class OpenMMEnergy:
     def close(self) -> None:
         """Free the Contexts; later calls raise."""
         self._contexts, self._broken = [], False
+        if self._pool is not None:
+            self._pool.close()
+        self._pool = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_pool", None) is not None:
+            self.close()
 
     def __enter__(self) -> OpenMMEnergy:
         return self
@@ -148,7 +166,8 @@ class OpenMMEnergy:
         self.close()
 
     def __repr__(self) -> str:
-        about = f"platform={self.platform!r}, workers={self.workers}, {self.reason!r}"
+        workers = f"{self.workers} processes" if self.processes else f"{self.workers}"
+        about = f"platform={self.platform!r}, workers={workers}, {self.reason!r}"
         return f"OpenMMEnergy({self.system.name!r}, {about})"
 
     # --- inside ---
@@ -157,6 +176,8 @@ class OpenMMEnergy:
         self.system.require_unchanged()
         self.platform, self.workers = platform, workers
         properties = {"Threads": "1", **self._properties} if platform == "CPU" else self._properties
+        if self.processes:
+            self._pool = Processes(self.system.system, platform, properties, workers)
         self._contexts = [
             openmm.Context(
                 self.system.system,
@@ -164,9 +185,35 @@ class OpenMMEnergy:
                 openmm.Platform.getPlatformByName(platform),
                 properties,
             )
-            for _ in range(workers)
+            for _ in range(1 if self.processes else workers)
         ]
         self._broken = False
+
+    def _try_processes(self) -> None:
+        """Go over to a process a core where that is faster than the threads that were chosen."""
+        n, platform, workers = core_count(), self.platform, self.workers
+        if n < 2 or sys.platform == "win32":
+            return
+        x = self.system.positions + np.random.default_rng(0).normal(
+            scale=TIMING_JIGGLE, size=(4 * n, self.system.n_atoms, 3)
+        )
+
+        def seconds() -> float:
+            self._share_out(x[:n], True)
+            begun = time.perf_counter()
+            self._share_out(x, True)
+            return time.perf_counter() - begun
+
+        self._start(platform, workers)
+        by_threads, self.processes = seconds(), True
+        try:
+            self._start(platform, n)
+            self.processes = seconds() * ABOUT_AS_FAST < by_threads
+        except (ProcessError, WorkerError):  # functions of a notebook, which no other program can import
+            self.processes = False
+        if not self.processes:
+            self.close()
+            self._start(platform, workers)
 
     def _hold_against_reference(self) -> None:
         """Compare every Context with the Reference platform on one structure, or raise DisagreementError."""
@@ -236,6 +283,17 @@ class OpenMMEnergy:
         """Energies (n,), kJ/mol, and forces (n, n_atoms, 3), kJ/mol/nm; each worker takes one stretch of rows."""
         if self._broken:
             self._start(self.platform, self.workers)
+        if self._pool is not None:
+            self._broken = True
+            try:
+                found = self._pool(positions, with_forces, self.time_limit)
+            except ProcessError as error:
+                raise WorkerError(
+                    f"Expected energies from {self.workers} processes; one said: {error} The next call starts with new "
+                    f"ones. If it comes again, {self._advice}."
+                ) from error
+            self._broken = False
+            return found
         energies = np.full(len(positions), np.nan)
         forces = np.full(positions.shape, np.nan) if with_forces else None
         stretches = [s for s in np.array_split(np.arange(len(positions)), self.workers) if len(s)]
@@ -270,10 +328,19 @@ class OpenMMEnergy:
             raise WorkerError(
                 f"Expected energies from OpenMM's {self.platform} platform; worker {k} of {self.workers} ended at "
                 f"structure {worker.rows[worker.done]} of the batch with {worker.error!r}. The next call starts with "
-                "new Contexts. If it comes again, name another platform or fewer workers."
+                f"new Contexts. If it comes again, {self._advice}."
             ) from worker.error
         if worker.error is not None:
             raise worker.error
+
+    @property
+    def _advice(self) -> str:
+        if not calls_python(self.system.system):
+            return "name another platform or fewer workers"
+        return (
+            "look at the function of the PythonForce: where it cannot calculate, as for atoms on top of each other, "
+            "let it return an energy of inf and forces of zero, and the structure is counted as invalid"
+        )
 
 
 class _Worker(threading.Thread):

@@ -25,6 +25,8 @@ from .custom import (
 from .geometry import Frame, Parameters, Value, expand_like
 from .implicit import GBSAOBC, CustomGB
 from .nonbonded import Nonbonded
+from .shape import RMSD, OrientationRestraint, RadiusOfGyration
+from .surface import LCPO
 from .terms import Term, UntranslatedForceError
 
 
@@ -83,9 +85,7 @@ class CustomCV(Term):
         self.expression = CustomExpression(force.getEnergyFunction(), functions_of(force))
         numbers = range(force.getNumCollectiveVariables())
         self.names = [force.getCollectiveVariableName(n) for n in numbers]
-        terms = {
-            name: read(force.getCollectiveVariable(n), system) for n, name in zip(numbers, self.names, strict=True)
-        }
+        terms = {name: _variable(force, n, system) for n, name in zip(numbers, self.names, strict=True)}
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
 
     def pairs(self) -> np.ndarray:
@@ -100,6 +100,16 @@ class CustomCV(Term):
         for name in self.names:
             values[name] = self.terms[name](frame, parameters) if name in self.terms else 0.0
         return expand_like(self.expression(values), frame.x[0, 0])
+
+
+def _variable(force: openmm.CustomCVForce, n: int, system: openmm.System) -> Term | None:
+    """A collective variable as a term; the reason why there is none names the variable and its force."""
+    inner = force.getCollectiveVariable(n)
+    try:
+        return read(inner, system)
+    except UntranslatedForceError as error:
+        name = force.getCollectiveVariableName(n)
+        raise UntranslatedForceError(f"variable {name!r}, {type(inner).__name__}: {error}") from error
 
 
 # By the class of the force: its translation, made from (force, system), and the number of its rows; without rows it
@@ -121,4 +131,8 @@ TRANSLATIONS: dict[str, tuple[Callable[[Any, openmm.System], Term], Callable[[An
     "CustomCentroidBondForce": (CustomCentroidBonds, lambda f: f.getNumBonds()),
     "CustomNonbondedForce": (CustomNonbonded, lambda f: f.getNumParticles()),
     "CustomCVForce": (CustomCV, lambda f: 1),
+    "LCPOForce": (LCPO, lambda f: f.getNumParticles()),
+    "OrientationRestraintForce": (OrientationRestraint, lambda f: 1),
+    "RGForce": (RadiusOfGyration, lambda f: 1),
+    "RMSDForce": (RMSD, lambda f: 1),
 }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .agreement import DisagreementError, compare
+from .agreement import DisagreementError, compare, uncounted
 from .bridge import OpenMMEnergy
 from .compiled import CompiledEnergy
-from .protocol import Energy
 
 MOVED = 0.05  # kT, for OpenMM's platforms in single precision
 
@@ -23,16 +22,15 @@ def check(energy: CompiledEnergy, x: Tensor) -> None:
     DisagreementError
         If u or a gradient is off; global parameters have their defaults.
     """
-    counts = energy.evaluations, energy.invalid
-    found = energy.value_and_gradient(x)
-    energy.evaluations, energy.invalid = counts
+    with uncounted(energy):
+        found = energy.value_and_gradient(x)
     with OpenMMEnergy(energy.system, platform="Reference", workers=1) as openmm_energy:
         expected = openmm_energy.value_and_gradient(x)
     advice = 'Use reduced_energy(system, backend="openmm"), and report this System.'
     compare(found, expected, energy.dtype or x.dtype, advice)
 
 
-def refuse_fixed_in_space(energy: Energy, x: Tensor) -> None:
+def refuse_fixed_in_space(energy: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """Raise unless u of structures x (batch, n_atoms, 3), nm, is unchanged by translation and rotation.
 
     Raises
@@ -40,11 +38,9 @@ def refuse_fixed_in_space(energy: Energy, x: Tensor) -> None:
     ValueError
         They differ: internal coordinates know nothing of place and direction.
     """
-    counts = energy.evaluations, energy.invalid
     turn = torch.tensor([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]], dtype=x.dtype, device=x.device)
-    with torch.no_grad():
+    with torch.no_grad(), uncounted(energy):
         u, moved = energy(x), energy(x @ turn + torch.tensor([3.0, -2.0, 4.0]).to(x))
-    energy.evaluations, energy.invalid = counts
     off = (moved - u).abs()
     if (off > MOVED + 1e-4 * u.abs()).any():
         raise ValueError(

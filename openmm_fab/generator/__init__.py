@@ -1,7 +1,7 @@
 """`BoltzmannGenerator`: energy, coordinates and flow of a molecule in one object that is trained, sampled and saved.
 
 `settings` and `presets` configure it, `training` and `sampling` implement its methods, `models` its file format,
-`log_z` estimates log Z by annealing and by BAR.
+`log_z` estimates log Z by annealing and by BAR, `refining` carries the ensemble to another energy.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from .generator import BoltzmannGenerator, Metrics
 from .log_z import ais_log_weights, flow_energy, log_z_ais, log_z_bar
 from .presets import PRESETS, Preset, load_pretrained
+from .refining import Refinement, refine
 from .settings import GeneratorSettings
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "GeneratorSettings",
     "Metrics",
     "Preset",
+    "Refinement",
     "ais_log_weights",
     "flow_energy",
     "load_pretrained",
     "log_z_ais",
     "log_z_bar",
+    "refine",
 ]

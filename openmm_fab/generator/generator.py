@@ -40,9 +40,10 @@ from ..train.objectives import Objective
 from ..train.settings import Budget, parse_budget
 from ..train.trainer import Trainer
 from . import models, sampling, training
+from .energies import checked_energy, exact_energy, relaxed
 from .evaluation import Metrics, metrics_of, metrics_of_annealed
 from .holding import held_by
-from .parts import checked_energy, digest, objective_of
+from .parts import digest, objective_of
 from .settings import GeneratorSettings
 
 LOOKED_AT = 256  # samples of a flow that is given
@@ -60,7 +61,8 @@ class BoltzmannGenerator:
     seed : int
         Of the flow's first weights, of training, and of `sample` unless it is given its own.
     energy : callable, optional
-        x (batch, n_atoms, 3) -> u (batch,); by default `energy.reduced_energy(system)`.
+        x (batch, n_atoms, 3) -> u (batch,), differentiable; by default `energy.reduced_energy(system)`. Of a system
+        without forces one that `from_torch`, `from_function` or `from_ase` of `openmm_fab.energy` made.
     coordinates : Coordinates, optional
         By default `InternalCoordinates` made from the system.
     flow : TrainableFlow, optional
@@ -74,9 +76,11 @@ class BoltzmannGenerator:
     Raises
     ------
     ValueError
-        If the flow's samples do not have the coordinates' dimension, or there is no such device.
+        If the flow's samples do not have the coordinates' dimension, or there is no such device; an energy that
+        changes when the molecule is moved.
     DisagreementError
-        If OpenMM's forces were translated and the translation differs from OpenMM on a few structures.
+        If OpenMM's forces were translated and the translation differs from OpenMM on a few structures; if the
+        gradient of any other energy is not that of the energy there.
     """
 
     def __init__(
@@ -92,13 +96,13 @@ class BoltzmannGenerator:
     ) -> None:
         keep_freed_memory()
         self.device = checked(device)
-        self.system, self.settings, self.seed = system, GeneratorSettings.of(settings), seed
+        self.settings, self.seed = GeneratorSettings.of(settings), seed
         self._history = "untrained"
         self._setup: dict[str, float] = {}  # s, by what took them, since the last training began
         with doing("checking the energy", "energy", self._setup):
-            self.energy = checked_energy(system) if energy is None else energy
-        # Differences of gradients want float64, which OpenMM's fast platforms do not have.
-        exact = self.energy if isinstance(self.energy, CompiledEnergy) else None
+            self.energy = checked_energy(system, energy, self.device)
+            self.system = system = relaxed(system, self.energy)
+        exact = exact_energy(system, self.energy)
         if coordinates is None:
             with doing("making coordinates", "coordinates", self._setup):
                 coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, energy=exact)

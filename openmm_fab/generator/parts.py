@@ -1,37 +1,19 @@
-"""Parts of a generator: its energy, checked; its objective by name; and a digest of its tensors."""
+"""Parts of a generator: its objective by name, and a digest of its tensors."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..coordinates.internal import InternalCoordinates
-from ..energy.backends import reduced_energy
-from ..energy.compiled import CompiledEnergy
-from ..energy.protocol import Energy
-from ..energy.verify import check, refuse_fixed_in_space
 from ..flow.base import TrainableFlow
 from ..flow.coupling import CouplingFlow
-from ..molecule.system import MolecularSystem
 from ..target import Coordinates
 from ..train.objectives import Objective, objective_by_name
 from ..train.start import Start
-
-CHECK_JIGGLE = 0.01  # nm
-
-
-def checked_energy(system: MolecularSystem) -> Energy:
-    """The system's reduced energy; a translated one is compared with OpenMM on a few structures."""
-    energy = reduced_energy(system)
-    jiggle = np.random.default_rng(0).normal(scale=CHECK_JIGGLE, size=(4, system.n_atoms, 3))
-    refuse_fixed_in_space(energy, torch.from_numpy(system.positions + jiggle))  # before a minimum is looked for
-    if isinstance(energy, CompiledEnergy):
-        check(energy, torch.from_numpy(system.minimum + jiggle))
-    return energy
 
 
 def objective_of(objective: str | Objective, flow: TrainableFlow, data: Callable[[], Tensor] | None) -> Objective:

@@ -169,6 +169,12 @@ def bonds_of(topology: app.Topology, system: openmm.System) -> np.ndarray:
     return _pairs([*constrained, *(pair for pair, length in lengths.items() if joins(*pair, length))])
 
 
+def tells_bonds(system: openmm.System) -> bool:
+    """Whether a System has springs or constraints, by which its bonds are known."""
+    springs = any(isinstance(f, openmm.HarmonicBondForce) and f.getNumBonds() for f in system.getForces())
+    return springs or system.getNumConstraints() > 0
+
+
 def constraints_of(system: openmm.System) -> list[tuple[int, int, float]]:
     """Constraints of a System: (i, j, length in nm) with i < j, sorted."""
     found = [system.getConstraintParameters(k) for k in range(system.getNumConstraints())]

@@ -130,6 +130,20 @@ def forcefield_in_words(forcefield: Forcefield | None) -> str:
     return ", ".join(Path(file).name if Path(file).is_file() else str(file) for file in files)
 
 
+def read_atoms(path: FilePath) -> Read:
+    """See `MolecularSystem.from_structure`."""
+    topology, positions = read_structure(path)
+    return topology, without_forces(topology), positions
+
+
+def without_forces(topology: app.Topology) -> openmm.System:
+    """A System of the topology's atoms with their elements' masses, and nothing that acts on them."""
+    system = openmm.System()
+    for atom in topology.atoms():
+        system.addParticle(0.0 if atom.element is None else atom.element.mass)
+    return system
+
+
 class OptionError(OpenMMFabError, ValueError):
     """Unknown or unused options of createSystem: the call is wrong, not the file."""
 

@@ -27,7 +27,8 @@ from openmm import app, unit
 from . import inputs
 from .bias import biases
 from .checks import UnsupportedSystemError, check_supported, repeat_warnings
-from .graph import BondGraph, bonds_of, constraints_of, repeated_bonds
+from .distances import distance_bonds
+from .graph import BondGraph, bonds_of, constraints_of, repeated_bonds, tells_bonds
 from .ligand import prepared, read_sdf, read_smiles
 from .ligand_folder import ligand_files, write_ligand
 from .openmm_private import drop_repeated_bonds
@@ -85,6 +86,7 @@ class MolecularSystem:
         # The edge of the package: after this, no Quantity.
         object.__setattr__(self, "positions", _in_nanometers(self.positions))
         object.__setattr__(self, "temperature", _in_kelvin(self.temperature))
+        object.__setattr__(self, "topology", _bonded(self.topology, self.system, self.positions))
         check_supported(self.topology, self.system, self.positions, self.name)
         if len(repeated_bonds(self.topology)):
             object.__setattr__(self, "topology", copy.deepcopy(self.topology))
@@ -258,6 +260,17 @@ class MolecularSystem:
         return cls(*read, temperature, name=_name(name, system_xml), forcefield=Path(system_xml).name)
 
     @classmethod
+    def from_structure(
+        cls, path: str | Path, *, temperature: float | unit.Quantity = 300.0, name: str | None = None
+    ) -> MolecularSystem:
+        """Read the atoms and bonds of a PDB or PDBx/mmCIF file, without a force field: for an energy of your own.
+
+        Such an energy, of `energy.from_torch`, `energy.from_function` or `energy.from_ase`, is given to
+        `BoltzmannGenerator`.
+        """
+        return cls(*inputs.read_atoms(path), temperature, name=_name(name, path))
+
+    @classmethod
     def from_openmm(
         cls,
         topology: app.Topology,
@@ -402,6 +415,11 @@ class MolecularSystem:
         return self.system.getNumParticles()
 
     @property
+    def has_forces(self) -> bool:
+        """Whether anything in the System adds energy."""
+        return any(not isinstance(force, openmm.CMMotionRemover) for force in self.system.getForces())
+
+    @property
     def kT(self) -> float:
         """Thermal energy, kJ/mol, with OpenMM's gas constant."""
         return GAS_CONSTANT * self.temperature
@@ -422,7 +440,8 @@ class MolecularSystem:
 
     @cached_property
     def bonds(self) -> np.ndarray:
-        """Bonds (n_bonds, 2) int, i < j, sorted: of the topology or, where it lists none, of the System."""
+        """Bonds (n_bonds, 2) int, i < j, sorted: of the topology or, where it lists none, of the System's springs and
+        constraints; where there are none either, by elements and distances in `positions`."""
         return bonds_of(self.topology, self.system)
 
     @cached_property
@@ -497,6 +516,19 @@ class MolecularSystem:
 
 
 # --- small helpers ---
+
+
+def _bonded(topology: app.Topology, system: openmm.System, positions: np.ndarray) -> app.Topology:
+    """The topology, with bonds by distance where neither it nor the System, as of a neural network, names any."""
+    atoms = list(topology.atoms())
+    known = topology.getNumBonds() > 0 or tells_bonds(system)
+    if known or positions.shape != (len(atoms), 3) or any(atom.element is None for atom in atoms):
+        return topology
+    topology = copy.deepcopy(topology)
+    atoms = list(topology.atoms())
+    for i, j in distance_bonds([atom.element.symbol for atom in atoms], positions):
+        topology.addBond(atoms[i], atoms[j])
+    return topology
 
 
 def _copied(system: openmm.System, name: str) -> openmm.System:

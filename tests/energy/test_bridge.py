@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 import torch
 
 from openmm_fab.energy.backends import reduced_energy
-from openmm_fab.energy.bridge import OpenMMEnergy, regularize
+from openmm_fab.energy.bridge import OpenMMEnergy, WorkerError, regularize
+from openmm_fab.energy.processes import ProcessError
 from openmm_fab.molecule.system import MolecularSystem
 
 SIGMA = 0.003  # nm
@@ -200,3 +203,82 @@ def test_regularize_makes_stretching_dear(dim):
     loss = torch.stack([regularize(c**2 * u, cut, dim).mean() for c in stretch]) - dim * stretch.log()
     assert (loss.diff() > 0).all()
     assert float(loss[-1] - loss[-11]) == pytest.approx(dim * np.log(10), rel=1e-3)
+
+
+# --- processes, for forces that Python calculates ---
+
+
+def slow_tether(state) -> tuple[float, np.ndarray]:
+    """A spring between the first two atoms that sleeps 30 ms without letting other threads on, as Python code does."""
+    ctypes.PyDLL(None).usleep(30_000)
+    x = state.getPositions(asNumpy=True)._value
+    forces = np.zeros_like(x)
+    forces[0], forces[1] = x[1] - x[0], x[0] - x[1]
+    if x[0, 0] > 50.0:
+        raise ArithmeticError("out of reach")
+    return 0.5 * float(((x[0] - x[1]) ** 2).sum()), forces
+
+
+@pytest.fixture(scope="module")
+def tethered(alanine) -> MolecularSystem:
+    if not hasattr(openmm, "PythonForce") or sys.platform == "win32":
+        pytest.skip("needs OpenMM's PythonForce, and usleep")
+    added = openmm.XmlSerializer.clone(alanine.system)
+    added.addForce(openmm.PythonForce(slow_tether))
+    return MolecularSystem.from_openmm(alanine.topology, added, alanine.positions)
+
+
+def test_processes_are_taken_where_threads_wait_for_each_other(tethered, monkeypatch):
+    monkeypatch.setattr("openmm_fab.energy.bridge.core_count", lambda: 3)
+    monkeypatch.setattr("openmm_fab.energy.bridge._candidates", lambda *_: [("Reference", 2)])
+    x = _structures(tethered, 7)
+    with OpenMMEnergy(tethered, platform="Reference", workers=1) as one:
+        expected = one.value_and_gradient(x)
+    with OpenMMEnergy(tethered) as energy:
+        assert energy.processes and energy.workers == 3 and "3 processes" in repr(energy)
+        u, gradient = energy.value_and_gradient(x)
+        torch.testing.assert_close(u, expected[0], rtol=0, atol=0)
+        torch.testing.assert_close(energy(x[:1]), expected[0][:1], rtol=0, atol=0)  # fewer than there are processes
+        assert energy(x[:0]).shape == (0,) and energy.evaluations == 8
+        left = list(energy._pool.processes)
+    assert all(process.poll() is not None for process in left)
+    torch.testing.assert_close(gradient, expected[1], rtol=0, atol=0)
+
+
+def test_a_function_that_raises_is_told_with_what_it_should_do(tethered):
+    x = _structures(tethered, 4)
+    far = x.clone()
+    far[2] += 100.0
+    advice = r"PythonForce: .*return an energy of inf and forces of zero"
+    for processes, names in ((False, "structure 2 of the batch"), (True, "at its structure 2")):
+        with OpenMMEnergy(tethered, platform="Reference", workers=1, processes=processes) as energy:
+            with pytest.raises(WorkerError, match=rf"{names}.*{advice}|out of reach.*{names}.*{advice}"):
+                energy(far)
+            assert torch.isfinite(energy(x)).all()  # the next call
+
+
+def test_a_function_that_no_other_program_can_import_stays_in_threads(tethered, monkeypatch):
+    """As those of a notebook."""
+    monkeypatch.setattr("openmm_fab.energy.bridge.core_count", lambda: 2)
+    monkeypatch.setattr("openmm_fab.energy.bridge._candidates", lambda *_: [("Reference", 2)])
+    monkeypatch.setattr("openmm_fab.energy.processes.SERVE", "import sys; sys.exit(3)")
+    with OpenMMEnergy(tethered) as energy:
+        assert not energy.processes and torch.isfinite(energy(_structures(tethered, 2))).all()
+    with pytest.raises(ProcessError, match="it ended with 3"):
+        OpenMMEnergy(tethered, platform="Reference", workers=1, processes=True)
+
+
+def test_an_impossible_structure_of_a_python_force_is_counted(alanine):
+    added = openmm.XmlSerializer.clone(alanine.system)
+    added.addForce(openmm.PythonForce(impossible_beyond))
+    system = MolecularSystem.from_openmm(alanine.topology, added, alanine.positions)
+    x = _structures(alanine, 3)
+    x[1] += 100.0
+    with OpenMMEnergy(system, platform="Reference", workers=1) as energy:
+        u, gradient = energy.value_and_gradient(x)
+    assert torch.isfinite(u).tolist() == [True, False, True] and energy.invalid == 1 and (gradient[1] == 0).all()
+
+
+def impossible_beyond(state) -> tuple[float, np.ndarray]:
+    x = state.getPositions(asNumpy=True)._value
+    return (np.inf if x[0, 0] > 50.0 else 0.0), np.zeros_like(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from forces import structures
 
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.energy.given import GivenEnergy, from_function, from_torch
+from openmm_fab.energy.potential import Potential
 from openmm_fab.energy.protocol import Energy, differentiable_once
 from openmm_fab.energy.verify import VerifiedEnergy
 from openmm_fab.molecule.system import MolecularSystem
@@ -26,7 +29,7 @@ class Backend:
     Attributes
     ----------
     make : callable
-        MolecularSystem -> energy.
+        MolecularSystem -> energy, or a context that gives one.
     values : float
         Relative tolerance against OpenMM's Reference platform called by hand; 0 where it works in single precision.
     batches : dict of str to float
@@ -41,6 +44,25 @@ class Backend:
     neighbours: dict[str, float]
 
 
+def _of_torch(system: MolecularSystem) -> GivenEnergy:
+    """The same forces as a model of torch operations."""
+    potential = Potential(system.system)
+    return from_torch(lambda x: potential(x, {}), system, "kJ/mol")
+
+
+def _of_function(system: MolecularSystem) -> GivenEnergy:
+    """The same forces as a function of arrays, in eV."""
+    potential = Potential(system.system)
+
+    def function(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        leaf = torch.from_numpy(x).requires_grad_()
+        u = potential(leaf, {}) / 96.48533212331
+        (gradient,) = torch.autograd.grad(u.sum(), leaf)
+        return u.detach().numpy(), gradient.numpy()
+
+    return from_function(function, system, "eV")
+
+
 EXACT = {"rtol": 0.0, "atol": 0.0}
 VECTORISED = {"rtol": 1e-12, "atol": 1e-10}
 SINGLE = {"rtol": 1e-6, "atol": 1e-3}  # the CPU platform sums forces in single precision
@@ -50,6 +72,8 @@ BACKENDS = {
     "openmm CPU, 3 workers": Backend(lambda s: OpenMMEnergy(s, platform="CPU", workers=3), 0.0, SINGLE, SINGLE),
     "compiled": Backend(CompiledEnergy, 1e-9, VECTORISED, EXACT),
     "verify": Backend(VerifiedEnergy, 1e-9, VECTORISED, EXACT),
+    "of torch": Backend(lambda s: nullcontext(_of_torch(s)), 1e-9, VECTORISED, VECTORISED),
+    "of a function": Backend(lambda s: nullcontext(_of_function(s)), 1e-9, VECTORISED, VECTORISED),
 }
 in_double = pytest.mark.parametrize("backend", [n for n, b in BACKENDS.items() if b.values > 0], indirect=True)
 

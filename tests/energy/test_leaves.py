@@ -33,6 +33,7 @@ PLACES: dict[str, tuple[str, dict[str, int]]] = {
     "CustomExternalForce": ("Particle", {}),
     "CustomCompoundBondForce": ("Bond", {}),
     "CustomCentroidBondForce": ("Bond", {}),
+    "LCPOForce": ("Particle", {"radius": 0, "p1": 1, "p2": 2, "p3": 3, "p4": 4}),
 }
 
 
@@ -74,7 +75,10 @@ def _energy_of(name: str) -> CompiledEnergy:
     return CompiledEnergy(_molecular(system_of(FORCES[name]())))
 
 
-WITHOUT_FIELDS = ("cmap", "constant", "collective variables")
+WITHOUT_FIELDS = (
+    *("cmap", "constant", "collective variables", "radius of gyration", "rmsd", "rmsd of some", "orientation"),
+    "shape restraint",
+)
 MOVABLE = [name for name in FORCES if name not in (*WITHOUT_FIELDS, "custom external")]
 
 

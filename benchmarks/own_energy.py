@@ -1,0 +1,161 @@
+"""Energies that are no force field: a network of ANI's shape in batches and through PythonForce, and GFN2-xTB.
+
+Energy and gradient, microseconds a structure at one batch size, median of repeats. The network has random weights:
+eight members of ANI-2x's depth over radial and angular functions of all atoms. Through OpenMM it is the same network,
+one structure a call. GFN2-xTB is tblite's by ASE, where both are installed. Beside them the force field, translated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import openmm
+import torch
+from torch import Tensor, nn
+
+from openmm_fab.energy.bridge import OpenMMEnergy
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.energy.given import from_ase, from_torch
+from openmm_fab.molecule.inputs import without_forces
+from openmm_fab.molecule.system import MolecularSystem
+
+RADIAL, ANGULAR, MEMBERS = 16, 4, 8
+HIDDEN = (160, 128, 96)  # ANI-2x's, of its smallest elements
+SECONDS = 3.0
+ROWS = {
+    "batched": "network, batched",
+    "python": "network, PythonForce",
+    "gfn2": "GFN2-xTB, tblite by ASE",
+    "force field": "force field, translated",
+}
+
+
+class Network(nn.Module):
+    """Energies (n,), kJ/mol, of x (n, atoms, 3), nm: each atom's surroundings into networks of its element."""
+
+    def __init__(self, elements: list[str]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        kinds = sorted(set(elements))
+        self.kind = torch.tensor([kinds.index(e) for e in elements])
+        self.other = nn.functional.one_hot(self.kind, len(kinds)).double()
+        self.centres = torch.linspace(0.08, 0.5, RADIAL, dtype=torch.float64)
+        width = (RADIAL + ANGULAR) * len(kinds)
+        sizes = (width, *HIDDEN, 1)
+        self.networks = nn.ModuleList(
+            nn.ModuleList(
+                nn.Sequential(*(layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.CELU(0.1))))
+                for _ in range(MEMBERS)
+            )
+            for _ in kinds
+        ).double()
+        self.apart = ~torch.eye(len(elements), dtype=torch.bool)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[1]
+        vectors = (x[:, None] - x[:, :, None])[:, self.apart].view(len(x), n, n - 1, 3)
+        r = vectors.norm(dim=-1)
+        reach = 0.5 + 0.5 * torch.cos((r / 0.52).clamp(max=1.0) * torch.pi)
+        other = self.other.expand(n, -1, -1)[self.apart].view(n, n - 1, -1)
+        near = torch.exp(-1600.0 * (r[..., None] - self.centres) ** 2) * reach[..., None]
+        radial = torch.einsum("bijf,ijk->bikf", near, other).flatten(2)
+        cosine = torch.einsum("bijc,bikc->bijk", vectors / r[..., None], vectors / r[..., None])
+        angular = []
+        for power in range(1, ANGULAR + 1):
+            pairs = (0.5 + 0.475 * cosine) ** (2 * power) * reach[..., None] * reach[:, :, None]
+            angular.append(torch.einsum("bijk,ijs->bis", pairs, other))
+        features = torch.cat([radial, *angular], -1)
+        energy = x.new_zeros(len(x))
+        for k, members in enumerate(self.networks):
+            own = features[:, self.kind == k]
+            energy = energy + sum(member(own) for member in members)[..., 0].sum(1) / MEMBERS
+        return energy
+
+
+class Single:
+    """The network for OpenMM's PythonForce."""
+
+    def __init__(self, elements: list[str]) -> None:
+        self.network = Network(elements)
+
+    def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
+        x = torch.from_numpy(state.getPositions(asNumpy=True)._value)[None].requires_grad_()
+        energy = self.network(x)
+        (gradient,) = torch.autograd.grad(energy.sum(), x)
+        return energy.item(), -gradient[0].numpy()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--system", default="alanine_dipeptide")
+    parser.add_argument("--batch", type=int, default=256)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    system, batch = MolecularSystem.load(options.system), 16 if options.quick else options.batch
+    noise = np.random.default_rng(0).normal(scale=0.003, size=(batch, system.n_atoms, 3))
+    x = torch.from_numpy(system.positions + noise)
+    added = without_forces(system.topology)
+    added.addForce(openmm.PythonForce(Single(system.elements)))
+    python = MolecularSystem.from_openmm(system.topology, added, system.positions, temperature=system.temperature)
+    batched = from_torch(Network(system.elements), system, "kJ/mol")
+    energies: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {"batched": batched.value_and_gradient}
+    with OpenMMEnergy(python, platform="Reference", workers=1) as one:
+        energies["python"] = one.value_and_gradient
+        found, expected = batched.value_and_gradient(x), one.value_and_gradient(x)
+        energies["force field"] = CompiledEnergy(system).value_and_gradient
+        try:
+            from tblite.ase import TBLite
+
+            energies["gfn2"] = from_ase(TBLite(method="GFN2-xTB", verbosity=0), system).value_and_gradient
+        except ImportError:
+            print("Without GFN2-xTB: pip install tblite ase.", file=sys.stderr)
+        seconds = 0.0 if options.quick else SECONDS
+        microseconds = {name: _median(call, x, seconds) for name, call in energies.items()}
+    return {
+        "system": system.name,
+        "batch": batch,
+        "microseconds": microseconds,
+        "ratio": round(microseconds["python"] / microseconds["batched"], 2),
+        "energies_apart": float((found[0] - expected[0]).abs().max()),
+        "gradients_apart": float((found[1] - expected[1]).abs().max() / expected[1].abs().max()),
+    }
+
+
+def _median(call: Callable[[Tensor], object], x: Tensor, least: float) -> float:
+    """Microseconds a structure: the median of three repeats or more."""
+    call(x[:2])
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < least:
+        begun = time.perf_counter()
+        call(x)
+        times.append(time.perf_counter() - begun)
+    return round(float(np.median(times)) / len(x) * 1e6, 1)
+
+
+def section_name(figures: dict[str, Any]) -> str:
+    return f"own_energy_{figures['system']}"
+
+
+def title(figures: dict[str, Any]) -> str:
+    return f"Energies that are no force field: {figures['system']}, batches of {figures['batch']}"
+
+
+def table(figures: dict[str, Any]) -> str:
+    rows = ["| energy and gradient | µs a structure | evaluations a second |", "|---|---|---|"]
+    for name, value in figures["microseconds"].items():
+        rows.append(f"| {ROWS[name]} | {value:,.1f} | {1e6 / value:,.0f} |")
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"Batched against PythonForce: {figures['ratio']} times as fast; energies at most "
+            f"{figures['energies_apart']:.1e} kT apart, gradients {figures['gradients_apart']:.1e} of the largest "
+            "component.",
+        ]
+    )

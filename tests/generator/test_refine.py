@@ -1,0 +1,102 @@
+"""From a cheap energy to a dear one, on the chain, whose free energies are integrals."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import openmm
+import pytest
+import torch
+from generators import SMALL, chain_marginals
+
+from openmm_fab.energy.backends import reduced_energy
+from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.refining import refine
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.weights import log_ratio
+
+SHIFT = 5000.0  # kT: the level of another energy is its own
+
+
+class Dear:
+    """The chain with torsions `times` as high, at another level; it knows how often it was asked."""
+
+    def __init__(self, system: MolecularSystem, times: float) -> None:
+        changed = openmm.XmlSerializer.clone(system.system)
+        (force,) = (f for f in changed.getForces() if isinstance(f, openmm.PeriodicTorsionForce))
+        for k in range(force.getNumTorsions()):
+            *rest, height = force.getTorsionParameters(k)
+            force.setTorsionParameters(k, *rest, times * height)
+        self.system = MolecularSystem.from_openmm(
+            system.topology, changed, system.positions, temperature=system.temperature
+        )
+        self.energy, self.asked = reduced_energy(self.system), 0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        assert not x.requires_grad
+        self.asked += len(x)
+        return self.energy(x) + SHIFT
+
+
+def _exact(system: MolecularSystem, times: float) -> float:
+    """F(dear) - F(cheap), kT, by quadrature of every bond, angle and torsion."""
+
+    def log_z(torsions: float) -> float:
+        return sum(math.log(np.trapezoid(p, x)) for x, p in chain_marginals(system.kT, torsions))
+
+    return log_z(1.0) - log_z(times) + SHIFT
+
+
+@pytest.fixture(scope="module")
+def generator(system) -> BoltzmannGenerator:
+    """Untrained: its samples are annealed before dear energies are asked for."""
+    return BoltzmannGenerator(system, SMALL)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_free_energy_against_quadrature(generator, system, rounds):
+    dear, exact = Dear(system, 4.0), _exact(system, 4.0)
+    found = refine(generator, dear, 600, rounds, seed=1)
+    assert abs(found.difference.value - exact) < 4 * found.difference.error < 1.0
+    assert found.evaluations == dear.asked and 300 < dear.asked <= 600
+    assert 0.02 < found.overlap < 0.6
+    # What the fit leaves weighs next to nothing: these differences are sums of waves of single torsions.
+    assert found.ensemble.ess_fraction > 0.9 if rounds == 3 else found.ensemble.ess_fraction < 0.6
+    np.testing.assert_allclose(found.ensemble.u, dear(torch.from_numpy(found.ensemble.x)).numpy(), atol=1e-6)
+    assert str(found).startswith("F(dear) - F(cheap) = 500") and "for " + str(found.evaluations) in str(found)
+
+
+def test_what_no_fit_can_have_is_weighted(generator, system):
+    """A spring between the ends, which is no sum over coordinates: the same by reweighting alone and with a fit."""
+    energy = reduced_energy(system)
+
+    def dear(x: torch.Tensor) -> torch.Tensor:
+        return energy(x) + 60.0 * ((x[:, 0] - x[:, 4]).norm(dim=1) - 0.45).square()
+
+    one, three = (refine(generator, dear, 2000, rounds, seed=2) for rounds in (1, 3))
+    error = math.hypot(one.difference.error, three.difference.error)
+    assert abs(one.difference.value - three.difference.value) < 4 * error < 0.5
+    assert three.ensemble.ess_fraction < 0.999 and three.difference.trusted
+
+
+def test_a_torsion_at_the_dear_energy(generator, system):
+    """Shares of a torsion's range against quadrature."""
+    found = refine(generator, Dear(system, 3.0).system, 1500, seed=2)
+    grid, density = chain_marginals(system.kT, 3.0)[-1]
+    exact = float(np.trapezoid(np.where(grid > 0, density, 0.0), grid) / np.trapezoid(density, grid))
+    z, _ = generator.to_internal(torch.from_numpy(found.ensemble.x))
+    inside = np.where(z[:, -1].numpy() > 0, found.ensemble.log_w, -np.inf)
+    share = log_ratio(inside, found.ensemble.log_w, found.ensemble.block)
+    assert abs(float(share.value) - math.log(exact)) < 4 * float(share.error) < 0.8
+
+
+def test_a_budget_or_a_system_that_does_not_fit(generator, system, alanine_dipeptide):
+    with pytest.raises(ValueError, match=r"a budget of 40 energies or more, .*got a budget of 5 and 3 rounds"):
+        refine(generator, lambda x: x, 5)
+    with pytest.raises(ValueError, match="got a budget of 100 and 6 rounds"):
+        refine(generator, lambda x: x, 100, rounds=6)
+    with pytest.raises(ValueError, match=r"Expected the atoms of chain at 300 K; got alanine_dipeptide"):
+        refine(generator, alanine_dipeptide, 100)
+    with pytest.raises(ValueError, match="Expected finite dear energies; got none"):
+        refine(generator, lambda x: x.sum((1, 2)) / 0.0, 100)
