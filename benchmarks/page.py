@@ -31,7 +31,7 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
         "How good is the ensemble, after how long a training?": (_jobs, ("main_job_*",)),
         "How long from the command to the first metrics?": (_each, ("cold_start",)),
         "Is the translated energy that of OpenMM?": (_largest, ("energy_accuracy",)),
-        "What does an energy cost, with its gradient?": (_each, ("energy_*", "bridge_*")),
+        "What does an energy cost, with its gradient?": (_each, ("energy_*", "bridge_*", "own_energy_*")),
         "What do the coordinates cost?": (_each, ("coordinates_speed",)),
         "What lies beyond the range of the splines?": (_each, ("coordinates_range",)),
         "What does the flow cost, beside other libraries?": (_first, ("flow",)),

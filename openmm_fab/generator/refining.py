@@ -22,7 +22,7 @@ from ..weights import effective_sample_size, systematic_resample
 from . import sampling
 from .generator import BoltzmannGenerator
 
-CHAINS, FEWEST_CHAINS, MOST = 4, 2000, 32  # samples of the flow for each dear energy; at least; at most
+CHAINS, FEWEST_CHAINS, MOST = 4, 1000, 32  # samples of the flow for each dear energy; at least; at most
 BATCH = 512
 FEWEST = 40  # dear energies
 

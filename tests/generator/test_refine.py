@@ -64,6 +64,13 @@ def test_free_energy_against_quadrature(generator, system, rounds):
     # What the fit leaves weighs next to nothing: these differences are sums of waves of single torsions.
     assert found.ensemble.ess_fraction > 0.9 if rounds == 3 else found.ensemble.ess_fraction < 0.6
     np.testing.assert_allclose(found.ensemble.u, dear(torch.from_numpy(found.ensemble.x)).numpy(), atol=1e-6)
+    if rounds == 3:  # the share of a torsion's range
+        grid, density = chain_marginals(system.kT, 4.0)[-1]
+        share = float(np.trapezoid(np.where(grid > 0, density, 0.0), grid) / np.trapezoid(density, grid))
+        phi = generator.to_internal(torch.from_numpy(found.ensemble.x))[0][:, -1].numpy()
+        inside = np.where(phi > 0, found.ensemble.log_w, -np.inf)
+        measured = log_ratio(inside, found.ensemble.log_w, found.ensemble.block)
+        assert abs(float(measured.value) - math.log(share)) < 4 * float(measured.error) < 0.8
     assert str(found).startswith("F(dear) - F(cheap) = 500") and "for " + str(found.evaluations) in str(found)
 
 
@@ -74,21 +81,10 @@ def test_what_no_fit_can_have_is_weighted(generator, system):
     def dear(x: torch.Tensor) -> torch.Tensor:
         return energy(x) + 60.0 * ((x[:, 0] - x[:, 4]).norm(dim=1) - 0.45).square()
 
-    one, three = (refine(generator, dear, 2000, rounds, seed=2) for rounds in (1, 3))
+    one, three = (refine(generator, dear, 600, rounds, seed=2) for rounds in (1, 3))
     error = math.hypot(one.difference.error, three.difference.error)
-    assert abs(one.difference.value - three.difference.value) < 4 * error < 0.5
+    assert abs(one.difference.value - three.difference.value) < 4 * error < 0.8
     assert three.ensemble.ess_fraction < 0.999 and three.difference.trusted
-
-
-def test_a_torsion_at_the_dear_energy(generator, system):
-    """Shares of a torsion's range against quadrature."""
-    found = refine(generator, Dear(system, 3.0).system, 1500, seed=2)
-    grid, density = chain_marginals(system.kT, 3.0)[-1]
-    exact = float(np.trapezoid(np.where(grid > 0, density, 0.0), grid) / np.trapezoid(density, grid))
-    z, _ = generator.to_internal(torch.from_numpy(found.ensemble.x))
-    inside = np.where(z[:, -1].numpy() > 0, found.ensemble.log_w, -np.inf)
-    share = log_ratio(inside, found.ensemble.log_w, found.ensemble.block)
-    assert abs(float(share.value) - math.log(exact)) < 4 * float(share.error) < 0.8
 
 
 def test_a_budget_or_a_system_that_does_not_fit(generator, system, alanine_dipeptide):
