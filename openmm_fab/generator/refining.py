@@ -120,7 +120,8 @@ def refine(
     if not np.isfinite(log_w[index]).any():
         raise ValueError("Expected finite dear energies; got none of any structure of the cheap one.")
     weighted = exponential_average(log_w[index], block=index, method="reweighting a learned difference")
-    parts = [weighted] if rounds == 1 else [weighted, log_z, -cheap_log_z]
+    # ln of Z(dear) / Z(corrected), Z(corrected), 1 / Z(cheap); without a correction the last two are one.
+    parts = [weighted] if cheap_log_z is None or rounds == 1 else [weighted, log_z, -cheap_log_z]
     difference = FreeEnergy(
         -sum(float(part.value) for part in parts),
         float(np.sqrt(sum(float(part.error) ** 2 for part in parts))),
