@@ -56,16 +56,16 @@ def generator(system) -> BoltzmannGenerator:
 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_free_energy_against_quadrature(generator, system, rounds):
-    dear, exact = Dear(system, 4.0), _exact(system, 4.0)
-    found = refine(generator, dear, 600, rounds, seed=1)
+    dear, exact = Dear(system, 2.5), _exact(system, 2.5)
+    found = refine(generator, dear, 400, rounds, seed=1)
     assert abs(found.difference.value - exact) < 4 * found.difference.error < 1.0
-    assert found.evaluations == dear.asked and 300 < dear.asked <= 600
-    assert 0.02 < found.overlap < 0.6
+    assert found.evaluations == dear.asked and 100 < dear.asked <= 400
+    assert 0.1 < found.overlap < 0.8
     # What the fit leaves weighs next to nothing: these differences are sums of waves of single torsions.
-    assert found.ensemble.ess_fraction > 0.9 if rounds == 3 else found.ensemble.ess_fraction < 0.6
+    assert found.ensemble.ess_fraction > 0.9 if rounds == 3 else found.ensemble.ess_fraction < 0.8
     np.testing.assert_allclose(found.ensemble.u, dear(torch.from_numpy(found.ensemble.x)).numpy(), atol=1e-6)
     if rounds == 3:  # the share of a torsion's range
-        grid, density = chain_marginals(system.kT, 4.0)[-1]
+        grid, density = chain_marginals(system.kT, 2.5)[-1]
         share = float(np.trapezoid(np.where(grid > 0, density, 0.0), grid) / np.trapezoid(density, grid))
         phi = generator.to_internal(torch.from_numpy(found.ensemble.x))[0][:, -1].numpy()
         inside = np.where(phi > 0, found.ensemble.log_w, -np.inf)
@@ -81,7 +81,7 @@ def test_what_no_fit_can_have_is_weighted(generator, system):
     def dear(x: torch.Tensor) -> torch.Tensor:
         return energy(x) + 60.0 * ((x[:, 0] - x[:, 4]).norm(dim=1) - 0.45).square()
 
-    one, three = (refine(generator, dear, 600, rounds, seed=2) for rounds in (1, 3))
+    one, three = (refine(generator, dear, 400, rounds, seed=2) for rounds in (1, 3))
     error = math.hypot(one.difference.error, three.difference.error)
     assert abs(one.difference.value - three.difference.value) < 4 * error < 0.8
     assert three.ensemble.ess_fraction < 0.999 and three.difference.trusted
