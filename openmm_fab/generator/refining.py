@@ -12,7 +12,7 @@ from torch import Tensor
 from ..ais.annealing import anneal_to_target
 from ..ais.difference import Corrected, Difference
 from ..energy.backends import reduced_energy
-from ..ensemble.energies import energies_of
+from ..energy.evaluate import energies_of
 from ..ensemble.ensemble import Ensemble
 from ..free_energy.estimators import FreeEnergy, exponential_average
 from ..molecule.system import MolecularSystem
@@ -60,6 +60,7 @@ def refine(
     generator: BoltzmannGenerator,
     energy: MolecularSystem | Callable[[Tensor], Tensor],
     budget: int = 1000,
+    *,
     rounds: int = 3,
     seed: int = 0,
 ) -> Refinement:
@@ -169,7 +170,9 @@ def _samples(
     if _effective(log_w) < n:
         with torch.enable_grad():
             chains, batch = max(CHAINS * n, FEWEST_CHAINS), max(generator.batch, BATCH)
-            points, annealed = anneal_to_target(generator.flow, target, chains, sampling.ANNEALING, rng, batch)
+            points, annealed = anneal_to_target(
+                generator.flow, target, chains, sampling.ANNEALING, generator=rng, batch=batch
+            )
         z, log_w = points.z, annealed.cpu().numpy()
     seed = int(torch.randint(2**62, (1,), generator=rng, device=rng.device))
     drawn, index = np.unique(systematic_resample(log_w, n, np.random.default_rng(seed)), return_inverse=True)

@@ -70,10 +70,10 @@ def test_the_corrected_density_against_a_closed_form():
     target = Gaussian(none, one)
     fit = Difference(torch.zeros(1, dtype=torch.bool), torch.tensor([1.2, -0.5], dtype=torch.float64))
     corrected, z = Corrected(target, fit), torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-    expected = Gaussian(0.6 * one, math.sqrt(0.5) * one, 1.2**2 / 4 - 0.5 * math.log(2))
+    expected = Gaussian(0.6 * one, math.sqrt(0.5) * one, log_z=1.2**2 / 4 - 0.5 * math.log(2))
     torch.testing.assert_close(corrected.log_prob(z), expected.log_prob(z))
     torch.testing.assert_close(corrected.log_prob_and_gradient(z)[1], expected.log_prob_and_gradient(z)[1])
     flow, random = GaussianFlow(none, one), torch.Generator().manual_seed(3)
-    _, log_w = anneal_to_target(flow, corrected, 2000, AISSettings(alpha=1.0, intermediate=4), random)
+    _, log_w = anneal_to_target(flow, corrected, 2000, AISSettings(alpha=1.0, intermediate=4), generator=random)
     w = log_w.exp()
     assert abs(float(w.mean()) - math.exp(0.36) / math.sqrt(2)) < 4 * float(w.std()) / math.sqrt(2000)

@@ -57,7 +57,7 @@ def generator(system) -> BoltzmannGenerator:
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_free_energy_against_quadrature(generator, system, rounds):
     dear, exact = Dear(system, 2.5), _exact(system, 2.5)
-    found = refine(generator, dear, 400, rounds, seed=1)
+    found = refine(generator, dear, 400, rounds=rounds, seed=1)
     assert abs(found.difference.value - exact) < 4 * found.difference.error < 1.0
     assert found.evaluations == dear.asked and 100 < dear.asked <= 400
     assert 0.1 < found.overlap < 0.8
@@ -81,7 +81,7 @@ def test_what_no_fit_can_have_is_weighted(generator, system):
     def dear(x: torch.Tensor) -> torch.Tensor:
         return energy(x) + 60.0 * ((x[:, 0] - x[:, 4]).norm(dim=1) - 0.45).square()
 
-    one, three = (refine(generator, dear, 400, rounds, seed=2) for rounds in (1, 3))
+    one, three = (refine(generator, dear, 400, rounds=rounds, seed=2) for rounds in (1, 3))
     error = math.hypot(one.difference.error, three.difference.error)
     assert abs(one.difference.value - three.difference.value) < 4 * error < 0.8
     assert three.ensemble.ess_fraction < 0.999 and three.difference.trusted
