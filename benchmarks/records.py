@@ -20,6 +20,7 @@ MODULES = {
     "energy": "energy",
     "own_energy": "own_energy",
     "coordinates": "coordinates",
+    "conformers": "conformers",
     "flow": "flow",
     "ais": "ais",
     "outer_step": "outer_step",

@@ -1,0 +1,149 @@
+"""Conformers that RDKit embeds, minimised by OpenMM: are they within reach of the flow that a molecule gets?
+
+Puckers of rings and sides of nitrogens are what coordinates made from one minimum miss. Sage's parameters with
+Gasteiger charges, so that `pip install ".[ligand]"` is all it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+import openmm
+import torch
+
+from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.molecule.graph import BondGraph
+from openmm_fab.molecule.system import MolecularSystem
+
+from .runner import Skip
+
+SMILES = {
+    "cyclohexene": "C1CCC=CC1",
+    "piperidine": "C1CCNCC1",
+    "2-hydroxytetrahydropyran": "O[C@@H]1CCCCO1",
+    "2-dimethylaminoethanol": "CN(C)CCO",
+    "methylcyclohexane": "CC1CCCCC1",
+    "tetrahydrofuran": "C1CCOC1",
+    "cyclopentylamine": "NC1CCCC1",
+    "cycloheptane": "C1CCCCCC1",
+    "N-acetylmorpholine": "CC(=O)N1CCOCC1",
+    "N-methylaniline": "CNc1ccccc1",
+    "N-methylmethanesulfonamide": "CS(=O)(=O)NC",
+    "beta-glucose": "OC[C@H]1O[C@@H](O)[C@H](O)[C@@H](O)[C@@H]1O",
+    "methyl galactoside": "CO[C@@H]1O[C@H](CO)[C@H](O)[C@H](O)[C@H]1O",
+    "uridine": "O=c1ccn([C@@H]2O[C@H](CO)[C@@H](O)[C@H]2O)c(=O)[nH]1",
+    "quinolizidine": "C1CCN2CCCC[C@@H]2C1",
+    "tropane": "CN1[C@H]2CC[C@@H]1CCC2",
+    "spiro[4.5]decane": "C1CCC2(C1)CCCCC2",
+    "nicotine": "CN1CCC[C@H]1c1cccnc1",
+    "1-methyl-4-phenylpiperazine": "CN1CCN(CC1)c1ccccc1",
+    "diazepam": "CN1C(=O)CN=C(c2ccccc2)c2cc(Cl)ccc21",
+    "cocaine": "CN1[C@H]2CC[C@@H]1[C@H]([C@H](C2)OC(=O)c3ccccc3)C(=O)OC",
+    "fentanyl": "CCC(=O)N(C1CCN(CC1)CCc1ccccc1)c1ccccc1",
+    "morphine": "CN1CC[C@]23c4c5ccc(O)c4O[C@H]2[C@@H](O)C=C[C@H]3[C@H]1C5",
+    "testosterone": "C[C@]12CC[C@H]3[C@@H](CCC4=CC(=O)CC[C@]34C)[C@@H]1CC[C@@H]2O",
+}
+HIGH = 6.0  # kT above the lowest conformer; what is higher holds little
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--conformers", type=int, default=50, help="of each molecule that RDKit embeds")
+    parser.add_argument("--molecules", nargs="+", default=list(SMILES))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """One molecule and few conformers if quick."""
+    names = options.molecules[:1] if options.quick else options.molecules
+    found = []
+    for name in names:
+        try:
+            system = MolecularSystem.from_smiles(SMILES[name], name=name, charges="gasteiger")
+        except ImportError as error:
+            raise Skip(f"{error}") from error
+        row = {"molecule": name, **of(system, minimised(name, system, 8 if options.quick else options.conformers))}
+        print(row, flush=True)
+        found.append(row)
+    return {"conformers": options.conformers, "molecules": found}
+
+
+def minimised(name: str, system: MolecularSystem, n: int) -> np.ndarray:
+    """Conformers (k, n_atoms, 3), nm, at minima of OpenMM's energy up to `HIGH` above the lowest."""
+    from rdkit import Chem
+    from rdkit.Chem import AllChem
+
+    molecule = Chem.AddHs(Chem.MolFromSmiles(SMILES[name]))
+    context = openmm.Context(
+        system.system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("CPU"), {"Threads": "1"}
+    )
+    x, u = [], []
+    for k in AllChem.EmbedMultipleConfs(molecule, n, randomSeed=1):
+        context.setPositions(0.1 * molecule.GetConformer(k).GetPositions())
+        openmm.LocalEnergyMinimizer.minimize(context, 1.0, 2000)
+        state = context.getState(positions=True, energy=True)
+        x.append(state.getPositions(asNumpy=True)._value)
+        u.append(state.getPotentialEnergy()._value / system.kT)
+    return np.array(x)[np.array(u) < min(u) + HIGH]
+
+
+def of(system: MolecularSystem, x: np.ndarray) -> dict[str, Any]:
+    """Shares of the conformers x (n, n_atoms, 3) that are out of reach, with the search for minima and without."""
+    x = relabelled(x, system.minimum, system.graph)
+    energy = CompiledEnergy(system)
+    found: dict[str, Any] = {"atoms": system.n_atoms, "conformers": len(x)}
+    for label, settings in (
+        ("search", CoordinateSettings()),
+        ("one minimum", CoordinateSettings(puckers=0.0, nitrogens="as_given")),
+    ):
+        start = time.process_time()
+        c = InternalCoordinates.from_system(system, settings, energy=energy)
+        seconds = time.process_time() - start
+        modes = [(m.columns, m.means, m.roots) for m in c.modes]
+        flow = CouplingFlow(c.periodic, FlowSettings(layers=2, hidden=4, torsion_layers=2), None, modes)
+        z, _ = c.to_internal(torch.as_tensor(x))
+        found[f"beyond, {label}"] = float((z.abs() > flow.reach).any(1).double().mean())
+        found[f"seconds, {label}"] = seconds
+        found[f"minima, {label}"] = 1 if c.minima is None else len(c.minima.energies)
+    return found
+
+
+def relabelled(x: np.ndarray, like: np.ndarray, graph: BondGraph) -> np.ndarray:
+    """Structures x (n, n_atoms, 3) whose hydrogens of a CH2 or CH3 lie as in `like`: RDKit labels them as it likes."""
+    x = x.copy()
+
+    def side(x: np.ndarray, around: list[int]) -> np.ndarray:
+        a, b, c, d = (x[:, k] for k in around)
+        return np.einsum("nk,nk->n", np.cross(b - a, c - a), d - a) > 0
+
+    for around in graph.neighbours:
+        hydrogens = [k for k in around if graph.elements[k] == "H"]
+        if len(around) == 4 and len(hydrogens) > 1:
+            wrong = side(x, around) != side(like[None], around)
+            pair = hydrogens[:2]
+            x[np.ix_(wrong, pair)] = x[np.ix_(wrong, pair[::-1])]
+    return x
+
+
+def title(figures: dict[str, Any]) -> str:
+    return "Conformers within reach"
+
+
+def table(figures: dict[str, Any]) -> str:
+    head = "| molecule | atoms | minima | conformers | beyond, % | beyond without the search, % | s for coordinates |"
+    rows = [head, "|" + "---|" * 7]
+    for r in figures["molecules"]:
+        rows.append(
+            f"| {r['molecule']} | {r['atoms']} | {r['minima, search']} | {r['conformers']} | "
+            f"{100 * r['beyond, search']:.0f} | {100 * r['beyond, one minimum']:.0f} | {r['seconds, search']:.1f} |"
+        )
+    text = (
+        f"Conformers: up to {figures['conformers']} that RDKit embeds, at minima of OpenMM's energy no more than "
+        f"{HIGH:g} kT above the lowest. Beyond: a coordinate outside of the splines' range, where the flow's density "
+        "falls as that of its base. Minima: of rings and nitrogens, by the search that is part of making coordinates; "
+        "without it, coordinates come from one minimum. Seconds are those of the processor.\n\n"
+    )
+    return text + "\n".join(rows)
