@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ from .analysis import finish, metrics_of
 from .common import run_settings_of, write
 
 if TYPE_CHECKING:
+    from ..ensemble.audit import Audit
     from ..generator.generator import BoltzmannGenerator
     from ..molecule.system import MolecularSystem
+    from ..train.settings import Budget
 
 
 MOST, LEAST = 20_000, 1_000  # samples of an early report
@@ -22,15 +25,22 @@ SHARE = 0.03  # of the training time until then, to draw them in
 
 
 def write_results(
-    folder: Path, generator: BoltzmannGenerator, molecule: MolecularSystem, samples: int, early: str = ""
-) -> tuple[list[str], Path]:
-    """Draw samples and write ensemble.npz, report.txt and the files of `finish`; returns report.txt's lines and the
-    page.
+    folder: Path,
+    generator: BoltzmannGenerator,
+    molecule: MolecularSystem,
+    samples: int,
+    early: str = "",
+    audit: Budget | None = None,
+) -> tuple[list[str], Path, Audit | None]:
+    """Draw samples, audit them, write ensemble.npz, report.txt and the files of `finish`; returns report.txt's lines,
+    the page and the audit.
 
     Parameters
     ----------
     early : str
         "after 1.0 of 18 minutes of training": the run goes on, and will write all of it again.
+    audit : Budget, optional
+        Of an audit of the samples; None for none.
     """
     from ..ensemble.held import in_full
     from ..report.html import early_in_words
@@ -43,6 +53,9 @@ def write_results(
 
     with doing("sampling"):
         ensemble = generator.sample(samples, name="FAB", progress=not early)
+    if audit is not None:
+        with doing("auditing"), Ticking("auditing", show=not early):
+            ensemble = replace(ensemble, audit=generator.audit(audit, ensemble))
     with doing("writing the report"), Ticking("writing the report", show=not early):
         ensemble.save(folder / "ensemble.npz")
         outside, outside_weight = generator.outside_range(ensemble)
@@ -54,6 +67,7 @@ def write_results(
             f"Beyond the splines' range: {100 * outside:.2f} % of samples, {100 * outside_weight:.2f} % of weight",
         ]
         lines += [] if ensemble.held is None else [in_full(ensemble.held)]
+        lines += [] if ensemble.audit is None else [ensemble.audit.summary()]
         comparison, page = finish(folder, ensemble, molecule, early=early)
         lines += [] if comparison is None else [comparison.table()]
         lines += map(str, training_findings(metrics_of(folder)))
@@ -61,7 +75,7 @@ def write_results(
         made = run_settings_of(folder).get("made_with") or provenance(str(generator.device))
         lines += ["What made this:", table(None, list(made.items()))]
         write(folder / "report.txt", "\n".join(lines) + "\n")
-    return lines, page
+    return lines, page, ensemble.audit
 
 
 def early_results(

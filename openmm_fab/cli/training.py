@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 
 PROBE_SECONDS = 10.0
+AUDIT_SHARE, AUDIT_LEAST = 0.04, 0.1  # of the training time, at most; minutes
+MORE = 0.5  # of the training time again, where states are missing that the flow can reach
 
 OptionalSystem = Annotated[
     str | None, typer.Argument(help=f"{SYSTEM_HELP} Or none, where --settings names it.", show_default=False)
@@ -129,7 +131,9 @@ def run(
         molecule = source.load()
         if dry_run:
             return _show_cost(molecule, chosen)
+        from ..tools.progress import duration
         from ..train.distributed import Ranks, many
+        from ..train.settings import Budget
         from .results import early_results, write_results
 
         if many():
@@ -144,7 +148,19 @@ def run(
             60 * report_every if report_every else None,
         )
         with _stop_in_words(folder):
-            lines, page = write_results(folder, generator, molecule, chosen.samples)
+            search = Budget(minutes=max(AUDIT_LEAST, AUDIT_SHARE * chosen.minutes))
+            lines, page, audit = write_results(folder, generator, molecule, chosen.samples, audit=search)
+            if audit is not None and audit.missing and len(generator.starts(audit)):
+                typer.echo(
+                    f"{audit.finding.head}: {audit.missing_in_words}\n"
+                    f"Training goes on for {duration(60 * MORE * chosen.minutes)}, and starts there, too"
+                )
+                longer = Budget(minutes=(1 + MORE) * chosen.minutes)
+                generator.train(
+                    longer, folder=folder, resume=True, compile=compile, objective=chosen.objective, audit=audit
+                )
+                generator.save(folder / "model.safetensors")
+                lines, page, _ = write_results(folder, generator, molecule, chosen.samples, audit=search)
     typer.echo("\n".join(lines))
     typer.echo(f"{(time.perf_counter() - started) / 60:.1f} minutes in all; everything is in {folder}")
     typer.echo(f"Open {page}")

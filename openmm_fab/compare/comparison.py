@@ -93,6 +93,8 @@ class Comparison:
                 )
             if side.held:
                 lines.append(f"{side.name}: {in_one_line(side.held)}; nothing here tells what the other sides hold.")
+            if side.audit is not None and side.audit.missing:
+                lines.append(f"{side.name}: {side.audit.finding.head}, by an audit: {side.audit.missing_in_words}.")
             if side.rounding is not None:
                 lines.append(f"{side.name}: {side.rounding}; nothing here allows for that.")
         return "\n".join([*lines, *filter(None, [self.note])])

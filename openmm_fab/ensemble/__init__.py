@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .audit import Audit, State
 from .averages import KARPLUS, couplings, dipole, hydrogen_bonds, noe_distances, polar_surface
 from .conformers import Conformer, Conformers
 from .ensemble import Ensemble
@@ -11,9 +12,11 @@ from .stream import StreamedEnsemble
 
 __all__ = [
     "KARPLUS",
+    "Audit",
     "Conformer",
     "Conformers",
     "Ensemble",
+    "State",
     "Strain",
     "StreamedEnsemble",
     "couplings",

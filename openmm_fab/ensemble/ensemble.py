@@ -40,6 +40,7 @@ from ..molecule.torsions import map_axes, named_torsions, slow_torsions
 from ..tools.circle import circular_bins
 from ..tools.files import check_format, load_npz, write_atomically
 from ..weights import Estimate, relative_free_energy, systematic_resample
+from .audit import Audit
 from .blocks import slowest_inefficiency, time_blocks
 from .conformers import Conformers, conformers
 from .export import Table, extra_columns, to_arviz, to_pandas, to_xarray, write_colvar
@@ -82,11 +83,14 @@ class Ensemble(Frames):
     held : tuple of Held, optional
         What the coordinates that drew the frames keep as it was in the structure given; None where that is not known,
         and for MD, which holds what it cannot cross in its time.
+    audit : Audit, optional
+        What walkers on the energy found that the frames should hold, see `BoltzmannGenerator.audit`.
     """
 
     _: KW_ONLY
     rounding: Rounding | None = None
     held: tuple[Held, ...] | None = None
+    audit: Audit | None = None
 
     @classmethod
     def from_mdtraj(
@@ -409,7 +413,8 @@ class Ensemble(Frames):
         head += f", {self.temperature:g} K"
         if self.rounding is not None:
             head += f", {self.rounding}"
-        tail = ")" if self.held is None else f"; {in_one_line(self.held)})"
+        tail = "" if self.held is None else f"; {in_one_line(self.held)}"
+        tail += ")" if self.audit is None else f"; audit: {self.audit.counts})"
         if not np.isfinite(self.log_w).any():
             return f"{head}, no frame has any weight{tail}"
         if np.ptp(self.log_w) == 0.0:
@@ -450,6 +455,8 @@ class Ensemble(Frames):
             about["rounding"] = asdict(self.rounding)
         if self.held is not None:
             about["held"] = to_json(self.held)
+        if self.audit is not None:
+            about["audit"] = self.audit.to_json()
         arrays |= topology_to_arrays(self.topology) | {
             "about": np.array(json.dumps(about)),
             "format": np.array(_FORMAT),
@@ -479,6 +486,8 @@ class Ensemble(Frames):
                 about["rounding"] = Rounding(**about["rounding"])
             if "held" in about:
                 about["held"] = from_json(about["held"])
+            if "audit" in about:
+                about["audit"] = Audit.from_json(about["audit"])
             return cls(**fields, topology=topology_from_arrays(arrays), **about)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

@@ -44,6 +44,8 @@ class Held:
         Of the other side's minimum, above that of the side kept; nan where it is not known.
     barrier : float, kT
         Between the two, above the minimum of the side kept; nan where it is not known.
+    atoms : tuple of int
+        Of the bond, the centre or the ring; empty where there are several.
     """
 
     kind: str
@@ -52,6 +54,7 @@ class Held:
     other: str
     energy: float = math.nan
     barrier: float = math.nan
+    atoms: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in COSTS:
@@ -99,4 +102,4 @@ def to_json(held: Sequence[Held]) -> str:
 
 
 def from_json(text: str) -> tuple[Held, ...]:
-    return tuple(Held(**one) for one in json.loads(text))
+    return tuple(Held(**{**one, "atoms": tuple(one.get("atoms", ()))}) for one in json.loads(text))

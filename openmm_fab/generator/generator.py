@@ -19,6 +19,7 @@ from ..ais.annealing import AISSettings
 from ..coordinates.internal import InternalCoordinates
 from ..energy.bridge import regularize
 from ..energy.compiled import CompiledEnergy
+from ..ensemble.audit import Audit
 from ..ensemble.ensemble import Ensemble
 from ..ensemble.held import Held, to_json
 from ..ensemble.stream import StreamedEnsemble, sample_to_file
@@ -39,13 +40,15 @@ from ..train.distributed import Ranks
 from ..train.objectives import Objective
 from ..train.settings import Budget, parse_budget
 from ..train.trainer import Trainer
-from . import models, sampling, training
+from . import auditing, models, sampling, training
 from .energies import checked_energy, exact_energy, relaxed
 from .evaluation import Metrics, metrics_of, metrics_of_annealed
 from .holding import held_by
 from .parts import digest, objective_of
 from .settings import GeneratorSettings
 
+AUDITED = 10_000  # samples
+STARTS = 64  # chains that an audit's missing states start
 LOOKED_AT = 256  # samples of a flow that is given
 CPU_BATCH = 1024
 
@@ -160,6 +163,7 @@ class BoltzmannGenerator:
         measure: Callable[[Ensemble], Mapping[str, float]] | None = None,
         report: Callable[[Metrics], None] | None = None,
         report_every: float | None = None,
+        audit: Audit | None = None,
     ) -> History:
         """Train by FAB on the energy, without any MD data; or by another objective.
 
@@ -193,6 +197,8 @@ class BoltzmannGenerator:
             several ranks the first one calls it.
         report_every : float, s
             Call it at these times instead.
+        audit : Audit, optional
+            FAB's annealing starts chains in its missing states, too, where they are within the splines' range.
 
         Returns
         -------
@@ -225,6 +231,8 @@ class BoltzmannGenerator:
             objective=chosen,
             about=self._about(),
         )
+        if audit is not None and len(z := self.starts(audit)):
+            trainer.experience.start_from(z)
 
         def annealed(buffer: ReplayBuffer) -> Metrics:
             batch = self.settings.train.batch
@@ -455,6 +463,45 @@ class BoltzmannGenerator:
         if self.has_spline_range:
             metrics["outside"], metrics["outside_weight"] = self.outside_range(ensemble)
         return metrics if measure is None else metrics | dict(measure(ensemble))
+
+    def audit(
+        self, budget: str | float | Budget = "1 min", ensemble: Ensemble | None = None, seed: int | None = None
+    ) -> Audit:
+        """Look for states that the generator should sample and does not; see `generator.auditing`.
+
+        Walkers on the energy in Cartesian space, which see what coordinates exclude, from the ensemble's own structures
+        and at 600 K to 2500 K, are quenched, and every minimum is looked up in the ensemble.
+
+        Parameters
+        ----------
+        budget : str, float (minutes) or Budget
+            Of the search at most: it ends when nothing new of low energy turns up.
+        ensemble : Ensemble, optional
+            What `sample` gave, or MD frames; by default 10,000 samples.
+        seed : int, optional
+            Of the walkers; that of the generator unless given.
+
+        Returns
+        -------
+        Audit
+            ``ensemble = dataclasses.replace(ensemble, audit=generator.audit(ensemble=ensemble))`` carries it along.
+        """
+        seed = self.seed if seed is None else seed
+        ensemble = self.sample(AUDITED) if ensemble is None else ensemble
+        energy = auditing.on_cpu(self.energy, self.system, self.device)
+        return auditing.audit(self.system, energy, ensemble, self.held, parse_budget(budget), seed)
+
+    @torch.no_grad()
+    def starts(self, audit: Audit) -> Tensor:
+        """z (64, dim) of an audit's missing states in turn, where the flow can follow them; none where it cannot."""
+        if not audit.missing:
+            return torch.zeros(0)
+        z, log_det = self.to_internal(torch.tensor([state.x for state in audit.missing], dtype=torch.float64))
+        reached = torch.isfinite(log_det)
+        if isinstance(self.flow, CouplingFlow) and self.has_spline_range:
+            reached &= (z.abs() < self.flow.reach.to(z)).all(1)
+        z = z[reached]
+        return z[torch.arange(STARTS if len(z) else 0) % max(1, len(z))]
 
     def outside_range(self, ensemble: Ensemble) -> tuple[float, float]:
         """Shares of samples and of weight with a stiff coordinate beyond the range of the splines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ..coordinates.internal import InternalCoordinates
 from ..coordinates.isomers import amide_bonds, is_trans, kept_nitrogens
@@ -28,17 +29,17 @@ def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[
     amides = {frozenset(amide[1:3]): amide for amide in amide_bonds(graph)}
     found = []
 
-    def energies(i: int, j: int) -> dict[str, float]:
+    def bond(i: int, j: int) -> dict[str, Any]:
         scan = None if coordinates.scans is None else coordinates.scans.of(i, j)
         if scan is None:
-            return {}
-        return {"energy": math.nan if scan.other is None else scan.other, "barrier": scan.barrier}
+            return {"atoms": (i, j)}
+        return {"energy": math.nan if scan.other is None else scan.other, "barrier": scan.barrier, "atoms": (i, j)}
 
-    for bond, amide in amides.items():
-        if bond not in turning:
+    for axis, amide in amides.items():
+        if axis not in turning:
             trans = is_trans(x, amide)
             where = f"{names[amide[1]]}-{names[amide[2]]}"
-            found.append(Held("peptide bond", where, ISOMERS[trans], ISOMERS[not trans], **energies(*amide[1:3])))
+            found.append(Held("peptide bond", where, ISOMERS[trans], ISOMERS[not trans], **bond(*amide[1:3])))
     straight = {
         i
         for i, near in enumerate(graph.neighbours)
@@ -46,19 +47,18 @@ def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[
     }
     for i, j in rotatable_bonds(graph):
         if frozenset((i, j)) not in turning | amides.keys() and not straight & {i, j}:
-            found.append(Held("stiff bond", f"{names[i]}-{names[j]}", "as given", "turned", **energies(i, j)))
-    found += [Held("stereocentre", names[i], "the hand given", "the other hand") for i in stereocentres(graph)]
-    found += [
-        Held("pyramidal nitrogen", names[i], "the side given", "the other side")
-        for i in kept_nitrogens(graph, structures)
-    ]
+            found.append(Held("stiff bond", f"{names[i]}-{names[j]}", "as given", "turned", **bond(i, j)))
+    hands, sides = ("the hand given", "the other hand"), ("the side given", "the other side")
+    found += [Held("stereocentre", names[i], *hands, atoms=(i,)) for i in stereocentres(graph)]
+    kept = kept_nitrogens(graph, structures)
+    found += [Held("pyramidal nitrogen", names[i], *sides, atoms=(i,)) for i in kept]
     rings = {frozenset(ring): ring for i, j in graph.bonds.tolist() if (ring := graph.ring(i, j))}
     for ring in sorted(rings.values(), key=lambda ring: (len(ring), sorted(ring))):
         where = "-".join(names[i] for i in ring)
         if len(ring) > LARGEST_RING:
-            found.append(Held("large ring", where, "near the shape given", "other shapes"))
+            found.append(Held("large ring", where, "near the shape given", "other shapes", atoms=tuple(ring)))
         elif coordinates.minima is None and len(ring) > 3 and not is_planar(sorted(ring), x):
-            found.append(Held("ring pucker", where, "about the pucker given", "other puckers"))
+            found.append(Held("ring pucker", where, "about the pucker given", "other puckers", atoms=tuple(ring)))
     if coordinates.minima is not None and len(higher := coordinates.minima.higher):
         limit = f"minima up to {float(coordinates.minima.limit):g} kT"
         found.append(Held("ring pucker", "rings and nitrogens", limit, f"{len(higher)} higher", float(higher[0])))

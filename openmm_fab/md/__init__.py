@@ -6,9 +6,9 @@ trained flow as an openmmtools move.
 
 from __future__ import annotations
 
+from ..energy.dynamics import LangevinMiddle, UnstableDynamicsError
 from .bias import TorsionBias
 from .convergence import Convergence, ReferenceEnsemble, convergence
-from .dynamics import LangevinMiddle, UnstableDynamicsError
 from .hybrid import HybridWalkers
 from .reference import reference
 from .settings import (

@@ -18,12 +18,12 @@ import openmm
 from numpy.typing import ArrayLike
 from openmm import app, unit
 
+from ..energy.dynamics import UnstableDynamicsError
 from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
 from ..tools.files import DamagedFileError, latest, load_npz, previous, write_atomically
 from ..tools.progress import bar, dynamics_bar
 from .convergence import ReferenceEnsemble, convergence, reported
-from .dynamics import UnstableDynamicsError
 from .settings import LangevinSettings
 from .start import starting_structures
 from .walkers import SAVE_EVERY, stopped_message

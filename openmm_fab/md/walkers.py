@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..energy.compiled import CompiledEnergy
+from ..energy.dynamics import LangevinMiddle, Motion, UnstableDynamicsError, repartitioned
 from ..molecule.system import MolecularSystem
 from ..tools.progress import dynamics_bar
 from .bias import TorsionBias, chosen_torsions
-from .dynamics import LangevinMiddle, Motion, UnstableDynamicsError, repartitioned
 from .ladder import temperature_ladder
 from .settings import MetadynamicsSettings, MethodSettings, WalkersExchangeSettings, WalkersSettings
 from .start import starting_structures

@@ -13,6 +13,8 @@ import numpy as np
 
 from ..compare.verdicts import AGREE
 from ..drawing.structures import Structures, elements_and_bonds
+from ..ensemble.audit import COLUMNS as AUDIT_COLUMNS
+from ..ensemble.audit import TITLE as AUDIT_TITLE
 from ..ensemble.ensemble import draw_structures
 from ..ensemble.held import COLUMNS, TITLE, costs
 from ..tools.files import write_atomically
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from ..ensemble.ensemble import Ensemble
 
 
+MOST_STATES = 20  # of an audit
 MOST, MOST_EARLY = 4, 2  # profiles, in a report and in an early one
 MARKS = {GOOD: "✓", CARE: "!", BAD: "✗"}
 
@@ -85,6 +88,7 @@ def report_html(
             _cards(found) + ("" if early else _figure([figures.weight_figure(ensemble)])),
         ),
         _section(TITLE, _held(ensemble), (settings or {}).get("turning", "")),
+        _section(AUDIT_TITLE, _audit(ensemble)),
         _section("Basins", _basins(comparison)),
         _section(
             "Ramachandran plots",
@@ -204,6 +208,23 @@ def _held(ensemble: Ensemble) -> str:
     rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in one.row)}</tr>" for one in ensemble.held)
     words = "".join(f"<p>{escape(line)}</p>" for line in costs(ensemble.held))
     return f'{lead}<div class="scroll"><table><tr>{_headings(COLUMNS)}</tr>{rows}</table></div>{words}'
+
+
+def _audit(ensemble: Ensemble) -> str:
+    audit = ensemble.audit
+    if audit is None:
+        return ""
+    lead = _soft(
+        "Walkers on the energy, hot and in Cartesian space, see what the coordinates exclude. Due: the share of the "
+        "weight that a minimum's energy and Hessian ask for; here: the share that the ensemble has."
+    )
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in audit.rows(MOST_STATES))
+    left = len(audit.states) - MOST_STATES
+    more = f"<p>... and {left} more.</p>" if left > 0 else ""
+    return (
+        f"{lead}<p>{escape(audit.counts)}. {escape(audit.effort)}</p>"
+        f'<div class="scroll"><table><tr>{_headings(AUDIT_COLUMNS)}</tr>{rows}</table></div>{more}'
+    )
 
 
 def _headings(texts: Iterable[str]) -> str:

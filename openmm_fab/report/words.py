@@ -15,6 +15,7 @@ from ..weights import CLIP_FRACTION, FEW, KHAT_LIMIT, KHAT_RELIABLE, OUTSIDE_LIM
 
 if TYPE_CHECKING:
     from ..compare.comparison import Comparison
+    from ..ensemble.audit import Audit
     from ..ensemble.ensemble import Ensemble
 
 
@@ -34,12 +35,13 @@ def findings(
     weighted = ensemble.log_w[ensemble.log_w > -np.inf]
     if len(weighted) and np.ptp(weighted) == 0.0:  # of MD, or resampled
         found = [Finding(GOOD, f"{len(weighted)} frames of equal weight", "There is nothing to reweight.")]
+        found += _audit(ensemble)
         found += [*_ess(ensemble), _invalid(ensemble)] if len(weighted) < ensemble.n else []
-        return found if comparison is None else [*found, _agreement(comparison)]
+        return found if comparison is None else [*found, _agreement(comparison, ensemble.audit)]
     found = [_khat(ensemble.khat), *_ess(ensemble), _largest(ensemble), _invalid(ensemble)]
     found = [*training_findings(metrics), *found]
-    found += [*_range(metrics), *_cut(metrics), *_lost(metrics)]
-    found.append(_agreement(comparison))
+    found += [*_range(metrics), *_cut(metrics), *_lost(metrics), *_audit(ensemble)]
+    found.append(_agreement(comparison, ensemble.audit))
     return found
 
 
@@ -198,18 +200,29 @@ def _lost(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
         return [
             Finding(
                 BAD,
-                f"{lost} basin{'s' if lost > 1 else ''} that annealing found {'are' if lost > 1 else 'is'} not sampled",
+                f"{lost} torsional basin{'s' if lost > 1 else ''} that annealing found {'are' if lost > 1 else 'is'} "
+                "not sampled",
                 "The replay buffer of training holds structures where the flow draws none; the weights cannot show "
                 "that. Train longer.",
             )
         ]
-    return [Finding(GOOD, "Every basin that annealing found is sampled", "The flow lost none against its buffer.")]
+    because = "The flow lost none that annealing brought back. What the coordinates exclude annealing does not reach."
+    return [Finding(GOOD, "Every torsional basin in the replay buffer is sampled", because)]
 
 
-def _agreement(comparison: Comparison | None) -> Finding:
+def _audit(ensemble: Ensemble) -> list[Finding]:
+    return [] if ensemble.audit is None else [ensemble.audit.finding]
+
+
+def _agreement(comparison: Comparison | None, audit: Audit | None) -> Finding:
     blind = "A basin that the flow never visits leaves no trace in the weights"
     if comparison is None:
-        return Finding(CARE, "No reference to compare with", f"{blind}: only an independent simulation can show it.")
+        shown = (
+            "only an independent simulation can show it"
+            if audit is None
+            else "the audit looks for minima, not for what they hold"
+        )
+        return Finding(CARE, "No reference to compare with", f"{blind}: {shown}.")
     items = [(item.name, item.verdict) for item in comparison.basins]
     items += [(item.name, item.verdict) for item in comparison.torsions]
     judged = [(name, verdict) for name, verdict in items if verdict not in NO_VERDICTS]

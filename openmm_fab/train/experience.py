@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..ais.annealing import AISResult, AISSettings, concatenate, in_passes, run_ais
-from ..ais.kernels import adapted, widths
+from ..ais.kernels import adapted, hmc, widths
+from ..ais.path import AnnealedDensity, Path, Points
 from ..flow.base import Flow
 from ..target import Target
 from ..tools.adaptive_batch import AdaptiveBatch
@@ -23,9 +24,11 @@ from .lifting import BiasedTarget
 from .settings import TrainSettings
 
 BASINS_EVERY = 25  # iterations
+FOUND_EVERY = 10  # iterations
 RECENT = 16  # passes that the flow's ESS is that of, and of which one is annealed where annealing does not pay
 TRUST = 0.05  # share of a pass that its weights leave effective
 PLAIN = 2  # batches in a pass that is not annealed
+EQUILIBRATION = 20  # HMC trajectories before chains that start in given points count
 
 
 class Experience:
@@ -75,6 +78,7 @@ class Experience:
         self.annealing = AdaptiveBatch("Annealing")
         self.last: AISResult | None = None
         self.lam = math.nan
+        self._found: Tensor | None = None
         self._iteration = 0
         self._recent: deque[Tensor] = deque(maxlen=RECENT)
         self._ess: float | None = None
@@ -82,6 +86,35 @@ class Experience:
     def begin(self, iteration: int) -> None:
         """Start an iteration; the first has number 0."""
         self._iteration, self.last = iteration, None
+
+    def start_from(self, z: Tensor) -> None:
+        """Points (n, dim) in basins that the flow does not know, found by other means: chains on the target p begin
+        there, and what they reach goes into the buffer now and then. Not part of the state that checkpoints keep."""
+        self._found = z.to(self.buffer.z)
+        for _ in range(EQUILIBRATION):
+            self._follow_found()
+
+    def _follow_found(self) -> Points:
+        """The chains that `start_from` began, one HMC trajectory on."""
+        assert self._found is not None
+        density = AnnealedDensity(Path(1.0), 1.0, self.flow, self.target)
+        step = self.step_sizes[len(self.step_sizes) // 2] if self.step_sizes else self.settings.ais.step_size
+        length = step if self.widths is None else step * self.widths
+        points, _ = hmc(density.points(self._found), density, length, self.settings.ais.leapfrogs, self.generator)
+        self._found = points.z
+        return points
+
+    def _add_found(self) -> None:
+        """Store what the chains reach, weighted as if they were draws of all of p, but no more than any that is stored.
+
+        The flow lacks them by many nats: what that leaves of their weights, it is asked to reach step by step.
+        """
+        points, s = self._follow_found(), self.settings
+        recent = torch.cat(list(self._recent)) if self._recent else torch.zeros(1, dtype=torch.float64)
+        log_z = torch.logsumexp(recent[torch.isfinite(recent)], 0) - math.log(len(recent))
+        log_w = (s.ais.alpha - 1) * (points.log_p - points.log_q).double() + log_z.to(points.z.device)
+        log_w = log_w.clamp(max=float(self.buffer.log_w.max())) if self.buffer.size else log_w
+        self.buffer.add(points.z, log_w, points.log_q, self.target.remove_bias(points.grad_log_p, points.z))
 
     def fill(self) -> None:
         """Add one pass to the buffer, or more while it holds too little; update bias and widths at intervals.
@@ -104,6 +137,8 @@ class Experience:
             points, own = result.points, s.control_variate and not annealed
             unbiased = self.target.remove_bias(points.grad_log_p, points.z)
             self.buffer.add(points.z, self._trusted(result.log_w), points.log_q, unbiased, own)
+        if self._found is not None and self._iteration % FOUND_EVERY == 0:
+            self._add_found()
         if self._iteration % BASINS_EVERY == 0:
             self._follow_buffer()
 

@@ -413,7 +413,7 @@ def test_a_structure_file_wants_a_force_field(tmp_path):
 
 
 def test_reference_refuses(folders, tmp_path, monkeypatch):
-    from openmm_fab.md.dynamics import UnstableDynamicsError
+    from openmm_fab.energy.dynamics import UnstableDynamicsError
 
     def refused(*options: str) -> str:
         result = _call("reference", folders[0], "--folder", tmp_path / "md", *options)

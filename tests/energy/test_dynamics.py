@@ -10,8 +10,8 @@ from examples import chain
 from md_examples import coordinates, exact_energy, exact_mean, exact_structures, z_scores
 
 from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.energy.dynamics import LangevinMiddle, Motion, UnstableDynamicsError, repartitioned
 from openmm_fab.ensemble.ensemble import Ensemble
-from openmm_fab.md.dynamics import LangevinMiddle, Motion, UnstableDynamicsError, repartitioned
 
 
 def generator(seed: int = 0) -> torch.Generator:
