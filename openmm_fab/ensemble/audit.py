@@ -13,7 +13,6 @@ from ..tools.tables import table
 TITLE = "An audit: states that walkers on the energy reach"
 COVERED, RARE, EXCLUDED, MISSING = VERDICTS = ("covered", "rare", "excluded", "missing")
 COLUMNS = ("verdict", "state", "u / kT", "due / %", "here / %", "barrier / kT")
-ORDER = (MISSING, EXCLUDED, COVERED, RARE)
 SHOWN = 20  # rows
 MUCH = 0.01  # of the weight, due on the other side of what is kept, that is worth a warning
 
@@ -140,8 +139,8 @@ class Audit:
         return text + (f"\n... and {left} more." if left > 0 else "")
 
     def rows(self, most: int | None = None) -> list[tuple[str, ...]]:
-        """Cells for `COLUMNS` of no more than `most` states, those that are missing first."""
-        ordered = [state for verdict in ORDER for state in self.of(verdict)]
+        """Cells for `COLUMNS` of no more than `most` states: what is missing, then what is due most."""
+        ordered = sorted(self.states, key=lambda state: (state.verdict != MISSING, -state.due))
         return [state.row(self.bound) for state in ordered[:most]]
 
     def summary(self, most: int | None = SHOWN) -> str:
