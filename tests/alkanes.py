@@ -53,7 +53,7 @@ def alkane(molecule: Molecule, name: str, temperature: float = 300.0) -> Molecul
     nonbonded.createExceptionsFromBonds(molecule.bonds.tolist(), 0.5, 0.5)
     for force in (bonds, angles, torsions, nonbonded):
         system.addForce(force)
-    return MolecularSystem(topology, system, molecule.positions * unit.nanometer, temperature, name)
+    return MolecularSystem(topology, system, molecule.positions * unit.nanometer, temperature, name=name)
 
 
 @cache
