@@ -103,7 +103,7 @@ def of(system: MolecularSystem, x: np.ndarray) -> dict[str, Any]:
         c = InternalCoordinates.from_system(system, settings, energy=energy)
         seconds = time.process_time() - start
         modes = [(m.columns, m.means, m.roots) for m in c.modes]
-        flow = CouplingFlow(c.periodic, FlowSettings(layers=2, hidden=4, torsion_layers=2), None, modes)
+        flow = CouplingFlow(c.periodic, FlowSettings(layers=2, hidden=4, torsion_layers=2), modes=modes)
         z, _ = c.to_internal(torch.as_tensor(x))
         found[f"beyond, {label}"] = float((z.abs() > flow.reach).any(1).double().mean())
         found[f"seconds, {label}"] = seconds
