@@ -36,7 +36,7 @@ class RunSettings:
     molecule: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """By the names that a file of settings has for them, without the molecule."""
+        """Settings by their names in a settings file, without the molecule."""
         return {key: getattr(self, key) for key in WHOLE_RUN} | asdict(self.settings)
 
 

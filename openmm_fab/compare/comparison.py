@@ -229,7 +229,7 @@ class Comparison:
 
 
 def _count(kind: str, items: Sequence[Any]) -> str:
-    """How many of them agree, and which do not, by verdict; a count of none where there is no verdict on any."""
+    """Sentence with how many items agree, and which do not, by verdict; none are counted where there is no verdict."""
     found: dict[str, list[str]] = {}
     for item in items:
         z = "" if item.verdict in (AGREE, *NO_VERDICTS) or not math.isfinite(item.z) else f" (z = {item.z:+.1f})"

@@ -22,7 +22,7 @@ NO_VERDICTS = (NO_ERROR, TOO_FEW, NO_WEIGHTS)
 
 @dataclass(frozen=True)
 class Reliability:
-    """Whether averages by an ensemble's weights, and their error bars, mean anything.
+    """Whether averages with an ensemble's weights, and their error bars, can be used.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def draw_profile(edges: np.ndarray, value: np.ndarray, error: np.ndarray, name: str, unit: str) -> Figure:
-    """F (bins,) in a unit over bins between edges (bins + 1,), with a band of two standard errors."""
+    """Figure of F (bins,) in a unit over bins between edges (bins + 1,), with a band of two standard errors."""
     figure = new_figure(4.5, 3.2)
     ax = figure.subplots()
     shown, centers = np.where(np.isfinite(value), value, np.nan), 0.5 * (edges[1:] + edges[:-1])

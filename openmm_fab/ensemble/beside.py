@@ -19,7 +19,7 @@ from .trajectories import check_same_atoms, load_trajectory, whole_structures
 def as_ensemble(
     given: Ensemble | mdtraj.Trajectory | str | Path, ensemble: Ensemble, *, system: MolecularSystem | None = None
 ) -> Ensemble:
-    """An ensemble as it is; a file that `Ensemble.save` or `sample(out=...)` wrote; or unbiased frames of MD.
+    """Make an ensemble of one, of a file that `Ensemble.save` or `sample(out=...)` wrote, or frames of unbiased MD.
 
     Parameters
     ----------

@@ -223,7 +223,7 @@ class Ensemble(Frames):
         n_bootstrap: int = 200,
         seed: int = 0,
     ) -> Profile:
-        """F in kT along a coordinate, "phi ALA2" or another of `torsion_names`: see `free_energy.profile`."""
+        """Free-energy profile, kT, along a coordinate such as "phi ALA2": see `free_energy.profile`."""
         return profile(self, values, bins=bins, range=range, n_bootstrap=n_bootstrap, seed=seed)
 
     def surface(
@@ -237,7 +237,7 @@ class Ensemble(Frames):
         n_bootstrap: int = 0,
         seed: int = 0,
     ) -> Surface:
-        """F in kT over two coordinates: see `free_energy.surface`."""
+        """Free-energy surface, kT, over two coordinates: see `free_energy.surface`."""
         return surface(self, a, b, bins=bins, range=range, range_b=range_b, n_bootstrap=n_bootstrap, seed=seed)
 
     def basins(self, definitions: Mapping[str, Basin], *, n_bootstrap: int = 200, seed: int = 0) -> Basins:
@@ -245,11 +245,11 @@ class Ensemble(Frames):
         return basins(self, definitions, n_bootstrap=n_bootstrap, seed=seed)
 
     def basin_difference(self, basin: Basin | None = None, *, n_bootstrap: int = 200, seed: int = 0) -> BasinDifference:
-        """F of a basin less that of all the rest, kT: see `free_energy.basin_difference`."""
+        """Free energy of a basin relative to all the rest, kT: see `free_energy.basin_difference`."""
         return basin_difference(self, basin, n_bootstrap=n_bootstrap, seed=seed)
 
     def free_energy_difference(self, energy: Energy) -> FreeEnergy:
-        """F of another force field, temperature or lambda less F of this one, kT: see `free_energy.difference`."""
+        """Free energy of another force field, temperature or lambda less this one: see `free_energy.difference`."""
         return difference(self, energy)
 
     @property

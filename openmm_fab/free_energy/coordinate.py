@@ -1,4 +1,4 @@
-"""One number a frame: by a name, two to four atoms, a function of a trajectory, or the numbers themselves."""
+"""Coordinates, one number for each frame: by name, two to four atoms, a function of a trajectory, or an array."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def coordinate(ensemble: Frames, values: Coordinate) -> np.ndarray:
 
 
 def coordinate_name(values: Coordinate) -> str:
-    """What to call it: the name, the atoms by their numbers, or the function's own name."""
+    """Name of a coordinate: as given, its atoms by their numbers, or the function's own name."""
     if isinstance(values, str):
         return values
     if is_atoms(values):

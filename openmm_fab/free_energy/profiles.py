@@ -63,7 +63,7 @@ class Profile(InUnits):
         return 0.5 * (self.edges[1:] + self.edges[:-1])
 
     def plot(self) -> Figure:
-        """F with a band of two standard errors."""
+        """Figure of F with a band of two standard errors."""
         return draw_profile(self.edges, self.value, self.error, self.name, self.unit)
 
     def __repr__(self) -> str:

@@ -261,7 +261,7 @@ class BoltzmannGenerator:
                 self._history = f"trained for {trainer.iteration} iterations"
 
     def _internal(self, samples: Ensemble) -> Tensor:
-        """z (n, dim) of samples drawn by their weights."""
+        """Internal coordinates z (n, dim) of samples drawn by their weights."""
         drawn = samples.resample(samples.n, seed=self.seed)
         return self.to_internal(torch.as_tensor(drawn.x, dtype=torch.float64))[0]
 

@@ -17,7 +17,7 @@ from ..train.start import Start
 
 
 def objective_of(objective: str | Objective, flow: TrainableFlow, data: Callable[[], Tensor] | None) -> Objective:
-    """An objective as it is, or by its name.
+    """Objective, given as such or by its name.
 
     Parameters
     ----------

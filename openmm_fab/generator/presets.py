@@ -37,7 +37,7 @@ class Preset:
 
 
 class _Presets(dict[str, Preset]):
-    """Presets by name; one that is not there is told which are."""
+    """Presets by name; the error for an unknown name lists them."""
 
     def __missing__(self, name: str) -> Preset:
         raise KeyError(f"Expected a preset out of {sorted(self)}; got {name!r}.")

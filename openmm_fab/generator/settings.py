@@ -38,7 +38,7 @@ class GeneratorSettings:
 
     @classmethod
     def of(cls, given: GeneratorSettings | Mapping[str, Any] | None) -> GeneratorSettings:
-        """Settings as they are; or the defaults, changed by nested dictionaries as TOML files and --set give them.
+        """Make settings of nested dictionaries that change the defaults, as TOML files and --set give them.
 
         Raises
         ------

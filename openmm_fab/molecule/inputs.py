@@ -105,7 +105,7 @@ NO_FORCEFIELD = (
 
 
 def open_forcefield(forcefield: Forcefield | None) -> tuple[app.ForceField, list[str]]:
-    """A force field from its files, or as it is; and what to call it, one name a file.
+    """Force field, read from its files or as given, with its names, one for each file.
 
     Raises
     ------

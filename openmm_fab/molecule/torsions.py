@@ -37,7 +37,7 @@ def slow_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, i
 
 
 def names_of_bonds(topology: mdtraj.Topology) -> dict[frozenset[int], str]:
-    """By the two atoms of a bond, what biochemists call its torsion: "phi ALA2", "omega ALA2", "chi1 PHE3"."""
+    """Biochemical names of torsions, "phi ALA2", "omega ALA2", "chi1 PHE3", by the two atoms of their bond."""
     dummy = mdtraj.Trajectory(np.zeros((1, topology.n_atoms, 3)), topology)
     found: dict[frozenset[int], str] = {}
     with warnings.catch_warnings():

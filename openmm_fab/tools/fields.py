@@ -99,7 +99,7 @@ def checked(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def checked_value(value: Any, hint: Any, key: str, where: str) -> Any:
-    """A value of the type that `hint` says, floats finite; a ValueError that names key and place for any other."""
+    """Convert a value to the type `hint`, floats finite; the ValueError for any other names key and place."""
     if type(value).__module__ == "numpy" and value.shape == ():
         value = value.item()
     if not _fits(value, hint):
@@ -114,7 +114,7 @@ def checked_value(value: Any, hint: Any, key: str, where: str) -> Any:
 
 
 def whole_number(value: Any, name: str, least: int = 1) -> int:
-    """An argument as int, 1e3 as 1000.
+    """Convert an argument to int, 1e3 to 1000.
 
     Raises
     ------
