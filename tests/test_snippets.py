@@ -20,8 +20,9 @@ import openmm_fab as fab
 from openmm_fab.energy.backends import reduced_energy
 
 PAGES = ["README.md", "docs/index.md", "docs/quickstart.md", "docs/energy.md", "docs/coordinates.md"]
-PAGES += ["docs/other_tools.md", "docs/free_energy.md", "docs/units.md"]
+PAGES += ["docs/other_tools.md", "docs/free_energy.md", "docs/units.md", "docs/ligands.md"]
 NEEDS = {"docs/quickstart.md": "nglview", "docs/coordinates.md": "nglview", "docs/free_energy.md": "openmmtools"}
+NEEDS |= {"docs/ligands.md": "openmmforcefields"}
 FEW, FRAMES = 300, 200
 LESS = {"sampler.run(1000)": "sampler.run(1)"}
 LESS["2000, AISSettings(alpha=1.0, intermediate=16)"] = "64, AISSettings(alpha=1.0)"

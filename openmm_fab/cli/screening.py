@@ -220,7 +220,7 @@ def rows_by_threads(jobs: Sequence[Job], workers: int, run: Callable[[Job], Row]
             raise
 
 
-def rows_by_dask(jobs: Sequence[Job], client: Any) -> Iterator[Row]:
+def rows_by_dask(jobs: Sequence[Job], client: Any, run: Callable[[Job], Row] = run_job) -> Iterator[Row]:
     """Rows as they come from the workers of a Dask cluster, which see the folder of the runs, too.
 
     The job of a worker that dies is run by another one, which goes on at the last checkpoint.
@@ -231,7 +231,7 @@ def rows_by_dask(jobs: Sequence[Job], client: Any) -> Iterator[Row]:
     """
     from distributed import as_completed as dask_completed
 
-    waiting = {client.submit(run_job, job, pure=False): job for job in jobs}
+    waiting = {client.submit(run, job, pure=False): job for job in jobs}
     for future in dask_completed(waiting):
         if future.status == "error":
             yield Row(waiting[future].name, f"{type(future.exception()).__name__}: {future.exception()}"[:500])

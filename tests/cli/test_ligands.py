@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -212,6 +213,23 @@ def test_a_cluster_is_reached_by_dask(tmp_path: Path, standin: Path) -> None:
             rows = list(screening.rows_by_dask(jobs, client))
             assert {row.status for row in rows} == {"Stopped by the machine."}
             assert {row.status for row in screening.rows_by_dask(jobs, client)} == {"done"}
+
+
+def dies_once(job: Job) -> screening.Row:
+    marker = Path(job.folder) / "died"
+    if job.name == "0" and not marker.exists():
+        marker.touch()
+        os._exit(1)
+    return screening.Row(job.name, "done" if job.name != "2" else "failed")
+
+
+def test_the_job_of_a_worker_that_dies_is_done_by_another(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    jobs = [Job(f"{k}", (), (), str(tmp_path), 1.0, 1) for k in range(3)]
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        with distributed.Client(cluster) as client:
+            found = {row.name: row.status for row in screening.rows_by_dask(jobs, client, dies_once)}
+    assert (tmp_path / "died").exists() and found == {"0": "done", "1": "done", "2": "failed"}
 
 
 def test_a_scheduler_without_dask_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
