@@ -270,7 +270,7 @@ class Words:
         self.names = [name.partition(":")[2] for name in names] if single else names
 
     def __call__(self, features: Tensor, other: Tensor) -> str:
-        """Of one structure (1, n_features), by the blocks in which it is unlike the other, equal atoms exchanged."""
+        """Name one structure (1, n_features) by the blocks in which it differs from another, equal atoms exchanged."""
         images = self.shapes.images(features)[:, 0]
         apart = self.shapes.apart(images, other)
         best = int(((apart > SAME).sum(1) + 1e-3 * apart.sum(1)).argmin())

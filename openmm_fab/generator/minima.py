@@ -287,7 +287,7 @@ class Searcher:
 
 
 def _unlike(features: Tensor, shapes: Shapes) -> Tensor:
-    """Of features (n, n_features) those that none of before is like."""
+    """Features (m, n_features) of distinct structures: those that differ from all before them."""
     kept = features[:1]
     for one in features[1:]:
         if bool((shapes.apart(kept, one[None]).amax(1) > SAME).all()):

@@ -134,7 +134,7 @@ class Shapes:
         return ((a - b).square() @ self.membership.to(a.device)).sqrt()
 
     def nearest(self, features: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each of the features (n, n_features) the nearest of `others` (k, n_features), equal atoms exchanged.
+        """Nearest of `others` (k, n_features) for each of the features (n, n_features), equal atoms exchanged.
 
         Returns
         -------
