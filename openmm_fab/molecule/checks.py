@@ -227,7 +227,10 @@ def molecule_problems(topology: app.Topology, bonds: np.ndarray, positions: np.n
             "such bonds and adds them."
         )
     if not near or len(set(map(frozenset, _joined(residues, near, part)))) > 1:
-        expected += " Keep the solute only and use an implicit-solvent force field."
+        expected += (
+            ' Keep the solute only and use an implicit-solvent force field: find_problems(path, ...).fix(["safe", '
+            '"solvent and ions"]), or in a shell openmm-fab prepare, does the first.'
+        )
     return [expected]
 
 
