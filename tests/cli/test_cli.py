@@ -57,7 +57,7 @@ def quick_page(monkeypatch) -> list[bool]:
     """For what is not about the page itself, whose figures take seconds: was there a comparison, of each page."""
     compared: list[bool] = []
 
-    def page(ensemble, comparison, *_: object) -> str:
+    def page(ensemble, comparison, **_: object) -> str:
         compared.append(comparison is not None)
         return "a page"
 
