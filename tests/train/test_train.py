@@ -586,9 +586,9 @@ def test_the_flow_is_the_learners_running_average():
 def test_a_pass_reaches_no_further_than_its_samples():
     """Of a narrow flow far from the target one sample holds nearly all the weight: not in the buffer."""
     target = ManyWell(4)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8), torch.Generator().manual_seed(0))
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8), generator=torch.Generator().manual_seed(0))
     settings = TrainSettings(batch=200, buffer_min=1, ais=AISSettings(intermediate=0, alpha=8.0))
-    trainer = Trainer(flow, target, Budget(iterations=1), settings, torch.Generator().manual_seed(0))
+    trainer = Trainer(flow, target, Budget(iterations=1), settings=settings, generator=torch.Generator().manual_seed(0))
     experience = trainer.experience
     experience.begin(0)
     experience.fill()
