@@ -107,7 +107,7 @@ class GivenEnergy:
 
 
 def from_torch(
-    model: Callable[[Tensor], Tensor], system: MolecularSystem, units: str, chunk: int = CHUNK
+    model: Callable[[Tensor], Tensor], system: MolecularSystem, units: str, *, chunk: int = CHUNK
 ) -> GivenEnergy:
     """The energy of a PyTorch model, such as a machine-learned potential; its gradient is autograd's.
 
@@ -150,6 +150,7 @@ def from_function(
     function: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     system: MolecularSystem,
     units: str,
+    *,
     values: Callable[[np.ndarray], np.ndarray] | None = None,
     chunk: int = CHUNK,
 ) -> GivenEnergy:

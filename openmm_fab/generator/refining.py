@@ -59,8 +59,8 @@ class Refinement:
 def refine(
     generator: BoltzmannGenerator,
     energy: MolecularSystem | Callable[[Tensor], Tensor],
-    budget: int = 1000,
     *,
+    budget: int = 1000,
     rounds: int = 3,
     seed: int = 0,
 ) -> Refinement:

@@ -168,7 +168,7 @@ def test_energies_alone_where_they_are_cheaper(system):
         asked.append("values")
         return np.square(x).sum((1, 2))
 
-    energy, x = from_function(both, system, "kT", values), _near(system)
+    energy, x = from_function(both, system, "kT", values=values), _near(system)
     torch.testing.assert_close(energy(x), x.square().sum((1, 2)))
     energy(x.requires_grad_()).sum().backward()
     torch.testing.assert_close(x.grad, 2 * x.detach())

@@ -57,7 +57,7 @@ def generator(system) -> BoltzmannGenerator:
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_free_energy_against_quadrature(generator, system, rounds):
     dear, exact = Dear(system, 2.5), _exact(system, 2.5)
-    found = refine(generator, dear, 400, rounds=rounds, seed=1)
+    found = refine(generator, dear, budget=400, rounds=rounds, seed=1)
     assert abs(found.difference.value - exact) < 4 * found.difference.error < 1.0
     assert found.evaluations == dear.asked and 100 < dear.asked <= 400
     assert 0.1 < found.overlap < 0.8
@@ -81,7 +81,7 @@ def test_what_no_fit_can_have_is_weighted(generator, system):
     def dear(x: torch.Tensor) -> torch.Tensor:
         return energy(x) + 60.0 * ((x[:, 0] - x[:, 4]).norm(dim=1) - 0.45).square()
 
-    one, three = (refine(generator, dear, 400, rounds=rounds, seed=2) for rounds in (1, 3))
+    one, three = (refine(generator, dear, budget=400, rounds=rounds, seed=2) for rounds in (1, 3))
     error = math.hypot(one.difference.error, three.difference.error)
     assert abs(one.difference.value - three.difference.value) < 4 * error < 0.8
     assert three.ensemble.ess_fraction < 0.999 and three.difference.trusted
@@ -89,10 +89,10 @@ def test_what_no_fit_can_have_is_weighted(generator, system):
 
 def test_a_budget_or_a_system_that_does_not_fit(generator, system, alanine_dipeptide):
     with pytest.raises(ValueError, match=r"a budget of 40 energies or more, .*got a budget of 5 and 3 rounds"):
-        refine(generator, lambda x: x, 5)
+        refine(generator, lambda x: x, budget=5)
     with pytest.raises(ValueError, match="got a budget of 100 and 6 rounds"):
-        refine(generator, lambda x: x, 100, rounds=6)
+        refine(generator, lambda x: x, budget=100, rounds=6)
     with pytest.raises(ValueError, match=r"Expected the atoms of chain at 300 K; got alanine_dipeptide"):
-        refine(generator, alanine_dipeptide, 100)
+        refine(generator, alanine_dipeptide, budget=100)
     with pytest.raises(ValueError, match="Expected finite dear energies; got none"):
-        refine(generator, lambda x: x.sum((1, 2)) / 0.0, 100)
+        refine(generator, lambda x: x.sum((1, 2)) / 0.0, budget=100)
