@@ -43,7 +43,9 @@ def provenance(device: str = "cpu") -> dict[str, str]:
 def command() -> str:
     """The command line of this process; a notebook's or an interpreter's own where there is no other."""
     program, *arguments = sys.argv or [""]
-    return shlex.join([Path(program).name or "python", *arguments])
+    name = Path(program).name
+    called = ["python", "-m", Path(program).parent.name] if name == "__main__.py" else [name or "python"]
+    return shlex.join([*called, *arguments])
 
 
 def commit_of(checkout: Path) -> str:

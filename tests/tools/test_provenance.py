@@ -12,7 +12,7 @@ import torch
 
 import openmm_fab as fab
 from openmm_fab.molecule.inputs import tomllib
-from openmm_fab.tools.provenance import commit_of, provenance
+from openmm_fab.tools.provenance import command, commit_of, provenance
 from openmm_fab.tools.toml import to_toml
 
 pytestmark = pytest.mark.base
@@ -30,6 +30,8 @@ def test_what_made_a_result(monkeypatch) -> None:
     assert made["command"] == "openmm-fab run 'my molecule.pdb'"
     assert (made["openmm_fab"], made["torch"].split("+")[0]) == (fab.__version__, torch.__version__.split("+")[0])
     assert made["numpy"] == np.__version__ and made["device"] == "cpu" and "OMP_NUM_THREADS" in made["threads"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/openmm_fab/__main__.py", "train", "butane"])
+    assert command() == "python -m openmm_fab train butane"
     assert {"openmm", "mdtraj", "Python", "machine", "date"} < made.keys()
 
 
