@@ -396,8 +396,8 @@ def test_a_reference_of_another_force_field_is_told(folders, tmp_path, quick_pag
 
 
 def test_a_file_that_is_no_structure_is_told(tmp_path):
-    (tmp_path / "ligand.sdf").write_text("")
-    result = _call("run", tmp_path / "ligand.sdf")
+    (tmp_path / "ligand.mol2").write_text("")
+    result = _call("run", tmp_path / "ligand.mol2")
     assert result.exit_code != 0 and "Expected a file of a molecule" in result.output and "from_openmm" in result.output
 
 
