@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 PROBE_SECONDS = 10.0
-AUDIT_SHARE, AUDIT_LEAST = 0.04, 0.1  # of the training time, at most; minutes
+AUDIT = 0.05  # of the training time, at most
 MORE = 0.5  # of the training time again, where states are missing that the flow can reach
 
 OptionalSystem = Annotated[
@@ -148,7 +148,7 @@ def run(
             60 * report_every if report_every else None,
         )
         with _stop_in_words(folder):
-            search = Budget(minutes=max(AUDIT_LEAST, AUDIT_SHARE * chosen.minutes))
+            search = Budget(minutes=AUDIT * chosen.minutes)
             lines, page, audit = write_results(folder, generator, molecule, chosen.samples, audit=search)
             if audit is not None and audit.missing and len(generator.starts(audit)):
                 typer.echo(

@@ -19,6 +19,7 @@ from ..energy.compiled import CompiledEnergy
 from ..ensemble.audit import COVERED, EXCLUDED, MISSING, RARE, Audit, State
 from ..ensemble.ensemble import Ensemble
 from ..ensemble.held import Held
+from ..molecule.graph import BondGraph
 from ..molecule.names import atom_names
 from ..molecule.shapes import SAME, Shapes, exchanges
 from ..molecule.system import MolecularSystem
@@ -64,11 +65,12 @@ def audit(
     """
     generator = torch.Generator().manual_seed(seed)
     potential = with_springs(value_and_gradient, *system.constraints)
-    shapes = Shapes(system.graph, system.minimum, _same_energy(system, value_and_gradient))
+    x = system.minimum if system.has_forces else system.positions
+    shapes = Shapes(system.graph, x, _same_energy(system.graph, x, value_and_gradient))
     searcher = Searcher(potential, system.graph, shapes, system.kT, system.temperature, generator)
     drawn = systematic_resample(ensemble.log_w, WALKERS, np.random.default_rng(seed))
     start = torch.as_tensor(ensemble.x[drawn], dtype=torch.float64)
-    search = searcher.run(start, budget or Budget(minutes=np.inf))
+    search = searcher.run(start, budget)
     minima = _lowest(search.minima)
     log_shares = searcher.log_shares(minima)
     weights, features = _frames(ensemble, shapes, seed)
@@ -87,6 +89,14 @@ def on_cpu(energy: Callable[[Tensor], Tensor], system: MolecularSystem, device: 
     """An energy on some device as u and its gradient (batch, n_atoms, 3) of small batches of structures on the CPU."""
     if isinstance(energy, CompiledEnergy):  # one that is fused takes as long for a few structures as for thousands
         return (CompiledEnergy(system) if energy.fused else energy).value_and_gradient
+
+    if (own := getattr(energy, "value_and_gradient", None)) is not None:
+
+        def given(x: Tensor) -> tuple[Tensor, Tensor]:
+            u, gradient = own(x.to(device))
+            return u.cpu(), gradient.cpu()
+
+        return given
 
     @torch.enable_grad()
     def value_and_gradient(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,12 +117,11 @@ def _lowest(minima: Minima) -> Minima:
     return found
 
 
-def _same_energy(system: MolecularSystem, value_and_gradient: ValueAndGradient) -> list[np.ndarray]:
-    """Exchanges of equal atoms that leave the energy of a distorted structure as it is."""
-    known = exchanges(system.graph)
-    noise = np.random.default_rng(0).normal(scale=0.003, size=system.minimum.shape)
-    x = torch.as_tensor(system.minimum + noise)
-    u, _ = value_and_gradient(torch.stack([x[torch.as_tensor(exchange)] for exchange in known]))
+def _same_energy(graph: BondGraph, x: np.ndarray, value_and_gradient: ValueAndGradient) -> list[np.ndarray]:
+    """Exchanges of equal atoms that leave the energy of a distorted structure x (n_atoms, 3) as it is."""
+    known = exchanges(graph)
+    distorted = torch.as_tensor(x + np.random.default_rng(0).normal(scale=0.003, size=x.shape))
+    u, _ = value_and_gradient(torch.stack([distorted[torch.as_tensor(exchange)] for exchange in known]))
     return [exchange for exchange, same in zip(known, ((u - u[0]).abs() < EQUAL).tolist(), strict=True) if same]
 
 

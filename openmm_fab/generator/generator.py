@@ -465,7 +465,7 @@ class BoltzmannGenerator:
         return metrics if measure is None else metrics | dict(measure(ensemble))
 
     def audit(
-        self, budget: str | float | Budget = "1 min", ensemble: Ensemble | None = None, *, seed: int | None = None
+        self, budget: str | float | Budget = "40 s", ensemble: Ensemble | None = None, *, seed: int | None = None
     ) -> Audit:
         """Look for states that the generator should sample and does not; see `generator.auditing`.
 

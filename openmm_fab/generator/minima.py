@@ -153,14 +153,15 @@ class Searcher:
         self.evaluations += len(x)
         return self._potential(x)
 
-    def run(self, x: Tensor, budget: Budget) -> Search:
+    def run(self, x: Tensor, budget: Budget | None = None) -> Search:
         """Search from structures x (walkers, atoms, 3) until nothing new turns up or the budget is spent."""
         began, rounds, without = time.perf_counter(), 0, 0
         minima = Minima(self.shapes, x[:0], x[:0, 0, 0])
         self._take_in(minima, *self.quench(x))
         hot = x
         while without < ROUNDS_WITHOUT:
-            if budget.spent(time.perf_counter() - began, rounds, self.evaluations) >= 1 or not len(minima.x):
+            spent = 0.0 if budget is None else budget.spent(time.perf_counter() - began, rounds, self.evaluations)
+            if spent >= 1 or not len(minima.x):
                 break
             half = len(x) // 2
             leaving = self.turned(self._known(minima, half))

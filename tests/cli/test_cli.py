@@ -18,6 +18,7 @@ from examples import chain, write_chain
 from typer.testing import CliRunner
 
 from openmm_fab.cli.app import app
+from openmm_fab.ensemble.audit import Audit, State
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.tools.native import compiler
@@ -90,9 +91,32 @@ def test_a_run_leaves_everything(folders):
     assert ensemble.n == 500 and ensemble.name == "FAB"
     assert "ESS" in (folder / "report.txt").read_text()
     for name in ("report.txt", "report.html"):
-        assert "What was held fixed, and what that may cost" in (folder / name).read_text()
+        text = (folder / name).read_text()
+        assert "What was held fixed, and what that may cost" in text and "An audit: states that" in text
+    assert ensemble.audit.states
     assert "Early:" not in (folder / "report.html").read_text() + (folder / "report.txt").read_text()
     assert rows[0]["setup"] > 0 and rows[0]["seconds"] < 3
+
+
+@pytest.mark.usefixtures("quick_page")
+def test_training_goes_on_from_what_an_audit_misses(folders, tmp_path, monkeypatch):
+    lost = State("the other side", "missing", 0.0, 0.4, 0.0, x=tuple(map(tuple, chain(tmp_path).positions.tolist())))
+    found = [Audit((lost,), 0.01, 1, 1.0, True), Audit((), 0.01, 1, 1.0, True)]
+    monkeypatch.setattr(BoltzmannGenerator, "audit", lambda *_: found.pop(0))
+    given = []
+    train = BoltzmannGenerator.train
+
+    def trained(self, budget, **settings):
+        given.append((budget.minutes, settings.get("audit")))
+        return train(self, budget, **settings)
+
+    monkeypatch.setattr(BoltzmannGenerator, "train", trained)
+    result = _run(folders[0], tmp_path, minutes=0.01)
+    assert result.exit_code == 0, result.output
+    assert "1 state is missing: some 40 % of the weight: the other side" in result.output
+    assert "Training goes on for" in result.output and found == []
+    assert [minutes for minutes, _ in given] == pytest.approx([0.01, 0.015])
+    assert given[0][1] is None and given[1][1].missing == [lost]
 
 
 def test_a_run_keeps_a_log(folders):
@@ -287,7 +311,7 @@ def test_an_early_report_that_fails_does_not_end_the_training(folders, tmp_path,
 
     finish = results.finish
 
-    def full(*given, early: str = ""):
+    def full(*given, early: str = "", **audit):
         if early:
             raise OSError("no space left")
         return finish(*given)
