@@ -11,16 +11,17 @@ import pytest
 import torch
 from alkanes import alkane, methylcyclohexane
 from molecules import BUTANE
+from openmm import app
 
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.ensemble.audit import COVERED, EXCLUDED, RARE, Audit
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.held import Held
 from openmm_fab.generator.auditing import audit, on_cpu
-from openmm_fab.generator.minima import Searcher
+from openmm_fab.generator.minima import Searcher, with_springs
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.shapes import Shapes
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 
 FRAMES = 4000
 KINDS = ("butane", "methylcyclohexane")
@@ -172,10 +173,8 @@ def test_integrals_are_those_of_a_molecule_free_to_turn() -> None:
 
 
 def test_fixed_lengths_hold(alanine_dipeptide) -> None:
-    from openmm import app
 
-    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", constraints=app.HBonds)
-    from openmm_fab.generator.minima import with_springs
+    rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", PAPER_FORCEFIELD, constraints=app.HBonds)
 
     pairs, lengths = rigid.constraints
     sprung = with_springs(CompiledEnergy(rigid).value_and_gradient, pairs, lengths)
