@@ -12,6 +12,10 @@ WORDS: dict[str, str] = {
         "order of the divergence that training minimises; 2 for FAB. A path with α = 1 ends at the Boltzmann "
         "distribution"
     ),
+    "audit, due": (
+        "minima of the energy that hot walkers reach in Cartesian space, looked up in the ensemble. Due: share of the "
+        "weight that a minimum's energy and Hessian ask for"
+    ),
     "basin": (
         "a region of the torsions (of a Ramachandran plot, or a well of one torsion) or an isomer, pucker or "
         "nitrogen side; ΔF is its free energy against all the rest"
@@ -29,6 +33,10 @@ WORDS: dict[str, str] = {
     "clipped (ESS)": (
         "with the largest 0.01 % of the weights set to the largest below them; never smaller than the raw "
         "value, and always shown beside it"
+    ),
+    "covered, rare, excluded, missing": (
+        "verdicts of an audit: there are frames; there are none and few are due; the coordinates keep another side by "
+        "choice; 20 effective samples or more are due and next to none are there"
     ),
     "eff. inside": "effective samples inside a basin; below 10 its error bar is not to be trusted",
     "energy cut": "energy above which training, and only training, counts energies logarithmically",
