@@ -1,9 +1,9 @@
 """The difference of two log densities, learned from some of its values, so that what is left of it is small.
 
-Of a density p that is cheap and another, p exp(d), whose values d are dear, d is fitted by a sum of functions of one
-coordinate each. p times the exponential of the fit is as cheap as p and near to the other density, and its samples are
-weighted by what the fit leaves: exact, whatever the fit, as long as it is made before the values that count. This is a
-targeted perturbation (Jarzynski, Phys. Rev. E 65, 046122 (2002)) of densities in place of maps.
+Of a density p that is cheap and another, p exp(d), whose values d are expensive, d is fitted by a sum of functions of
+one coordinate each. p times the exponential of the fit is as cheap as p and near to the other density, and its samples
+are weighted by what the fit leaves: exact, whatever the fit, as long as it is made before the values that count. This
+is a targeted perturbation (Jarzynski, Phys. Rev. E 65, 046122 (2002)) of densities in place of maps.
 """
 
 from __future__ import annotations

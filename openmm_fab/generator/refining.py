@@ -1,4 +1,4 @@
-"""From a cheap energy to a dear one: the ensemble that a flow was trained on, at a quantum or a learned energy."""
+"""From a cheap energy to an expensive one: a flow's ensemble at a quantum or a learned energy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ..weights import effective_sample_size, systematic_resample
 from . import sampling
 from .generator import BoltzmannGenerator
 
-CHAINS, FEWEST_CHAINS, MOST = 4, 1000, 32  # samples of the flow for each dear energy; at least; at most
+CHAINS, FEWEST_CHAINS, MOST = 4, 1000, 32  # samples of the flow for each expensive energy; at least; at most
 BATCH = 512
-FEWEST = 40  # dear energies
+FEWEST = 40  # expensive energies
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +34,11 @@ class Refinement:
     Attributes
     ----------
     ensemble : Ensemble
-        Of the dear energy: structures, its u, weights; a block is one structure, which may be there several times.
+        Of the expensive energy: structures, its u, weights; a block is one structure, which may be there several times.
     difference : FreeEnergy
-        F(dear) - F(the generator's energy), kT.
+        F(expensive) - F(the generator's energy), kT.
     evaluations : int
-        Dear energies that were spent.
+        Expensive energies that were spent.
     overlap : float
         Between 0 and 1: the effective share of samples of the cheap energy, had they only been reweighted.
     """
@@ -50,8 +50,8 @@ class Refinement:
 
     def __str__(self) -> str:
         return (
-            f"F(dear) - F(cheap) = {self.difference} kT; {self.ensemble.ess:.0f} effective samples of "
-            f"{self.ensemble.n} ({100 * self.ensemble.ess_fraction:.2g} %) for {self.evaluations} dear energies; "
+            f"F(expensive) - F(cheap) = {self.difference} kT; {self.ensemble.ess:.0f} effective samples of "
+            f"{self.ensemble.n} ({100 * self.ensemble.ess_fraction:.2g} %) for {self.evaluations} expensive energies; "
             f"reweighting alone keeps {100 * self.overlap:.2g} %"
         )
 
@@ -66,19 +66,20 @@ def refine(
 ) -> Refinement:
     """Carry a trained generator's ensemble to another energy with few evaluations of it, and no gradient.
 
-    In rounds: samples of the cheap energy, corrected by what is known of the difference of both; dear energies of
+    In rounds: samples of the cheap energy, corrected by what is known of the difference of both; expensive energies of
     these; a fit of all of them, see `ais.difference`. The last round, of half the budget, weights its samples by what
     the fit has left, so that the result is exact whatever the fit.
 
     Parameters
     ----------
     generator : BoltzmannGenerator
-        Trained: its samples are annealed to its own energy, with or without correction, before a dear one is asked for.
+        Trained: its samples are annealed to its own energy, with or without correction, before an expensive one is
+        asked for.
     energy : MolecularSystem, or callable
         Of the same atoms at the same temperature; x (batch, n_atoms, 3), nm -> u (batch,). See `energy.from_torch`,
         `energy.from_ase`. Its level is free, and part of `difference`.
     budget : int
-        Dear energies to spend, at most.
+        Expensive energies to spend, at most.
     rounds : int
         1 is reweighting alone.
     seed : int
@@ -86,12 +87,12 @@ def refine(
     Returns
     -------
     Refinement
-        Its `ensemble` gives profiles, populations and basin differences at the dear energy, with errors.
+        Its `ensemble` gives profiles, populations and basin differences at the expensive energy, with errors.
 
     Raises
     ------
     ValueError
-        Too small a budget; a System of other atoms or temperature; no structure of finite dear energy.
+        Too small a budget; a System of other atoms or temperature; no structure of finite expensive energy.
     """
     if budget < FEWEST or not 1 <= rounds <= budget // (FEWEST // 2):
         raise ValueError(
@@ -119,9 +120,9 @@ def refine(
                 learned = Difference.fitted(cheap.periodic, torch.cat(z_seen), np.concatenate(d_seen))
     log_w = d - learned(z).detach().cpu().numpy()
     if not np.isfinite(log_w[index]).any():
-        raise ValueError("Expected finite dear energies; got none of any structure of the cheap one.")
+        raise ValueError("Expected finite expensive energies; got none of any structure of the cheap one.")
     weighted = exponential_average(log_w[index], block=index, method="reweighting a learned difference")
-    # ln of Z(dear) / Z(corrected), Z(corrected), 1 / Z(cheap); without a correction the last two are one.
+    # ln of Z(expensive) / Z(corrected), Z(corrected), 1 / Z(cheap); without a correction the last two are one.
     parts = [weighted] if cheap_log_z is None or rounds == 1 else [weighted, log_z, -cheap_log_z]
     difference = FreeEnergy(
         -sum(float(part.value) for part in parts),
@@ -202,7 +203,7 @@ def _effective(log_w: np.ndarray) -> float:
 def _differences(
     generator: BoltzmannGenerator, dear: Callable[[Tensor], Tensor], z: Tensor
 ) -> tuple[Tensor, np.ndarray]:
-    """Structures x (n, n_atoms, 3), nm, and u of the generator's energy less that of the dear one, (n,); -inf where the
+    """Structures x (n, n_atoms, 3), nm, and u of its energy less that of the expensive one, (n,); -inf where the
     latter has no density."""
     x, _ = generator.coordinates.to_cartesian(z)
     cheap, found = generator.energy(x).cpu().numpy(), energies_of(dear, x.cpu().numpy())

@@ -1,4 +1,4 @@
-"""From a cheap energy to a dear one, on the chain, whose free energies are integrals."""
+"""From a cheap energy to an expensive one, on the chain, whose free energies are integrals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Dear:
 
 
 def _exact(system: MolecularSystem, times: float) -> float:
-    """F(dear) - F(cheap), kT, by quadrature of every bond, angle and torsion."""
+    """F(expensive) - F(cheap), kT, by quadrature of every bond, angle and torsion."""
 
     def log_z(torsions: float) -> float:
         return sum(math.log(np.trapezoid(p, x)) for x, p in chain_marginals(system.kT, torsions))
@@ -50,7 +50,7 @@ def _exact(system: MolecularSystem, times: float) -> float:
 
 @pytest.fixture(scope="module")
 def generator(system) -> BoltzmannGenerator:
-    """Untrained: its samples are annealed before dear energies are asked for."""
+    """Untrained: its samples are annealed before expensive energies are asked for."""
     return BoltzmannGenerator(system, SMALL)
 
 
@@ -71,7 +71,7 @@ def test_free_energy_against_quadrature(generator, system, rounds):
         inside = np.where(phi > 0, found.ensemble.log_w, -np.inf)
         measured = log_ratio(inside, found.ensemble.log_w, found.ensemble.block)
         assert abs(float(measured.value) - math.log(share)) < 4 * float(measured.error) < 0.8
-    assert str(found).startswith("F(dear) - F(cheap) = 500") and "for " + str(found.evaluations) in str(found)
+    assert str(found).startswith("F(expensive) - F(cheap) = 500") and "for " + str(found.evaluations) in str(found)
 
 
 def test_what_no_fit_can_have_is_weighted(generator, system):
@@ -94,5 +94,5 @@ def test_a_budget_or_a_system_that_does_not_fit(generator, system, alanine_dipep
         refine(generator, lambda x: x, budget=100, rounds=6)
     with pytest.raises(ValueError, match=r"Expected the atoms of chain at 300 K; got alanine_dipeptide"):
         refine(generator, alanine_dipeptide, budget=100)
-    with pytest.raises(ValueError, match="Expected finite dear energies; got none"):
+    with pytest.raises(ValueError, match="Expected finite expensive energies; got none"):
         refine(generator, lambda x: x.sum((1, 2)) / 0.0, budget=100)
