@@ -96,8 +96,8 @@ def of(system: MolecularSystem, x: np.ndarray) -> dict[str, Any]:
     energy = CompiledEnergy(system)
     found: dict[str, Any] = {"atoms": system.n_atoms, "conformers": len(x)}
     for label, settings in (
-        ("search", CoordinateSettings()),
-        ("one minimum", CoordinateSettings(puckers=0.0, nitrogens="as_given")),
+        ("search", CoordinateSettings(omega="sample")),
+        ("one minimum", CoordinateSettings(omega="sample", puckers=0.0, nitrogens="as_given")),
     ):
         start = time.process_time()
         c = InternalCoordinates.from_system(system, settings, energy=energy)
@@ -112,7 +112,7 @@ def of(system: MolecularSystem, x: np.ndarray) -> dict[str, Any]:
 
 
 def relabelled(x: np.ndarray, like: np.ndarray, graph: BondGraph) -> np.ndarray:
-    """Structures x (n, n_atoms, 3) whose hydrogens of a CH2 or CH3 lie as in `like`: RDKit labels them as it likes."""
+    """Structures x (n, n_atoms, 3) whose equal atoms at CH2, CH3 or SO2 lie as in `like`: RDKit's labels are free."""
     x = x.copy()
 
     def side(x: np.ndarray, around: list[int]) -> np.ndarray:
@@ -120,10 +120,11 @@ def relabelled(x: np.ndarray, like: np.ndarray, graph: BondGraph) -> np.ndarray:
         return np.einsum("nk,nk->n", np.cross(b - a, c - a), d - a) > 0
 
     for around in graph.neighbours:
-        hydrogens = [k for k in around if graph.elements[k] == "H"]
-        if len(around) == 4 and len(hydrogens) > 1:
+        ends = [k for k in around if len(graph.neighbours[k]) == 1]
+        equal = [[i, j] for i in ends for j in ends if i < j and graph.elements[i] == graph.elements[j]]
+        if len(around) == 4 and equal:
             wrong = side(x, around) != side(like[None], around)
-            pair = hydrogens[:2]
+            pair = equal[0]
             x[np.ix_(wrong, pair)] = x[np.ix_(wrong, pair[::-1])]
     return x
 
@@ -144,6 +145,6 @@ def table(figures: dict[str, Any]) -> str:
         f"Conformers: up to {figures['conformers']} that RDKit embeds, at minima of OpenMM's energy no more than "
         f"{HIGH:g} kT above the lowest. Beyond: a coordinate outside of the splines' range, where the flow's density "
         "falls as that of its base. Minima: of rings and nitrogens, by the search that is part of making coordinates; "
-        "without it, coordinates come from one minimum. Seconds are those of the processor.\n\n"
+        "without it, coordinates come from one minimum. Amides are sampled. Seconds are those of the processor.\n\n"
     )
     return text + "\n".join(rows)

@@ -37,6 +37,7 @@ OBJECTIVES = {
     "fab_defaults": "fab",
     "fab_no_buffer": "fab_no_buffer",
     "reverse_kl": "reverse_kl",
+    "cmt": "cmt",
     "ml": "maximum_likelihood",
     "ml_md": "maximum_likelihood",
     "alpha2": "alpha_divergence",

@@ -33,13 +33,14 @@ from openmm_fab.train.objectives import MaximumLikelihood, Objective, alpha_dive
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.snf import PathSampler, StochasticFlow
 from openmm_fab.train.trainer import Trainer
+from openmm_fab.train.transport import ConstrainedMassTransport
 
 from ..records import FIGURES, RESULTS, ROOT
 from ..runner import current_commit, machine
 from . import molecule, tables
 
 OUT, KEPT = ROOT / "runs" / "paper", RESULTS / "paper"
-METHODS = ("fab", "fab_defaults", "fab_no_buffer", "reverse_kl", "ml", "alpha2", "snf", "ml_md")
+METHODS = ("fab", "fab_defaults", "fab_no_buffer", "reverse_kl", "cmt", "ml", "alpha2", "snf", "ml_md")
 CHECKPOINT_EVERY = 60.0  # s
 LOOKS = 10  # evaluations on the way
 FEW_MODES = 1000  # so many are looked at on the way, too
@@ -294,6 +295,7 @@ def _objective(method: str, setting: Setting, target: Multimodal) -> Objective:
         "fab_defaults": fab,
         "fab_no_buffer": fab_no_buffer,
         "reverse_kl": reverse_kl,
+        "cmt": ConstrainedMassTransport(),
         "ml": MaximumLikelihood(target.sample),
         "alpha2": alpha_divergence,
         "snf": setting.stochastic,

@@ -16,7 +16,7 @@ import torch
 from openmm_fab.target import GaussianMixture, ManyWell
 
 PICTURES = ("samples", "learning")
-ORDER = ("fab", "fab_defaults", "fab_no_buffer", "ml", "ml_md", "alpha2", "reverse_kl", "snf")
+ORDER = ("fab", "fab_defaults", "fab_no_buffer", "ml", "ml_md", "alpha2", "reverse_kl", "cmt", "snf")
 NAMES = {
     "fab_defaults": "FAB with buffer, this project's defaults",
     "fab": "FAB with buffer",
@@ -25,6 +25,7 @@ NAMES = {
     "ml_md": "maximum likelihood on dynamics",
     "alpha2": "α = 2 on flow samples, no AIS",
     "reverse_kl": "reverse KL",
+    "cmt": "constrained mass transport",
     "snf": "stochastic normalizing flow",
 }
 # Column, key, factor, digits.

@@ -79,7 +79,7 @@ ObjectiveOption = Annotated[
     typer.Option(
         "--objective",
         help="auto, unless given: FAB, begun by objectives of less noise. fab: FAB from the first step, as published. "
-        "Or fab_no_buffer, alpha_divergence, reverse_kl.",
+        "Or fab_no_buffer, alpha_divergence, reverse_kl, cmt.",
     ),
 ]
 

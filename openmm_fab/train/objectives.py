@@ -19,6 +19,7 @@ from .distributed import Ranks
 from .experience import Experience
 from .learner import Learner
 from .settings import TrainSettings
+from .transport import ConstrainedMassTransport
 
 Objective: TypeAlias = Callable[[Learner, Experience, TrainSettings], None]
 
@@ -156,12 +157,16 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def objective_by_name(name: str, samples: Tensor | None = None) -> Objective:
-    """Objective of this name; "maximum_likelihood" needs samples z (n, dim), and no other takes them."""
-    if (name == "maximum_likelihood") != (samples is not None) or name not in {*OBJECTIVES, "maximum_likelihood"}:
+    """Objective of this name, "cmt" for constrained mass transport; "maximum_likelihood" needs samples z (n, dim), and
+    no other takes them."""
+    names = (*OBJECTIVES, "cmt")
+    if (name == "maximum_likelihood") != (samples is not None) or name not in {*names, "maximum_likelihood"}:
         raise ValueError(
-            f"Expected one of {tuple(OBJECTIVES)} without samples, or maximum_likelihood with some; got {name!r} "
+            f"Expected one of {names} without samples, or maximum_likelihood with some; got {name!r} "
             f"{'without' if samples is None else 'with'} samples."
         )
+    if name == "cmt":  # each training has its own stages
+        return ConstrainedMassTransport()
     return OBJECTIVES[name] if samples is None else MaximumLikelihood(samples)
 
 

@@ -34,6 +34,9 @@ from .learner import Learner
 from .objectives import MaximumLikelihood, Objective, fab
 from .settings import Budget, TrainSettings
 from .start import Start
+from .transport import ConstrainedMassTransport
+
+STATEFUL = (Start, ConstrainedMassTransport)  # objectives that a checkpoint holds more of than the name
 
 
 class Trainer:
@@ -57,10 +60,10 @@ class Trainer:
     -----
     Metrics of an iteration: iteration, seconds, evaluations (of the target), flow_evaluations (of the learner), loss,
     ess_flow (Kish share of the learner's samples in the last passes, towards the target as trained on), ess_ais (of
-    this pass towards p^alpha q^(1 - alpha)), lam (power of the weights of the last step before FAB, or with which an
-    annealed pass went to the buffer), acceptance (nan if it was not annealed), step_size, buffer (samples),
-    invalid (the learner's samples of zero density in this pass), gradient (norm), learning_rate, spent (share of the
-    budget).  What an objective does not look at is nan.
+    this pass towards p^alpha q^(1 - alpha)), lam (power of the weights of the last step before FAB or of a stage of
+    mass transport, or with which an annealed pass went to the buffer), acceptance (nan if it was not annealed),
+    step_size, buffer (samples), invalid (the learner's samples of zero density in this pass), gradient (norm),
+    learning_rate, spent (share of the budget).  What an objective does not look at is nan.
     """
 
     def __init__(
@@ -183,7 +186,7 @@ class Trainer:
             "marks": self.target.fingerprint,
             **self.learner.state_dict(),
             **self.experience.state_dict(),
-            "start": self.objective.state_dict() if isinstance(self.objective, Start) else None,
+            "start": self.objective.state_dict() if isinstance(self.objective, STATEFUL) else None,
             "health": {"rate": self.learner.rate, **self.health.state_dict()},
             "random": self.generator.get_state(),
             "counts": [self.iteration, self.learner.updates, self.seconds, self.learner.skipped],
@@ -209,7 +212,7 @@ class Trainer:
                 "settings it was made with."
             ) from error
         self.experience.load_state_dict(state)
-        if isinstance(self.objective, Start):
+        if isinstance(self.objective, STATEFUL):
             self.objective.load_state_dict(state["start"])
         self.health.load_state_dict(state["health"])
         learner.rate = state["health"]["rate"]
