@@ -106,6 +106,10 @@ def test_turns_that_exchange_equal_atoms_are_no_conformers() -> None:
     # Isopropyl's methyls are equal, but not spread evenly: three rotamers stay three.
     three = ensemble_of("CC(C)CC#N", (1, 3), 0, 4, 2 * math.pi / 3 * (np.arange(300) % 3) + math.pi / 3)
     assert three.conformers().count == 3
+    # Nor are the methyls of a pyramidal nitrogen.
+    amine = ensemble_of("CN(C)CC", (1, 3), 0, 4, 2 * math.pi / 3 * (np.arange(300) % 3) + math.pi / 3)
+    (angle,) = [a for a in slow_angles(amine.topology, amine.x) if a.atoms[0][1:3] == (1, 3)]
+    assert angle.fold == 1 and amine.conformers().count == 3
     assert all(a.atoms[0][1:3] != (3, 4) for a in slow_angles(three.topology, three.x))  # straight: C-C-C#N
 
 

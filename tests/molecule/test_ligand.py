@@ -61,6 +61,9 @@ def test_a_structure_tells_the_hand() -> None:
     molecule.GetConformer().SetPositions(10 * positions_of(molecule) * np.array([1.0, 1.0, -1.0]))
     mirrored = read_block(Chem.MolToMolBlock(molecule), "a")
     assert Chem.MolToSmiles(Chem.RemoveHs(mirrored)) == Chem.CanonSmiles(IBUPROFEN.replace("@@", "@"))
+    untold = Chem.AddHs(Chem.MolFromSmiles("CC(O)N"))
+    AllChem.EmbedMolecule(untold, randomSeed=1)
+    assert "@" not in Chem.MolToSmiles(untold) and "@" in Chem.MolToSmiles(prepared(untold))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +171,8 @@ def test_charges_sum_to_the_charge_drawn() -> None:
         found = parameters.charges_of(molecule, "gasteiger")
         assert abs(found.sum() - total) < 1e-12 and np.ptp(found) > 0.1
         assert np.allclose(parameters.charges_of(molecule, found), found)
+        rounded = found + 0.001 / molecule.GetNumAtoms()
+        assert abs(parameters.charges_of(molecule, rounded).sum() - total) < 1e-12
     with pytest.raises(ValueError, match="Expected 7 finite charges"):
         parameters.charges_of(read_smiles("CN"), np.zeros(3))
     with pytest.raises(ValueError, match=r"sum to 0.*got 0\.7"):
