@@ -23,6 +23,7 @@ from . import sampling
 from .generator import BoltzmannGenerator
 
 CHAINS, FEWEST_CHAINS, MOST = 4, 1000, 32  # samples of the flow for each expensive energy; at least; at most
+ANNEALED = 200  # of these, at least, where they are annealed
 BATCH = 512
 FEWEST = 40  # expensive energies
 
@@ -170,7 +171,7 @@ def _samples(
     z, log_w = _weighted(generator, target, n, rng)
     if _effective(log_w) < n:
         with torch.enable_grad():
-            chains, batch = max(CHAINS * n, FEWEST_CHAINS), max(generator.batch, BATCH)
+            chains, batch = max(CHAINS * n, ANNEALED), max(generator.batch, BATCH)
             points, annealed = anneal_to_target(
                 generator.flow, target, chains, sampling.ANNEALING, generator=rng, batch=batch
             )
