@@ -202,10 +202,11 @@ def row_of(folder: Path) -> Row | None:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that is not blank, or the one in which openmm-fab says what is wrong."""
+    """The last line of a log that is not blank, or all from the one on in which openmm-fab says what is wrong."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("openmm-fab: ") and "warning:" not in line]
-    return (told or lines or [""])[-1].removeprefix("openmm-fab: ")[:500]
+    told = [k for k, line in enumerate(lines) if line.startswith("openmm-fab: ") and "warning:" not in line]
+    last = lines[told[-1] :] if told else lines[-1:]
+    return " ".join(last).removeprefix("openmm-fab: ")[:500]
 
 
 def rows_by_threads(jobs: Sequence[Job], workers: int, run: Callable[[Job], Row] = run_job) -> Iterator[Row]:

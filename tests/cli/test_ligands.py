@@ -100,7 +100,7 @@ folder = os.path.join(after("--runs"), after("--name"))
 with open(os.path.join(after("--runs"), "calls.txt"), "a") as calls:
     print(json.dumps(arguments), file=calls)
 if "C(" in arguments:
-    sys.exit("openmm-fab: Expected a SMILES string.")
+    sys.exit("openmm-fab: Expected a SMILES\\n  string.")
 if "--resume" not in arguments:
     os.makedirs(folder)
     open(os.path.join(folder, "checkpoint.pt"), "w").close()
