@@ -25,7 +25,7 @@ NEEDS = {"docs/quickstart.md": "nglview", "docs/coordinates.md": "nglview", "doc
 NEEDS |= {"docs/ligands.md": "openmmforcefields"}
 FEW, FRAMES = 300, 200
 LESS = {"sampler.run(1000)": "sampler.run(1)"}
-LESS["budget=1000"] = "budget=200"
+LESS["budget=1000"] = "budget=100"
 LESS["2000, settings=AISSettings(alpha=1.0, intermediate=16)"] = "64, settings=AISSettings(alpha=1.0)"
 
 
@@ -46,6 +46,7 @@ def little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     )
     monkeypatch.setattr(fab.BoltzmannGenerator, "sample", lambda self, n, **a: sample(self, min(n, FEW), **a))
     monkeypatch.setattr(fab, "load_reference", few_frames)
+    monkeypatch.setattr("openmm_fab.generator.sampling.ANNEALING", fab.AISSettings(alpha=1.0, intermediate=1))
     monkeypatch.setattr(fab, "Budget", lambda minutes=None, iterations=2: importlib.import_module(
         "openmm_fab.train").Budget(iterations=iterations))  # fmt: skip
     (tmp_path / "systems").symlink_to(ROOT / "systems")
