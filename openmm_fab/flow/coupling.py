@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, cast
@@ -270,29 +270,47 @@ class CouplingFlow(nn.Module):
         return self.scaled(z), log_det
 
     def rsample_torsions_first(
-        self, n: int, generator: torch.Generator | None = None, torsions: bool = True
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        torsions: bool = True,
+        others: tuple[int, nn.ModuleList] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw n samples of a flow with torsions first: z (n, dim), log q(t) and log q(s | t) (n,); see `FlowSettings`.
 
         They have a graph of the parameters; without `torsions` t is held fixed, and z and log q(s | t) have a graph of
-        the parameters of q(s | t) alone, log q(t) has none.
+        the parameters of q(s | t) alone, log q(t) has none. With `others`, a number and other layers of torsions, the
+        last so many samples have torsions of these layers, held fixed, and their density in place of log q(t).
         """
         base = self.sample_base(n, generator)
-        z, log_q_t = base, self._first_log_prob(base)
+        log_q_t = self._first_log_prob(base)
         log_q_s = self.base_log_prob(base) - log_q_t - self._log_unit
+        own = self.layers[: self.torsion_layers]
+        k, defensive = (0, own) if others is None else others
         with torch.set_grad_enabled(torsions and torch.is_grad_enabled()):
-            for layer in self.layers[: self.torsion_layers]:
-                z, change = self.couple(z, layer, inverse=True)
-                log_q_t = log_q_t - change
+            z, log_q_t_own = self._through(base[: n - k], log_q_t[: n - k], own)
+        if k:
+            with torch.no_grad():
+                z_k, log_q_t_k = self._through(base[n - k :], log_q_t[n - k :], defensive)
+            z, log_q_t_own = torch.cat([z, z_k]), torch.cat([log_q_t_own, log_q_t_k])
+        log_q_t = log_q_t_own
         for layer in self.layers[self.torsion_layers :]:
             z, change = self.couple(z, layer, inverse=True)
             log_q_s = log_q_s - change
         return self.scaled(z), log_q_t, log_q_s
 
-    def torsions_log_prob(self, z: Tensor) -> Tensor:
-        """log q(t) (batch,) of the coordinates drawn first in z (batch, dim), in the unit of length of log q(s | t)."""
+    def _through(self, z: Tensor, log_q: Tensor, layers: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
+        """Base points z (n, dim) with log density (n,) through layers, base -> data."""
+        for layer in layers:
+            z, change = self.couple(z, layer, inverse=True)
+            log_q = log_q - change
+        return z, log_q
+
+    def torsions_log_prob(self, z: Tensor, layers: nn.ModuleList | None = None) -> Tensor:
+        """log q(t) (batch,) of the coordinates drawn first in z (batch, dim), in the unit of length of log q(s | t); of
+        other layers of torsions, if given."""
         z, log_det = self.unscaled(z), torch.zeros_like(z[:, 0])
-        for layer in reversed(self.layers[: self.torsion_layers]):
+        for layer in reversed(self.layers[: self.torsion_layers] if layers is None else layers):
             z, change = self.couple(z, layer)
             log_det = log_det + change
         return self._first_log_prob(z) + log_det

@@ -17,17 +17,22 @@ energy with its gradient a sample, no annealing; phases follow each other by wha
 The step of t: log w = log p(s, t) - log q(s | t) - log q(t) is an estimate of -F(t) - log q(t) from one sample, and t
 gets the gradient of -sum (W_i - 1/n) log q(t_i) with W = softmax(lam log w).  lam is the largest in (0, 1] that leaves
 the effective sample size `TRUST` n: a step no longer than the samples reach.
+
+Where s is not learned yet a basin of t seems higher than it is; q(t) leaves it, and s is learned there no more.  So,
+from `joint` on, one in `DEFENSIVE` samples has torsions of the layers as they were when it began, r(t), which had every
+basin.  They are samples of the mixture: in log w its density stands for q(t), and 1/n becomes q / mixture / n.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 from collections import deque
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..flow.coupling import CouplingFlow
 from ..tools.gradients import with_gradient_of
@@ -47,6 +52,7 @@ TRUST = 0.3
 REACHING, STEPS = 0.2, 20  # lam, the median of so many steps: samples that clash leave less
 ENOUGH = 0.5
 LIFT_EVERY = 20  # iterations
+DEFENSIVE = 8
 KEPT, SEEN = 40, 256  # of the latest batches, and samples of each, of all ranks, in which basins are looked for
 LIFT = 12.0  # kT at most: a basin in which s is not learned yet seems higher than it is
 
@@ -72,7 +78,9 @@ class Start:
         self._divergences: deque[float] = deque(maxlen=2 * LOOK)
         self._lams: deque[float] = deque(maxlen=STEPS)
         self._iterations = 0
-        self._drawn: deque[Tensor] = deque(maxlen=KEPT)
+        self._drawn: deque[tuple[Tensor, Tensor]] = deque(maxlen=KEPT)
+        self._before: dict[str, Tensor] | None = None  # state of the layers of torsions when `joint` began
+        self._layers: nn.ModuleList | None = None  # these layers
 
     def __call__(self, learner: Learner, experience: Experience, settings: TrainSettings) -> None:
         """Make the gradient steps of one iteration."""
@@ -91,9 +99,9 @@ class Start:
             learner.learn(self._loss(flow, learner, experience, settings.batch))
         self._iterations += 1
         if self.phase == "weights" and settings.basin_share and self._iterations % LIFT_EVERY == 0:
-            drawn = torch.cat(list(self._drawn))
-            # q is close to p exp(b): as its samples they count alike.
-            experience.target.update(drawn, torch.zeros_like(drawn[:, 0], dtype=torch.float64), LIFT)
+            # q is close to p exp(b): as its samples they count.
+            drawn, log_share = map(torch.cat, zip(*self._drawn, strict=True))
+            experience.target.update(drawn, log_share.double(), LIFT)
         if self.phase == "weights" and experience.ess_above(ENOUGH):
             self._enter("fab")
             learner.faster = 1.0
@@ -102,12 +110,18 @@ class Start:
     def _loss(self, flow: CouplingFlow, learner: Learner, experience: Experience, n: int) -> Tensor:
         target, first = experience.target, flow.first
         joint = self.phase == "joint"
-        z, log_q_t, log_q_s = flow.rsample_torsions_first(n, experience.generator, torsions=joint)
+        others = self._defensive(flow, n)
+        z, log_q_t, log_q_s = flow.rsample_torsions_first(n, experience.generator, joint, others)
         log_p, gradient = target.log_prob_and_gradient(z.detach())
         learner.counted.evaluations += 2 * n
-        log_q = (log_q_t + log_q_s).detach()
-        log_w = (log_p - log_q).double()
-        experience.record_log_w(log_w)
+        stepping = flow.log_prob if self.phase == "weights" else flow.torsions_log_prob
+        log_q = stepping(z.detach())
+        log_q_s_now = log_q_s.detach()
+        own = log_q.detach() - log_q_s_now if self.phase == "weights" else log_q.detach()  # log q(t)
+        mixture = own if others is None else self._mixture(flow, z.detach(), own, others)
+        log_w = (log_p - mixture - log_q_s_now).double()
+        k = 0 if others is None else others[0]
+        experience.record_log_w((log_p - own - log_q_s_now).double()[: n - k])
         inside = torch.isfinite(log_w) & torch.isfinite(gradient).all(1)
         pull = torch.zeros_like(gradient)
         pull[:, ~first] = _cut(gradient[:, ~first], STEEP * math.sqrt(target.dim))
@@ -115,13 +129,33 @@ class Start:
             pull[:, first] = _cut(gradient[:, first], PUSHED)
         divergence = (log_q_t + log_q_s if joint else log_q_s) - (z * pull).sum(1)
         weights, self.lam = trusted_power(torch.where(inside, log_w, -torch.inf), TRUST)
-        stepping = flow.log_prob if self.phase == "weights" else flow.torsions_log_prob
-        log_q = stepping(z.detach())
-        step = ((1 / n - weights).to(log_q) * log_q).sum()
-        self._drawn.append(experience.ranks.gathered(z.detach()[: SEEN // experience.ranks.size]))
+        share = own - mixture
+        step = ((share.exp() / n - weights).to(log_q) * log_q).sum()
+        seen = slice(-(SEEN // experience.ranks.size), None)
+        self._drawn.append((experience.ranks.gathered(z.detach()[seen]), experience.ranks.gathered(share[seen])))
         self._follow(experience.ranks.mean([self.lam])[0], -experience.ranks.gathered(log_w[inside]))
         value = -log_w[inside].mean().to(log_q)
         return with_gradient_of(value, divergence[inside].mean() + step)
+
+    def _defensive(self, flow: CouplingFlow, n: int) -> tuple[int, nn.ModuleList] | None:
+        """How many of n samples have torsions of r(t), and its layers; None before there is one."""
+        if self.phase == "apart" or n < DEFENSIVE:
+            return None
+        if self._layers is None:
+            self._layers = copy.deepcopy(flow.layers[: flow.torsion_layers]).requires_grad_(False)
+            if self._before is None:
+                self._before = self._layers.state_dict()
+            self._layers.load_state_dict(self._before)
+        return n // DEFENSIVE, self._layers
+
+    @torch.no_grad()
+    def _mixture(self, flow: CouplingFlow, z: Tensor, log_q_t: Tensor, others: tuple[int, nn.ModuleList]) -> Tensor:
+        """log of the density (n,) of the torsions in z (n, dim): of q(t), which is given, and r(t) together."""
+        k, layers = others
+        parts = torch.stack(
+            [log_q_t + math.log(1 - k / len(z)), flow.torsions_log_prob(z, layers) + math.log(k / len(z))]
+        )
+        return torch.logsumexp(parts, 0)
 
     def _follow(self, lam: float, divergence: Tensor) -> None:
         """Enter the next phase, if this one has done what it can; both arguments are those of all ranks."""
@@ -149,6 +183,7 @@ class Start:
             "divergences": list(self._divergences),
             "lams": list(self._lams),
             "drawn": list(self._drawn),
+            "before": self._before,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -157,6 +192,7 @@ class Start:
         self._divergences = deque(state["divergences"], 2 * LOOK)
         self._lams = deque(state["lams"], STEPS)
         self._drawn = deque(state["drawn"], KEPT)
+        self._before, self._layers = state["before"], None
 
 
 def _cut(gradient: Tensor, most: float) -> Tensor:
