@@ -125,3 +125,19 @@ def test_modes_that_no_flow_can_have_are_refused():
 def test_settings_that_make_no_flow_are_refused(wrong):
     with pytest.raises(ValueError, match=r"torsion_layers"):
         FlowSettings(**wrong)
+
+
+def test_some_samples_may_have_torsions_of_other_layers():
+    flow, other = flow_of(modes=(ONE,), noise=0.3), flow_of(modes=(ONE,), noise=0.6)
+    layers = other.layers[: other.torsion_layers]
+    z, log_q_t, log_q_s = flow.rsample_torsions_first(50, torch.Generator().manual_seed(0), others=(20, layers))
+    torch.testing.assert_close(flow.torsions_log_prob(z[:30]), log_q_t[:30], rtol=0, atol=1e-9)
+    torch.testing.assert_close(flow.torsions_log_prob(z[30:], layers), log_q_t[30:], rtol=0, atol=1e-9)
+    torch.testing.assert_close(other.torsions_log_prob(z[30:]), log_q_t[30:], rtol=0, atol=1e-9)
+    assert (flow.torsions_log_prob(z[30:]) - log_q_t[30:]).abs().max() > 0.1
+    # What is drawn given them is the flow's own.
+    torch.testing.assert_close(flow.log_prob(z) - flow.torsions_log_prob(z), log_q_s, rtol=0, atol=1e-8)
+    plain, _, _ = flow.rsample_torsions_first(50, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(z[:30], plain[:30], rtol=0, atol=1e-12)
+    log_q_t.sum().backward()
+    assert all(p.grad is None for p in layers.parameters())

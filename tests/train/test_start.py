@@ -111,3 +111,25 @@ def test_a_flow_that_does_not_draw_torsions_first_is_refused():
     )
     with pytest.raises(ValueError, match="Expected a flow that draws torsions first"):
         trainer.step()
+
+
+def test_some_torsions_stay_as_they_were_before_basins_could_be_lost():
+    """One sample in eight has torsions of the layers when the joint phase began, and counts by the density of both."""
+    start, trainer = Start(), trainer_of(200)
+    trainer.objective = start
+    while start.phase == "apart":
+        trainer.step()
+    flow = trainer.learner.flow
+    then = [p.clone() for p in flow.layers[: flow.torsion_layers].parameters()]
+    for _ in range(30):
+        trainer.step()
+    k, layers = start._defensive(flow, 128)
+    assert k == 16 and all(torch.equal(a, b) for a, b in zip(then, layers.parameters(), strict=True))
+    assert not all(
+        torch.equal(a, b) for a, b in zip(then, flow.layers[: flow.torsion_layers].parameters(), strict=True)
+    )
+    z, _, _ = flow.rsample_torsions_first(128, torch.Generator().manual_seed(0), False, (k, layers))
+    log_q, log_r = flow.torsions_log_prob(z).detach(), flow.torsions_log_prob(z, layers)
+    both = start._mixture(flow, z, log_q, (k, layers)).exp()
+    torch.testing.assert_close(both, 7 / 8 * log_q.exp() + 1 / 8 * log_r.exp())
+    assert Start()._defensive(flow, 128) is None, "in the first phase none can be lost"
