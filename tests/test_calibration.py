@@ -80,7 +80,7 @@ def test_walkers_that_remember() -> None:
         found = surface(ensemble, phi, psi, bins=4, n_bootstrap=60, seed=seed)
         exact = np.repeat([1 - P, P], 2)[:, None] / 8 * np.ones(4)
         plane.append(-(np.log(found.probability) - np.log(exact)) / found.error)
-        mean = ensemble.expectation((phi > 0).astype(float), 60, seed)
+        mean = ensemble.expectation((phi > 0).astype(float), n_bootstrap=60, seed=seed)
         means.append((mean.value - P) / mean.error)
         basin = basin_difference(ensemble, phi > 0, n_bootstrap=60, seed=seed)
         basins.append((basin.value - np.log((1 - P) / P)) / basin.error)

@@ -56,6 +56,6 @@ def _gauche(trajectory: mdtraj.Trajectory) -> np.ndarray:
 def test_a_basin_that_training_lost_is_in_the_report() -> None:
     ensemble = flow(1000, 0.1)
     for rows, grade in ((ROWS, GOOD), (ROWS[:1], BAD), ([*ROWS, {"iteration": 300}], GOOD)):
-        (found,) = (f for f in findings(ensemble, None, metrics=rows) if "annealing found" in f.head)
+        (found,) = (f for f in findings(ensemble, None, metrics=rows) if "torsional basin" in f.head)
         assert found.grade == grade
-    assert not any("annealing found" in f.head for f in findings(ensemble))
+    assert not any("torsional basin" in f.head for f in findings(ensemble))

@@ -25,18 +25,18 @@ def test_the_rule_in_closed_form() -> None:
 def test_shares_of_nothing_and_of_all() -> None:
     ensemble = flat(300)
     for mask, value in ((NONE, 0.0), (ALL, 1.0)):
-        for found in (ensemble.expectation(mask, 20), weighted_mean(ensemble.log_w, mask)):
+        for found in (ensemble.expectation(mask, n_bootstrap=20), weighted_mean(ensemble.log_w, mask)):
             assert (found.value, found.error) == pytest.approx((value, 0.01))
     # Weights and blocks leave fewer: a half of the frames has no weight; there are 30 blocks.
     halved = flat(300, log_w=np.where(np.arange(300) % 2, 0.0, -np.inf))
-    assert halved.expectation(NONE, 20).error == pytest.approx(3 / 150)
+    assert halved.expectation(NONE, n_bootstrap=20).error == pytest.approx(3 / 150)
     blocks = flat(300, block=np.arange(300) // 10)
-    assert blocks.expectation(ALL, 20).error == pytest.approx(3 / 30)
+    assert blocks.expectation(ALL, n_bootstrap=20).error == pytest.approx(3 / 30)
     # Numbers that are constant are no shares; and shares in between keep their own error.
-    assert ensemble.expectation(np.ones(300), 20).error < 1e-12
+    assert ensemble.expectation(np.ones(300), n_bootstrap=20).error < 1e-12
     some = np.arange(300) % 2 == 0
-    assert ensemble.expectation(some, 400).error == pytest.approx(0.5 / np.sqrt(300), rel=0.15)
-    assert ensemble.expectation(np.stack([some, NONE], 1), 50).error[1] == pytest.approx(0.01)
+    assert ensemble.expectation(some, n_bootstrap=400).error == pytest.approx(0.5 / np.sqrt(300), rel=0.15)
+    assert ensemble.expectation(np.stack([some, NONE], 1), n_bootstrap=50).error[1] == pytest.approx(0.01)
 
 
 def test_a_bound_stands_for_a_basin_never_seen() -> None:
@@ -45,8 +45,8 @@ def test_a_bound_stands_for_a_basin_never_seen() -> None:
     bound = np.log(0.99 / 0.01)
     assert (never.bound, always.bound) == pytest.approx((bound, -bound))
     assert (never.number, always.number) == ("> 4.6", "< -4.6")
-    assert str(never) == "> 4.6 (none of 300 samples is inside: less than 0.01 of the weight inside at 95 %)"
-    assert str(always) == "< -4.6 (all of 300 samples are inside: less than 0.01 of the weight elsewhere at 95 %)"
+    assert str(never) == "> 4.6 kT (none of 300 samples is inside: less than 0.01 of the weight inside at 95 %)"
+    assert str(always) == "< -4.6 kT (all of 300 samples are inside: less than 0.01 of the weight elsewhere at 95 %)"
     assert np.isinf(never.value) and np.isnan(never.error)
     # Two walkers that never crossed know nothing.
     stuck = basin_difference(flat(300, block=np.arange(300) // 150), NONE)
