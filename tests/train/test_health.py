@@ -84,7 +84,7 @@ class NaNAfter(CouplingFlow):
 
 def test_losses_that_stay_nan_stop_training_with_advice() -> None:
     random, target = torch.Generator().manual_seed(0), ManyWell(2)
-    flow = NaNAfter(target.periodic, FlowSettings(layers=2, hidden=16), random)
+    flow = NaNAfter(target.periodic, FlowSettings(layers=2, hidden=16), generator=random)
     trainer = Trainer(flow, target, Budget(iterations=1000), settings=SMALL, generator=random)
     trainer.step()
     good = _parameters(trainer)

@@ -283,7 +283,7 @@ def test_broken_losses_end_training():
             return log_q * torch.nan if self.broken else log_q
 
     target, random = ManyWell(2), torch.Generator().manual_seed(0)
-    flow = Broken(target.periodic, FlowSettings(layers=2, hidden=16), random)
+    flow = Broken(target.periodic, FlowSettings(layers=2, hidden=16), generator=random)
     flow.broken = False
     trainer = Trainer(flow, target, Budget(iterations=100), settings=SMALL, generator=random)
     trainer.step()
