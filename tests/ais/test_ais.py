@@ -396,7 +396,7 @@ def test_an_adaptive_ladder_is_not_chosen_by_the_chains_that_count() -> None:
             seen.append(len(z))
             return super().log_prob_and_gradient(z)
 
-    target = Watched(MEAN, STD, LOG_Z)
+    target = Watched(MEAN, STD, log_z=LOG_Z)
     settings = AISSettings(alpha=1.0, intermediate=30, leapfrogs=2, spacing="adaptive", ess_drop=0.3, step_size=0.3)
     _, log_w = anneal_to_target(FLOW, target, 257, settings, generator=torch.Generator().manual_seed(0), batch=256)
     assert len(log_w) == 257 and seen.count(1) > 5  # the last chain took as many steps as the others
