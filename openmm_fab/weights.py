@@ -369,18 +369,20 @@ def histogram(log_w: ArrayLike, bins: int) -> tuple[np.ndarray, np.ndarray, np.n
     return edges, samples, weight
 
 
-def trusted_power(log_w: Tensor, share: float) -> tuple[Tensor, float]:
+def trusted_power(log_w: Tensor, share: float, log_drawn: Tensor | None = None) -> tuple[Tensor, float]:
     """Normalised weights w^lam (n,) float64, and lam: the largest in (0, 1] that leaves this share of the samples
     effective.
 
     `log_w` (n,): -inf where the weight is zero. Where so many have none that no lam will do, those that have one count
-    alike, and lam is 0.
+    alike, and lam is 0. `log_drawn` (n,): log weights towards the density that w counts from, where samples were not
+    drawn from it; then weights are those times w^lam.
     """
     log_w = log_w.double()
     inside = torch.isfinite(log_w)
+    start = torch.zeros_like(log_w) if log_drawn is None else log_drawn.double()
 
     def powered(lam: float) -> Tensor:
-        return torch.where(inside, lam * log_w, -torch.inf).softmax(0).nan_to_num(0.0)
+        return torch.where(inside, start + lam * log_w, -torch.inf).softmax(0).nan_to_num(0.0)
 
     def enough(lam: float) -> bool:
         return float(powered(lam).square().sum()) * len(log_w) * share <= 1

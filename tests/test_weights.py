@@ -297,3 +297,14 @@ def test_trusted_power_leaves_the_share_effective():
     log_w[:300] = -torch.inf  # fewer are left than the share
     powered, lam = weights.trusted_power(log_w, 0.5)
     assert lam < 1e-5 and not powered[:300].any() and float(powered[300:].max()) == pytest.approx(1 / 200, rel=1e-3)
+
+
+def test_trusted_power_of_samples_that_were_drawn_otherwise():
+    """From a density that the samples are weighted to, whatever they were drawn from: none move at lam = 0."""
+    random = torch.Generator().manual_seed(0)
+    log_w, log_drawn = (k * torch.randn(500, generator=random, dtype=torch.float64) for k in (4.0, 0.3))
+    powered, lam = weights.trusted_power(log_w, 0.3, log_drawn)
+    assert 0 < lam < 1 and float(1 / powered.square().sum()) == pytest.approx(150, rel=1e-3)
+    torch.testing.assert_close(powered, torch.softmax(log_drawn + lam * log_w, 0))
+    powered, lam = weights.trusted_power(1e9 * log_w, 0.8, log_drawn)
+    torch.testing.assert_close(powered, torch.softmax(log_drawn, 0), atol=1e-3, rtol=0)

@@ -20,7 +20,8 @@ the effective sample size `TRUST` n: a step no longer than the samples reach.
 
 Where s is not learned yet a basin of t seems higher than it is; q(t) leaves it, and s is learned there no more.  So,
 from `joint` on, one in `DEFENSIVE` samples has torsions of the layers as they were when it began, r(t), which had every
-basin.  They are samples of the mixture: in log w its density stands for q(t), and 1/n becomes q / mixture / n.
+basin.  They are samples of the mixture m of both densities: W = softmax(log(q / m) + lam log w), and 1/n becomes
+q / m / n.
 """
 
 from __future__ import annotations
@@ -119,22 +120,23 @@ class Start:
         log_q_s_now = log_q_s.detach()
         own = log_q.detach() - log_q_s_now if self.phase == "weights" else log_q.detach()  # log q(t)
         mixture = own if others is None else self._mixture(flow, z.detach(), own, others)
-        log_w = (log_p - mixture - log_q_s_now).double()
-        k = 0 if others is None else others[0]
-        experience.record_log_w((log_p - own - log_q_s_now).double()[: n - k])
+        share = own - mixture
+        log_w = (log_p - own - log_q_s_now).double()
+        drawn_from_q = slice(n if others is None else n - others[0])
+        experience.record_log_w(log_w[drawn_from_q])
         inside = torch.isfinite(log_w) & torch.isfinite(gradient).all(1)
         pull = torch.zeros_like(gradient)
         pull[:, ~first] = _cut(gradient[:, ~first], STEEP * math.sqrt(target.dim))
         if joint:
             pull[:, first] = _cut(gradient[:, first], PUSHED)
         divergence = (log_q_t + log_q_s if joint else log_q_s) - (z * pull).sum(1)
-        weights, self.lam = trusted_power(torch.where(inside, log_w, -torch.inf), TRUST)
-        share = own - mixture
+        weights, self.lam = trusted_power(torch.where(inside, log_w, -torch.inf), TRUST, share)
         step = ((share.exp() / n - weights).to(log_q) * log_q).sum()
         seen = slice(-(SEEN // experience.ranks.size), None)
         self._drawn.append((experience.ranks.gathered(z.detach()[seen]), experience.ranks.gathered(share[seen])))
-        self._follow(experience.ranks.mean([self.lam])[0], -experience.ranks.gathered(log_w[inside]))
-        value = -log_w[inside].mean().to(log_q)
+        log_w = log_w[drawn_from_q][inside[drawn_from_q]]
+        self._follow(experience.ranks.mean([self.lam])[0], -experience.ranks.gathered(log_w))
+        value = -log_w.mean().to(log_q)
         return with_gradient_of(value, divergence[inside].mean() + step)
 
     def _defensive(self, flow: CouplingFlow, n: int) -> tuple[int, nn.ModuleList] | None:

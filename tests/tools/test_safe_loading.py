@@ -70,9 +70,17 @@ def unsafe_calls(source: str) -> list[str]:
     return found
 
 
+# What a program and the processes that it started itself write into each other's pipes; nothing of a file.
+PIPES = {
+    "energy/processes.py": {"pickle.load"},
+    "energy/serving.py": {"pickle.load", "openmm.XmlSerializer.deserialize"},
+}
+
+
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_source_runs_what_it_reads(file) -> None:
-    assert unsafe_calls(file.read_text(encoding="utf-8")) == []
+    found = {call.partition(": ")[2] for call in unsafe_calls(file.read_text(encoding="utf-8"))}
+    assert found == PIPES.get("/".join(file.parts[-2:]), set())
 
 
 def test_the_check_sees_what_it_should() -> None:
