@@ -89,7 +89,7 @@ def couplings(
     Parameters
     ----------
     torsions : SMARTS, or atom indices (i, j, k, l) or (torsions, 4)
-        From nucleus to nucleus: "[H][C][C][H]".
+        From nucleus to nucleus: `"[H][C][C][H]"`.
     karplus : str or (A, B, C), Hz
         A key of `KARPLUS`, where their sources stand, or numbers of your own. They are of amino acids; beside
         electronegative groups they are off by a few Hz.

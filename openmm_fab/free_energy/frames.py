@@ -196,7 +196,7 @@ class Frames:
         Parameters
         ----------
         which : "phi", "psi", one of `torsion_names`, a SMARTS pattern, or atom indices (i, j, k, l) or (torsions, 4)
-            A pattern of four atoms, "[H][C][C][H]", or with those to take marked 1 to 4, gives every torsion that it
+            A pattern of four atoms, `"[H][C][C][H]"`, or with those to take marked 1 to 4, gives every torsion that it
             matches; it needs RDKit, and a molecule whose bonds have orders (`MolecularSystem.from_sdf`, `from_smiles`).
         """
         if isinstance(which, str) and which in ("phi", "psi"):

@@ -120,7 +120,7 @@ def find_pattern(molecule: Mol, smarts: str, size: int) -> np.ndarray:
     Parameters
     ----------
     smarts : str
-        With `size` atoms; with more, those to pick carry the atom maps 1 to `size`: "[C:1][C:2](=O)[N:3][C:4]".
+        With `size` atoms; with more, those to pick carry the atom maps 1 to `size`: `"[C:1][C:2](=O)[N:3][C:4]"`.
 
     Raises
     ------
