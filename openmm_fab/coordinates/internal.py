@@ -44,7 +44,7 @@ from .scans import scan_bonds
 from .sparse import SparseProduct, sparse_pair
 from .summary import summary, turning_in_words
 from .symmetry import SYMMETRIES, Rotor, find_rotors, same_energy
-from .turning import Scans, Turning, energy_of
+from .turning import Bonds, Scans, Turning, checked_bonds, energy_of, pairs_of
 from .zmatrix import ZMatrix, build_zmatrix
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class CoordinateSettings:
     barrier : float, kT
         Other bonds turn if a relaxed scan of the energy climbs no higher, see `coordinates.scans`. Dynamics crosses 12
         kT about once in 26 ns at 300 K (h / kT exp(barrier)).
-    turning : pairs of atoms
+    turning : pairs of atoms, or SMARTS patterns of two
         Bonds that turn freely whatever their barrier, by numbers of atoms.
     nitrogens : "sample" or "as_given"
         Pyramidal nitrogens whose sides differ invert, or keep the side of the given structure: see
@@ -90,7 +90,7 @@ class CoordinateSettings:
         Of molecules with constraints: what rigid dynamics samples, as OpenMM does, or the limit of stiff springs.
     puckers : float, kT
         Minima of rings and pyramidal nitrogens up to so much above the lowest are sampled, see `coordinates.minima`.
-    keep : pairs of atoms
+    keep : pairs of atoms, or SMARTS patterns of two
         Bonds that keep the side of the given structure whatever their barrier, by numbers of atoms.
     """
 
@@ -100,19 +100,15 @@ class CoordinateSettings:
     symmetry: str = "methyl"
     omega: str = "as_given"
     barrier: float = 12.0
-    turning: tuple[tuple[int, int], ...] = ()
+    turning: Bonds = ()
     nitrogens: str = "sample"
     measure: str = "rigid"
     puckers: float = 8.0
-    keep: tuple[tuple[int, int], ...] = ()
+    keep: Bonds = ()
 
     def __post_init__(self) -> None:
         for name in ("turning", "keep"):
-            pairs = getattr(self, name)
-            try:  # lists, where they come from a file
-                object.__setattr__(self, name, tuple((int(i), int(j)) for i, j in pairs))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"Expected {name} to be pairs of atoms, [[4, 7]]; got {pairs!r}.") from error
+            object.__setattr__(self, name, checked_bonds(name, getattr(self, name)))
         check_fields(self, positive=("inflate", "softest"), at_least={"barrier": 0, "puckers": 0})
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
@@ -238,7 +234,8 @@ class InternalCoordinates(torch.nn.Module):
         zmatrix = build_zmatrix(system.graph, system.element_masses, minimum)
         pairs, lengths = system.constraints
         fixed = fixed_lengths(zmatrix, pairs, lengths, [str(a) for a in system.md_topology.atoms])
-        turning = Turning(zmatrix, system.graph, settings.turning, amides, settings.omega == "sample", settings.keep)
+        asked, kept = (pairs_of(bonds, system.md_topology) for bonds in (settings.turning, settings.keep))
+        turning = Turning(zmatrix, system.graph, asked, amides, settings.omega == "sample", kept)
         scans = cls._scan(turning, minimum, fixed, _batched(energy, system), settings, system.kT)
         zmatrix = turning.chosen(scans.bonds)
         metric = MassMetric(pairs, system.masses) if settings.measure == "rigid" and len(pairs) else None

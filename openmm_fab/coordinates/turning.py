@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..molecule.chemistry import find_pattern, molecule_of
 from ..molecule.graph import BondGraph
 from .isomers import Amide
 from .scans import BondScan
 from .zmatrix import ZMatrix, turning_rows
 
+if TYPE_CHECKING:
+    import mdtraj
+
 Bond = frozenset[int]
+Bonds = tuple[tuple[int, int] | str, ...]  # by numbers of atoms, or by a SMARTS pattern
 TETRAHEDRAL = 4  # neighbours; bonds of such an atom have barriers of a few kT
 
 
@@ -144,6 +150,37 @@ class Turning:
         periodic = self._zmatrix.periodic.copy()
         periodic[list(turns)] = list(turns.values())
         return replace(self._zmatrix, periodic=periodic)
+
+
+def checked_bonds(name: str, bonds: Iterable[Any]) -> Bonds:
+    """Bonds given as setting `name`, where they may be lists that come from a file, as tuples.
+
+    Raises
+    ------
+    ValueError
+    """
+    try:
+        found: list[tuple[int, int] | str] = []
+        for one in bonds:
+            if isinstance(one, str):
+                found.append(one)
+            else:
+                i, j = one
+                found.append((int(i), int(j)))
+        return tuple(found)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected {name} to be pairs of atoms or SMARTS patterns of two, [[4, 7], '[c]-[CX4]']; got {bonds!r}."
+        ) from error
+
+
+def pairs_of(bonds: Bonds, topology: mdtraj.Topology) -> list[tuple[int, int]]:
+    """Atoms of bonds; those of SMARTS patterns by RDKit, in a topology that has the orders of bonds."""
+    pairs = [one for one in bonds if not isinstance(one, str)]
+    for pattern in bonds:
+        if isinstance(pattern, str):
+            pairs += [(int(i), int(j)) for i, j in find_pattern(molecule_of(topology), pattern, 2)]
+    return pairs
 
 
 def energy_of(

@@ -168,8 +168,9 @@ def test_bonds_that_do_not_turn_are_listed_and_may_be_made_to() -> None:
     assert "Other bonds that do not turn" not in free.summary()
     with pytest.raises(ValueError, match="Expected turning to name bonds"):
         _coordinates(s, turning=[[names.index("N6"), names.index("N1")]])
-    with pytest.raises(ValueError, match="Expected turning to be pairs of atoms"):
-        CoordinateSettings(turning=[4, 7])
+    for wrong in ([4, 7], [[4, 7, 9]], 3, [["a", "b"]]):
+        with pytest.raises(ValueError, match="Expected turning to be pairs of atoms"):
+            CoordinateSettings(turning=wrong)
     bond = [[names.index("C1'"), names.index("N9")]]
     kept = _coordinates(s, keep=bond)
     assert kept.n_periodic == plain.n_periodic - 1 and kept.dim == plain.dim

@@ -287,3 +287,21 @@ def test_time_to_cross():
     """12 kT at 300 K, by h and k in SI units."""
     seconds = 6.62607015e-34 / (1.380649e-23 * 300) * np.exp(12.0)
     assert crossing_time(12.0, 8.31446261815324e-3 * 300) == pytest.approx(1e12 * seconds, rel=1e-6)
+
+
+def test_bonds_are_named_by_smarts():
+    """The two bonds of ibuprofen's ring to its arms stay; a pattern that matches nothing is refused."""
+    pytest.importorskip("rdkit")
+    system = MolecularSystem.load("ibuprofen")
+    energy = CompiledEnergy(system)
+    plain = InternalCoordinates.from_system(system, energy=energy)
+    kept = InternalCoordinates.from_system(system, CoordinateSettings(keep=["c-[CX4]"]), energy=energy)
+    assert kept.n_periodic == plain.n_periodic - 2 and kept.dim == plain.dim
+    axes = {frozenset(row[1:3].tolist()) for row in plain.zmatrix.rows[plain.zmatrix.periodic]}
+    axes -= {frozenset(row[1:3].tolist()) for row in kept.zmatrix.rows[kept.zmatrix.periodic]}
+    elements = system.graph.elements
+    assert all({elements[i] for i in axis} == {"C"} for axis in axes)
+    rings = [any(len(system.graph.neighbours[i]) == 3 for i in axis) for axis in axes]
+    assert rings == [True, True]
+    with pytest.raises(ValueError, match="match"):
+        InternalCoordinates.from_system(system, CoordinateSettings(turning=["[Br]-[Br]"]), energy=energy)
