@@ -9,6 +9,7 @@ import openmm
 import torch
 from torch import Tensor
 
+from ..molecule.openmm_private import magnitude
 from .geometry import Frame, Gather, Parameters, root
 from .terms import Term, refuse_periodic, without_units
 
@@ -44,7 +45,7 @@ class _Fitted(Term):
         super().__init__()
         refuse_periodic(force)
         particles = _particles(force, system)
-        given = np.array(without_units(*np.ravel(force.getReferencePositions()._value))).reshape(-1, 3)[particles]
+        given = np.array(np.ravel(magnitude(force.getReferencePositions()))).reshape(-1, 3)[particles]
         self.constant("reference", (given - given.mean(0)).T[:, :, None])
         self.particles = Gather(particles, system.getNumParticles())
 
@@ -69,9 +70,17 @@ class RMSD(_Fitted):
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
         x = self.centred(frame)
-        largest = torch.linalg.eigvalsh(self.quadratic(x))[:, -1]
+        finite, matrices = _finite(self.quadratic(x))
+        largest = torch.where(finite, torch.linalg.eigvalsh(matrices)[:, -1], torch.nan)
         squares = (x.square() + self.reference.square()).sum((0, 1)) - 2.0 * largest
         return root(squares.clamp(min=0.0) / x.shape[1])
+
+
+def _finite(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the matrices (batch, 4, 4) are finite, and all of them with others in place of those that are not: one
+    that is not would fail the decomposition of the whole batch."""
+    finite = torch.isfinite(matrices).all(-1).all(-1)
+    return finite, torch.where(finite[:, None, None], matrices, torch.arange(4.0).diag().to(matrices))
 
 
 class OrientationRestraint(_Fitted):
@@ -82,5 +91,6 @@ class OrientationRestraint(_Fitted):
         self.k = without_units(force.getK())[0]
 
     def forward(self, frame: Frame, parameters: Parameters) -> Tensor:
-        cosine = torch.linalg.eigh(self.quadratic(self.centred(frame)))[1][:, 0, -1]  # of theta / 2
-        return 2.0 * self.k * (1.0 - cosine.square())
+        finite, matrices = _finite(self.quadratic(self.centred(frame)))
+        cosine = torch.linalg.eigh(matrices)[1][:, 0, -1]  # of theta / 2
+        return torch.where(finite, 2.0 * self.k * (1.0 - cosine.square()), torch.nan)

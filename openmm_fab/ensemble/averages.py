@@ -13,6 +13,7 @@ import openmm
 from numpy.typing import ArrayLike
 
 from ..molecule.graph import BondGraph, graph_of
+from ..molecule.openmm_private import magnitude
 from ..molecule.system import MolecularSystem
 from ..tools.vectors import bond_angle
 from ..weights import Estimate
@@ -118,7 +119,7 @@ def dipole(ensemble: Weighted, system: MolecularSystem) -> Estimate:
             f"got {system.n_atoms} atoms and {len(forces)}."
         )
     charges = [forces[0].getParticleParameters(i)[0] for i in range(system.n_atoms)]
-    q = np.array([charge._value if hasattr(charge, "_value") else charge for charge in charges])
+    q = np.array([magnitude(charge) for charge in charges])
     mass = system.element_masses / system.element_masses.sum()
     centred = ensemble.x - np.einsum("a,nai->ni", mass, ensemble.x)[:, None]
     return ensemble.expectation(DEBYE * np.linalg.norm(np.einsum("a,nai->ni", q, centred), axis=-1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import openmm
 import pytest
 import torch
@@ -231,6 +230,14 @@ def test_without_compiler_it_goes_on(alanine_dipeptide, monkeypatch):
 # --- what is not covered; the choice ---
 
 
+def of_three(n: int) -> openmm.CustomManyParticleForce:
+    """A force of three particles at a time, which has no translation."""
+    force = openmm.CustomManyParticleForce(3, "0.1 * distance(p1, p2)")
+    for _ in range(n):
+        force.addParticle([], 0)
+    return force
+
+
 def test_uncovered_names_force_and_reason():
     periodic = nonbonded()
     periodic.setNonbondedMethod(periodic.PME)
@@ -240,19 +247,19 @@ def test_uncovered_names_force_and_reason():
     external.addParticle(0, [])
     reduced = FORCES["gbsa obc"]()
     reduced.setNonbondedMethod(reduced.CutoffPeriodic)
-    system = system_of(periodic, boxed, external, openmm.RMSDForce(np.zeros((N, 3))), reduced, openmm.CMMotionRemover())
+    system = system_of(periodic, boxed, external, of_three(N), reduced, openmm.CMMotionRemover())
     found = CompiledEnergy.untranslated(system)
     assert [line.split(":")[0] for line in found] == [
         "NonbondedForce",
         "CustomBondForce",
         "CustomExternalForce",
-        "RMSDForce",
+        "CustomManyParticleForce",
         "GBSAOBCForce",
     ]
     assert "periodic" in found[2]
     system.setVirtualSite(3, openmm.TwoParticleAverageSite(0, 1, 0.5, 0.5))
     assert "1 virtual sites" in CompiledEnergy.untranslated(system)[0]
-    with pytest.raises(UntranslatedSystemError, match="RMSDForce: no translation of this force"):
+    with pytest.raises(UntranslatedSystemError, match="CustomManyParticleForce: no translation of this force"):
         Potential(system)
 
 
@@ -266,11 +273,11 @@ def test_choice_of_backend(tmp_path, alanine_dipeptide):
         reduced_energy(alanine_dipeptide, **options)
     loaded = chain(tmp_path / "chain")
     system = openmm.XmlSerializer.clone(loaded.system)
-    system.addForce(openmm.RMSDForce(loaded.positions))
-    rmsd = MolecularSystem.from_openmm(loaded.topology, system, loaded.positions, temperature=300.0)
-    with reduced_energy(rmsd) as energy:
+    system.addForce(of_three(system.getNumParticles()))
+    uncovered = MolecularSystem.from_openmm(loaded.topology, system, loaded.positions, temperature=300.0)
+    with reduced_energy(uncovered) as energy:
         assert isinstance(energy, OpenMMEnergy)
-        assert energy.reason == "openmm, no translation of RMSDForce: no translation of this force"
+        assert energy.reason == "openmm, no translation of CustomManyParticleForce: no translation of this force"
 
 
 def test_verify_raises_on_the_first_batch(alanine_dipeptide):

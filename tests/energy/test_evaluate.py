@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from openmm_fab.energy import evaluate
 from openmm_fab.energy.evaluate import energies_of
-from openmm_fab.ensemble import energies
 
 
 def test_every_row_once_in_batches(monkeypatch) -> None:
-    monkeypatch.setattr(energies, "BATCH", 4)
+    monkeypatch.setattr(evaluate, "BATCH", 4)
     sizes: list[int] = []
 
     def energy(x: torch.Tensor) -> torch.Tensor:

@@ -383,8 +383,8 @@ def test_states_that_differ_by_round_off_or_a_constant_agree() -> None:
     blocks = np.arange(1000) // 50
     for noise, shift in ((0.0, 3.0), (1e-12, 0.1), (1e-6, 0.0), (1e-5, -40.0)):
         w_f, w_r = noise * rng.normal(size=(2, 1000))
-        for labels in ((), (blocks, blocks)):
-            found = bar_estimate(shift + w_f, -shift + w_r + 5 * noise, *labels)
+        for labels in (None, blocks):
+            found = bar_estimate(shift + w_f, -shift + w_r + 5 * noise, block_f=labels, block_r=labels)
             assert found.trusted and "alone" not in found.diagnosis and "never went" not in found.diagnosis
             assert found.value == pytest.approx(shift, abs=max(6 * noise, 1e-9)) and found.overlap > 0.999
     # A gap of 0.01 kT with errors far below it is none of round-off's.

@@ -100,7 +100,7 @@ def test_training_does_not_load_the_compiler() -> None:
 
         flow = CouplingFlow(torch.zeros(2, dtype=torch.bool), FlowSettings(layers=2, hidden=4, bins=4))
         settings = TrainSettings(batch=16, updates=2, buffer_min=2, buffer_max=4)
-        trainer = Trainer(flow, Gaussian(torch.zeros(2), torch.ones(2)), Budget(iterations=2), settings)
+        trainer = Trainer(flow, Gaussian(torch.zeros(2), torch.ones(2)), Budget(iterations=2), settings=settings)
         assert len(list(trainer)) == 2
         trainer.load_state_dict(trainer.state_dict())
         print("torch._dynamo" in sys.modules)

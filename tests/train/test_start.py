@@ -65,9 +65,7 @@ def test_torsions_are_held_while_the_rest_learns_their_shape():
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     before = [p.clone() for p in flow.layers[: flow.torsion_layers].parameters()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "openmm_fab.train.start.trusted_power", lambda log_w, share: (torch.full_like(log_w, 1 / 128), 0.0)
-        )
+        patch.setattr("openmm_fab.train.start.trusted_power", lambda log_w, *_: (torch.full_like(log_w, 1 / 128), 0.0))
         trainer.objective = start
         trainer.step()
     after = list(flow.layers[: flow.torsion_layers].parameters())
