@@ -8,8 +8,9 @@ energy with its gradient a sample, no annealing; phases follow each other by wha
 `apart`    s by the reverse Kullback-Leibler divergence with t held fixed, by which no torsional basin can be lost; t by
            its weights (below), which leave the clashes.  Until such a step reaches as far as lam = `REACHING`.
 `joint`    the reverse Kullback-Leibler divergence of both, the forces acting on t, too.  It learns the shape of every
-           basin, since it hardly moves weight from one to another.  Until it falls no more.
-`weights`  as `apart`, with rare basins lifted, see `train.lifting`: the basins get their populations; and s is weighted
+           basin, since it hardly moves weight from one to another; rare ones are lifted, see `train.lifting`.  Until
+           it falls no more.
+`weights`  as `apart`, with rare basins lifted: the basins get their populations; and s is weighted
            as t is, against the heavy weights where a flow of least reverse divergence is too narrow.  Until the
            effective sample size is `ENOUGH`.
 `fab`      what the objective was made with.
@@ -48,7 +49,7 @@ RATE = 2e-3  # of learning, before FAB
 TORSIONS = 0.25  # of it, for the layers of torsions: their gradient is the noisier
 PUSHED = 20.0  # kT/rad; longer gradients of log p in t are cut
 STEEP = 20.0  # sqrt(dim); the same in s
-LOOK, FALL = 300, 0.5  # iterations; kT by which the divergence falls in so many while the joint phase pays
+LOOK, FALL = 150, 0.25  # iterations; kT by which the divergence falls in so many while the joint phase pays
 TRUST = 0.3
 REACHING, STEPS = 0.2, 20  # lam, the median of so many steps: samples that clash leave less
 ENOUGH = 0.5
@@ -99,10 +100,10 @@ class Start:
         for _ in range(settings.updates):
             learner.learn(self._loss(flow, learner, experience, settings.batch))
         self._iterations += 1
-        if self.phase == "weights" and settings.basin_share and self._iterations % LIFT_EVERY == 0:
-            # q is close to p exp(b): as its samples they count.
-            drawn, log_share = map(torch.cat, zip(*self._drawn, strict=True))
-            experience.target.update(drawn, log_share.double(), LIFT)
+        if self.phase != "apart" and settings.basin_share and self._iterations % LIFT_EVERY == 0:
+            # By the weights of the steps: what q alone has between two basins would join them.
+            drawn, log_weights = map(torch.cat, zip(*self._drawn, strict=True))
+            experience.target.update(drawn, log_weights, LIFT)
         if self.phase == "weights" and experience.ess_above(ENOUGH):
             self._enter("fab")
             learner.faster = 1.0
@@ -133,7 +134,8 @@ class Start:
         weights, self.lam = trusted_power(torch.where(inside, log_w, -torch.inf), TRUST, share)
         step = ((share.exp() / n - weights).to(log_q) * log_q).sum()
         seen = slice(-(SEEN // experience.ranks.size), None)
-        self._drawn.append((experience.ranks.gathered(z.detach()[seen]), experience.ranks.gathered(share[seen])))
+        found = (z.detach()[seen], weights[seen].log())
+        self._drawn.append((experience.ranks.gathered(found[0]), experience.ranks.gathered(found[1])))
         log_w = log_w[drawn_from_q][inside[drawn_from_q]]
         self._follow(experience.ranks.mean([self.lam])[0], -experience.ranks.gathered(log_w))
         value = -log_w.mean().to(log_q)

@@ -1,6 +1,7 @@
 """The start of training: phases, populations, what is held fixed, checkpoints."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.generator.parts import objective_of
 from openmm_fab.target import Target
 from openmm_fab.train.settings import Budget, TrainSettings
-from openmm_fab.train.start import PHASES, Start
+from openmm_fab.train.start import LIFT_EVERY, PHASES, Start
 from openmm_fab.train.trainer import Trainer
 
 FLOW = FlowSettings(layers=2, torsion_layers=4, affine_layers=2, hidden=32)
@@ -17,28 +18,27 @@ SETTINGS = TrainSettings(batch=128, buffer_min=2, buffer_max=8)
 
 
 class Rotor(Target):
-    """A torsion with two wells of populations e : 1, and five lines that follow it: mean 2 sin t, width 1/2."""
+    """A torsion with two wells, 2 tilt kT apart, and five lines that follow it: mean 2 sin t, width 1/2."""
 
-    def __init__(self):
-        self.dim, self.periodic = 6, torch.tensor([False] * 5 + [True])
+    def __init__(self, tilt):
+        self.dim, self.periodic, self.tilt = 6, torch.tensor([False] * 5 + [True]), tilt
 
     def log_prob(self, z):
         t = z[:, 5]
-        well = 8 * (torch.cos(2 * t) - 1) + 0.5 * torch.cos(t)
+        well = 8 * (torch.cos(2 * t) - 1) + self.tilt * torch.cos(t)
         return well - 2 * (z[:, :5] - 2 * torch.sin(t)[:, None]).square().sum(1)
 
 
-def trainer_of(iterations=500, objective=None):
-    target = Rotor()
+def trainer_of(iterations=500, objective=None, tilt=0.5, settings=SETTINGS):
+    target = Rotor(tilt)
     flow = CouplingFlow(target.periodic, FLOW, generator=torch.Generator().manual_seed(0))
     random = torch.Generator().manual_seed(0)
     return Trainer(
-        flow, target, Budget(iterations=iterations), settings=SETTINGS, generator=random, objective=objective or Start()
+        flow, target, Budget(iterations=iterations), settings=settings, generator=random, objective=objective or Start()
     )
 
 
-def test_phases_follow_each_other_and_the_wells_get_their_populations(monkeypatch):
-    monkeypatch.setattr("openmm_fab.train.start.LOOK", 150)  # of so few coordinates
+def test_phases_follow_each_other_and_the_wells_get_their_populations():
     start = Start()
     trainer = trainer_of(1500, start)
     seen = [start.phase]
@@ -102,7 +102,7 @@ def butane_generator():
 
 
 def test_a_flow_that_does_not_draw_torsions_first_is_refused():
-    target = Rotor()
+    target = Rotor(0.5)
     flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8))
     trainer = Trainer(
         flow, target, Budget(iterations=1), settings=SETTINGS, generator=torch.Generator(), objective=Start()
@@ -131,3 +131,25 @@ def test_some_torsions_stay_as_they_were_before_basins_could_be_lost():
     both = start._mixture(flow, z, log_q, (k, layers)).exp()
     torch.testing.assert_close(both, 7 / 8 * log_q.exp() + 1 / 8 * log_r.exp())
     assert Start()._defensive(flow, 128) is None, "in the first phase none can be lost"
+
+
+def test_rare_wells_are_lifted_by_the_weights_of_the_steps():
+    """The flow draws both wells alike, and as many samples between them; weights tell a rare well and a barrier."""
+    angles = torch.linspace(-math.pi, math.pi, 4001)[:-1]
+    z = torch.zeros(len(angles), 6)
+    z[:, 5] = angles
+    log_w = 8 * (torch.cos(2 * angles) - 1) + 3 * torch.cos(angles)  # wells 6 kT apart
+    log_w = log_w.double().log_softmax(0) + math.log(1000.0)  # of a thousand batches
+    lifts = {}
+    for share in (0.0, 0.1):
+        start = Start()
+        start.phase, start._iterations = "weights", LIFT_EVERY - 1
+        start._drawn.append((z, log_w))
+        trainer = trainer_of(1000, start, settings=replace(SETTINGS, basin_share=share))
+        trainer.step()
+        at = torch.zeros(2, 6)
+        at[1, 5] = math.pi
+        low, high = trainer.experience.target.bias(at)[0].tolist()
+        lifts[share] = high - low
+    assert lifts[0.0] == 0.0
+    assert lifts[0.1] == pytest.approx(6.0 + math.log(0.1), abs=0.5)
