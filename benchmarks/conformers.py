@@ -65,7 +65,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             system = MolecularSystem.from_smiles(SMILES[name], name=name, charges="gasteiger")
         except ImportError as error:
             raise Skip(f"{error}") from error
-        row = {"molecule": name, **of(system, minimised(name, system, 8 if options.quick else options.conformers))}
+        row = {
+            "molecule": name,
+            **of(SMILES[name], system, minimised(name, system, 8 if options.quick else options.conformers)),
+        }
         print(row, flush=True)
         found.append(row)
     return {"conformers": options.conformers, "molecules": found}
@@ -90,9 +93,9 @@ def minimised(name: str, system: MolecularSystem, n: int) -> np.ndarray:
     return np.array(x)[np.array(u) < min(u) + HIGH]
 
 
-def of(system: MolecularSystem, x: np.ndarray) -> dict[str, Any]:
+def of(smiles: str, system: MolecularSystem, x: np.ndarray) -> dict[str, Any]:
     """Shares of the conformers x (n, n_atoms, 3) that are out of reach, with the search for minima and without."""
-    x = relabelled(x, system.minimum, system.graph)
+    x = relabelled(smiles, x, system.minimum, system.graph)
     energy = CompiledEnergy(system)
     found: dict[str, Any] = {"atoms": system.n_atoms, "conformers": len(x)}
     for label, settings in (
@@ -111,21 +114,50 @@ def of(system: MolecularSystem, x: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def relabelled(x: np.ndarray, like: np.ndarray, graph: BondGraph) -> np.ndarray:
-    """Structures x (n, n_atoms, 3) whose equal atoms at CH2, CH3 or SO2 lie as in `like`: RDKit's labels are free."""
+def relabelled(smiles: str, x: np.ndarray, like: np.ndarray, graph: BondGraph) -> np.ndarray:
+    """Structures x (n, n_atoms, 3) under labels of equal atoms and arms by which all hands are those of `like`.
+
+    RDKit's labels are free; one for which there are none, which would be another stereoisomer, stays as it is.
+    """
+    from rdkit import Chem
+
+    heavy = Chem.MolFromSmiles(smiles)
+    for atom in heavy.GetAtoms():
+        atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+    exchanges = heavy.GetSubstructMatches(heavy, uniquify=False, useChirality=False, maxMatches=500)
+    hydrogens = [[k for k in around if graph.elements[k] == "H"] for around in graph.neighbours]
+    centres = [around for around in graph.neighbours if len(around) == 4]
+    expected = _sides(like[None], centres)[0]
+    found = []
+    for one in x:
+        best = one
+        for exchange in exchanges:
+            order = np.arange(len(one))
+            for here, there in enumerate(exchange):
+                order[[here, *hydrogens[here]]] = [there, *hydrogens[there]]
+            trial = _ends_as(one[order][None], like, graph)
+            if (_sides(trial, centres)[0] == expected).all():
+                best = trial[0]
+                break
+        found.append(best)
+    return np.array(found)
+
+
+def _sides(x: np.ndarray, centres: list[list[int]]) -> np.ndarray:
+    """On which side the four neighbours of each centre lie, (n, centres)."""
+    a, b, c, d = (x[:, [around[k] for around in centres]] for k in range(4))
+    return np.einsum("nck,nck->nc", np.cross(b - a, c - a), d - a) > 0
+
+
+def _ends_as(x: np.ndarray, like: np.ndarray, graph: BondGraph) -> np.ndarray:
+    """x (n, n_atoms, 3) with equal atoms at CH2, CH3 or SO2 on the sides that they have in `like`."""
     x = x.copy()
-
-    def side(x: np.ndarray, around: list[int]) -> np.ndarray:
-        a, b, c, d = (x[:, k] for k in around)
-        return np.einsum("nk,nk->n", np.cross(b - a, c - a), d - a) > 0
-
     for around in graph.neighbours:
         ends = [k for k in around if len(graph.neighbours[k]) == 1]
         equal = [[i, j] for i in ends for j in ends if i < j and graph.elements[i] == graph.elements[j]]
         if len(around) == 4 and equal:
-            wrong = side(x, around) != side(like[None], around)
-            pair = equal[0]
-            x[np.ix_(wrong, pair)] = x[np.ix_(wrong, pair[::-1])]
+            wrong = _sides(x, [around])[:, 0] != _sides(like[None], [around])[:, 0]
+            x[np.ix_(wrong, equal[0])] = x[np.ix_(wrong, equal[0][::-1])]
     return x
 
 
