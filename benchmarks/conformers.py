@@ -166,17 +166,22 @@ def title(figures: dict[str, Any]) -> str:
 
 
 def table(figures: dict[str, Any]) -> str:
-    head = "| molecule | atoms | minima | conformers | beyond, % | beyond without the search, % | s for coordinates |"
-    rows = [head, "|" + "---|" * 7]
-    for r in figures["molecules"]:
-        rows.append(
-            f"| {r['molecule']} | {r['atoms']} | {r['minima, search']} | {r['conformers']} | "
-            f"{100 * r['beyond, search']:.0f} | {100 * r['beyond, one minimum']:.0f} | {r['seconds, search']:.1f} |"
-        )
+    cells = [
+        f"{r['molecule']} | {r['atoms']} | {r['minima, search']} | {100 * r['beyond, search']:.0f} | "
+        f"{100 * r['beyond, one minimum']:.0f} | {r['seconds, search']:.1f}"
+        for r in figures["molecules"]
+        if r["beyond, search"] + r["beyond, one minimum"] > 0
+    ]
+    none = [r["molecule"] for r in figures["molecules"] if r["beyond, search"] + r["beyond, one minimum"] == 0]
+    head = "molecule | atoms | minima | beyond, % | without the search, % | s"
+    rows = [f"| {head} | {head} |", "|" + "---|" * 12]
+    half = -(-len(cells) // 2)
+    rows += [f"| {a} | {b} |" for a, b in zip(cells[:half], [*cells[half:], " | " * 5][:half], strict=True)]
     text = (
         f"Conformers: up to {figures['conformers']} that RDKit embeds, at minima of OpenMM's energy no more than "
         f"{HIGH:g} kT above the lowest. Beyond: a coordinate outside of the splines' range, where the flow's density "
         "falls as that of its base. Minima: of rings and nitrogens, by the search that is part of making coordinates; "
-        "without it, coordinates come from one minimum. Amides are sampled. Seconds are those of the processor.\n\n"
+        "without it, coordinates come from one minimum. Amides are sampled. Seconds, of the processor, are those of "
+        f"making coordinates. None beyond, either way: {', '.join(none) or '-'}.\n\n"
     )
     return text + "\n".join(rows)

@@ -100,7 +100,9 @@ class Start:
         for _ in range(settings.updates):
             learner.learn(self._loss(flow, learner, experience, settings.batch))
         self._iterations += 1
-        if self.phase != "apart" and settings.basin_share and self._iterations % LIFT_EVERY == 0:
+        # A phase that begins with this iteration has drawn nothing yet.
+        due = self._iterations % LIFT_EVERY == 0 and len(self._drawn) > 0
+        if due and self.phase != "apart" and settings.basin_share:
             # By the weights of the steps: what q alone has between two basins would join them.
             drawn, log_weights = map(torch.cat, zip(*self._drawn, strict=True))
             experience.target.update(drawn, log_weights, LIFT)

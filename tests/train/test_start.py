@@ -10,7 +10,7 @@ from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.generator.parts import objective_of
 from openmm_fab.target import Target
 from openmm_fab.train.settings import Budget, TrainSettings
-from openmm_fab.train.start import LIFT_EVERY, PHASES, Start
+from openmm_fab.train.start import LIFT_EVERY, PHASES, STEPS, Start
 from openmm_fab.train.trainer import Trainer
 
 FLOW = FlowSettings(layers=2, torsion_layers=4, affine_layers=2, hidden=32)
@@ -153,3 +153,14 @@ def test_rare_wells_are_lifted_by_the_weights_of_the_steps():
         lifts[share] = high - low
     assert lifts[0.0] == 0.0
     assert lifts[0.1] == pytest.approx(6.0 + math.log(0.1), abs=0.5)
+
+
+def test_a_phase_may_begin_when_basins_are_due():
+    start = Start()
+    start._iterations = LIFT_EVERY - 1
+    start._lams.extend([1.0] * STEPS)
+    trainer = trainer_of(10, start)
+    trainer.step()
+    assert start.phase == "joint" and start._iterations == LIFT_EVERY and not start._drawn
+    trainer.step()
+    assert len(start._drawn) == 1
