@@ -242,14 +242,14 @@ class InternalCoordinates(torch.nn.Module):
         rotors = find_rotors(zmatrix, system.graph, minimum, settings.symmetry)
         rotors = [r for r in rotors if same_energy(r, minimum, energy, metric)]
         made: dict[str, Any] = {"settings": settings, "lengths": fixed, "rotors": rotors, "metric": metric}
-        if trajectory is not None:
-            x = np.asarray(trajectory.xyz, dtype=np.float64)
-            coordinates = cls.fit(zmatrix, minimum, energy.value_and_gradient, **made, structures=x)
-        elif (batched := _batched(energy, system)) is not None:
+        batched = _batched(energy, system) if trajectory is None else None
+        if batched is not None:
             coordinates = cls._searched(zmatrix, system.graph, minimum, batched, settings, made)
         else:
+            x = None if trajectory is None else np.asarray(trajectory.xyz, dtype=np.float64)
             inverting = sides_of_nitrogens(zmatrix, system.graph, minimum) if settings.nitrogens == "sample" else ()
-            coordinates = cls.fit(zmatrix, minimum, energy.value_and_gradient, **made, inverting=tuple(inverting))
+            made |= {"structures": x, "inverting": tuple(inverting)}
+            coordinates = cls.fit(zmatrix, minimum, energy.value_and_gradient, **made)
         coordinates.system, coordinates.scans = system, scans
         return coordinates
 

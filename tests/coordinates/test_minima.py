@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import openmm
@@ -11,7 +12,7 @@ import torch
 from openmm import app, unit
 
 from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
-from openmm_fab.coordinates.minima import distinct, ring_systems
+from openmm_fab.coordinates.minima import _distinct_minima, distinct, ring_systems
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
@@ -139,3 +140,20 @@ def test_rings_that_share_atoms_are_one_system():
 def test_copies_are_left_out():
     torsions = torch.tensor([[0.0, 3.13], [0.05, -3.13], [0.5, 3.13]], dtype=torch.float64)
     assert distinct(torsions) == [0, 2]
+
+
+def test_minima_of_another_hand_are_left_out():
+    """Two structures whose torsions tell no difference; one is the mirror image of the other."""
+    graph = BondGraph(["C", "H", "F", "Cl", "Br"], np.array([[0, 1], [0, 2], [0, 3], [0, 4]]))
+    x = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
+    both = torch.stack([x, x * torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)])
+
+    def to_internal(x):
+        return torch.arange(len(x), dtype=torch.float64)[:, None], None
+
+    mean, mixing = torch.zeros(1).double(), torch.ones(1, 1).double()
+    layout = SimpleNamespace(n_stiff=1, free=[])
+    chart = SimpleNamespace(layout=layout, mean=mean, mixing=mixing, to_internal=to_internal)
+    flexible = SimpleNamespace(turning=[0], inverting=[])
+    found, u = _distinct_minima(chart, both, torch.tensor([1.0, 0.0], dtype=torch.float64), x, graph, flexible)
+    assert u.tolist() == [1.0] and torch.equal(found, both[:1])

@@ -141,3 +141,28 @@ def test_some_samples_may_have_torsions_of_other_layers():
     torch.testing.assert_close(z[:30], plain[:30], rtol=0, atol=1e-12)
     log_q_t.sum().backward()
     assert all(p.grad is None for p in layers.parameters())
+
+
+def far_apart(distance):
+    """A flow whose coordinate 1 has modes at so much and minus so much, and random weights that do not depend on it."""
+    modes = (torch.tensor([1]), torch.tensor([[-distance], [distance]]), torch.ones(2, 1, 1))
+    return flow_of(modes=(modes,))
+
+
+def test_conditioners_read_modes_in_units_of_how_far_they_are_apart():
+    """At the same share of their spread, whatever it is, they move the other coordinates alike."""
+    moved = []
+    for distance in (5.0, 50.0):
+        flow, z = far_apart(distance), torch.full((1, 5), 0.3, dtype=torch.float64)
+        z[0, 1] = 0.7 * (1 + distance**2) ** 0.5
+        (layer, *_) = (k for k in flow.layers if 1 in k.kept_lines.tolist() and 0 in k.moved.tolist())
+        moved.append(flow.couple(z, layer)[0][0, [0, 2, 3, 4]])
+    torch.testing.assert_close(moved[0], moved[1], rtol=0, atol=1e-5)
+    assert (moved[0] - 0.3).abs().max() > 0.01
+
+
+def test_splines_reach_beyond_the_outer_modes():
+    flow = far_apart(9.0)
+    assert flow.reach.tolist() == [5.0, 14.0, 5.0, math.inf, math.inf]
+    layers = [k for k in flow.layers[: flow.torsion_layers] if 1 in k.moved.tolist()]
+    assert layers and all(float(k.bound[k.moved == 1]) == 14.0 for k in layers)
