@@ -1,7 +1,7 @@
 """`BoltzmannGenerator`: energy, coordinates and flow of a molecule in one object that is trained, sampled and saved.
 
 `settings` and `presets` configure it, `training` and `sampling` implement its methods, `models` its file format,
-`log_z` estimates log Z by annealing and by BAR, `refining` carries the ensemble to another energy, `minima` and
+`log_z` estimates log Z by annealing and by BAR, `refining` carries the ensemble to another energy, `walkers` and
 `auditing` look for states that it lacks.
 """
 

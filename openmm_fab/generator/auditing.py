@@ -25,7 +25,7 @@ from ..molecule.shapes import SAME, Shapes, exchanges
 from ..molecule.system import MolecularSystem
 from ..train.settings import Budget
 from ..weights import rule_of_three, systematic_resample
-from .minima import WALKERS, Minima, Searcher, with_springs
+from .walkers import WALKERS, Quenched, Searcher, with_springs
 
 FRAMES = 50_000  # that are looked at; of more, as many are drawn by weight
 CHUNK = 4096  # frames at once
@@ -109,10 +109,10 @@ def on_cpu(energy: Callable[[Tensor], Tensor], system: MolecularSystem, device: 
     return value_and_gradient
 
 
-def _lowest(minima: Minima) -> Minima:
+def _lowest(minima: Quenched) -> Quenched:
     """The lowest minima, of which none is like a lower one: those taken in later may have come to lie between."""
     order = torch.argsort(minima.u)[:LOWEST]
-    found = Minima(minima.shapes, minima.x[:0], minima.u[:0])
+    found = Quenched(minima.shapes, minima.x[:0], minima.u[:0])
     found.add(minima.x[order], minima.u[order])
     return found
 
@@ -163,7 +163,7 @@ class Lookup:
 
     Parameters
     ----------
-    minima : Minima
+    minima : Quenched
     log_shares : Tensor, shape (k,)
         As `Searcher.log_shares` gives them.
     features : Tensor, shape (n, n_features)
@@ -180,7 +180,7 @@ class Lookup:
     """
 
     def __init__(
-        self, minima: Minima, log_shares: Tensor, features: Tensor, weights: Tensor, independent: float
+        self, minima: Quenched, log_shares: Tensor, features: Tensor, weights: Tensor, independent: float
     ) -> None:
         self.minima, self.shapes, self.log_shares = minima, minima.shapes, log_shares
         self.effective = min(independent, len(weights))

@@ -18,7 +18,7 @@ from openmm_fab.ensemble.audit import COVERED, EXCLUDED, RARE, Audit
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.held import Held
 from openmm_fab.generator.auditing import audit, on_cpu
-from openmm_fab.generator.minima import Searcher, with_springs
+from openmm_fab.generator.walkers import Searcher, with_springs
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.shapes import Shapes
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
@@ -34,7 +34,7 @@ def system_of(name: str) -> MolecularSystem:
 
 @cache
 def states_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Minima (k, atoms, 3), nm, built and not searched for, their energies (k,), kT, and deviations from them (atoms,
+    """Quenched (k, atoms, 3), nm, built and not searched for, their energies (k,), kT, and deviations from them (atoms,
     atoms, 3, 3) by the Hessian: roots of its inverse, overall motion left out."""
     system = system_of(name)
     if name == "butane":

@@ -43,7 +43,7 @@ LINEAR = 1e-9  # nm^2, of moments of inertia: a linear molecule's smallest one
 
 
 @dataclass
-class Minima:
+class Quenched:
     """Minima found so far, the lowest of those that are alike.
 
     Attributes
@@ -91,7 +91,7 @@ class Minima:
 class Search:
     """What a search found and what it took; `exhausted` where its last rounds found nothing new."""
 
-    minima: Minima
+    minima: Quenched
     evaluations: int
     seconds: float
     rounds: int
@@ -156,7 +156,7 @@ class Searcher:
     def run(self, x: Tensor, budget: Budget | None = None) -> Search:
         """Search from structures x (walkers, atoms, 3) until nothing new turns up or the budget is spent."""
         began, rounds, without = time.perf_counter(), 0, 0
-        minima = Minima(self.shapes, x[:0], x[:0, 0, 0])
+        minima = Quenched(self.shapes, x[:0], x[:0, 0, 0])
         self._take_in(minima, *self.quench(x))
         hot = x
         while without < ROUNDS_WITHOUT:
@@ -177,7 +177,7 @@ class Searcher:
             minima, self.evaluations, time.perf_counter() - began, rounds, exhausted=without >= ROUNDS_WITHOUT
         )
 
-    def _take_in(self, minima: Minima, x: Tensor, u: Tensor) -> Tensor:
+    def _take_in(self, minima: Quenched, x: Tensor, u: Tensor) -> Tensor:
         """Add minima; those that are new go downhill first where they are passes, which L-BFGS may end at."""
         unknown = minima.unknown(x)
         minima.add(x[~unknown], u[~unknown])
@@ -232,7 +232,7 @@ class Searcher:
                 x[k, moved] = x[k, i] + along + math.cos(angle) * (arm - along) + math.sin(angle) * across
         return x
 
-    def _known(self, minima: Minima, n: int) -> Tensor:
+    def _known(self, minima: Quenched, n: int) -> Tensor:
         """n of the minima of no high energy, drawn at random."""
         low = torch.nonzero(minima.u < minima.u.min() + RANGE)[:, 0]
         return minima.x[low[torch.randint(len(low), (n,), generator=self.generator)]]
@@ -255,7 +255,7 @@ class Searcher:
             sound &= (x[:, self._far[:, 0]] - x[:, self._far[:, 1]]).norm(dim=2).amin(1) > CLOSE
         return x[sound], u[sound]
 
-    def log_shares(self, minima: Minima) -> Tensor:
+    def log_shares(self, minima: Quenched) -> Tensor:
         """(k,): logarithm of the integral of exp(-u) around every minimum, harmonic, up to one constant.
 
         Over all structures that equal atoms' exchanges make of it, and over orientations.
