@@ -67,19 +67,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             raise Skip(f"{error}") from error
         row = {
             "molecule": name,
-            **of(SMILES[name], system, minimised(name, system, 8 if options.quick else options.conformers)),
+            **of(SMILES[name], system, minimised(SMILES[name], system, 8 if options.quick else options.conformers)),
         }
         print(row, flush=True)
         found.append(row)
     return {"conformers": options.conformers, "molecules": found}
 
 
-def minimised(name: str, system: MolecularSystem, n: int) -> np.ndarray:
-    """Conformers (k, n_atoms, 3), nm, at minima of OpenMM's energy up to `HIGH` above the lowest."""
+def embedded(smiles: str, system: MolecularSystem, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Minima of OpenMM's energy, (k, n_atoms, 3), nm, below n conformers that RDKit embeds, and u of each, kT."""
     from rdkit import Chem
     from rdkit.Chem import AllChem
 
-    molecule = Chem.AddHs(Chem.MolFromSmiles(SMILES[name]))
+    molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
     context = openmm.Context(
         system.system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("CPU"), {"Threads": "1"}
     )
@@ -90,7 +90,13 @@ def minimised(name: str, system: MolecularSystem, n: int) -> np.ndarray:
         state = context.getState(positions=True, energy=True)
         x.append(state.getPositions(asNumpy=True)._value)
         u.append(state.getPotentialEnergy()._value / system.kT)
-    return np.array(x)[np.array(u) < min(u) + HIGH]
+    return np.array(x), np.array(u)
+
+
+def minimised(smiles: str, system: MolecularSystem, n: int) -> np.ndarray:
+    """Those of `embedded` up to `HIGH` above the lowest."""
+    x, u = embedded(smiles, system, n)
+    return x[u < u.min() + HIGH]
 
 
 def of(smiles: str, system: MolecularSystem, x: np.ndarray) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
         "What do the coordinates cost?": (_each, ("coordinates_speed",)),
         "What lies beyond the range of the splines?": (_each, ("coordinates_range",)),
         "Which conformers are beyond reach?": (_each, ("conformers",)),
+        "What do two minutes give for a ligand?": (_each, ("ligands",)),
         "What does the flow cost, beside other libraries?": (_first, ("flow",)),
         "What does an outer step of FAB cost, by part?": (_each, ("outer_step", "outer_step_peer")),
         "What does a GPU do?": (_each, ("gpu",)),

@@ -21,6 +21,7 @@ MODULES = {
     "own_energy": "own_energy",
     "coordinates": "coordinates",
     "conformers": "conformers",
+    "ligands": "ligands",
     "flow": "flow",
     "ais": "ais",
     "outer_step": "outer_step",
