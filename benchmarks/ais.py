@@ -86,21 +86,21 @@ def passes(
     flow, target = Counted(generator.flow), generator.target
     random, steps, scale = torch.Generator().manual_seed(3), [s.step_size] * s.intermediate, None
     if s.widths:
-        passes = [run_ais(flow, target, batch, replace(s, widths=False), steps, generator=random) for _ in range(20)]
+        passes = [run_ais(flow, target, batch, replace(s, widths=False), steps, rng=random) for _ in range(20)]
         z, log_w = (torch.cat(parts) for parts in zip(*((p.points.z, p.log_w) for p in passes), strict=True))
         scale = widths(z, log_w, target.periodic).to(z)
     for k in range(pilots):
         factor = 1.3 if k < pilots // 2 else 1.05
         steps = adapted(
             steps,
-            run_ais(flow, target, batch, s, steps, generator=random, widths=scale).acceptance,
+            run_ais(flow, target, batch, s, steps, rng=random, widths=scale).acceptance,
             s.acceptance,
             factor,
         )
     energies, asked = target.evaluations, flow.evaluations
     started, log_w, taken = time.perf_counter(), [], []
     while time.perf_counter() - started < seconds:
-        result = run_ais(flow, target, batch, s, steps, generator=random, widths=scale)
+        result = run_ais(flow, target, batch, s, steps, rng=random, widths=scale)
         log_w.append(result.log_w)
         taken += result.acceptance
     spent = time.perf_counter() - started

@@ -48,7 +48,7 @@ class Bench:
             settings |= {"time_ps": 4.0, "equilibration_ps": 1.0, "frame_ps": 1.0}
             settings |= {"build_ps": 2.0} if method == "metadynamics" else {}
             settings |= {} if method == "replica-exchange" else {"walkers": 16, "compile": False}
-        return fab.reference(system, method, folder=self.folder / name, resume=True, **settings)
+        return fab.run_reference(system, method, folder=self.folder / name, resume=True, **settings)
 
     def metadynamics(self, name: str, system: fab.MolecularSystem, longer: float = 1.0) -> fab.ReferenceEnsemble:
         """Heavy hydrogens change the kinetics alone."""
@@ -112,11 +112,11 @@ def forcefields(bench: Bench) -> dict:
     flow_a = fab.load_pretrained(a).sample(bench.samples)
     flow_b = bench.flow("ff99SB-ILDN", b).sample(bench.samples)
     md_a, md_b = (bench.metadynamics(name, s) for name, s in (("ff96", a), ("ff99SB-ILDN", b)))
-    log_z = {name: fe.log_z(flow) for name, flow in (("ff96", flow_a), ("ff99SB-ILDN", flow_b))}
-    back = fe.difference(flow_b, a)
+    log_z = {name: flow.log_z for name, flow in (("ff96", flow_a), ("ff99SB-ILDN", flow_b))}
+    back = fe.free_energy_difference(flow_b, a)
     found = {
         "a flow for each: log Z(ff96) - log Z(ff99SB-ILDN)": log_z["ff96"] - log_z["ff99SB-ILDN"],
-        "flow of ff96, reweighted": fe.difference(flow_a, b),
+        "flow of ff96, reweighted": fe.free_energy_difference(flow_a, b),
         "flow of ff99SB-ILDN, reweighted": replace(back, value=-back.value),
         "MBAR of MD in both": _mbar([md_a, md_b], [a, b]),
     }

@@ -87,7 +87,7 @@ def parts(generator: BoltzmannGenerator, graphs: bool, options: argparse.Namespa
     if not graphs:
         flow._graphs = None
     parameters = list(flow.parameters())
-    z = trainer.flow.sample(n, trainer.generator)[0]
+    z = trainer.flow.sample(n, trainer.rng)[0]
     x = torch.from_numpy(generator.system.minimum).to(generator.device).expand(n, -1, -1)
 
     def iteration(below: float) -> Callable[[], object]:
@@ -99,7 +99,7 @@ def parts(generator: BoltzmannGenerator, graphs: bool, options: argparse.Namespa
         return step
 
     work: dict[str, Callable[[], object]] = {
-        "sample": lambda: flow.sample(n, trainer.generator),
+        "sample": lambda: flow.sample(n, trainer.rng),
         "log_prob": torch.no_grad()(lambda: flow.log_prob(z)),
         "gradient to z": lambda: flow.log_prob_and_gradient(z),
         "gradient to parameters": lambda: torch.autograd.grad(flow.log_prob(z).mean(), parameters),

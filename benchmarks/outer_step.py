@@ -180,7 +180,7 @@ def prepared(
     trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**6), settings=shape[1])
     with torch.no_grad():  # a buffer's content does not shape the cost of a step: filled without annealing
         for _ in range(shape[1].buffer_min):
-            z, log_q = trainer.learner.flow.sample(shape[1].batch, trainer.generator)
+            z, log_q = trainer.learner.flow.sample(shape[1].batch, trainer.rng)
             trainer.experience.buffer.add(z, torch.zeros(len(z), dtype=torch.float64), log_q, torch.zeros_like(z))
     trainer.step()  # compiles what is left
     return generator, trainer, time.perf_counter() - started

@@ -124,12 +124,12 @@ def works() -> dict[str, Work]:
 
     def walkers(folder: Path) -> str:
         about = {"walkers": 4, "compile": False, **MD}
-        found = fab.reference(system, "walkers", folder=folder, resume=True, progress=False, **about)
+        found = fab.run_reference(system, "walkers", folder=folder, resume=True, progress=False, **about)
         return _digest(found.x, found.u)
 
     def langevin(folder: Path) -> str:
         about = {"platform": "Reference", **MD}
-        found = fab.reference(system, "langevin", folder=folder, resume=True, progress=False, **about)
+        found = fab.run_reference(system, "langevin", folder=folder, resume=True, progress=False, **about)
         return _digest(mdtraj.load(folder / "trajectory.dcd", top=system.md_topology).xyz, found.u)
 
     return {

@@ -21,8 +21,8 @@ from .tools.lazy import load_when_used
 
 if TYPE_CHECKING:
     from .ais.annealing import AISSettings
-    from .compare.comparing import compare
-    from .compare.comparison import Comparison
+    from .comparison.comparing import compare
+    from .comparison.comparison import Comparison
     from .coordinates.internal import CoordinateSettings, InternalCoordinates
     from .coordinates.zmatrix import ZMatrix, build_zmatrix
     from .energy.backends import reduced_energy
@@ -31,17 +31,23 @@ if TYPE_CHECKING:
     from .ensemble.shipped import load_reference
     from .ensemble.stream import StreamedEnsemble
     from .flow.coupling import FlowSettings
-    from .free_energy.differences import at_temperature, difference, difference_bar, log_z, mbar, temperature_difference
+    from .free_energy.differences import (
+        free_energy_difference,
+        free_energy_difference_bar,
+        mbar,
+        reweight_temperature,
+        temperature_difference,
+    )
     from .free_energy.estimators import FreeEnergy
-    from .free_energy.populations import Basins, basins
+    from .free_energy.populations import BasinPopulations, basin_populations
     from .free_energy.profiles import Profile, basin_difference, profile, surface
     from .generator.generator import BoltzmannGenerator
-    from .generator.log_z import log_z_ais, log_z_bar
+    from .generator.partition import log_z_ais, log_z_bar
     from .generator.presets import PRESETS, load_pretrained
     from .generator.refining import refine
     from .generator.settings import GeneratorSettings
     from .md.convergence import Convergence, ReferenceEnsemble
-    from .md.reference import reference
+    from .md.reference import run_reference
     from .molecule.checks import UnsupportedSystemError
     from .molecule.system import PAPER_FORCEFIELD, MolecularSystem, available_systems
     from .preparation.findings import find_problems
@@ -80,24 +86,23 @@ __all__ = [
     "StreamedEnsemble",
     "Estimate",
     "load_reference",
-    "reference",
+    "run_reference",
     "ReferenceEnsemble",
     "Convergence",
     "Profile",
     "profile",
     "surface",
     "basin_difference",
-    "basins",
-    "Basins",
+    "basin_populations",
+    "BasinPopulations",
     "FreeEnergy",
-    "log_z",
     "log_z_ais",
     "log_z_bar",
     "refine",
-    "difference",
-    "difference_bar",
+    "free_energy_difference",
+    "free_energy_difference_bar",
     "temperature_difference",
-    "at_temperature",
+    "reweight_temperature",
     "mbar",
     "Comparison",
     "compare",
@@ -110,8 +115,8 @@ if not TYPE_CHECKING:
         __name__,
         {
             "ais.annealing": "AISSettings",
-            "compare.comparing": "compare",
-            "compare.comparison": "Comparison",
+            "comparison.comparing": "compare",
+            "comparison.comparison": "Comparison",
             "coordinates.internal": "CoordinateSettings InternalCoordinates",
             "coordinates.zmatrix": "ZMatrix build_zmatrix",
             "energy.backends": "reduced_energy",
@@ -120,17 +125,18 @@ if not TYPE_CHECKING:
             "ensemble.shipped": "load_reference",
             "ensemble.stream": "StreamedEnsemble",
             "flow.coupling": "FlowSettings",
-            "free_energy.differences": "at_temperature difference difference_bar log_z mbar temperature_difference",
+            "free_energy.differences": "free_energy_difference free_energy_difference_bar mbar reweight_temperature "
+            "temperature_difference",
             "free_energy.estimators": "FreeEnergy",
-            "free_energy.populations": "Basins basins",
+            "free_energy.populations": "BasinPopulations basin_populations",
             "free_energy.profiles": "Profile basin_difference profile surface",
             "generator.generator": "BoltzmannGenerator",
-            "generator.log_z": "log_z_ais log_z_bar",
+            "generator.partition": "log_z_ais log_z_bar",
             "generator.presets": "PRESETS load_pretrained",
             "generator.refining": "refine",
             "generator.settings": "GeneratorSettings",
             "md.convergence": "Convergence ReferenceEnsemble",
-            "md.reference": "reference",
+            "md.reference": "run_reference",
             "molecule.checks": "UnsupportedSystemError",
             "molecule.system": "MolecularSystem PAPER_FORCEFIELD available_systems",
             "preparation.findings": "find_problems",

@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from .cli.app import app
+from .cli.commands import app
 
 app()

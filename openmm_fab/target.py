@@ -44,8 +44,8 @@ class Target(ABC):
     @torch.no_grad()
     def fingerprint(self) -> Tensor:
         """log p (4,), float64, at fixed points, to distinguish targets."""
-        random = torch.Generator().manual_seed(0)
-        z = torch.rand(FINGERPRINT_POINTS, self.dim, generator=random, dtype=torch.float64) - 0.5
+        rng = torch.Generator().manual_seed(0)
+        z = torch.rand(FINGERPRINT_POINTS, self.dim, generator=rng, dtype=torch.float64) - 0.5
         return self.log_prob(z.to(self.periodic.device)).double().cpu()
 
     def named(self, column: int) -> str:
@@ -173,7 +173,7 @@ class Multimodal(Target):
     modes: Tensor
 
     @abstractmethod
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         """Draw n exact, independent samples (n, dim)."""
 
     @abstractmethod
@@ -217,12 +217,10 @@ class GaussianMixture(Multimodal):
         level = math.log(len(self.modes)) + self.dim * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
         return torch.logsumexp(-0.5 * self._squares(z), 1) - level
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        device = generator.device if generator else None
-        which = torch.randint(len(self.modes), (n,), generator=generator, device=device)
-        return self.modes.to(which.device)[which] + self.std * torch.randn(
-            n, self.dim, generator=generator, device=device
-        )
+    def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        device = rng.device if rng else None
+        which = torch.randint(len(self.modes), (n,), generator=rng, device=device)
+        return self.modes.to(which.device)[which] + self.std * torch.randn(n, self.dim, generator=rng, device=device)
 
     def mode_of(self, z: Tensor) -> Tensor:
         square, nearest = self._squares(z).min(1)
@@ -261,12 +259,12 @@ class ManyWell(Multimodal):
         if self.pairs <= self.MAX_PAIRS:
             right = torch.arange(len(self.modes))[:, None] >> torch.arange(self.pairs) & 1
         else:
-            random, n = torch.Generator().manual_seed(0), len(self.modes)
-            right = torch.randint(2, (4 * n, self.pairs), generator=random)
+            rng, n = torch.Generator().manual_seed(0), len(self.modes)
+            right = torch.randint(2, (4 * n, self.pairs), generator=rng)
             key = (right[:, :62] << torch.arange(61, -1, -1)[: self.pairs]).sum(1)  # of more pairs no two meet in 62
             key, order = key.sort()
             right = right[order[key.diff(prepend=key[:1] - 1) != 0]]  # each once
-            right = right[torch.randperm(len(right), generator=random)[:n]]
+            right = right[torch.randperm(len(right), generator=rng)[:n]]
         return 2.0 * right - 1
 
     @staticmethod
@@ -276,14 +274,14 @@ class ManyWell(Multimodal):
     def log_prob(self, z: Tensor) -> Tensor:
         return (self._well(z[:, ::2]) - 0.5 * z[:, 1::2].square()).sum(1)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        device = generator.device if generator else None
-        u = torch.rand(n, self.pairs, generator=generator, dtype=torch.float64, device=device)
+    def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        device = rng.device if rng else None
+        u = torch.rand(n, self.pairs, generator=rng, dtype=torch.float64, device=device)
         grid, below = self._a.to(u), self._below.to(u)
         above = torch.searchsorted(below, u).clamp(1, len(grid) - 1)
         share = ((u - below[above - 1]) / (below[above] - below[above - 1])).clamp(0, 1)
         a = grid[above - 1] + share * (grid[1] - grid[0])
-        b = torch.randn(n, self.pairs, generator=generator, device=device)
+        b = torch.randn(n, self.pairs, generator=rng, device=device)
         return torch.stack([a.to(b), b], 2).flatten(1)
 
     def mode_of(self, z: Tensor) -> Tensor:

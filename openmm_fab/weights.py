@@ -209,7 +209,7 @@ def _fitted_khat(log_w: np.ndarray, tail: int) -> float:
     return float(array_stats.psislw(-log_w, r_eff=9.0 * log_w.size / (tail + 0.5) ** 2)[1])
 
 
-def log_z(log_w: ArrayLike, block: ArrayLike | None = None) -> Estimate:
+def log_mean_weight(log_w: ArrayLike, block: ArrayLike | None = None) -> Estimate:
     """ln of the mean weight, with the standard error of `log_ratio`; without blocks sd(w) / (mean(w) sqrt(n))."""
     log_w = _checked(log_w)
     return log_ratio(log_w, np.zeros_like(log_w), block)

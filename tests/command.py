@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from openmm_fab.cli.app import app
+from openmm_fab.cli.commands import app
 
 
 def _call(*arguments: object):

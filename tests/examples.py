@@ -19,8 +19,8 @@ class GaussianFlow:
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self.mean, self.std = mean, std
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        z = self.mean + self.std * torch.randn(n, len(self.mean), generator=generator, dtype=self.mean.dtype)
+    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        z = self.mean + self.std * torch.randn(n, len(self.mean), generator=rng, dtype=self.mean.dtype)
         return z, self.log_prob(z)
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -92,10 +92,10 @@ def _classes(first: int, count: int) -> str:
     return " ".join(f'class{k + 1}="{first + k}"' for k in range(count))
 
 
-def slopes_along(flow: torch.nn.Module, value: Callable[[], Tensor], generator: torch.Generator) -> tuple[float, float]:
+def slopes_along(flow: torch.nn.Module, value: Callable[[], Tensor], rng: torch.Generator) -> tuple[float, float]:
     """The derivative of `value` (a scalar) along a random direction of all parameters: by backward, by differences."""
     value().backward()
-    directions = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in flow.parameters()]
+    directions = [torch.randn(p.shape, generator=rng, dtype=p.dtype) for p in flow.parameters()]
     expected = sum(float((p.grad * d).sum()) for p, d in zip(flow.parameters(), directions, strict=True))
     values = []
     for step in (1e-6, -2e-6):

@@ -30,8 +30,8 @@ LEARN = TrainSettings(batch=64, updates=8, buffer_min=8, warmup=30, learning_rat
 def trainer(settings: TrainSettings, iterations: int, seed: int = 0, layers: int = 2, hidden: int = 16) -> Trainer:
     random = torch.Generator().manual_seed(seed)
     target = ManyWell(2)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), generator=random)
-    return Trainer(flow, target, Budget(iterations=iterations), settings=settings, generator=random)
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), rng=random)
+    return Trainer(flow, target, Budget(iterations=iterations), settings=settings, rng=random)
 
 
 def shard(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,7 +66,7 @@ def gradients(ranks: Ranks) -> dict[str, Any]:
     for part, own in ((slice(0, ANNEALED), False), (slice(ANNEALED, None), True)):
         buffer.add(z[part], log_w[part], line(z[part], at.detach()), torch.zeros_like(z[part]), own)
     settings = TrainSettings(batch=8, updates=1, buffer_min=1)
-    experience = SimpleNamespace(buffer=buffer, ranks=ranks, generator=random)
+    experience = SimpleNamespace(buffer=buffer, ranks=ranks, rng=random)
     learner = SimpleNamespace(log_probs=lambda z, slope, share: (line(z, at), line(z, at)))
     asked = SimpleNamespace(settings=settings, learner=learner, experience=experience)
     buffer.adjust = lambda *change: None  # type: ignore[method-assign]  # the buffer stays as it is

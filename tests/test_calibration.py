@@ -14,13 +14,18 @@ import numpy as np
 import pytest
 from ensembles import backbone, flat, flow, two_basins
 
-from openmm_fab.compare.comparing import compare
+from openmm_fab.comparison.comparing import compare
 from openmm_fab.ensemble.blocks import time_blocks
 from openmm_fab.ensemble.ensemble import Ensemble
-from openmm_fab.free_energy.differences import difference, difference_bar, mbar, temperature_difference
+from openmm_fab.free_energy.differences import (
+    free_energy_difference,
+    free_energy_difference_bar,
+    mbar,
+    temperature_difference,
+)
 from openmm_fab.free_energy.profiles import basin_difference, profile, surface
-from openmm_fab.md.convergence import convergence
-from openmm_fab.weights import log_z
+from openmm_fab.md.convergence import assess_convergence
+from openmm_fab.weights import log_mean_weight
 
 P = 0.3  # share of phi > 0
 
@@ -63,7 +68,7 @@ def test_log_z(blocks: int | None) -> None:
         if blocks:
             block = np.repeat(np.arange(blocks), 20)
             log_w = log_w + (0.5 * rng.normal(size=blocks) - 0.125)[block]
-        found = log_z(log_w, block)
+        found = log_mean_weight(log_w, block)
         z.append(found.value / found.error)
     honest(z)
 
@@ -105,7 +110,7 @@ def test_convergence_of_walkers() -> None:
     """The report of a reference: its free energy, that of each part of the time, and its two halves."""
     final, parts, halves = [], [], []
     for seed in range(60):
-        report = convergence(walkers(seed), 40, basin=phi_positive)
+        report = assess_convergence(walkers(seed), 40, basin=phi_positive)
         exact = np.log((1 - P) / P)
         final.append((report.df.value - exact) / report.df.error)
         parts.append([(df.value - exact) / df.error for _, df in report.df_against_time])
@@ -145,7 +150,7 @@ def well(stiffness: float, rng: np.random.Generator, weighted: bool = False) -> 
 
 def one_sided(rng: np.random.Generator) -> float:
     a = well(1.0, rng)
-    return z_of(difference(a, 1.3 * a.u))
+    return z_of(free_energy_difference(a, 1.3 * a.u))
 
 
 def temperature(rng: np.random.Generator) -> float:
@@ -175,7 +180,7 @@ def with_radius(ensemble: Ensemble, stiffness: float) -> Ensemble:
 def two_sided(rng: np.random.Generator) -> float:
     """One side weighted: what is drawn from it by weight counts once."""
     a, b = with_radius(well(1.0, rng, weighted=True), 1.0), with_radius(well(1.3, rng), 1.3)
-    return z_of(difference_bar(a, b, OfRadius(1.0), OfRadius(1.3), seed=int(rng.integers(1000))))
+    return z_of(free_energy_difference_bar(a, b, OfRadius(1.0), OfRadius(1.3), seed=int(rng.integers(1000))))
 
 
 def many_sided(rng: np.random.Generator) -> float:

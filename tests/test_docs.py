@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from openmm_fab.cli.app import app
+from openmm_fab.cli.commands import app
 from openmm_fab.cli.settings import run_settings
 from openmm_fab.molecule.inputs import tomllib
 from openmm_fab.report.glossary import WORDS

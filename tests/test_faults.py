@@ -21,7 +21,7 @@ from openmm_fab.coordinates.internal import CoordinateSettings
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
-from openmm_fab.md.reference import reference
+from openmm_fab.md.reference import run_reference
 from openmm_fab.md.store import Store
 from openmm_fab.target import Gaussian, ManyWell
 from openmm_fab.tools import files
@@ -42,10 +42,8 @@ QUIET = {"progress": False, "compile": False, "evaluate_every": np.inf, "evaluat
 
 def _trainer(iterations: int = 100, seed: int = 0) -> Trainer:
     random, target = torch.Generator().manual_seed(seed), ManyWell(2)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8), generator=random)
-    return Trainer(
-        flow, target, Budget(iterations=iterations), settings=TINY, generator=random, about={"molecule": "wells"}
-    )
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8), rng=random)
+    return Trainer(flow, target, Budget(iterations=iterations), settings=TINY, rng=random, about={"molecule": "wells"})
 
 
 def test_a_hundred_steps_in_parts_are_a_hundred_steps(tmp_path) -> None:
@@ -102,7 +100,7 @@ def test_checkpoints_that_versions_left_load_or_say_why_not() -> None:
         kept = load_torch(path, "a checkpoint")["settings"]  # those it was made with, whatever the defaults are now
         settings = TrainSettings.from_dict(kept)
         flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=4, bins=4))
-        trainer = Trainer(flow, target, Budget(iterations=4), settings=settings, generator=random)
+        trainer = Trainer(flow, target, Budget(iterations=4), settings=settings, rng=random)
         if path == found[-1]:
             trainer.load(path)
             assert trainer.iteration == 1 and [info["iteration"] for info in trainer] == [2, 3, 4]
@@ -267,18 +265,18 @@ def test_reference_md_goes_on_from_the_state_before(molecules, tmp_path) -> None
     about = {"folder": tmp_path, "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of so short a run
-        whole = reference(molecules[0], "walkers", **(MD | {"time_ps": 0.2}), progress=False)
+        whole = run_reference(molecules[0], "walkers", **(MD | {"time_ps": 0.2}), progress=False)
         for time_ps in (0.1, 0.14):  # two states
-            reference(molecules[0], "walkers", resume=True, **about, **(MD | {"time_ps": time_ps}))
+            run_reference(molecules[0], "walkers", resume=True, **about, **(MD | {"time_ps": time_ps}))
     (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:500])
     with pytest.warns(UserWarning, match=r"Goes on from .*state\.previous\.pt"):
-        found = reference(molecules[0], "walkers", resume=True, **about, **(MD | {"time_ps": 0.2}))
+        found = run_reference(molecules[0], "walkers", resume=True, **about, **(MD | {"time_ps": 0.2}))
     np.testing.assert_array_equal(found.x, whole.x)
     np.testing.assert_array_equal(found.u, whole.u)
 
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(DamagedFileError, match=r"the settings of a run at .*settings\.json"):
-        reference(molecules[0], "walkers", resume=True, **about, **MD)
+        run_reference(molecules[0], "walkers", resume=True, **about, **MD)
 
 
 def test_states_of_md_of_another_kind(tmp_path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ensembles import butane
 
-from openmm_fab.compare.comparing import compare
+from openmm_fab.comparison.comparing import compare
 from openmm_fab.report.words import findings, usable
 from openmm_fab.tools.findings import BAD, GOOD
 

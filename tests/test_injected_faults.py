@@ -29,7 +29,7 @@ from openmm_fab.train.multimodal import evaluate
 from openmm_fab.train.objectives import replay
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.trainer import Trainer
-from openmm_fab.weights import log_z
+from openmm_fab.weights import log_mean_weight
 
 LOST = "Error invoking kernel: CUDA_ERROR_LAUNCH_FAILED (719)"
 
@@ -230,11 +230,11 @@ TRAIN = TrainSettings(
 def _trainer(target: Target, settings: TrainSettings = TRAIN) -> Trainer:
     random = torch.Generator().manual_seed(0)
     return Trainer(
-        Small(target.periodic, FLOW, generator=random),
+        Small(target.periodic, FLOW, rng=random),
         target,
         Budget(iterations=10),
         settings=settings,
-        generator=random,
+        rng=random,
     )
 
 
@@ -315,15 +315,15 @@ def test_no_memory_for_the_gradient_stops_training_with_advice(monkeypatch):
 def test_log_z_in_passes_is_right(settings):
     """Chains that are annealed in passes of 8 instead of 32 estimate the same, known, log Z."""
     target = Gaussian(torch.tensor([0.3, -0.2]), torch.tensor([0.8, 0.7]), log_z=2.0)
-    flow = Small(target.periodic, FLOW, generator=torch.Generator().manual_seed(0))
+    flow = Small(target.periodic, FLOW, rng=torch.Generator().manual_seed(0))
     flow.room = 10
     ais = AISSettings(alpha=1.0, intermediate=2, leapfrogs=2, **settings)
     with pytest.warns(UserWarning, match="Annealing: out of memory with 32 rows"):
         points, log_w = anneal_to_target(
-            flow, target, 640, ais, generator=torch.Generator().manual_seed(1), batch=32, pilots=3
+            flow, target, 640, ais, rng=torch.Generator().manual_seed(1), batch=32, pilots=3
         )
     assert points.z.shape == (640, 2) and log_w.shape == (640,)
-    found = log_z(log_w.numpy())
+    found = log_mean_weight(log_w.numpy())
     assert abs(found.value - 2.0) < 4 * found.error < 0.3
 
 
@@ -332,7 +332,7 @@ def test_sampling_where_a_batch_does_not_fit(tmp_path):
     settings = GeneratorSettings(flow=FLOW, train=TRAIN)
     system = chain(tmp_path / "chain")
     generator = BoltzmannGenerator(system, settings)
-    small = Small(generator.coordinates.periodic, FLOW, generator=torch.Generator().manual_seed(0))
+    small = Small(generator.coordinates.periodic, FLOW, rng=torch.Generator().manual_seed(0))
     generator = BoltzmannGenerator(system, settings, flow=small)
     small.room = small.with_graph = 6
     with pytest.warns(UserWarning, match="Sampling: out of memory with 16 rows at once; goes on with 8"):
@@ -351,7 +351,7 @@ def test_sampling_where_a_batch_does_not_fit(tmp_path):
 
 def test_evaluation_where_a_batch_does_not_fit():
     target = ManyWell(4)
-    flow = Small(target.periodic, FLOW, generator=torch.Generator().manual_seed(0))
+    flow = Small(target.periodic, FLOW, rng=torch.Generator().manual_seed(0))
     expected = evaluate(flow, target, 64, torch.Generator().manual_seed(1), batch=8)
     flow.room = 9
     with pytest.warns(UserWarning, match="Evaluation: out of memory with 32 rows"):

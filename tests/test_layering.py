@@ -27,7 +27,7 @@ ORDER = (
     *("molecule", "preparation", "drawing", "energy", "coordinates"),
     "target",  # the seam
     *("flow", "ais", "train"),
-    *("free_energy", "ensemble", "plots", "generator", "md", "compare", "report", "interop"),
+    *("free_energy", "ensemble", "plots", "generator", "md", "comparison", "report", "interop"),
     *("__init__", "cli", "__main__"),
 )
 # Nothing here has seen an atom.
@@ -349,7 +349,7 @@ def test_import_loads_no_optional_package() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [f"import {PACKAGE}", f"import {PACKAGE}.cli.app", f"import runpy; runpy.run_module({PACKAGE!r})"]
+    "line", [f"import {PACKAGE}", f"import {PACKAGE}.cli.commands", f"import runpy; runpy.run_module({PACKAGE!r})"]
 )
 def test_the_command_line_answers_without_the_slow_packages(line: str) -> None:
     """Neither `import openmm_fab` nor `openmm-fab --help` takes seconds."""

@@ -7,7 +7,7 @@ import pytest
 from ensembles import flat, two_basins
 
 from openmm_fab.ensemble.ensemble import Ensemble
-from openmm_fab.free_energy.populations import basins
+from openmm_fab.free_energy.populations import basin_populations
 from openmm_fab.free_energy.profiles import basin_difference, profile
 from openmm_fab.weights import rule_of_three, share_error, weighted_mean
 
@@ -55,7 +55,7 @@ def test_a_bound_stands_for_a_basin_never_seen() -> None:
 
 def test_populations_and_profiles() -> None:
     ensemble = two_basins(300, 0.3, seed=0)
-    found = basins(ensemble, {"any": ALL, "none": NONE})
+    found = basin_populations(ensemble, {"any": ALL, "none": NONE})
     np.testing.assert_allclose(found.population.error, 0.01)
     assert found.elsewhere.error == pytest.approx(0.01) and "less than 0.01" in found.notes["none"]
     assert "p = 1.000 ± 0.010" in str(found) and "p = 0.000 ± 0.010" in str(found)
@@ -67,7 +67,7 @@ def test_populations_and_profiles() -> None:
 def test_streams_and_halves_of_walkers(tmp_path) -> None:
     from openmm_fab.ensemble.netcdf import WeightedTrajectory
     from openmm_fab.ensemble.stream import StreamedEnsemble
-    from openmm_fab.md.convergence import convergence
+    from openmm_fab.md.convergence import assess_convergence
 
     ensemble: Ensemble = two_basins(300, 0.3, seed=0)
     path = tmp_path / "a.nc"
@@ -79,6 +79,6 @@ def test_streams_and_halves_of_walkers(tmp_path) -> None:
     assert (found.value, found.error) == pytest.approx((0.0, 0.01))
     # One half of the walkers was never inside: that differs by no more than its bound allows.
     inside = np.repeat(np.arange(4) % 2 == 0, 75) & (np.arange(300) % 25 == 0)
-    report = convergence(ensemble, 4, basin=lambda t: inside)
+    report = assess_convergence(ensemble, 4, basin=lambda t: inside)
     share, error = 6 / 150, np.sqrt(0.04 * 0.96 / 150)
     assert report.halves_z == pytest.approx(share / np.hypot(error, 3 / 150), rel=0.2)

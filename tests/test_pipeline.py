@@ -25,7 +25,7 @@ from openmm_fab.target import BoltzmannTarget
 from openmm_fab.tools.circle import wrap
 from openmm_fab.train.buffer import ReplayBuffer
 from openmm_fab.train.settings import Budget, TrainSettings
-from openmm_fab.weights import Estimate, log_z, weighted_mean, z_score
+from openmm_fab.weights import Estimate, log_mean_weight, weighted_mean, z_score
 
 pytestmark = pytest.mark.base
 
@@ -137,7 +137,7 @@ def test_the_way_of_a_batch(trained, system, energy):
     np.testing.assert_allclose(ensemble.log_q, log_q.double() - log_det)  # the density of x
 
     # In training: from q towards p^2 / q, into the buffer, and back out by weight.
-    annealed = run_ais(flow, target, 64, SETTINGS.train.ais, [0.1], generator=torch.Generator().manual_seed(6))
+    annealed = run_ais(flow, target, 64, SETTINGS.train.ais, [0.1], rng=torch.Generator().manual_seed(6))
     assert annealed.points.z.shape == (64, coordinates.dim) and torch.isfinite(annealed.log_w).all()
     points = annealed.points
     buffer = ReplayBuffer(64, coordinates.dim)
@@ -147,9 +147,9 @@ def test_the_way_of_a_batch(trained, system, energy):
 
     # To evaluate: from q to p itself, whose mean weight is Z.
     _, log_w = anneal_to_target(
-        flow, target, 512, AISSettings(alpha=1.0), generator=torch.Generator().manual_seed(8), batch=512
+        flow, target, 512, AISSettings(alpha=1.0), rng=torch.Generator().manual_seed(8), batch=512
     )
-    assert abs(z_score(log_z(log_w.numpy()), Estimate(_exact_log_z(densities), 0.0))) < 4
+    assert abs(z_score(log_mean_weight(log_w.numpy()), Estimate(_exact_log_z(densities), 0.0))) < 4
 
 
 def test_log_z(trained):
@@ -201,6 +201,6 @@ def test_regularised_energies_would_be_wrong(trained):
     _, ensemble, _, densities = trained
     u = torch.from_numpy(ensemble.u)
     tame = regularize(u, cut=float(u.min()) + 3.0, dim=1).numpy()
-    estimate = log_z(ensemble.log_w + ensemble.u - tame)
+    estimate = log_mean_weight(ensemble.log_w + ensemble.u - tame)
     assert estimate.value - _exact_log_z(densities) > 2.0
     assert z_score(estimate, Estimate(_exact_log_z(densities), 0.0)) > 5

@@ -10,9 +10,9 @@ import pytest
 from ensembles import butane, flat, flow, two_basins
 
 from openmm_fab import plots
-from openmm_fab.compare import figure as compare_figure
-from openmm_fab.compare.comparing import compare
-from openmm_fab.compare.divergences import Divergence
+from openmm_fab.comparison import figure as compare_figure
+from openmm_fab.comparison.comparing import compare
+from openmm_fab.comparison.divergences import Divergence
 from openmm_fab.drawing import style
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.free_energy.profiles import surface

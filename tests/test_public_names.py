@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from test_docs import DOCS
-from test_layering import PACKAGE, ROOT
+from test_layering import PACKAGE, ROOT, SOURCES
 
 import openmm_fab as fab
 
@@ -25,9 +26,10 @@ ROOT_NAMES = """
     BoltzmannGenerator GeneratorSettings CoordinateSettings FlowSettings TrainSettings AISSettings
     load_pretrained PRESETS
     Budget Trainer TrainingError
-    Ensemble StreamedEnsemble Estimate load_reference reference ReferenceEnsemble Convergence
-    Profile profile surface basin_difference basins Basins
-    FreeEnergy log_z log_z_ais log_z_bar refine difference difference_bar temperature_difference at_temperature mbar
+    Ensemble StreamedEnsemble Estimate load_reference run_reference ReferenceEnsemble Convergence
+    Profile profile surface basin_difference basin_populations BasinPopulations
+    FreeEnergy log_z_ais log_z_bar refine
+    free_energy_difference free_energy_difference_bar temperature_difference reweight_temperature mbar
     Comparison compare
 """.split()
 FACES = [path.parent for path in sorted(ROOT.rglob("__init__.py")) if path.parent != ROOT]
@@ -42,7 +44,7 @@ NEEDS = {"openmm_fab.md.moves": "openmmtools"}
 
 
 def test_the_root_has_its_names() -> None:
-    assert len(ROOT_NAMES) == 47
+    assert len(ROOT_NAMES) == 46
     assert fab.__all__ == ROOT_NAMES == PUBLIC[PACKAGE]
 
 
@@ -76,25 +78,19 @@ for first in {firsts}:
 """
 
 
-def test_a_wing_is_an_attribute_and_compare_the_function_whatever_was_imported_first() -> None:
+def test_a_wing_is_an_attribute_whatever_was_imported_first() -> None:
     wings = sorted({path.relative_to(ROOT).parts[0].removesuffix(".py") for path in ROOT.rglob("*.py")})
-    wings = [wing for wing in wings if "__" not in wing and wing != "compare"]
+    wings = [wing for wing in wings if "__" not in wing]
     firsts = (
-        f"import openmm_fab as fab, sys\nfor n in {wings}: assert getattr(fab, n) is sys.modules['openmm_fab.' + n], n",
-        "import openmm_fab.compare.sides",
-        "import openmm_fab.compare",
-        "from openmm_fab.compare import compare",
+        "",
+        "import openmm_fab.comparison.sides",
+        "from openmm_fab.comparison import compare",
         "import openmm_fab; openmm_fab.report",
     )
     then = (
-        "\nimport openmm_fab as fab, inspect, sys\n"
-        "assert inspect.isfunction(fab.compare)\n"
-        "import openmm_fab.compare.figure\n"
-        "from openmm_fab import compare\n"
-        "from openmm_fab.compare import compare as inside, Comparison\n"
-        "from openmm_fab.compare.comparing import compare as itself\n"
-        "assert fab.compare is compare is inside is itself and Comparison is fab.Comparison\n"
-        "assert inspect.ismodule(sys.modules['openmm_fab.compare'])"
+        f"\nimport openmm_fab as fab, sys\nfor n in {wings}: assert getattr(fab, n) is sys.modules['openmm_fab.' + n]\n"
+        "from openmm_fab.comparison.comparing import compare as itself\n"
+        "assert fab.compare is itself"
     )
     in_a_fresh_process(ANEW.format(firsts=firsts, then=then))
 
@@ -111,6 +107,29 @@ def test_names_of_a_wing_are_sorted_and_there(folder) -> None:
         assert PUBLIC[name] == names, f"docs/api.md has to say: | `{name}` | {', '.join(f'`{n}`' for n in names)} |"
 
 
+def test_no_name_stands_for_a_module_and_for_something_else() -> None:
+    """Or `from package import name` gives one or the other, by what was imported before."""
+    twice = {}
+    for init in ROOT.rglob("__init__.py"):
+        beside = {path.stem for path in init.parent.iterdir()}
+        name = ".".join([PACKAGE, *init.parent.relative_to(ROOT).parts])
+        if both := beside & set(getattr(importlib.import_module(name), "__all__", ())):
+            twice[name] = both
+    assert not twice
+
+
+def test_one_word_for_each_of_generator_and_rng() -> None:
+    """`generator` is a BoltzmannGenerator, `rng` a stream of random numbers, `seed` an int that starts one."""
+    wrong = []
+    for path, source in SOURCES.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.arg) and node.annotation is not None:
+                stream = re.search(r"\b(torch|np\.random)\.Generator\b", ast.unparse(node.annotation)) is not None
+                if stream != (node.arg == "rng"):
+                    wrong.append(f"{path}:{node.lineno} {ast.unparse(node)}")
+    assert not wrong
+
+
 @pytest.mark.parametrize("module", PUBLIC)
 def test_public_names_are_there_and_say_what_they_are(module: str) -> None:
     for package in filter(None, [NEEDS.get(module)]):
@@ -123,7 +142,7 @@ def test_public_names_are_there_and_say_what_they_are(module: str) -> None:
 
 
 def test_wings_that_users_import_from_are_public() -> None:
-    wings = "coordinates flow ais train ensemble energy target free_energy plots md compare generator".split()
+    wings = "coordinates flow ais train ensemble energy target free_energy plots md comparison generator".split()
     assert {f"{PACKAGE}.{wing}" for wing in wings} < PUBLIC.keys()
     assert {f"{PACKAGE}.interop.flows", f"{PACKAGE}.interop.bgflow"} < PUBLIC.keys()
 

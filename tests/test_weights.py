@@ -64,7 +64,7 @@ def test_khat_without_a_tail() -> None:
 
 def test_log_z_error_is_the_spread_of_repeated_experiments() -> None:
     rng, s = np.random.default_rng(2), 0.8
-    runs = [weights.log_z(gaussian_log_w(rng, 2000, s)) for _ in range(300)]
+    runs = [weights.log_mean_weight(gaussian_log_w(rng, 2000, s)) for _ in range(300)]
     values, errors = np.array([r.value for r in runs]), np.array([r.error for r in runs])
     assert values.mean() == pytest.approx(s * s / 2, abs=4 * values.std() / np.sqrt(300) + 1e-3)
     assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.15)
@@ -72,9 +72,9 @@ def test_log_z_error_is_the_spread_of_repeated_experiments() -> None:
 
 def test_invalid_samples_count_in_z() -> None:
     log_w = np.array([0.0, 0.0, -np.inf, -np.inf])
-    assert weights.log_z(log_w).value == pytest.approx(np.log(0.5))
+    assert weights.log_mean_weight(log_w).value == pytest.approx(np.log(0.5))
     # A fraction p of ones: relative error sqrt((1 - p) / (p (n - 1))).
-    assert weights.log_z(log_w).error == pytest.approx(np.sqrt(1 / 3))
+    assert weights.log_mean_weight(log_w).error == pytest.approx(np.sqrt(1 / 3))
 
 
 def test_weighted_mean_and_error_of_repeated_experiments() -> None:
@@ -117,7 +117,7 @@ def test_systematic_resampling_draws_floor_or_ceil_of_the_expected_count() -> No
     ],
 )
 def test_weights_that_mean_nothing_are_refused(log_w: list, message: str) -> None:
-    for function in (weights.effective_sample_size, weights.log_z, weights.pareto_khat, weights.clipped):
+    for function in (weights.effective_sample_size, weights.log_mean_weight, weights.pareto_khat, weights.clipped):
         with pytest.raises(ValueError, match=message):
             function(np.array(log_w))
 
@@ -145,11 +145,14 @@ def test_estimates_print_the_digits_their_error_supports() -> None:
 def test_log_z_of_blocks_is_that_of_their_means() -> None:
     """Samples repeated within blocks carry no more than one of each."""
     log_w = gaussian_log_w(np.random.default_rng(6), 200, 0.5)
-    once, copies = weights.log_z(log_w), weights.log_z(np.repeat(log_w, 5), block=np.repeat(np.arange(200), 5))
+    once, copies = (
+        weights.log_mean_weight(log_w),
+        weights.log_mean_weight(np.repeat(log_w, 5), block=np.repeat(np.arange(200), 5)),
+    )
     assert copies.value == pytest.approx(once.value) and copies.error == pytest.approx(once.error)
-    assert np.isnan(weights.log_z(log_w, block=np.zeros(200)).error)
+    assert np.isnan(weights.log_mean_weight(log_w, block=np.zeros(200)).error)
     with pytest.raises(ValueError, match="label a sample"):
-        weights.log_z(log_w, block=np.zeros(3))
+        weights.log_mean_weight(log_w, block=np.zeros(3))
 
 
 def test_trust_needs_a_light_tail_and_enough_samples() -> None:
@@ -236,8 +239,10 @@ def test_resampling_one_and_none() -> None:
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_a_factor_on_all_weights_changes_log_z_only(log_w: np.ndarray, factor: float) -> None:
     moved = log_w + factor
-    assert weights.log_z(moved).value == pytest.approx(weights.log_z(log_w).value + factor, abs=1e-9)
-    assert weights.log_z(moved).error == pytest.approx(weights.log_z(log_w).error, abs=1e-9)
+    assert weights.log_mean_weight(moved).value == pytest.approx(
+        weights.log_mean_weight(log_w).value + factor, abs=1e-9
+    )
+    assert weights.log_mean_weight(moved).error == pytest.approx(weights.log_mean_weight(log_w).error, abs=1e-9)
     assert weights.effective_sample_size(moved) == pytest.approx(weights.effective_sample_size(log_w), rel=1e-9)
     np.testing.assert_allclose(weights.clipped(moved, 0.1), weights.clipped(log_w, 0.1) + factor, atol=1e-9)
     values = np.cos(log_w)

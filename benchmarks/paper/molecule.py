@@ -178,12 +178,14 @@ def _dynamics(
     if method == "ml_md":
         walkers, frames = 16, evaluations // FRAME_STEPS // 16
         about = {"walkers": walkers, "time_ps": float(frames), "frame_ps": 1.0, "equilibration_ps": 0.0}
-        found = fab.reference(system, "walkers", folder=folder / f"dynamics-{seed}", resume=True, seed=seed, **about)
+        found = fab.run_reference(
+            system, "walkers", folder=folder / f"dynamics-{seed}", resume=True, seed=seed, **about
+        )
         return found, found.n * FRAME_STEPS
     frames = MORE * evaluations // FRAME_STEPS
     about = {"walkers": 1000, "sweeps": 10 * frames // 1000, "frame_every": 10, "walk_every": 5}
     shipped = fab.load_pretrained(system)
-    found = fab.reference(system, "hybrid", folder=folder / "equilibrium", resume=True, generator=shipped, **about)
+    found = fab.run_reference(system, "hybrid", folder=folder / "equilibrium", resume=True, generator=shipped, **about)
     return found, found.n * FRAME_STEPS
 
 

@@ -233,13 +233,13 @@ def _run(options: argparse.Namespace, seed: int, path: Path) -> tuple[dict, dict
     budget = Budget(iterations=3) if options.quick else Budget(minutes=minutes)
     train = molecule.ours(QUICK if options.quick else setting.train, options.method)
     random = stream("cpu", seed)
-    flow = CouplingFlow(target.periodic, setting.flow, generator=random).to(options.device)
+    flow = CouplingFlow(target.periodic, setting.flow, rng=random).to(options.device)
     if options.device != "cpu":
         random = stream(options.device, seed)
     if not options.no_compile and not options.quick:
         flow.compile(train.batch)
     trainer = Trainer(
-        flow, target, budget, settings=train, generator=random, objective=_objective(options.method, setting, target)
+        flow, target, budget, settings=train, rng=random, objective=_objective(options.method, setting, target)
     )
     checkpoint, curve = path.with_suffix(".pt"), []
     if checkpoint.exists():

@@ -135,7 +135,7 @@ def run_ais(
     settings: AISSettings,
     step_sizes: Sequence[float],
     *,
-    generator: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
     widths: Tensor | None = None,
     ladder: Sequence[float] | None = None,
 ) -> AISResult:
@@ -146,7 +146,7 @@ def run_ais(
     path, kernel = Path(settings.alpha), KERNELS[settings.kernel]
     if settings.flow_every > 1:
         kernel = partial(hmc, flow_every=settings.flow_every)
-    z, log_q = flow.sample(n, generator)
+    z, log_q = flow.sample(n, rng)
     points = start = Points(z, log_q, *target.log_prob_and_gradient(z))
     log_w = torch.zeros(n, dtype=torch.float64, device=z.device)
     acceptance: list[float] = []
@@ -158,20 +158,20 @@ def run_ais(
         passed.append(lam)
         if lam < 1:
             if settings.resample and _worn(log_w, settings.resample):
-                points, log_w = _resampled(points, log_w, generator)
+                points, log_w = _resampled(points, log_w, rng)
                 resampled += 1
             step = step_sizes[k] if widths is None else step_sizes[k] * widths
             density = AnnealedDensity(path, lam, flow, target)
-            points, accept = kernel(points, density, step, settings.leapfrogs, generator)
+            points, accept = kernel(points, density, step, settings.leapfrogs, rng)
             acceptance.append(float(accept.mean()))
     return AISResult(points, log_w, start, acceptance, passed, resampled)
 
 
 def in_passes(
-    run: Callable[[int], AISResult], n: int, adaptive: AdaptiveBatch, generator: torch.Generator | None = None
+    run: Callable[[int], AISResult], n: int, adaptive: AdaptiveBatch, rng: torch.Generator | None = None
 ) -> AISResult:
     """Return run(n), or several passes joined where memory does not hold n chains; each pass is valid on its own."""
-    return concatenate(adaptive(lambda start, stop: run(stop - start), n, generator))
+    return concatenate(adaptive(lambda start, stop: run(stop - start), n, rng))
 
 
 def concatenate(parts: Sequence[AISResult]) -> AISResult:
@@ -206,7 +206,7 @@ def anneal_to_target(
     n: int,
     settings: AISSettings,
     *,
-    generator: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
     batch: int = 256,
     pilots: int = PILOTS,
     progress: bool = False,
@@ -237,15 +237,15 @@ def anneal_to_target(
     adaptive = AdaptiveBatch("Annealing")
 
     def run(chains: int) -> AISResult:
-        return run_ais(flow, target, chains, settings, steps, generator=generator, ladder=ladder)
+        return run_ais(flow, target, chains, settings, steps, rng=rng, ladder=ladder)
 
     for _ in bar(range(pilots if settings.intermediate else 0), "adapting steps", progress):
-        pilot = in_passes(run, min(batch, PILOT_CHAINS), adaptive, generator)
+        pilot = in_passes(run, min(batch, PILOT_CHAINS), adaptive, rng)
         steps = adapted(steps, pilot.acceptance, settings.acceptance, 1.3)
     if settings.spacing == "adaptive" and pilots and settings.intermediate:
         ladder = pilot.ladder
     passes = bar(range(0, n, batch), "annealing", progress)
-    whole = concatenate([in_passes(run, min(batch, n - k), adaptive, generator) for k in passes])
+    whole = concatenate([in_passes(run, min(batch, n - k), adaptive, rng) for k in passes])
     if not torch.isfinite(whole.start.log_q).all():
         raise FloatingPointError("Expected finite densities of the flow's own samples; the flow is broken.")
     return whole.points, whole.log_w
@@ -289,9 +289,9 @@ def _worn(log_w: Tensor, share: float) -> bool:
     return effective_sample_size(log_w.cpu().numpy()) < share * len(log_w)
 
 
-def _resampled(points: Points, log_w: Tensor, generator: torch.Generator | None) -> tuple[Points, Tensor]:
+def _resampled(points: Points, log_w: Tensor, rng: torch.Generator | None) -> tuple[Points, Tensor]:
     """Draw as many points by their weights, and give each the mean weight, which leaves Z unchanged."""
-    seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device if generator else None))
+    seed = int(torch.randint(2**62, (1,), generator=rng, device=rng.device if rng else None))
     w = log_w.cpu().numpy()
     index = systematic_resample(w, len(w), np.random.default_rng(seed))
     return points.take(torch.from_numpy(index).to(log_w.device)), torch.full_like(log_w, log_mean_exp(w))

@@ -29,19 +29,19 @@ class Kernel(Protocol):
         density: AnnealedDensity,
         step_size: float | Tensor,
         steps: int,
-        generator: torch.Generator | None = None,
+        rng: torch.Generator | None = None,
         /,
     ) -> tuple[Points, Tensor]: ...
 
 
-def accept(points: Points, here: Points, log_ratio: Tensor, generator: torch.Generator | None) -> tuple[Points, Tensor]:
+def accept(points: Points, here: Points, log_ratio: Tensor, rng: torch.Generator | None) -> tuple[Points, Tensor]:
     """Metropolis choice between points and proposals `here`, with the acceptance probabilities (batch,).
 
     A point of zero density accepts whatever has some; a proposal whose energy is not finite is refused.
     """
     log_ratio = torch.where(torch.isfinite(here.log_p) & torch.isfinite(here.log_q), log_ratio, -torch.inf)
     acceptance = torch.where(log_ratio.isnan(), 0.0, log_ratio.clamp(max=0.0).exp())
-    uniform = torch.rand(len(log_ratio), generator=generator, dtype=log_ratio.dtype, device=log_ratio.device)
+    uniform = torch.rand(len(log_ratio), generator=rng, dtype=log_ratio.dtype, device=log_ratio.device)
     return here.where(uniform < acceptance, points), acceptance
 
 
@@ -50,7 +50,7 @@ def hmc(
     density: AnnealedDensity,
     step_size: float | Tensor,
     leapfrogs: int,
-    generator: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
     flow_every: int = 1,
 ) -> tuple[Points, Tensor]:
     """One trajectory of Hamiltonian Monte Carlo.
@@ -65,7 +65,7 @@ def hmc(
     step_size : float or Tensor, shape (dim,)
         A step for each coordinate is the same as a mass for each, 1 / step_size^2.
     leapfrogs : int
-    generator : torch.Generator, optional
+    rng : torch.Generator, optional
     flow_every : int
         A divisor of `leapfrogs`: the flow's force acts at every so many-th leapfrog only, multiplied by as much. It is
         smooth and expensive where the energy is stiff and cheap (reversible multiple time steps; Tuckerman, Berne,
@@ -80,7 +80,7 @@ def hmc(
     if density.exponents[0] != 0:
         points = points.with_flow_gradient(density.flow)
     z = points.z
-    start = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+    start = torch.randn(z.shape, generator=rng, dtype=z.dtype, device=z.device)
     momentum = start + 0.5 * step_size * density.gradient(points, flow_every)
     for k in range(1, leapfrogs):
         z = density.wrapped(z + step_size * momentum)
@@ -90,7 +90,7 @@ def hmc(
     momentum = momentum + 0.5 * step_size * density.gradient(here, flow_every)
     log_ratio = density.log_prob(here) - density.log_prob(points)
     log_ratio = log_ratio - 0.5 * (momentum.square() - start.square()).sum(1)
-    return accept(points, here, log_ratio, generator)
+    return accept(points, here, log_ratio, rng)
 
 
 def mala(
@@ -98,12 +98,12 @@ def mala(
     density: AnnealedDensity,
     step_size: float | Tensor,
     steps: int,
-    generator: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
 ) -> tuple[Points, Tensor]:
     """Metropolis-adjusted Langevin moves (Roberts and Tweedie 1996), which are HMC of one leapfrog step each."""
     total = torch.zeros_like(points.log_p)
     for _ in range(steps):
-        points, acceptance = hmc(points, density, step_size, 1, generator)
+        points, acceptance = hmc(points, density, step_size, 1, rng)
         total = total + acceptance
     return points, total / steps
 
@@ -113,15 +113,15 @@ def metropolis(
     density: AnnealedDensity,
     step_size: float | Tensor,
     steps: int,
-    generator: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
 ) -> tuple[Points, Tensor]:
     """Random walk of normal steps (Metropolis et al. 1953), which needs no gradients."""
     total = torch.zeros_like(points.log_p)
     for _ in range(steps):
         z = points.z
-        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        noise = torch.randn(z.shape, generator=rng, dtype=z.dtype, device=z.device)
         here = Points.at(density.wrapped(z + step_size * noise), density.flow, density.target)
-        points, acceptance = accept(points, here, density.log_prob(here) - density.log_prob(points), generator)
+        points, acceptance = accept(points, here, density.log_prob(here) - density.log_prob(points), rng)
         total = total + acceptance
     return points, total / steps
 
@@ -131,7 +131,7 @@ def latent_hmc(
     density: AnnealedDensity,
     step_size: float | Tensor,
     leapfrogs: int,
-    generator: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
 ) -> tuple[Points, Tensor]:
     """One trajectory of HMC in the flow's base, which leaves the density of z invariant; see `hmc`.
 
@@ -149,13 +149,13 @@ def latent_hmc(
             f"({error}). Use the kernel hmc."
         ) from error
     old = _in_base(density.wrapped(x), density)
-    start = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    start = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
     new, momentum = old, start + 0.5 * step_size * old.force
     for k in range(1, leapfrogs + 1):
         new = _in_base(density.wrapped(new.x + step_size * momentum), density)
         momentum = momentum + (0.5 if k == leapfrogs else 1.0) * step_size * new.force
     log_ratio = new.log_density - old.log_density - 0.5 * (momentum.square() - start.square()).sum(1)
-    return accept(points, new.points, log_ratio, generator)
+    return accept(points, new.points, log_ratio, rng)
 
 
 @dataclass(frozen=True)

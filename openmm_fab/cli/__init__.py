@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .app import app
+from .commands import app
 
 __all__ = [
     "app",

@@ -26,7 +26,7 @@ from .common import (
 from .source import Source
 
 if TYPE_CHECKING:
-    from ..compare.comparison import Comparison
+    from ..comparison.comparison import Comparison
     from ..ensemble.ensemble import Ensemble
     from ..generator.generator import BoltzmannGenerator
     from ..molecule.system import MolecularSystem
@@ -174,7 +174,7 @@ def finish(
     early : str
         As for `report_html`.
     """
-    from ..compare.comparing import compare as compare_ensembles
+    from ..comparison.comparing import compare as compare_ensembles
     from ..ensemble.beside import as_ensemble
     from ..ensemble.shipped import load_reference
     from ..plots import learning_curve

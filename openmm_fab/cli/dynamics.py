@@ -51,7 +51,7 @@ def reference(
       openmm-fab compare butane runs/butane-laptop --reference md/ensemble.npz
     """
     with errors_in_words():
-        from ..md.reference import reference as sample_by_md
+        from ..md.reference import run_reference
         from ..md.settings import METHODS
         from ..molecule.ligand_folder import file_name
         from ..tools.fields import checked
@@ -62,14 +62,16 @@ def reference(
         method = method or named
         if method not in set(METHODS) - {"hybrid"}:
             expected = f"Expected a method out of {sorted(set(METHODS) - {'hybrid'})}; got {method!r}."
-            hint = " It takes a trained generator: fab.reference(system, 'hybrid', generator=generator), in Python."
+            hint = " It takes a trained generator: fab.run_reference(system, 'hybrid', generator=generator), in Python."
             raise ValueError(expected + hint * (method == "hybrid"))
         given |= parse_assignments(change or (), "time_ps=2000")
         where = "--set" if settings is None else f"{settings} and --set"
         values = checked(METHODS[method], given, f"{where} of {method}")
         molecule = Source.of(system, forcefield, temperature, positions, solvent).load()
         folder = folder or Path(f"md-{file_name(molecule.name)}-{method}")
-        found = sample_by_md(molecule, method, folder=folder, resume=resume, seed=0 if seed is None else seed, **values)
+        found = run_reference(
+            molecule, method, folder=folder, resume=resume, seed=0 if seed is None else seed, **values
+        )
         path = found.save(folder / "ensemble.npz")
     typer.echo(
         f"{found}\n{found.convergence}\nThe ensemble is {path}\n"

@@ -492,10 +492,10 @@ class InternalCoordinates(torch.nn.Module):
             x = rotor.turned(x, -torch.round((rotor.phase(x) - phase) * (rotor.fold / (2 * math.pi))).long())
         return x
 
-    def relabelled(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def relabelled(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Exchange equivalent atoms of x at random, so that all sectors of every rotor are equally likely."""
         for rotor in self.rotors:
-            steps = torch.randint(rotor.fold, (len(x),), generator=generator, device=generator.device)
+            steps = torch.randint(rotor.fold, (len(x),), generator=rng, device=rng.device)
             x = rotor.turned(x, steps.to(x.device))
         return x
 

@@ -116,13 +116,13 @@ class Flexible:
         both = turning | inverting
         self.sets = [[e for e in sorted(both) if both[e] == key] for key in sorted(set(both.values()))]
 
-    def changes(self, entries: Sequence[int], raw: Tensor, random: torch.Generator) -> Tensor:
+    def changes(self, entries: Sequence[int], raw: Tensor, rng: torch.Generator) -> Tensor:
         """Random changes (DRAWN, n_stiff), rad, of some entries of stiff coordinates that are `raw` (n_stiff,)."""
         change = torch.zeros(DRAWN, len(raw), dtype=torch.float64)
         rings = [e for e in entries if e in self.turning]
-        change[:, rings] = FARTHEST * (2 * _uniform(random, DRAWN, len(rings)) - 1)
+        change[:, rings] = FARTHEST * (2 * _uniform(rng, DRAWN, len(rings)) - 1)
         sides = [e for e in entries if e in self.inverting]
-        flipped = _uniform(random, DRAWN, len(sides)) < 0.5
+        flipped = _uniform(rng, DRAWN, len(sides)) < 0.5
         change[:, sides] = torch.where(flipped, wrap(-2 * raw[sides]), 0.0)
         return change
 
@@ -155,12 +155,12 @@ def search(
     function : callable
         z (n, dim) -> u and its gradient.
     """
-    random = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     here, _ = chart.to_internal(minimum[None])
     x, u = minimum[None], function(here)[0]
     known = 0
     for _ in range(ROUNDS):
-        z, after = _relaxed(function, _starts(chart, function, here, flexible, random), here, limit)
+        z, after = _relaxed(function, _starts(chart, function, here, flexible, rng), here, limit)
         x, u = torch.cat([x, chart.to_cartesian(z)[0]]), torch.cat([u, after])
         x, u = _distinct_minima(chart, x, u, minimum, graph, flexible)
         low = u <= u[0] + limit
@@ -169,23 +169,23 @@ def search(
     return Minima(x[low], u[low] - u[0], u[~low] - u[0], torch.tensor(limit, dtype=torch.float64))
 
 
-def _starts(chart: Chart, function: Function, here: Tensor, flexible: Flexible, random: torch.Generator) -> Tensor:
+def _starts(chart: Chart, function: Function, here: Tensor, flexible: Flexible, rng: torch.Generator) -> Tensor:
     """z (n, dim) to relax from: every set of coordinates changed alone, and all of them together."""
     n_stiff = chart.layout.n_stiff
     parts = []
     every = [e for entries in flexible.sets for e in entries]
     for entries in [*flexible.sets, *([every] if len(flexible.sets) > 1 else [])]:
         z = here.repeat(DRAWN, 1)
-        changes = flexible.changes(entries, chart.mean, random)
+        changes = flexible.changes(entries, chart.mean, rng)
         z[:, :n_stiff] += changes @ chart.unmixing.T
-        turned = _uniform(random, DRAWN, 1) < 0.5
-        anywhere = (2 * _uniform(random, DRAWN, z.shape[1] - n_stiff) - 1) * math.pi
+        turned = _uniform(rng, DRAWN, 1) < 0.5
+        anywhere = (2 * _uniform(rng, DRAWN, z.shape[1] - n_stiff) - 1) * math.pi
         z[:, n_stiff:] = torch.where(turned, z[:, n_stiff:], anywhere)
         # Most changes of a ring leave it open.
         n = STARTS * len(entries)
         z = z[torch.isfinite(chart.to_cartesian(z)[1]) & changes.any(1)][: BEST * n]
         order = torch.argsort(function(z)[0])
-        others = torch.randperm(len(order[n // 2 :]), generator=random)[: n // 2]
+        others = torch.randperm(len(order[n // 2 :]), generator=rng)[: n // 2]
         parts.append(z[torch.cat([order[: n // 2], order[n // 2 :][others]])])
     return torch.cat(parts)
 
@@ -237,8 +237,8 @@ def ring_rows(zmatrix: ZMatrix, graph: BondGraph) -> dict[int, int]:
     return found
 
 
-def _uniform(random: torch.Generator, *shape: int) -> Tensor:
-    return torch.rand(*shape, generator=random, dtype=torch.float64)
+def _uniform(rng: torch.Generator, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=rng, dtype=torch.float64)
 
 
 def _hands(x: Tensor, graph: BondGraph) -> Tensor:

@@ -53,7 +53,7 @@ class LangevinMiddle:
     masses: Tensor
 
     def __call__(
-        self, state: Motion, potential: Potential, steps: int, temperature: Tensor, generator: torch.Generator
+        self, state: Motion, potential: Potential, steps: int, temperature: Tensor, rng: torch.Generator
     ) -> Motion:
         """Integrate a number of steps.
 
@@ -74,7 +74,7 @@ class LangevinMiddle:
         for _ in range(steps):
             v = v + kick * gradient
             x = x + 0.5 * self.step * v
-            v = keep * v + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+            v = keep * v + noise * torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
             x = x + 0.5 * self.step * v
             u, gradient = potential(x)
             if not bool(torch.isfinite(u).all()):

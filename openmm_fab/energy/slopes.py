@@ -117,8 +117,8 @@ def measure(value: Callable[[Tensor], Tensor], gradient: Callable[[Tensor], Tens
     """
     x = x.double()
     slope = gradient(x).double()
-    random = torch.Generator().manual_seed(0)
-    others = torch.randn(x.shape, generator=random, dtype=torch.float64).to(x.device)
+    rng = torch.Generator().manual_seed(0)
+    others = torch.randn(x.shape, generator=rng, dtype=torch.float64).to(x.device)
     steepest = torch.where(slope.abs().amax((1, 2), keepdim=True) > 0, slope, others.flip(0))
     lines = torch.stack([steepest, others], 1)
     lines = lines / lines.abs().amax((2, 3), keepdim=True)

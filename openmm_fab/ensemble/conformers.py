@@ -12,8 +12,8 @@ import numpy as np
 from ..molecule.chemistry import conformer_of, molecule_of, rdkit_chem
 from ..tools.files import write_atomically
 from ..weights import Estimate, kish
-from .basins import Basins
 from .weighted import Weighted
+from .wells import TorsionWells
 
 BOOTSTRAP = 200
 
@@ -127,7 +127,7 @@ def conformers(ensemble: Weighted, n: int = 10, seed: int = 0) -> Conformers:
     if n < 1:
         raise ValueError(f"Expected at least one conformer; got n={n}.")
     w = ensemble.weights
-    basins = Basins.of(ensemble.topology, ensemble.x, w)
+    basins = TorsionWells.of(ensemble.topology, ensemble.x, w)
     states, label = np.unique(basins.states(ensemble.x), axis=0, return_inverse=True)
     label = label.reshape(-1)
     share = np.bincount(label, weights=w, minlength=len(states))
@@ -166,7 +166,7 @@ def conformers(ensemble: Weighted, n: int = 10, seed: int = 0) -> Conformers:
     return Conformers(tuple(found), np.asarray(ensemble.x[frames]), ensemble.topology, label, others, count)
 
 
-def _middle(basins: Basins, x: np.ndarray, w: np.ndarray) -> int:
+def _middle(basins: TorsionWells, x: np.ndarray, w: np.ndarray) -> int:
     """The structure of x (n, atoms, 3) whose angles are nearest to their mean with weights (n,)."""
     far = np.zeros(len(x))
     for angle in basins.angles:

@@ -20,11 +20,11 @@ from ..drawing.structures import MOST_ATOMS, STRUCTURES, Structures, pdb_models,
 from ..drawing.view import view
 from ..energy.backends import reduced_energy
 from ..energy.evaluate import Rounding, energies_of
-from ..free_energy.coordinate import Coordinate, coordinate, is_atoms
-from ..free_energy.differences import Energy, difference
+from ..free_energy.coordinate import Coordinate, coordinate_values, is_atoms
+from ..free_energy.differences import Energy, free_energy_difference
 from ..free_energy.estimators import FreeEnergy
 from ..free_energy.frames import Frames
-from ..free_energy.populations import Basins, basins
+from ..free_energy.populations import BasinPopulations, basin_populations
 from ..free_energy.profiles import (
     Basin,
     BasinDifference,
@@ -196,11 +196,11 @@ class Ensemble(Frames):
         Parameters
         ----------
         values : (n, ...), or callable taking an mdtraj.Trajectory and returning it; or a name, or atoms
-            Names and atoms as `free_energy.coordinate` takes them: "rg", "phi ALA2", (0, 3). Of bool the mean is a
-            share; of a share of 0 or 1 the error is what `weights.rule_of_three` allows.
+            Names and atoms as `free_energy.coordinate_values` takes them: "rg", "phi ALA2", (0, 3). Of bool the mean is
+            a share; of a share of 0 or 1 the error is what `weights.rule_of_three` allows.
         """
         if isinstance(values, str) or is_atoms(values):
-            values = coordinate(self, values)
+            values = coordinate_values(self, values)
         found = values(self.to_mdtraj()) if callable(values) else values
         if isinstance(found, tuple):
             raise ValueError(
@@ -240,17 +240,18 @@ class Ensemble(Frames):
         """Free-energy surface, kT, over two coordinates: see `free_energy.surface`."""
         return surface(self, a, b, bins=bins, range=range, range_b=range_b, n_bootstrap=n_bootstrap, seed=seed)
 
-    def basins(self, definitions: Mapping[str, Basin], *, n_bootstrap: int = 200, seed: int = 0) -> Basins:
-        """Populations of named basins and the differences between them: see `free_energy.basins`."""
-        return basins(self, definitions, n_bootstrap=n_bootstrap, seed=seed)
+    def basins(self, definitions: Mapping[str, Basin], *, n_bootstrap: int = 200, seed: int = 0) -> BasinPopulations:
+        """Populations of named basins and the differences between them: see `free_energy.basin_populations`."""
+        return basin_populations(self, definitions, n_bootstrap=n_bootstrap, seed=seed)
 
     def basin_difference(self, basin: Basin | None = None, *, n_bootstrap: int = 200, seed: int = 0) -> BasinDifference:
         """Free energy of a basin relative to all the rest, kT: see `free_energy.basin_difference`."""
         return basin_difference(self, basin, n_bootstrap=n_bootstrap, seed=seed)
 
     def free_energy_difference(self, energy: Energy) -> FreeEnergy:
-        """Free energy of another force field, temperature or lambda less this one: see `free_energy.difference`."""
-        return difference(self, energy)
+        """Free energy of another force field, temperature or lambda less this one, kT: see
+        `free_energy.free_energy_difference`."""
+        return free_energy_difference(self, energy)
 
     @property
     def torsion_names(self) -> list[str]:

@@ -14,8 +14,8 @@ from ..molecule.graph import BondGraph, graph_of
 from ..molecule.ligand import sdf_records
 from ..molecule.stereo import inverted_centres
 from ..weights import Estimate, kish, rule_of_three
-from .basins import Basins
 from .weighted import Weighted
+from .wells import TorsionWells
 
 BOOTSTRAP = 200
 MATCHES = 200  # ways to lay equal atoms on each other that are looked at
@@ -59,7 +59,7 @@ def strains(
         raise ValueError(f"Expected within above 0 nm; got {within}.")
     w = ensemble.weights
     heavy = [a.index for a in ensemble.topology.atoms if a.element.symbol != "H"]
-    basins = Basins.of(ensemble.topology, ensemble.x, w, heavy=True) if within is None else None
+    basins = TorsionWells.of(ensemble.topology, ensemble.x, w, heavy=True) if within is None else None
     states = None if basins is None else basins.states(ensemble.x)
     found = []
     for structures in _poses(ensemble, pose):

@@ -87,8 +87,8 @@ class RunningWeights:
         return math.exp(2 * (self.log_sum - self._top)) / self._squares
 
     @property
-    def log_z(self) -> Estimate:
-        """Logarithm of the mean weight, with the standard error of independent samples: `weights.log_z`."""
+    def log_mean_weight(self) -> Estimate:
+        """Logarithm of the mean weight, with the standard error of independent samples: `weights.log_mean_weight`."""
         spread = max(1 / self.ess - 1 / self.n, 0.0) * self.n / (self.n - 1) if self.n > 1 else math.nan
         return Estimate(self.log_sum - math.log(self.n), math.sqrt(spread))
 
@@ -144,7 +144,8 @@ class StreamedEnsemble:
 
     @property
     def log_z(self) -> Estimate:
-        return self.weights.log_z
+        """log Z of the flow's samples, as `Ensemble.log_z`."""
+        return self.weights.log_mean_weight
 
     @property
     def khat(self) -> float:
@@ -216,7 +217,7 @@ def sample_to_file(
     about: dict[str, Any],
     resume: bool = False,
     progress: bool = False,
-    random: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
 ) -> StreamedEnsemble:
     """Draw samples into a file until it holds n frames; it stays valid whenever drawing stops.
 
@@ -230,7 +231,7 @@ def sample_to_file(
         See `WeightedTrajectory.create`; the batch and the seed are taken from `about`.
     resume : bool
         Go on with what is there, to the bit as if it had never stopped; without it a file is never written over.
-    random : torch.Generator, optional
+    rng : torch.Generator, optional
         Begun with the seed; on CPU unless it is given.
 
     Raises
@@ -244,9 +245,9 @@ def sample_to_file(
         raise ValueError(f"Expected a file name that ends in {SUFFIX}; got {path.name!r}.")
     if path.exists() and not resume:
         raise ValueError(f"Expected a new file to write; {path} exists. Go on with resume=True, or name another.")
-    size, random = int(about["batch"]), random or stream("cpu", int(about["seed"]))
+    size, rng = int(about["batch"]), rng or stream("cpu", int(about["seed"]))
     if not path.exists():
-        WeightedTrajectory.create(path, topology, about, _state(random))
+        WeightedTrajectory.create(path, topology, about, _state(rng))
     with WeightedTrajectory.open(path, append=True) as file:
         # What is held follows from the model; older files do not say it.
         if changed := [key for key, value in about.items() if key != "held" and file.about.get(key) != value]:
@@ -257,25 +258,25 @@ def sample_to_file(
             )
         first, state = file.resume
         if state:
-            random.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+            rng.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
         if file.frames < n:
-            _fill(file, first, n, size, draw, random, progress)
+            _fill(file, first, n, size, draw, rng, progress)
     return StreamedEnsemble(path)
 
 
 def _fill(
-    file: WeightedTrajectory, first: int, n: int, size: int, draw: Draw, random: torch.Generator, progress: bool
+    file: WeightedTrajectory, first: int, n: int, size: int, draw: Draw, rng: torch.Generator, progress: bool
 ) -> None:
     """Draw whole batches from frame `first` on, and keep of the last one what is asked for."""
     committed = time.monotonic()
-    done = (first, first, _state(random))
+    done = (first, first, _state(rng))
     try:
         for start in bar(range(first, n, size), "sampling", progress):
-            before = _state(random)
-            x, u, log_w, log_q = (part[: n - start].cpu().numpy() for part in draw(random))
+            before = _state(rng)
+            x, u, log_w, log_q = (part[: n - start].cpu().numpy() for part in draw(rng))
             # A batch that is not kept whole is drawn again when more is asked for.
             whole = len(x) == size
-            after = (start + len(x), start + size if whole else start, _state(random) if whole else before)
+            after = (start + len(x), start + size if whole else start, _state(rng) if whole else before)
             try:
                 file.write(start, x, u=u, log_w=log_w, log_q=log_q)
             except KeyboardInterrupt:  # raised when all of it is written
@@ -297,6 +298,6 @@ def _statistics(file: WeightedTrajectory, n: int) -> RunningWeights:
     return found
 
 
-def _state(random: torch.Generator) -> bytes:
+def _state(rng: torch.Generator) -> bytes:
     """State of the random numbers, as it is kept in the file."""
-    return random.get_state().numpy().tobytes()
+    return rng.get_state().numpy().tobytes()

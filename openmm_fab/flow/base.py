@@ -16,7 +16,7 @@ from torch import Tensor, nn
 class Flow(Protocol):
     """Interface that annealed importance sampling needs."""
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]: ...
+    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]: ...
 
     def log_prob(self, z: Tensor) -> Tensor: ...
 
@@ -47,9 +47,9 @@ class Counted:
     def __init__(self, flow: Flow) -> None:
         self.flow, self.evaluations = flow, 0
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         self.evaluations += n
-        return self.flow.sample(n, generator)
+        return self.flow.sample(n, rng)
 
     def log_prob(self, z: Tensor) -> Tensor:
         self.evaluations += len(z)

@@ -1,6 +1,6 @@
 """The normalizing flow: a base density and coupling layers of splines, on a mix of lines and circles.
 
-A flow is anything with ``sample(n, generator) -> (z, log_q)`` and ``log_prob(z) -> log_q``.  Here a layer moves half of
+A flow is anything with ``sample(n, rng) -> (z, log_q)`` and ``log_prob(z) -> log_q``.  Here a layer moves half of
 the coordinates; how far, it decides from the other half, torsions entering as (cos, sin), so that densities are
 continuous at +-pi.  Straight coordinates go through a scale, a shift and a linear-tailed spline; circular ones through
 a rotation and a circular spline.  Base: standard normal on lines, uniform on circles, and a mixture of Gaussians where
@@ -87,7 +87,7 @@ class CouplingFlow(nn.Module):
     periodic : Tensor of bool, shape (dim,)
         Which coordinates are angles in [-pi, pi).
     settings : FlowSettings, optional
-    generator : torch.Generator, optional
+    rng : torch.Generator, optional
         Draws the partition of each layer and the initial conditioners.
     modes : sequence of (columns, means, roots), optional
         Minima of straight coordinates that have several, one entry for each set of coordinates that belong together,
@@ -116,7 +116,7 @@ class CouplingFlow(nn.Module):
         periodic: Tensor,
         settings: FlowSettings | None = None,
         *,
-        generator: torch.Generator | None = None,
+        rng: torch.Generator | None = None,
         modes: Sequence[tuple[Tensor, Tensor, Tensor]] = (),
     ) -> None:
         super().__init__()
@@ -142,11 +142,11 @@ class CouplingFlow(nn.Module):
 
         def add(pairs: int, lines: Tensor, circles: Tensor, read: Tensor, bins: int) -> None:
             for _ in range(pairs // 2 if len(lines) + len(circles) else 0):
-                lines = lines[torch.randperm(len(lines), generator=generator)]
-                circles = circles[torch.randperm(len(circles), generator=generator)]
+                lines = lines[torch.randperm(len(lines), generator=rng)]
+                circles = circles[torch.randperm(len(circles), generator=rng)]
                 for half in _halves(lines, circles):
                     layer = _Coupling(half, read, periodic, self.settings.hidden, bins, bound[half], spread)
-                    layer.reset(generator)
+                    layer.reset(rng)
                     self.layers.append(layer)
 
         everything, s = torch.ones_like(periodic), self.settings
@@ -168,7 +168,7 @@ class CouplingFlow(nn.Module):
         self.resampling: Resampling | None = None
         if self.settings.resampled:
             points = self._plain_base(POINTS, torch.zeros(()), torch.Generator().manual_seed(0))
-            self.resampling = Resampling(periodic, self.settings.hidden, points, generator)
+            self.resampling = Resampling(periodic, self.settings.hidden, points, rng)
         # Of the conditioners' matrix products, if not the parameters' own; everything else keeps its precision.
         self.matmul_dtype: torch.dtype | None = None
         self._compiled: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {}
@@ -272,7 +272,7 @@ class CouplingFlow(nn.Module):
     def rsample_torsions_first(
         self,
         n: int,
-        generator: torch.Generator | None = None,
+        rng: torch.Generator | None = None,
         torsions: bool = True,
         others: tuple[int, nn.ModuleList] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -282,7 +282,7 @@ class CouplingFlow(nn.Module):
         the parameters of q(s | t) alone, log q(t) has none. With `others`, a number and other layers of torsions, the
         last so many samples have torsions of these layers, held fixed, and their density in place of log q(t).
         """
-        base = self.sample_base(n, generator)
+        base = self.sample_base(n, rng)
         log_q_t = self._first_log_prob(base)
         log_q_s = self.base_log_prob(base) - log_q_t - self._log_unit
         own = self.layers[: self.torsion_layers]
@@ -348,13 +348,13 @@ class CouplingFlow(nn.Module):
         return log_q.detach(), gradient
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw n samples z (n, dim), angles in [-pi, pi), with log q(z) (n,)."""
-        base = self.sample_base(n, generator)
+        base = self.sample_base(n, rng)
         z, log_det = self.replayed("from_base", self.from_base, base)
         return z, self.base_log_prob(base) - log_det
 
-    def rsample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def rsample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw samples as `sample` does, differentiable by the parameters.
 
         Raises
@@ -367,26 +367,26 @@ class CouplingFlow(nn.Module):
                 "Expected a flow whose base does not depend on parameters; this one is resampled. Train it by FAB, the "
                 "alpha-divergence or maximum likelihood."
             )
-        base = self.sample_base(n, generator)
+        base = self.sample_base(n, rng)
         z, log_det = self.from_base(base)
         return z, self.base_log_prob(base) - log_det
 
-    def sample_base(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample_base(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         """Draw n samples (n, dim) of the base, lines in units of `scale`."""
         like = next(self.parameters())
         if self.resampling is None:
-            return self._plain_base(n, like, generator)
-        return self.resampling.sample(n, lambda k: self._plain_base(k, like, generator), generator)
+            return self._plain_base(n, like, rng)
+        return self.resampling.sample(n, lambda k: self._plain_base(k, like, rng), rng)
 
-    def renew_points(self, generator: torch.Generator | None = None) -> None:
+    def renew_points(self, rng: torch.Generator | None = None) -> None:
         """Draw new points for the normalisation of a resampled base, so that training does not fit them."""
         if self.resampling is not None:
             points = self.resampling.points
-            points.copy_(self._plain_base(len(points), points, generator))
+            points.copy_(self._plain_base(len(points), points, rng))
 
-    def _plain_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        z = torch.randn(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
-        uniform = torch.rand(n, self.dim, generator=generator, device=like.device, dtype=like.dtype)
+    def _plain_base(self, n: int, like: Tensor, rng: torch.Generator | None) -> Tensor:
+        z = torch.randn(n, self.dim, generator=rng, device=like.device, dtype=like.dtype)
+        uniform = torch.rand(n, self.dim, generator=rng, device=like.device, dtype=like.dtype)
         base = torch.where(self.periodic, (2 * uniform - 1) * math.pi, z)
         for mixture in map(_mixture, self.mixtures):
             columns = mixture.columns
@@ -475,11 +475,11 @@ class _Coupling(nn.Module):
             setattr(self, f"w{k}", nn.Parameter(torch.zeros(fan_out, fan_in)))
             setattr(self, f"b{k}", nn.Parameter(torch.zeros(fan_out)))
 
-    def reset(self, generator: torch.Generator | None) -> None:
+    def reset(self, rng: torch.Generator | None) -> None:
         """Random hidden layers; an output of zero, so that the layer is the identity."""
         with torch.no_grad():
             for w in (self.w1, self.w2):
-                w.normal_(0.0, max(w.shape[1], 1) ** -0.5, generator=generator)
+                w.normal_(0.0, max(w.shape[1], 1) ** -0.5, generator=rng)
 
     def arrays(self) -> _Arrays:
         """What `_couple` needs to know of this layer."""

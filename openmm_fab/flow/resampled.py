@@ -37,7 +37,7 @@ class Resampling(nn.Module):
     circles: Tensor
     points: Tensor
 
-    def __init__(self, periodic: Tensor, hidden: int, points: Tensor, generator: torch.Generator | None) -> None:
+    def __init__(self, periodic: Tensor, hidden: int, points: Tensor, rng: torch.Generator | None) -> None:
         super().__init__()
         self.register_buffer("lines", torch.nonzero(~periodic)[:, 0], persistent=False)
         self.register_buffer("circles", torch.nonzero(periodic)[:, 0], persistent=False)
@@ -49,7 +49,7 @@ class Resampling(nn.Module):
         with torch.no_grad():
             for name, p in self.net.named_parameters():
                 if name.endswith("weight") and not name.startswith("4"):
-                    p.normal_(0.0, p.shape[1] ** -0.5, generator=generator)
+                    p.normal_(0.0, p.shape[1] ** -0.5, generator=rng)
                 else:
                     p.zero_()
 
@@ -66,13 +66,13 @@ class Resampling(nn.Module):
         return (self.log_acceptance(z).exp() * (1 - forced) / mean + forced).log()
 
     @torch.no_grad()
-    def sample(self, n: int, draw: Callable[[int], Tensor], generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, draw: Callable[[int], Tensor], rng: torch.Generator | None = None) -> Tensor:
         """Draw n accepted samples (n, dim) from those that `draw` makes."""
         z = draw(n)
         waiting = torch.arange(n, device=z.device)
         for _ in range(TRIES - 1):
             here = z[waiting]
-            uniform = torch.rand(len(waiting), generator=generator, device=z.device, dtype=z.dtype)
+            uniform = torch.rand(len(waiting), generator=rng, device=z.device, dtype=z.dtype)
             waiting = waiting[uniform >= self.log_acceptance(here).exp()]
             if not len(waiting):
                 break

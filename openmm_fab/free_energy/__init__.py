@@ -7,20 +7,19 @@ temperatures, lambdas. `estimators`: the same on plain arrays. Formulas and sour
 from __future__ import annotations
 
 from ..weights import Estimate, z_score
-from .coordinate import Coordinate, coordinate
+from .coordinate import Coordinate, coordinate_values
 from .differences import (
-    at_temperature,
-    difference,
-    difference_bar,
     flow_samples,
-    log_z,
+    free_energy_difference,
+    free_energy_difference_bar,
     mbar,
-    reweighted,
+    reweight_energy,
+    reweight_temperature,
     temperature_difference,
     temperature_energy,
 )
 from .estimators import FreeEnergy, StateFreeEnergies, bar_estimate, exponential_average, mbar_estimate
-from .populations import Basins, basins
+from .populations import BasinPopulations, basin_populations
 from .profiles import (
     PHI_POSITIVE,
     BasinDifference,
@@ -36,29 +35,28 @@ from .profiles import (
 __all__ = [
     "PHI_POSITIVE",
     "BasinDifference",
-    "Basins",
+    "BasinPopulations",
     "Coordinate",
     "Estimate",
     "FreeEnergy",
     "Profile",
     "StateFreeEnergies",
     "Surface",
-    "at_temperature",
     "bar_estimate",
     "basin_difference",
-    "basins",
-    "coordinate",
-    "difference",
-    "difference_bar",
+    "basin_populations",
+    "coordinate_values",
     "exponential_average",
     "flow_samples",
+    "free_energy_difference",
+    "free_energy_difference_bar",
     "in_phi_positive",
-    "log_z",
     "mbar",
     "mbar_estimate",
     "phi_positive",
     "profile",
-    "reweighted",
+    "reweight_energy",
+    "reweight_temperature",
     "surface",
     "temperature_difference",
     "temperature_energy",

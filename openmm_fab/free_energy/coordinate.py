@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Coordinate: TypeAlias = "ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray] | str | tuple[int, ...]"
 
 
-def coordinate(ensemble: Frames, values: Coordinate) -> np.ndarray:
+def coordinate_values(ensemble: Frames, values: Coordinate) -> np.ndarray:
     """Evaluate a coordinate: one number for each frame, (n,) float64, nm or rad.
 
     Parameters

@@ -1,4 +1,4 @@
-"""log Z of flow samples, and free-energy differences between force fields, lambdas and temperatures.
+"""Free-energy differences between force fields, lambdas and temperatures.
 
 All results are configurational: -ln of the integral of exp(-u) over shapes, nm^(3N - 6); momenta are left out.
 """
@@ -22,32 +22,7 @@ from .frames import F, Frames
 Energy: TypeAlias = "MolecularSystem | Callable[[Tensor], Tensor] | np.ndarray"
 
 
-def log_z(ensemble: Frames) -> FreeEnergy:
-    """log Z by importance sampling: logarithm of the mean weight of a flow's samples, zeros included.
-
-    Blind to a basin that the flow never visits; `log_z_bar` sees it where MD does.
-
-    Parameters
-    ----------
-    ensemble : Frames
-        As `BoltzmannGenerator.sample` gives it: the level of the weights matters.
-    """
-    if not isinstance(ensemble, Frames):
-        raise ValueError(
-            f"Expected an ensemble, generator.sample(n); got a {type(ensemble).__name__}. log_z_ais and log_z_bar take "
-            "the generator itself."
-        )
-    if ensemble.log_q is None:
-        raise ValueError(
-            "Expected an ensemble drawn by a flow, whose weights are exp(-u) / q; got one without log_q. Weights of MD "
-            "have no absolute level: use generator.sample(n), or log_z_bar(generator, ensemble)."
-        )
-    check_weights_of_flow(ensemble)
-    found = exponential_average(ensemble.log_w, block=ensemble.block, method="importance sampling")
-    return replace(found, unit="nats")
-
-
-def difference(ensemble: Frames, energy: Energy) -> FreeEnergy:
+def free_energy_difference(ensemble: Frames, energy: Energy) -> FreeEnergy:
     """F(energy) - F(ensemble's own) in kT by exponential averaging over weighted frames (Zwanzig 1954).
 
     One-sided: right only where the ensemble visits all that matters to the other energy.
@@ -67,7 +42,9 @@ def difference(ensemble: Frames, energy: Energy) -> FreeEnergy:
     return replace(found, temperature=_common(ensemble.temperature, energy))
 
 
-def difference_bar(a: Frames, b: Frames, energy_a: Energy, energy_b: Energy, *, seed: int = 0) -> FreeEnergy:
+def free_energy_difference_bar(
+    a: Frames, b: Frames, energy_a: Energy, energy_b: Energy, *, seed: int = 0
+) -> FreeEnergy:
     """F_b - F_a in kT by BAR between an ensemble of each of two Hamiltonians (Bennett 1976).
 
     Parameters
@@ -90,18 +67,18 @@ def temperature_difference(ensemble: Frames, temperature: float) -> FreeEnergy:
     temperature : float, K
         T'; far from the ensemble's own the weights fail, and the result says so.
     """
-    found = difference(ensemble, ensemble.u * _beta_ratio(ensemble, temperature))
+    found = free_energy_difference(ensemble, ensemble.u * _beta_ratio(ensemble, temperature))
     return replace(found, temperature=np.nan)  # kT of two
 
 
-def at_temperature(ensemble: F, temperature: float) -> F:
+def reweight_temperature(ensemble: F, temperature: float) -> F:
     """Reweight frames to another temperature (K)."""
     u = ensemble.u * _beta_ratio(ensemble, temperature)
-    return replace(reweighted(ensemble, u), temperature=float(temperature))
+    return replace(reweight_energy(ensemble, u), temperature=float(temperature))
 
 
-def reweighted(ensemble: F, energy: Energy) -> F:
-    """Reweight frames to another energy; see `difference`."""
+def reweight_energy(ensemble: F, energy: Energy) -> F:
+    """Reweight frames to another energy; see `free_energy_difference`."""
     change = _change(ensemble, energy)
     with np.errstate(invalid="ignore"):
         log_w = np.where(ensemble.log_w > -np.inf, ensemble.log_w - change, -np.inf)
@@ -114,7 +91,7 @@ def mbar(ensembles: Sequence[Frames], energies: Sequence[Energy], *, seed: int =
     Parameters
     ----------
     ensembles : K' of Ensemble
-        Frames of the first K' states; unequal weights as in `difference_bar`.
+        Frames of the first K' states; unequal weights as in `free_energy_difference_bar`.
     energies : K >= K' of MolecularSystem, callable or `flow_energy`
         Of each state, in units of its own kT; those beyond the ensembles have no samples of their own.
     """
@@ -143,17 +120,6 @@ def flow_samples(ensemble: F) -> F:
 
 
 # --- of ensembles ---
-
-
-def check_weights_of_flow(samples: Frames) -> None:
-    """Raise a ValueError unless the weights of a flow's samples are exp(-u) / q, whose level gives Z."""
-    weighted = np.isfinite(samples.log_w)
-    expected = -samples.u - samples.log_q
-    if not np.allclose(samples.log_w[weighted], expected[weighted], atol=1e-3):
-        raise ValueError(
-            "Expected a flow's samples with their weights exp(-u) / q; got others, whose level says nothing of Z. Use "
-            "what generator.sample(n) gave."
-        )
 
 
 def energies_in(energy: Energy, ensemble: Frames) -> np.ndarray:
@@ -201,5 +167,5 @@ def check_same_temperature(a: Frames, b: Frames) -> None:
     if abs(a.temperature - b.temperature) > 1e-6 * a.temperature:
         raise ValueError(
             f"Expected both at one temperature; got {a.temperature:g} K and {b.temperature:g} K. "
-            "Reweight one of them first: at_temperature(ensemble, T)."
+            "Reweight one of them first: reweight_temperature(ensemble, T)."
         )

@@ -14,7 +14,7 @@ from .. import weights as _weights
 from ..molecule.chemistry import find_pattern, molecule_of
 from ..molecule.system import GAS_CONSTANT
 from ..molecule.torsions import slow_torsions
-from ..weights import Estimate
+from .estimators import FreeEnergy, exponential_average
 
 F = TypeVar("F", bound="Frames")
 
@@ -132,9 +132,33 @@ class Frames:
         return _weights.pareto_khat(self.log_w)
 
     @property
-    def log_z(self) -> Estimate:
-        """Logarithm of the mean weight, with its standard error."""
-        return _weights.log_z(self.log_w, self.block)
+    def log_z(self) -> FreeEnergy:
+        """log Z by importance sampling: logarithm of the mean weight of a flow's samples, zeros included.
+
+        Blind to a basin that the flow never visits; `log_z_bar` sees it where MD does. ValueError where the weights
+        have no absolute level: those of MD, and those of a flow's samples that are not exp(-u) / q.
+        """
+        self.check_weights_of_flow()
+        found = exponential_average(self.log_w, block=self.block, method="importance sampling")
+        return replace(found, unit="nats")
+
+    def check_weights_of_flow(self) -> None:
+        """Raise a ValueError unless the weights have a level that gives Z: those of samples of a flow are exp(-u) / q.
+
+        Annealed samples have no log q; their weights have to differ, and no frame may depend on another.
+        """
+        weighted = np.isfinite(self.log_w)
+        if self.log_q is None:
+            if self.block is not None or len(np.unique(self.log_w[weighted])) == 1:
+                raise ValueError(
+                    "Expected an ensemble drawn by a flow, whose weights are exp(-u) / q; got one without log_q. "
+                    "Weights of MD have no absolute level: use generator.sample(n), or log_z_bar(generator, ensemble)."
+                )
+        elif not np.allclose(self.log_w[weighted], (-self.u - self.log_q)[weighted], atol=1e-3):
+            raise ValueError(
+                "Expected a flow's samples with their weights exp(-u) / q; got others, whose level says nothing of Z. "
+                "Use what generator.sample(n) gave."
+            )
 
     # Estimates
 

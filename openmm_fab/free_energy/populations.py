@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Basins(InUnits):
+class BasinPopulations(InUnits):
     """Populations of basins and free-energy differences between them, with errors.
 
     Parameters
@@ -53,7 +53,7 @@ class Basins(InUnits):
     temperature: float = np.nan
 
     def __repr__(self) -> str:
-        return f"Basins({', '.join(self.names)}; p = {self.elsewhere} elsewhere; print it for the table)"
+        return f"BasinPopulations({', '.join(self.names)}; p = {self.elsewhere} elsewhere; print it for the table)"
 
     def between(self, a: str, b: str) -> Estimate:
         """Free-energy difference F(b) - F(a), in `unit`."""
@@ -73,13 +73,13 @@ class Basins(InUnits):
         return "\n".join([*rows, f"elsewhere: p = {self.elsewhere}"])
 
 
-def basins(
+def basin_populations(
     ensemble: Frames,
     definitions: Mapping[str, ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray]],
     *,
     n_bootstrap: int = 200,
     seed: int = 0,
-) -> Basins:
+) -> BasinPopulations:
     """Populations and free-energy differences of basins that do not overlap.
 
     Parameters
@@ -117,7 +117,7 @@ def basins(
         for name, mask in zip(names, masks, strict=True)
         if (note := few_inside(w * mask, ensemble) if (w * mask).any() else missed)
     }
-    return Basins(
+    return BasinPopulations(
         names,
         Estimate(inside, error[:-1]),
         Estimate(difference, spread),

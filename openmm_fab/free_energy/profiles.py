@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from ..drawing.curves import draw_profile
 from ..weights import Estimate, block_sums, kish, relative_free_energy, rule_of_three
-from .coordinate import Coordinate, coordinate, coordinate_name, is_atoms
+from .coordinate import Coordinate, coordinate_name, coordinate_values, is_atoms
 from .units import InUnits
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def profile(
     Parameters
     ----------
     values
-        See `coordinate`. Over a range of 2 pi they are angles (rad), wrapped into the range.
+        See `coordinate_values`. Over a range of 2 pi they are angles (rad), wrapped into the range.
     range : pair of float, optional
         By default (-pi, pi) for arrays and torsions; for functions, "rg", distances and angles what the frames with
         weight span.
@@ -283,7 +283,7 @@ def _bin(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bin index (n,) of each value, `bins` for those outside or not finite; and the edges."""
     free = callable(values) or (is_atoms(values) and len(values) < 4) or (isinstance(values, str) and values == "rg")
-    found = coordinate(ensemble, values)
+    found = coordinate_values(ensemble, values)
     if range is None and free:
         seen = found[np.isfinite(found) & (ensemble.log_w > -np.inf)]
         if seen.size == 0 or seen.min() == seen.max():

@@ -1,14 +1,14 @@
 """`BoltzmannGenerator`: energy, coordinates and flow of a molecule in one object that is trained, sampled and saved.
 
 `settings` and `presets` configure it, `training` and `sampling` implement its methods, `models` its file format,
-`log_z` estimates log Z by annealing and by BAR, `refining` carries the ensemble to another energy, `walkers` and
+`partition` estimates log Z by annealing and by BAR, `refining` carries the ensemble to another energy, `walkers` and
 `auditing` look for states that it lacks.
 """
 
 from __future__ import annotations
 
 from .generator import BoltzmannGenerator, Metrics
-from .log_z import ais_log_weights, flow_energy, log_z_ais, log_z_bar
+from .partition import ais_log_weights, flow_energy, log_z_ais, log_z_bar
 from .presets import PRESETS, Preset, load_pretrained
 from .refining import Refinement, refine
 from .settings import GeneratorSettings

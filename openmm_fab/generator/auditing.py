@@ -63,11 +63,11 @@ def audit(
         Of the search, at most; `minima.ROUNDS_WITHOUT` rounds in vain end it, too. None: only those.
     seed : int
     """
-    generator = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     potential = with_springs(value_and_gradient, *system.constraints)
     x = system.minimum if system.has_forces else system.positions
     shapes = Shapes(system.graph, x, _same_energy(system.graph, x, value_and_gradient))
-    searcher = Searcher(potential, system.graph, shapes, system.kT, system.temperature, generator)
+    searcher = Searcher(potential, system.graph, shapes, system.kT, system.temperature, rng)
     drawn = systematic_resample(ensemble.log_w, WALKERS, np.random.default_rng(seed))
     start = torch.as_tensor(ensemble.x[drawn], dtype=torch.float64)
     search = searcher.run(start, budget)

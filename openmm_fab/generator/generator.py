@@ -111,13 +111,11 @@ class BoltzmannGenerator:
                 coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, energy=exact)
         modes = coordinates.modes if isinstance(coordinates, InternalCoordinates) else ()
         self.coordinates = coordinates.to(self.device) if isinstance(coordinates, InternalCoordinates) else coordinates
-        self._random = stream("cpu", seed)
+        self._rng = stream("cpu", seed)
         self._adaptive = AdaptiveBatch("Sampling")
         if flow is None:  # the same first weights on every device
             minima = [(m.columns, m.means, m.roots) for m in modes]
-            flow = CouplingFlow(coordinates.periodic, self.settings.flow, generator=self._random, modes=minima).to(
-                self.device
-            )
+            flow = CouplingFlow(coordinates.periodic, self.settings.flow, rng=self._rng, modes=minima).to(self.device)
         else:
             z, _ = flow.sample(LOOKED_AT, stream(self.device, 0))
             if z.shape != (LOOKED_AT, coordinates.dim):
@@ -133,7 +131,7 @@ class BoltzmannGenerator:
                 )
         self.flow = flow
         if self.device.type == "cuda":
-            self._random = stream(self.device, seed)
+            self._rng = stream(self.device, seed)
         minimum = torch.as_tensor(system.minimum, device="cpu" if energy is None else self.device)[None]
         self.cut = float(self.energy(minimum)) + coordinates.dim / 2 + self.settings.energy_cut
         if self.device.type == "cpu":
@@ -227,7 +225,7 @@ class BoltzmannGenerator:
             self.target,
             budget,
             settings=self.settings.train,
-            generator=self._random,
+            rng=self._rng,
             objective=chosen,
             about=self._about(),
         )

@@ -129,7 +129,7 @@ def read(path: str | Path, system: MolecularSystem, own_coordinates: bool, own_f
         if header["system"] == system.name and abs(kelvin - system.temperature) > 1e-9:
             raise ValueError(
                 f"Expected a model of {system.name} at {system.temperature:g} K; {path} was trained at {kelvin:g} K. "
-                "Load it with the system at that temperature; at_temperature weights its ensemble for another one."
+                "Load it with the system at that temperature; reweight_temperature carries its ensemble to another one."
             )
         raise ValueError(
             f"Expected a model of this molecule, force field and temperature ({system.name}); {path} was trained "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ais.annealing import anneal_to_target
-from ..ais.difference import Corrected, Difference
+from ..ais.correction import Corrected, Correction
 from ..energy.backends import reduced_energy
 from ..energy.evaluate import energies_of
 from ..ensemble.ensemble import Ensemble
@@ -68,7 +68,7 @@ def refine(
     """Carry a trained generator's ensemble to another energy with few evaluations of it, and no gradient.
 
     In rounds: samples of the cheap energy, corrected by what is known of the difference of both; expensive energies of
-    these; a fit of all of them, see `ais.difference`. The last round, of half the budget, weights its samples by what
+    these; a fit of all of them, see `ais.correction`. The last round, of half the budget, weights its samples by what
     the fit has left, so that the result is exact whatever the fit.
 
     Parameters
@@ -102,7 +102,7 @@ def refine(
         )
     dear, rng = _dear(energy, generator.system), stream(generator.device, seed)
     cheap = BoltzmannTarget(generator.energy, generator.coordinates)
-    learned = Difference(cheap.periodic)
+    learned = Correction(cheap.periodic)
     z_seen, d_seen, spent, overlap = [], [], 0, 0.0
     cheap_log_z: FreeEnergy | None = None
     for number in range(rounds):
@@ -118,7 +118,7 @@ def refine(
             z_seen.append(z)
             d_seen.append(d)
             if np.isfinite(np.concatenate(d_seen)).sum() >= FEWEST // 4:
-                learned = Difference.fitted(cheap.periodic, torch.cat(z_seen), np.concatenate(d_seen))
+                learned = Correction.fitted(cheap.periodic, torch.cat(z_seen), np.concatenate(d_seen))
     log_w = d - learned(z).detach().cpu().numpy()
     if not np.isfinite(log_w[index]).any():
         raise ValueError("Expected finite expensive energies; got none of any structure of the cheap one.")
@@ -173,7 +173,7 @@ def _samples(
         with torch.enable_grad():
             chains, batch = max(CHAINS * n, ANNEALED), max(generator.batch, BATCH)
             points, annealed = anneal_to_target(
-                generator.flow, target, chains, sampling.ANNEALING, generator=rng, batch=batch
+                generator.flow, target, chains, sampling.ANNEALING, rng=rng, batch=batch
             )
         z, log_w = points.z, annealed.cpu().numpy()
     seed = int(torch.randint(2**62, (1,), generator=rng, device=rng.device))

@@ -78,7 +78,7 @@ def refined(
     settings.require_independent_chains()
     with torch.enable_grad():
         points, log_w = anneal_to_target(
-            flow, BoltzmannTarget(energy, coordinates), n, settings, generator=rng, batch=batch, progress=progress
+            flow, BoltzmannTarget(energy, coordinates), n, settings, rng=rng, batch=batch, progress=progress
         )
     x = torch.cat([coordinates.to_cartesian(z.double())[0] for z in points.z.split(batch)])
     u = torch.cat([energy(part) for part in x.split(batch)])

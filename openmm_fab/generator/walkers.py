@@ -126,7 +126,7 @@ class Searcher:
     shapes : Shapes
     kT : float, kJ/mol
     temperature : float, K
-    generator : torch.Generator
+    rng : torch.Generator
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class Searcher:
         shapes: Shapes,
         kT: float,
         temperature: float,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> None:
-        self._potential, self.graph, self.shapes, self.generator = potential, graph, shapes, generator
+        self._potential, self.graph, self.shapes, self.rng = potential, graph, shapes, rng
         self.kT, self.temperature, self.evaluations = kT, temperature, 0
         self._branches = [
             (j, k, min((graph.branch(k, j), graph.branch(j, k)), key=lambda atoms: len(atoms)))
@@ -204,12 +204,10 @@ class Searcher:
         masses = torch.full((x.shape[1],), MASS).to(x)
         for shorter in (1, 2, 4):
             dynamics = LangevinMiddle(STEP / shorter, FRICTION, self.kT, masses)
-            v = dynamics.thermal(temperature) * torch.randn(
-                x.shape, generator=self.generator, dtype=x.dtype, device=x.device
-            )
+            v = dynamics.thermal(temperature) * torch.randn(x.shape, generator=self.rng, dtype=x.dtype, device=x.device)
             try:
                 u, gradient = self.potential(x)
-                motion = dynamics(Motion(x, v, u, gradient), self.potential, steps, temperature, self.generator)
+                motion = dynamics(Motion(x, v, u, gradient), self.potential, steps, temperature, self.rng)
             except UnstableDynamicsError:
                 continue
             return motion.x - motion.x.mean(1, keepdim=True)
@@ -220,10 +218,10 @@ class Searcher:
         probability 1 / 2 at least one, by any angle."""
         x = x.clone()
         for k in range(len(x)) if self._branches else ():
-            count = 1 + int(torch.randint(min(3, len(self._branches)), (1,), generator=self.generator))
-            for b in torch.randperm(len(self._branches), generator=self.generator)[:count].tolist():
+            count = 1 + int(torch.randint(min(3, len(self._branches)), (1,), generator=self.rng))
+            for b in torch.randperm(len(self._branches), generator=self.rng)[:count].tolist():
                 i, j, moved = self._branches[b]
-                angle = 2 * math.pi * float(torch.rand(1, generator=self.generator))
+                angle = 2 * math.pi * float(torch.rand(1, generator=self.rng))
                 axis = x[k, j] - x[k, i]
                 axis = axis / axis.norm()
                 arm = x[k, moved] - x[k, i]
@@ -235,7 +233,7 @@ class Searcher:
     def _known(self, minima: Quenched, n: int) -> Tensor:
         """n of the minima of no high energy, drawn at random."""
         low = torch.nonzero(minima.u < minima.u.min() + RANGE)[:, 0]
-        return minima.x[low[torch.randint(len(low), (n,), generator=self.generator)]]
+        return minima.x[low[torch.randint(len(low), (n,), generator=self.rng)]]
 
     def quench(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Minima below structures x (n, atoms, 3), and u there, without those that collapsed or have no energy."""

@@ -49,9 +49,9 @@ class ForeignFlow(nn.Module, ABC):
         """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n samples z (n, dim), angles in [-pi, pi), and log q(z) (n,)."""
-        with seeded(generator, next(self.parameters()).device):
+        with seeded(rng, next(self.parameters()).device):
             z, log_q = self._sample(n)
         return self._wrapped(z), log_q
 
@@ -72,23 +72,23 @@ class ForeignFlow(nn.Module, ABC):
 class ReparametrisedFlow(ForeignFlow):
     """`ForeignFlow` whose samples can be differentiated by its parameters, for objectives that need it."""
 
-    def rsample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def rsample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n samples z (n, dim) and log q(z) (n,), differentiable by the flow's parameters."""
-        with seeded(generator, next(self.parameters()).device):
+        with seeded(rng, next(self.parameters()).device):
             z, log_q = self._sample(n)
         return self._wrapped(z), log_q
 
 
 @contextmanager
-def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Context manager that seeds PyTorch's global random numbers from `generator`; None changes nothing.
+def seeded(rng: torch.Generator | None, device: torch.device) -> Iterator[None]:
+    """Context manager that seeds PyTorch's global random numbers from `rng`; None changes nothing.
 
     Their state is restored at the end.
     """
-    if generator is None:
+    if rng is None:
         yield
         return
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    seed = torch.randint(2**62, (), generator=rng, device=rng.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(int(seed))
         yield

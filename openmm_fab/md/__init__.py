@@ -1,16 +1,16 @@
 """Reference ensembles from molecular dynamics, by OpenMM, by openmmtools, or by many walkers on the compiled energy.
 
-`reference` runs any of the `METHODS`, resumable; `convergence` says whether the run was long enough. `moves` has the
-trained flow as an openmmtools move.
+`run_reference` runs any of the `METHODS`, resumable; `assess_convergence` says whether the run was long enough. `moves`
+has the trained flow as an openmmtools move.
 """
 
 from __future__ import annotations
 
 from ..energy.dynamics import LangevinMiddle, UnstableDynamicsError
 from .bias import TorsionBias
-from .convergence import Convergence, ReferenceEnsemble, convergence
+from .convergence import Convergence, ReferenceEnsemble, assess_convergence
 from .hybrid import HybridWalkers
-from .reference import reference
+from .reference import run_reference
 from .settings import (
     METHODS,
     HybridSettings,
@@ -37,6 +37,6 @@ __all__ = [
     "UnstableDynamicsError",
     "WalkersExchangeSettings",
     "WalkersSettings",
-    "convergence",
-    "reference",
+    "assess_convergence",
+    "run_reference",
 ]

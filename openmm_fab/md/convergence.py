@@ -142,7 +142,7 @@ class ReferenceEnsemble(Ensemble):
     convergence: Convergence | None = None
 
 
-def convergence(
+def assess_convergence(
     ensemble: Ensemble,
     walkers: int = 1,
     *,

@@ -65,9 +65,9 @@ class HybridWalkers:
             Structures of another shape, or of no finite energy.
         """
         flow, n = self.generator.flow, self.settings.walkers
-        random = stream(self.generator.device, self.seed)
+        rng = stream(self.generator.device, self.seed)
         if self.start is None:
-            z = flow.sample(n, random)[0]
+            z = flow.sample(n, rng)[0]
         else:
             x = starting_structures(self.system, self.start, n)
             z = self.generator.to_internal(torch.from_numpy(x))[0]
@@ -86,29 +86,29 @@ class HybridWalkers:
             "tried": zero,
             "wait": torch.zeros(n, dtype=torch.long),
             "longest": 0,
-            "generator": random.get_state(),
+            "generator": rng.get_state(),
         }
 
     def advance(self, state: State) -> tuple[State, Frame | None]:
         """Make one interval of `frame_every` sweeps; returns a frame during production."""
-        random = stream(self.generator.device, 0)
-        random.set_state(state["generator"])
+        rng = stream(self.generator.device, 0)
+        rng.set_state(state["generator"])
         for _ in range(self.settings.frame_every):
-            state = self.sweep(state, random)
-        state = state | {"interval": state["interval"] + 1, "generator": random.get_state()}
+            state = self.sweep(state, rng)
+        state = state | {"interval": state["interval"] + 1, "generator": rng.get_state()}
         if state["interval"] <= self.intervals[0]:
             return state, None
         return state | {"frames": state["frames"] + 1}, self._frame(state)
 
-    def sweep(self, state: State, random: torch.Generator) -> State:
+    def sweep(self, state: State, rng: torch.Generator) -> State:
         """Offer a flow proposal to every walker and, every `walk_every` sweeps, make an HMC trajectory."""
         s, flow, here = self.settings, self.generator.flow, self._points(state)
-        z, log_q = flow.sample(s.walkers, random)
+        z, log_q = flow.sample(s.walkers, rng)
         with torch.no_grad():  # gradients are asked for where a trajectory starts
             there = Points(z, log_q, self.target.log_prob(z), torch.zeros_like(z))
         self.target.evaluations += len(z)
         probability = acceptance(here, there)
-        taken = torch.rand(len(z), generator=random, dtype=probability.dtype, device=z.device) < probability
+        taken = torch.rand(len(z), generator=rng, dtype=probability.dtype, device=z.device) < probability
         here = there.where(taken, here)
         producing = state["sweeps"] >= self.intervals[0] * s.frame_every
         counted = torch.tensor([float(probability.sum()), 0.0], dtype=torch.float64)
@@ -117,7 +117,7 @@ class HybridWalkers:
         if state["sweeps"] % s.walk_every == 0:
             here = Points(here.z, here.log_q, *self.target.log_prob_and_gradient(here.z))
             density = AnnealedDensity(BOLTZMANN, 1.0, flow, self.target)
-            here, moved = hmc(here, density, step_size, s.leapfrogs, random)
+            here, moved = hmc(here, density, step_size, s.leapfrogs, rng)
             counted[1], tried[1] = float(moved.sum()), float(len(z))
             if not producing:
                 step_size = adapt(step_size, float(moved.mean()), 0.8)
@@ -131,10 +131,10 @@ class HybridWalkers:
             "longest": max(state["longest"], int(wait.max())) if producing else 0,
         }
 
-    def structures(self, state: State, random: torch.Generator) -> Tensor:
+    def structures(self, state: State, rng: torch.Generator) -> Tensor:
         """Positions x (walkers, atoms, 3), nm, float64, with equivalent atoms exchanged at random."""
         x, _ = self.generator.coordinates.to_cartesian(self._points(state).z.double())
-        return self.generator.relabelled(x, random)
+        return self.generator.relabelled(x, rng)
 
     def _frame(self, state: State) -> Frame:
         # Labels have randomness of their own: the chains do not depend on who looks at them.

@@ -23,7 +23,7 @@ from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
 from ..tools.files import DamagedFileError, latest, load_npz, previous, write_atomically
 from ..tools.progress import bar, dynamics_bar
-from .convergence import ReferenceEnsemble, convergence, reported
+from .convergence import ReferenceEnsemble, assess_convergence, reported
 from .settings import LangevinSettings
 from .start import starting_structures
 from .walkers import SAVE_EVERY, stopped_message
@@ -38,7 +38,7 @@ def langevin(
     start: ArrayLike | None,
     basin: Any,
 ) -> ReferenceEnsemble:
-    """Sample an ensemble with OpenMM's Langevin integrator; the arguments are those of `reference`.
+    """Sample an ensemble with OpenMM's Langevin integrator; the arguments are those of `run_reference`.
 
     Leaves trajectory.dcd and checkpoint.npz in the folder, and goes on from them if they are there.
     """
@@ -51,7 +51,7 @@ def langevin(
         u = _run(system, settings, folder, seed, progress, start, kept)
         trajectory = mdtraj.load(str(folder / "trajectory.dcd"), top=system.md_topology)[: len(u)]
     ensemble = Ensemble.from_mdtraj(trajectory, system, u=u, name="Langevin MD")
-    return reported(ensemble, convergence(ensemble, 1, frame_ps=settings.frame_ps, basin=basin))
+    return reported(ensemble, assess_convergence(ensemble, 1, frame_ps=settings.frame_ps, basin=basin))
 
 
 def context_of(system: MolecularSystem, settings: LangevinSettings, seed: int) -> openmm.Context:

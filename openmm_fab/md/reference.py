@@ -1,4 +1,4 @@
-"""`reference`: sampling of reference ensembles by one of several methods, each a function from `Task` to ensemble."""
+"""`run_reference`: reference ensembles by one of several methods, each a function from `Task` to ensemble."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..ensemble.ensemble import Ensemble
 from ..generator.generator import BoltzmannGenerator
 from ..molecule.system import MolecularSystem
 from ..tools.files import write_atomically
-from .convergence import Basin, ReferenceEnsemble, convergence, count_round_trips, reported, walker_blocks
+from .convergence import Basin, ReferenceEnsemble, assess_convergence, count_round_trips, reported, walker_blocks
 from .hybrid import HybridWalkers
 from .ladder import by_temperature, ladder_log_weights
 from .langevin import langevin
@@ -33,7 +33,7 @@ from .store import Store, open_folder
 from .walkers import BiasedWalkers, ExchangingWalkers, Sampled, Walkers, sample
 
 
-def reference(
+def run_reference(
     system: MolecularSystem,
     method: str | MethodSettings = "langevin",
     *,
@@ -102,7 +102,7 @@ def reference(
 
 @dataclass(frozen=True)
 class Task:
-    """Arguments of `reference` with the method's settings."""
+    """Arguments of `run_reference` with the method's settings."""
 
     system: MolecularSystem
     settings: MethodSettings
@@ -206,10 +206,10 @@ def _of_walkers(method: Walkers | HybridWalkers, sampled: Sampled, basin: Basin 
     frames, walkers = sampled.arrays["u"].shape
     block = walker_blocks(walkers, frames)
     ensemble = _ensemble(method, sampled.arrays, block)
-    report = convergence(ensemble, walkers, frame_ps=method.frame_length, basin=basin, **sampled.about)
+    report = assess_convergence(ensemble, walkers, frame_ps=method.frame_length, basin=basin, **sampled.about)
     if (longer := walker_blocks(walkers, frames, report.slowest)).max() < block.max():
         ensemble = _ensemble(method, sampled.arrays, longer)
-        report = convergence(ensemble, walkers, frame_ps=method.frame_length, basin=basin, **sampled.about)
+        report = assess_convergence(ensemble, walkers, frame_ps=method.frame_length, basin=basin, **sampled.about)
     return reported(ensemble, report)
 
 

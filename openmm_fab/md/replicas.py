@@ -18,7 +18,7 @@ from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
 from ..tools.progress import dynamics_bar
 from ..tools.quiet import quiet
-from .convergence import ReferenceEnsemble, convergence, count_round_trips, reported
+from .convergence import ReferenceEnsemble, assess_convergence, count_round_trips, reported
 from .ladder import mbar_log_weights, temperature_ladder
 from .settings import ReplicaExchangeSettings
 from .start import starting_structures
@@ -35,7 +35,7 @@ def replica_exchange(
     start: ArrayLike | None,
     basin: Any,
 ) -> ReferenceEnsemble:
-    """Sample an ensemble by parallel tempering with openmmtools; the arguments are those of `reference`.
+    """Sample an ensemble by parallel tempering with openmmtools; the arguments are those of `run_reference`.
 
     Leaves replicas.nc and its checkpoint, both openmmtools', in the folder, and goes on from them if they are there.
 
@@ -144,7 +144,7 @@ def _ensemble(
     cold = Ensemble.from_mdtraj(
         mdtraj.Trajectory(x[:, 0], system.md_topology), system, u=u[:, 0, 0], name="replica exchange"
     )
-    report = convergence(
+    report = assess_convergence(
         cold,
         1,
         frame_ps=settings.frame_ps,

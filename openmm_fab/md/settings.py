@@ -1,4 +1,4 @@
-"""Settings of the methods of `reference`, one frozen dataclass for each, saved beside the frames."""
+"""Settings of the methods of `run_reference`, one frozen dataclass for each, saved beside the frames."""
 
 from __future__ import annotations
 

@@ -65,13 +65,13 @@ class Walkers:
 
     def first(self) -> State:
         """Initial state: velocities at the walkers' temperatures, at the starting structures."""
-        generator = torch.Generator(self.device).manual_seed(self.seed)
+        rng = torch.Generator(self.device).manual_seed(self.seed)
         x = torch.as_tensor(self.start).to(self.device, self.dtype)
         level = self._levels()
         thermal = self.dynamics.thermal(self.temperatures[level.flatten()])
-        v = thermal * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=self.device)
+        v = thermal * torch.randn(x.shape, generator=rng, dtype=x.dtype, device=self.device)
         state = {"x": x, "v": v, "level": level, "interval": 0, "frames": 0, "rounds": 0}
-        state |= {"generator": generator.get_state(), **self._extra()}
+        state |= {"generator": rng.get_state(), **self._extra()}
         u, gradient = self._potential(state)(x)
         if not bool(torch.isfinite(u).all()):
             raise UnstableDynamicsError(
@@ -82,17 +82,17 @@ class Walkers:
 
     def advance(self, state: State) -> tuple[State, Frame | None]:
         """Make one interval of `frame_ps`; returns a frame during production. The given state is unchanged."""
-        generator = torch.Generator(self.device)
-        generator.set_state(state["generator"])
+        rng = torch.Generator(self.device)
+        rng.set_state(state["generator"])
         for _ in range(self.rounds):
             motion = Motion(state["x"], state["v"], state["u"], state["gradient"])
             temperature = self.temperatures[state["level"].flatten()]
-            motion = self.dynamics(motion, self._potential(state), self.steps, temperature, generator)
+            motion = self.dynamics(motion, self._potential(state), self.steps, temperature, rng)
             state = state | {"x": motion.x, "v": motion.v, "u": motion.u, "gradient": motion.gradient}
-            state = self._between(state, generator) | {"rounds": state["rounds"] + 1}
+            state = self._between(state, rng) | {"rounds": state["rounds"] + 1}
         # The energy does not know where the molecule is; its float32 coordinates had better be small.
         state["x"] = state["x"] - state["x"].mean(1, keepdim=True)
-        state |= {"interval": state["interval"] + 1, "generator": generator.get_state()}
+        state |= {"interval": state["interval"] + 1, "generator": rng.get_state()}
         if state["interval"] <= self.intervals[0]:
             return state, None
         return state | {"frames": state["frames"] + 1}, self._frame(state)
@@ -119,7 +119,7 @@ class Walkers:
         """x (walkers, atoms, 3) -> u (walkers,) in kT that they move in, and its gradient."""
         return self.energy.value_and_gradient
 
-    def _between(self, state: State, generator: torch.Generator) -> State:
+    def _between(self, state: State, rng: torch.Generator) -> State:
         """The state after what a method does between rounds of dynamics: an exchange, a hill."""
         return state
 
@@ -156,9 +156,9 @@ class ExchangingWalkers(Walkers):
     def _extra(self) -> State:
         return {"accepted": torch.zeros(self.settings.temperatures - 1, dtype=torch.float64), "sweeps": [0, 0]}
 
-    def _between(self, state: State, generator: torch.Generator) -> State:
+    def _between(self, state: State, rng: torch.Generator) -> State:
         parity = state["rounds"] % 2
-        level, accepted = exchange_temperatures(state["level"], state["u"], self.temperatures, parity, generator)
+        level, accepted = exchange_temperatures(state["level"], state["u"], self.temperatures, parity, rng)
         ratio = self.temperatures[level] / self.temperatures[state["level"]]
         sweeps = list(state["sweeps"])
         sweeps[parity] += len(level)
@@ -211,7 +211,7 @@ class BiasedWalkers(Walkers):
 
         return biased
 
-    def _between(self, state: State, generator: torch.Generator) -> State:
+    def _between(self, state: State, rng: torch.Generator) -> State:
         if state["interval"] >= self.growing:
             return state
         bias, s = self.bias(state), self.settings
@@ -226,7 +226,7 @@ class BiasedWalkers(Walkers):
 
 
 def exchange_temperatures(
-    level: Tensor, u: Tensor, temperatures: Tensor, parity: int, generator: torch.Generator
+    level: Tensor, u: Tensor, temperatures: Tensor, parity: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Exchange neighbouring temperatures by Metropolis: min(1, exp((b_i - b_j)(u_i - u_j))), b = 1/temperature.
 
@@ -253,7 +253,7 @@ def exchange_temperatures(
     sorted_u = u.view(level.shape).gather(1, holder)
     beta = 1.0 / temperatures
     log_ratio = (beta[lower] - beta[lower + 1]) * (sorted_u[:, lower] - sorted_u[:, lower + 1])
-    uniform = torch.rand(log_ratio.shape, generator=generator, dtype=u.dtype, device=u.device)
+    uniform = torch.rand(log_ratio.shape, generator=rng, dtype=u.dtype, device=u.device)
     swap = uniform.log() < log_ratio
     new = torch.arange(k, device=level.device).repeat(len(level), 1)
     new[:, lower] += swap.long()

@@ -18,7 +18,7 @@ from ..molecule.torsions import backbone_pairs, named_torsions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..compare.comparison import Comparison
+    from ..comparison.comparison import Comparison
     from ..ensemble.ensemble import Ensemble
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..compare.verdicts import AGREE
+from ..comparison.verdicts import AGREE
 from ..drawing.structures import Structures, elements_and_bonds
 from ..ensemble.audit import COLUMNS as AUDIT_COLUMNS
 from ..ensemble.audit import TITLE as AUDIT_TITLE
@@ -27,8 +27,8 @@ from .viewer import ngl_library
 from .words import CONTRADICTION, findings, usable
 
 if TYPE_CHECKING:
-    from ..compare.comparison import Comparison
-    from ..compare.results import BasinComparison
+    from ..comparison.comparison import Comparison
+    from ..comparison.results import BasinComparison
     from ..ensemble.ensemble import Ensemble
 
 

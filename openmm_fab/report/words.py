@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..compare.verdicts import DISAGREE, NO_VERDICTS, NO_WEIGHTS
+from ..comparison.verdicts import DISAGREE, NO_VERDICTS, NO_WEIGHTS
 from ..tools.findings import BAD, CARE, GOOD, Finding, worst
 from ..tools.progress import duration
 from ..weights import CLIP_FRACTION, FEW, KHAT_LIMIT, KHAT_RELIABLE, OUTSIDE_LIMIT
 
 if TYPE_CHECKING:
-    from ..compare.comparison import Comparison
+    from ..comparison.comparison import Comparison
     from ..ensemble.audit import Audit
     from ..ensemble.ensemble import Ensemble
 

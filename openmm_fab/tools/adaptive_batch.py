@@ -29,14 +29,14 @@ class AdaptiveBatch:
         self.what = what
         self.limit: int | None = None
 
-    def __call__(self, function: Callable[[int, int], T], n: int, generator: torch.Generator | None = None) -> list[T]:
+    def __call__(self, function: Callable[[int, int], T], n: int, rng: torch.Generator | None = None) -> list[T]:
         """Call function(start, stop) for pieces that cover rows 0 to n, and return the results in order.
 
         Parameters
         ----------
         function : callable
         n : int
-        generator : torch.Generator, optional
+        rng : torch.Generator, optional
             All randomness of the function: a piece that failed leaves no trace in it.
 
         Raises
@@ -48,7 +48,7 @@ class AdaptiveBatch:
         start = 0
         while start < n or not parts:
             stop = min(n, start + (self.limit or n))
-            state = generator.get_state() if generator is not None else None
+            state = rng.get_state() if rng is not None else None
             try:
                 parts.append(function(start, stop))
                 start = stop
@@ -57,8 +57,8 @@ class AdaptiveBatch:
                 if stop - start <= 1:
                     raise
             # Behind the `except`: within it, the traceback holds all that the failed piece allocated.
-            if generator is not None and state is not None:
-                generator.set_state(state)
+            if rng is not None and state is not None:
+                rng.set_state(state)
             self.halve(stop - start)
         return parts
 

@@ -6,15 +6,14 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 
 def load_when_used(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """A package's `__getattr__` and `__dir__` (PEP 562), for its `__init__` to take.
 
-    Submodules are found as attributes, too, before anybody has imported them. A name stays what it is here where a
-    submodule is called the same: `package.compare` is the function also after `import package.compare.sides`.
+    Submodules are found as attributes, too, before anybody has imported them. None may be called as one of the names:
+    Python would put it in its place once it is imported.
 
     Parameters
     ----------
@@ -25,14 +24,7 @@ def load_when_used(package: str, homes: Mapping[str, str]) -> tuple[Callable[[st
     """
     home_of = {name: f"{package}.{module}" for module, names in homes.items() for name in names.split()}
 
-    class Package(ModuleType):
-        def __setattr__(self, name: str, value: object) -> None:
-            # So Python binds a submodule once it is loaded.
-            if not (name in home_of and isinstance(value, ModuleType)):
-                super().__setattr__(name, value)
-
     module = sys.modules[package]
-    module.__class__ = Package
 
     def load(name: str) -> Any:
         if name in home_of:

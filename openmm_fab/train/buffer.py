@@ -105,7 +105,7 @@ class ReplayBuffer:
         ratio = torch.where(torch.isfinite(more), (less - more).exp(), 0.0)
         return more + ((1 - ratio) + 0.5 * (1 + ratio)).log()
 
-    def sample(self, n: int, generator: torch.Generator | None = None, log_kappa: Tensor | float = -torch.inf) -> Drawn:
+    def sample(self, n: int, rng: torch.Generator | None = None, log_kappa: Tensor | float = -torch.inf) -> Drawn:
         """Draw n distinct samples in proportion to their priorities.
 
         Raises
@@ -117,9 +117,9 @@ class ReplayBuffer:
             raise ValueError(f"Expected at most {self.size} samples to be asked of the buffer; got {n}. Fill it first.")
         # The n largest of log priority + Gumbel noise are a draw without replacement.
         priority = self.log_priority(log_kappa)
-        uniform = torch.rand(self.size, generator=generator, dtype=torch.float64, device=self._z.device)
+        uniform = torch.rand(self.size, generator=rng, dtype=torch.float64, device=self._z.device)
         index = torch.topk(priority - (-uniform.log()).log(), n).indices
-        index = index[torch.randperm(n, generator=generator, device=self._z.device)]
+        index = index[torch.randperm(n, generator=rng, device=self._z.device)]
         by = priority[index]
         parts = (self._log_w[index], self._log_b[index] + log_kappa)
         weight, control_weight = (torch.where(torch.isfinite(by), (part - by).exp(), 0.0) for part in parts)

@@ -155,12 +155,12 @@ class Ranks:
             gradient.copy_(part.view_as(gradient))
         return float(flat[-1])
 
-    def stream(self, generator: torch.Generator) -> torch.Generator:
+    def stream(self, rng: torch.Generator) -> torch.Generator:
         """The generator; on all ranks but the first reseeded with a seed of their own."""
         if self.rank:
-            seed = np.random.SeedSequence((generator.initial_seed(), self.rank)).generate_state(1, np.uint64)[0]
-            generator.manual_seed(int(seed))
-        return generator
+            seed = np.random.SeedSequence((rng.initial_seed(), self.rank)).generate_state(1, np.uint64)[0]
+            rng.manual_seed(int(seed))
+        return rng
 
     def stop_if_asked(self) -> None:
         """Raise KeyboardInterrupt on all ranks at the same iteration if any of them was asked to stop."""

@@ -41,7 +41,7 @@ class Experience:
     target : Target
     settings : TrainSettings
     ranks : Ranks
-    generator : torch.Generator
+    rng : torch.Generator
     like : Tensor
         With the dtype and the device of the flow.
 
@@ -66,11 +66,11 @@ class Experience:
         target: Target,
         settings: TrainSettings,
         ranks: Ranks,
-        generator: torch.Generator,
+        rng: torch.Generator,
         like: Tensor,
     ) -> None:
         s = settings
-        self.flow, self.settings, self.ranks, self.generator = flow, settings, ranks, generator
+        self.flow, self.settings, self.ranks, self.rng = flow, settings, ranks, rng
         self.target = BiasedTarget(target, s.basin_share)
         self.buffer = ReplayBuffer(s.buffer_max * s.batch, target.dim, like.dtype, like.device)
         self.step_sizes = [s.ais.step_size] * s.ais.intermediate
@@ -100,7 +100,7 @@ class Experience:
         density = AnnealedDensity(Path(1.0), 1.0, self.flow, self.target)
         step = self.step_sizes[len(self.step_sizes) // 2] if self.step_sizes else self.settings.ais.step_size
         length = step if self.widths is None else step * self.widths
-        points, _ = hmc(density.points(self._found), density, length, self.settings.ais.leapfrogs, self.generator)
+        points, _ = hmc(density.points(self._found), density, length, self.settings.ais.leapfrogs, self.rng)
         self._found = points.z
         return points
 
@@ -164,10 +164,10 @@ class Experience:
 
     def _pass(self, batches: int, s: AISSettings) -> AISResult:
         def run(n: int) -> AISResult:
-            return run_ais(self.flow, self.target, n, s, self.step_sizes, generator=self.generator, widths=self.widths)
+            return run_ais(self.flow, self.target, n, s, self.step_sizes, rng=self.rng, widths=self.widths)
 
         n = self.settings.batch
-        result = concatenate([in_passes(run, n, self.annealing, self.generator) for _ in range(batches)])
+        result = concatenate([in_passes(run, n, self.annealing, self.rng) for _ in range(batches)])
         start = result.start.log_p.double() - result.start.log_q.double()
         log_w, start = self.ranks.gathered(torch.stack([result.log_w.double(), start], 1)).unbind(1)
         self.last = replace(result, log_w=log_w, acceptance=self.ranks.mean(result.acceptance))

@@ -177,8 +177,8 @@ class Health:
         """Number of basins that the buffer holds and the learner does not sample."""
         buffer, batch, target = experience.buffer, learner.settings.batch, experience.target
         # A generator of its own: looking changes nothing.
-        random = torch.Generator(experience.generator.device).manual_seed(iteration)
-        drawn = torch.cat([learner.flow.sample(batch, random)[0] for _ in range(math.ceil(SAMPLES / batch))])
+        rng = torch.Generator(experience.rng.device).manual_seed(iteration)
+        drawn = torch.cat([learner.flow.sample(batch, rng)[0] for _ in range(math.ceil(SAMPLES / batch))])
         weights = torch.softmax(buffer.log_w, 0)
         self.lost = []
         for column in torch.nonzero(target.periodic)[:, 0].tolist():

@@ -34,7 +34,7 @@ class Learner:
         The flow that training leaves; changed in place.
     settings : TrainSettings
     ranks : Ranks
-    generator : torch.Generator
+    rng : torch.Generator
     spent : callable
         () -> share of the budget that is spent, which the learning rate follows.
     recover : callable
@@ -62,11 +62,11 @@ class Learner:
         averaged: TrainableFlow,
         settings: TrainSettings,
         ranks: Ranks,
-        generator: torch.Generator,
+        rng: torch.Generator,
         spent: Callable[[], float],
         recover: Callable[[str], None],
     ) -> None:
-        self.averaged, self.settings, self.ranks, self.generator = averaged, settings, ranks, generator
+        self.averaged, self.settings, self.ranks, self.rng = averaged, settings, ranks, rng
         self._spent, self._recover = spent, recover
         ranks.agree(averaged.state_dict().values())
         self.flow = copy.deepcopy(averaged)
@@ -106,7 +106,7 @@ class Learner:
         """Start an iteration."""
         self.steps = []
         if isinstance(self.flow, CouplingFlow):  # from the random numbers of a checkpoint, which has no points
-            self.flow.renew_points(self.generator)
+            self.flow.renew_points(self.rng)
 
     def log_prob(self, z: Tensor, grad_log_p: Tensor | None = None, path_share: float = 0.0) -> Tensor:
         """log q(z) (n,), with a graph of the parameters; the first of `log_probs`."""
@@ -186,7 +186,7 @@ class Learner:
             for mine, learned in zip(*pairs, strict=True):
                 mine.copy_(learned)
         elif isinstance(self.flow, CouplingFlow):
-            self.flow.renew_points(self.generator)
+            self.flow.renew_points(self.rng)
 
     def state_dict(self) -> dict[str, Any]:
         """State that gradient steps change: the average as "flow", the copy as "learner", and "optimizer"."""

@@ -24,14 +24,14 @@ LOST = -1e4  # stands for the log density of a sample that the flow cannot make
 class Sampler(Protocol):
     """Interface of what is evaluated: a flow, or a sampler with a bound of its density."""
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]: ...
+    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]: ...
 
     def log_prob(self, z: Tensor) -> Tensor: ...
 
 
 @torch.no_grad()
 def evaluate(
-    sampler: Sampler, target: Multimodal, n: int, generator: torch.Generator, batch: int, *, modes: bool = True
+    sampler: Sampler, target: Multimodal, n: int, rng: torch.Generator, batch: int, *, modes: bool = True
 ) -> dict[str, float]:
     """Metrics from n samples of the sampler, n exact samples and the target's modes.
 
@@ -56,12 +56,12 @@ def evaluate(
     drawn = [
         part
         for k in range(0, n, batch)
-        for part in adaptive(lambda a, b: sampler.sample(b - a, generator), min(batch, n - k), generator)
+        for part in adaptive(lambda a, b: sampler.sample(b - a, rng), min(batch, n - k), rng)
     ]
     z, log_q = (torch.cat(part) for part in zip(*drawn, strict=True))
     log_p = torch.cat([target.log_prob(part) for part in z.split(batch)])
     figures = of_weights(log_p.double() - log_q.double(), target.log_z) | {"modes_sampled": target.modes_found(z)}
-    log_q, log_p = _at(target.sample(n, generator).to(z), sampler, target, batch)
+    log_q, log_p = _at(target.sample(n, rng).to(z), sampler, target, batch)
     figures |= {"mean_log_q": float(log_q.mean()), "forward_kl": float((log_p - target.log_z - log_q).mean())}
     if modes:
         log_q, log_p = _at(target.modes.to(z), sampler, target, batch)
@@ -71,11 +71,11 @@ def evaluate(
 
 
 def evaluate_ais(
-    flow: Flow, target: Multimodal, n: int, settings: AISSettings, generator: torch.Generator, batch: int
+    flow: Flow, target: Multimodal, n: int, settings: AISSettings, rng: torch.Generator, batch: int
 ) -> dict[str, float]:
     """Metrics of n samples annealed to the target, as `evaluate` returns them, with names that end in _ais."""
     evaluations = target.evaluations
-    points, log_w = anneal_to_target(flow, target, n, settings, generator=generator, batch=batch)
+    points, log_w = anneal_to_target(flow, target, n, settings, rng=rng, batch=batch)
     target.evaluations = evaluations
     figures = of_weights(log_w, target.log_z) | {"modes_sampled": target.modes_found(points.z)}
     return {f"{name}_ais": value for name, value in figures.items()}

@@ -38,7 +38,7 @@ def replay(learner: Learner, experience: Experience, settings: TrainSettings) ->
     s, buffer, ranks = settings, experience.buffer, experience.ranks
     log_a, log_a_own, log_b = ranks.log_totals(buffer.log_sums())
     log_kappa = log_a_own - log_b if s.control_variate and torch.isfinite(log_b) else -torch.inf
-    batches = buffer.sample(s.updates * s.batch, experience.generator, log_kappa)
+    batches = buffer.sample(s.updates * s.batch, experience.rng, log_kappa)
     log_total = batches.log_total[None]  # of this rank
     scale = (ranks.log_totals(log_total)[0] - log_a).exp() * ranks.share(log_total)
     for drawn in batches.split(s.batch):
@@ -65,7 +65,7 @@ def alpha_divergence(learner: Learner, experience: Experience, settings: TrainSe
     """Objective of the alpha-divergence on weighted flow samples, without annealing (Müller et al. 2019, arXiv
     1808.03856)."""
     for _ in range(settings.updates):
-        z, log_q = learner.counted.sample(settings.batch, experience.generator)
+        z, log_q = learner.counted.sample(settings.batch, experience.rng)
         log_p, grad_log_p = experience.target.log_prob_and_gradient(z)
         log_w = log_p.double() - log_q.double()
         experience.record_log_w(log_w)
@@ -93,11 +93,11 @@ def reverse_kl(learner: Learner, experience: Experience, settings: TrainSettings
     flow, n = learner.flow, settings.batch
     if not hasattr(flow, "rsample"):
         raise ValueError(
-            f"Expected a flow with rsample(n, generator), which is sample with a graph; {type(flow).__name__} has "
+            f"Expected a flow with rsample(n, rng), which is sample with a graph; {type(flow).__name__} has "
             "none. Use another objective."
         )
     for _ in range(settings.updates):
-        z, log_q = flow.rsample(n, experience.generator)
+        z, log_q = flow.rsample(n, experience.rng)
         learner.counted.evaluations += n
         loss, inside = reverse_loss(experience, z, log_q)
         if not inside.all():
@@ -132,18 +132,18 @@ class MaximumLikelihood:
     Attributes
     ----------
     samples : Tensor, shape (n, dim), or callable
-        z of given samples, drawn from with replacement; or a function (n, generator) -> z that makes new ones.
+        z of given samples, drawn from with replacement; or a function (n, rng) -> z that makes new ones.
     """
 
     samples: Tensor | Callable[[int, torch.Generator], Tensor]
 
     def __call__(self, learner: Learner, experience: Experience, settings: TrainSettings) -> None:
-        s, random = settings, experience.generator
+        s, rng = settings, experience.rng
         for _ in range(s.updates):
             if callable(self.samples):
-                z = self.samples(s.batch, random)
+                z = self.samples(s.batch, rng)
             else:
-                drawn = torch.randint(len(self.samples), (s.batch,), generator=random, device=random.device)
+                drawn = torch.randint(len(self.samples), (s.batch,), generator=rng, device=rng.device)
                 z = self.samples[drawn.to(self.samples.device)]
             learner.learn(-learner.log_prob(z.to(next(learner.flow.parameters()))).mean())
 

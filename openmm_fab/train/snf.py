@@ -55,29 +55,29 @@ class StochasticFlow:
         if not isinstance(flow, CouplingFlow) or flow.resampling is not None:
             raise ValueError(f"Expected a CouplingFlow of plain base, whose layers are known; got {flow}.")
         for _ in range(settings.updates):
-            z, log_q = self.sample_path(flow, experience.target, n, experience.generator)
+            z, log_q = self.sample_path(flow, experience.target, n, experience.rng)
             learner.counted.evaluations += n
             learner.learn(reverse_loss(experience, z, log_q)[0])
 
     def sample_path(
-        self, flow: CouplingFlow, target: Target, n: int, generator: torch.Generator | None = None
+        self, flow: CouplingFlow, target: Target, n: int, rng: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """n samples z (n, dim), and log q (n,) of their paths, both with a graph of the flow's parameters.
 
         Moves count as constants in the graph: accepted or not, and the force inside a leapfrog step.
         """
-        z = flow.sample_base(n, generator)
+        z = flow.sample_base(n, rng)
         log_q = _Base(flow).log_prob(flow.scaled(z))
         for k, layer in enumerate(flow.layers, 1):
             z, log_det = flow.couple(z, layer, inverse=True)
             log_q = log_q - log_det
             if k % self.every == 0:
-                z, gain = self._move(flow, target, z, k, generator)
+                z, gain = self._move(flow, target, z, k, rng)
                 log_q = log_q + gain
         return flow.scaled(z), log_q
 
     def log_prob_path(
-        self, flow: CouplingFlow, target: Target, z: Tensor, generator: torch.Generator | None = None
+        self, flow: CouplingFlow, target: Target, z: Tensor, rng: torch.Generator | None = None
     ) -> Tensor:
         """log q (n,) of one random path backwards from each z (n, dim): exp of it is right, its mean is a lower bound.
 
@@ -86,21 +86,21 @@ class StochasticFlow:
         z, log_q = flow.unscaled(z), torch.zeros_like(z[:, 0])
         for k in range(len(flow.layers), 0, -1):
             if k % self.every == 0:
-                z, gain = self._move(flow, target, z, k, generator)
+                z, gain = self._move(flow, target, z, k, rng)
                 log_q = log_q - gain
             z, log_det = flow.couple(z, flow.layers[k - 1])
             log_q = log_q + log_det
         return log_q + _Base(flow).log_prob(flow.scaled(z))
 
     def _move(
-        self, flow: CouplingFlow, target: Target, z: Tensor, k: int, generator: torch.Generator | None
+        self, flow: CouplingFlow, target: Target, z: Tensor, k: int, rng: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """z after the kernel behind layer k, and log f(after) - log f(before)."""
         lam, base = k / len(flow.layers), _Base(flow)
         z = flow.scaled(z)
         before = Points.at(z.detach(), base, target, flow_gradient=True)
         density = AnnealedDensity(PATH, lam, base, target)
-        after, _ = KERNELS[self.kernel](before, density, self.step_size, self.steps, generator)
+        after, _ = KERNELS[self.kernel](before, density, self.step_size, self.steps, rng)
         after = after.with_flow_gradient(base)
         moved = z + (after.z - before.z)
         gain = _with_graph(density, after, moved) - _with_graph(density, before, z)
@@ -119,22 +119,22 @@ class PathSampler:
     layers : StochasticFlow
     flow : CouplingFlow
     target : Target
-    generator : torch.Generator
+    rng : torch.Generator
         Of the paths backwards.
     """
 
     layers: StochasticFlow
     flow: CouplingFlow
     target: Target
-    generator: torch.Generator
+    rng: torch.Generator
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return self.layers.sample_path(self.flow, self.target, n, generator)
+            return self.layers.sample_path(self.flow, self.target, n, rng)
 
     def log_prob(self, z: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.layers.log_prob_path(self.flow, self.target, z, self.generator)
+            return self.layers.log_prob_path(self.flow, self.target, z, self.rng)
 
 
 class _Base:
@@ -143,8 +143,8 @@ class _Base:
     def __init__(self, flow: CouplingFlow) -> None:
         self.flow = flow
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        z = self.flow.scaled(self.flow.sample_base(n, generator))
+    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        z = self.flow.scaled(self.flow.sample_base(n, rng))
         return z, self.log_prob(z)
 
     def log_prob(self, z: Tensor) -> Tensor:

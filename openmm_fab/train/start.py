@@ -115,7 +115,7 @@ class Start:
         target, first = experience.target, flow.first
         joint = self.phase == "joint"
         others = self._defensive(flow, n)
-        z, log_q_t, log_q_s = flow.rsample_torsions_first(n, experience.generator, joint, others)
+        z, log_q_t, log_q_s = flow.rsample_torsions_first(n, experience.rng, joint, others)
         log_p, gradient = target.log_prob_and_gradient(z.detach())
         learner.counted.evaluations += 2 * n
         stepping = flow.log_prob if self.phase == "weights" else flow.torsions_log_prob

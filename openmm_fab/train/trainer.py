@@ -49,7 +49,7 @@ class Trainer:
     target : Target
     budget : Budget
     settings : TrainSettings, optional
-    generator : torch.Generator, optional
+    rng : torch.Generator, optional
         All randomness; saved in checkpoints.
     objective : Objective
         What is minimised, see `train.objectives`; FAB with the buffer unless told otherwise.
@@ -73,7 +73,7 @@ class Trainer:
         budget: Budget,
         *,
         settings: TrainSettings | None = None,
-        generator: torch.Generator | None = None,
+        rng: torch.Generator | None = None,
         objective: Objective = fab,
         about: Mapping[str, str] | None = None,
     ) -> None:
@@ -84,12 +84,10 @@ class Trainer:
         if isinstance(objective, MaximumLikelihood) and budget.minutes is budget.iterations is None:
             raise ValueError(f"Expected minutes or iterations: maximum likelihood has no energies; got {budget}.")
         like = next(flow.parameters())
-        random = self.generator = self.ranks.stream(generator or stream(like.device, 0))
+        rng = self.rng = self.ranks.stream(rng or stream(like.device, 0))
         me = weakref.proxy(self)  # a circle of references would hold the buffer's memory after the trainer is gone
-        self.learner = Learner(
-            flow, self.settings, self.ranks, random, lambda: me.spent, lambda seen: me._back_off(seen)
-        )
-        self.experience = Experience(self.learner.counted, target, self.settings, self.ranks, random, like)
+        self.learner = Learner(flow, self.settings, self.ranks, rng, lambda: me.spent, lambda seen: me._back_off(seen))
+        self.experience = Experience(self.learner.counted, target, self.settings, self.ranks, rng, like)
         self.health = Health()
         self.iteration, self.seconds = 0, 0.0
         self._before, self._evaluations = target.evaluations, 0
@@ -175,7 +173,7 @@ class Trainer:
         state = checkpoints.read(path)
         with checkpoints.restoring(path):
             checkpoints.check(path, state, self.state_dict(), self.target.matches)
-            self.load_state_dict(self.ranks.redistribute(state, self.generator.device))
+            self.load_state_dict(self.ranks.redistribute(state, self.rng.device))
 
     def state_dict(self) -> dict[str, Any]:
         """State that the next iteration of this process depends on, with the identity of the training."""
@@ -188,7 +186,7 @@ class Trainer:
             **self.experience.state_dict(),
             "start": self.objective.state_dict() if isinstance(self.objective, STATEFUL) else None,
             "health": {"rate": self.learner.rate, **self.health.state_dict()},
-            "random": self.generator.get_state(),
+            "random": self.rng.get_state(),
             "counts": [self.iteration, self.learner.updates, self.seconds, self.learner.skipped],
             "evaluations": [self.own_evaluations, self.learner.counted.evaluations],
         }
@@ -216,7 +214,7 @@ class Trainer:
             self.objective.load_state_dict(state["start"])
         self.health.load_state_dict(state["health"])
         learner.rate = state["health"]["rate"]
-        self.generator.set_state(state["random"])
+        self.rng.set_state(state["random"])
         self.iteration, learner.updates, self.seconds, learner.skipped = state["counts"]
         own, learner.counted.evaluations = state["evaluations"]
         self._before = self.target.evaluations - own

@@ -73,7 +73,7 @@ class ConstrainedMassTransport:
             if self._left == 0:
                 self._begin_stage(learner, experience, settings.batch)
             drawn = torch.multinomial(
-                self._log_w.softmax(0), settings.batch, replacement=True, generator=experience.generator
+                self._log_w.softmax(0), settings.batch, replacement=True, generator=experience.rng
             )
             learner.learn(-learner.log_prob(self._z[drawn]).mean())
             self._left -= 1
@@ -83,7 +83,7 @@ class ConstrainedMassTransport:
         """Draw samples, and weight them towards g."""
         parts = []
         for _ in range(-(-self.samples // (batch * experience.ranks.size))):
-            z, log_q = learner.counted.sample(batch, experience.generator)
+            z, log_q = learner.counted.sample(batch, experience.rng)
             log_p = experience.target.log_prob(z).double()
             log_q = log_q.double()
             experience.record_log_w(log_p - log_q)

@@ -14,7 +14,7 @@ from torch import Tensor
 from openmm_fab.ais.annealing import AISSettings, anneal_to_target, concatenate, run_ais
 from openmm_fab.ais.kernels import KERNELS, adapted
 from openmm_fab.target import Gaussian
-from openmm_fab.weights import Estimate, effective_sample_size, log_z, z_score
+from openmm_fab.weights import Estimate, effective_sample_size, log_mean_weight, z_score
 
 MEAN = torch.tensor([1.5, -1.0, 0.8, 1.2, -1.4], dtype=torch.float64)
 STD = torch.tensor([0.5, 0.7, 0.4, 0.6, 0.3], dtype=torch.float64)
@@ -38,12 +38,12 @@ class Cut(Gaussian):
 def _run(settings: AISSettings, n: int, seed: int = 0, target=None, flow=FLOW, step: float = 0.35):
     target = target or Gaussian(MEAN, STD, log_z=LOG_Z)
     random = torch.Generator().manual_seed(seed)
-    return run_ais(flow, target, n, settings, [step] * settings.intermediate, generator=random)
+    return run_ais(flow, target, n, settings, [step] * settings.intermediate, rng=random)
 
 
 def test_log_z_agrees_within_its_error():
     result = _run(ANNEALED, 3000)
-    estimate = log_z(result.log_w.numpy())
+    estimate = log_mean_weight(result.log_w.numpy())
     assert estimate.error < 0.05
     assert abs(z_score(estimate, Estimate(LOG_Z, 0.0))) < 4
 
@@ -51,7 +51,9 @@ def test_log_z_agrees_within_its_error():
 def test_beats_importance_sampling_and_guessing():
     errors = {}
     for name, settings in (("annealed", ANNEALED), ("plain", PLAIN)):
-        errors[name] = [abs(float(log_z(_run(settings, 200, s).log_w.numpy()).value) - LOG_Z) for s in range(8)]
+        errors[name] = [
+            abs(float(log_mean_weight(_run(settings, 200, s).log_w.numpy()).value) - LOG_Z) for s in range(8)
+        ]
     annealed, plain = (math.sqrt(sum(e**2 for e in errors[k]) / 8) for k in ("annealed", "plain"))
     assert plain > 1.0  # the problem is not trivial: the flow alone is lost
     assert annealed < 0.2
@@ -102,7 +104,7 @@ def test_alpha_two_estimates_the_integral_of_p_squared_over_q():
     parts = [_p_squared_over_q(float(m), float(s)) for m, s in zip(mean, std, strict=True)]
     exact = math.log(parts[0][0] * parts[1][0])
     assert exact > 0.5  # the integral of p would be log 1 = 0
-    estimate = log_z(result.log_w.numpy())
+    estimate = log_mean_weight(result.log_w.numpy())
     assert estimate.error < 0.02
     assert abs(z_score(estimate, Estimate(exact, 0.0))) < 4
     w = (result.log_w - result.log_w.max()).exp()
@@ -129,7 +131,7 @@ def test_invalid_points_leave_z_unbiased(alpha, outside):
     result = _run(AISSettings(alpha=alpha, intermediate=3, leapfrogs=3), 20_000, 0, Cut(mean, std, outside), flow)
     integral, centre, width = (1.0, 0.5, 0.8) if alpha == 1 else _p_squared_over_q(0.5, 0.8)
     exact = math.log(integral * 0.5 * math.erfc(-centre / width / math.sqrt(2)))
-    estimate = log_z(result.log_w.numpy())
+    estimate = log_mean_weight(result.log_w.numpy())
     assert abs(z_score(estimate, Estimate(exact, 0.0))) < 4
     assert estimate.error < 0.03  # leaving out the invalid ones would cost log 2
     lost = result.start.z[:, 0] <= 0
@@ -245,7 +247,7 @@ def test_resampling_levels_the_weights_and_keeps_their_mean():
     assert plain.resampled == 0 < resampled.resampled
     ess = [effective_sample_size(r.log_w.numpy()) / 2000 for r in (plain, resampled)]
     assert ess[1] > 0.5 > ess[0]
-    errors = [float(log_z(_run(often, 500, s).log_w.numpy()).value) - LOG_Z for s in range(8)]
+    errors = [float(log_mean_weight(_run(often, 500, s).log_w.numpy()).value) - LOG_Z for s in range(8)]
     assert max(map(abs, errors)) < 0.5
     x = resampled.points.z
     w = resampled.log_w.softmax(0)[:, None]
@@ -272,13 +274,11 @@ def test_step_sizes_of_densities_not_reached_stay():
 def test_anneal_to_target():
     settings = AISSettings(alpha=1.0, intermediate=8, leapfrogs=4)
     target = Gaussian(MEAN, STD, log_z=LOG_Z)
-    points, log_w = anneal_to_target(
-        FLOW, target, 2500, settings, generator=torch.Generator().manual_seed(0), batch=1000
-    )
+    points, log_w = anneal_to_target(FLOW, target, 2500, settings, rng=torch.Generator().manual_seed(0), batch=1000)
     assert points.z.shape == (2500, 5) and log_w.shape == (2500,)
     torch.testing.assert_close(points.log_p, target.log_prob(points.z))
     torch.testing.assert_close(points.log_q, FLOW.log_prob(points.z))
-    estimate = log_z(log_w.numpy())
+    estimate = log_mean_weight(log_w.numpy())
     assert estimate.error < 0.15 and abs(z_score(estimate, Estimate(LOG_Z, 0.0))) < 4
 
 
@@ -317,7 +317,7 @@ def test_chains_are_resampled_only_where_they_are_worn():
 
 def test_pilots_are_no_more_than_step_sizes_need():
     target, settings = Gaussian(MEAN, STD), AISSettings(alpha=1.0, intermediate=1, leapfrogs=1)
-    anneal_to_target(FLOW, target, 700, settings, generator=torch.Generator().manual_seed(0), batch=700, pilots=3)
+    anneal_to_target(FLOW, target, 700, settings, rng=torch.Generator().manual_seed(0), batch=700, pilots=3)
     assert target.evaluations == 2 * (700 + 3 * 256)
 
 
@@ -328,12 +328,12 @@ def test_pilots_come_before_what_counts():
     for pilots in (0, 3, 40):
         target = Gaussian(MEAN, STD)
         random = torch.Generator().manual_seed(0)
-        _, log_w = anneal_to_target(FLOW, target, 250, settings, generator=random, batch=100, pilots=pilots)
+        _, log_w = anneal_to_target(FLOW, target, 250, settings, rng=random, batch=100, pilots=pilots)
         assert target.evaluations == cost * (250 + 100 * pilots)
         spread[pilots] = float(log_w.std())
     assert spread[40] < 0.9 * spread[0]  # with steps of a thousandth the chains stand still
     target = Gaussian(MEAN, STD)
-    anneal_to_target(FLOW, target, 250, AISSettings(alpha=1.0, intermediate=0), generator=None, batch=100)
+    anneal_to_target(FLOW, target, 250, AISSettings(alpha=1.0, intermediate=0), rng=None, batch=100)
     assert target.evaluations == 250
 
 
@@ -356,8 +356,8 @@ def test_widths_multiply_the_steps():
     settings = AISSettings(alpha=1.0, intermediate=2, leapfrogs=3)
     random = [torch.Generator().manual_seed(0) for _ in range(2)]
     widths = torch.full((5,), 2.0, dtype=torch.float64)
-    wide = run_ais(FLOW, Gaussian(MEAN, STD), 50, settings, [0.1, 0.3], generator=random[0], widths=widths)
-    plain = run_ais(FLOW, Gaussian(MEAN, STD), 50, settings, [0.2, 0.6], generator=random[1])
+    wide = run_ais(FLOW, Gaussian(MEAN, STD), 50, settings, [0.1, 0.3], rng=random[0], widths=widths)
+    plain = run_ais(FLOW, Gaussian(MEAN, STD), 50, settings, [0.2, 0.6], rng=random[1])
     torch.testing.assert_close(wide.points.z, plain.points.z)
     torch.testing.assert_close(wide.log_w, plain.log_w)
 
@@ -398,16 +398,12 @@ def test_an_adaptive_ladder_is_not_chosen_by_the_chains_that_count() -> None:
 
     target = Watched(MEAN, STD, log_z=LOG_Z)
     settings = AISSettings(alpha=1.0, intermediate=30, leapfrogs=2, spacing="adaptive", ess_drop=0.3, step_size=0.3)
-    _, log_w = anneal_to_target(FLOW, target, 257, settings, generator=torch.Generator().manual_seed(0), batch=256)
+    _, log_w = anneal_to_target(FLOW, target, 257, settings, rng=torch.Generator().manual_seed(0), batch=256)
     assert len(log_w) == 257 and seen.count(1) > 5  # the last chain took as many steps as the others
     tail = seen[-seen.count(1) :]
     assert set(tail) == {1} and seen.count(1) == seen[: -len(tail)][::-1].index(256) + len(tail)
     runs = [
-        float(
-            anneal_to_target(
-                FLOW, target, 1, settings, generator=torch.Generator().manual_seed(s), batch=256, pilots=5
-            )[1]
-        )
+        float(anneal_to_target(FLOW, target, 1, settings, rng=torch.Generator().manual_seed(s), batch=256, pilots=5)[1])
         for s in range(40)
     ]
     plain = _run(PLAIN, 400).log_w
@@ -416,8 +412,8 @@ def test_an_adaptive_ladder_is_not_chosen_by_the_chains_that_count() -> None:
 
 def test_a_broken_flow_is_no_invalid_structure() -> None:
     class Broken(GaussianFlow):
-        def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-            z, log_q = super().sample(n, generator)
+        def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+            z, log_q = super().sample(n, rng)
             return z, torch.where(torch.arange(n) % 5 == 0, torch.nan, log_q)
 
     flow = Broken(torch.zeros(5, dtype=torch.float64), torch.ones(5, dtype=torch.float64))

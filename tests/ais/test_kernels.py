@@ -171,16 +171,16 @@ class _LineAndCircle(Target):
     def log_prob(self, z: Tensor) -> Tensor:
         return self.line.log_prob(z[:, :1]) + self.circle.log_prob(z[:, 1:])
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        line = self.line.mean + self.line.std * torch.randn(n, 1, generator=generator, dtype=torch.float64)
-        seed = int(torch.randint(2**31, (1,), generator=generator))
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        line = self.line.mean + self.line.std * torch.randn(n, 1, generator=rng, dtype=torch.float64)
+        seed = int(torch.randint(2**31, (1,), generator=rng))
         circle = np.random.default_rng(seed).vonmises(2.5, 1.2, (n, 1))
         return torch.cat([line, torch.from_numpy(circle)], 1)
 
 
 def _bent() -> tuple[_LineAndCircle, CouplingFlow, Tensor]:
     target = _LineAndCircle()
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=8, bins=4), generator=_random(0)).double()
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=8, bins=4), rng=_random(0)).double()
     with torch.no_grad():
         for layer in flow.layers:
             layer.w3.normal_(0, 0.3, generator=_random(1))

@@ -17,7 +17,7 @@ from command import _call
 from examples import chain, write_chain
 from typer.testing import CliRunner
 
-from openmm_fab.cli.app import app
+from openmm_fab.cli.commands import app
 from openmm_fab.ensemble.audit import Audit, State
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.generator.generator import BoltzmannGenerator

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from openmm_fab.cli import checkup
-from openmm_fab.cli.app import app
+from openmm_fab.cli.commands import app
 from openmm_fab.energy.agreement import DisagreementError
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.tools import fusing, memory, native

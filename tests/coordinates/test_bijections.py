@@ -125,7 +125,7 @@ def _flow(lines: int, circles: int, layers: int) -> Bijection:
     periodic = torch.arange(lines + circles) >= lines
     settings = FlowSettings(layers=max(layers, 2), hidden=16, bins=5, bound=4.0)
     random = torch.Generator().manual_seed(8)
-    flow = CouplingFlow(periodic, settings, generator=random).double()
+    flow = CouplingFlow(periodic, settings, rng=random).double()
     with torch.no_grad():
         for name, parameter in flow.named_parameters():
             if name[-2:] in ("b1", "b2", "w3", "b3"):

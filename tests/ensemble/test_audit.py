@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from ensembles import two_basins
 
-from openmm_fab.compare.comparing import compare
+from openmm_fab.comparison.comparing import compare
 from openmm_fab.ensemble.audit import TITLE, Audit, State
 from openmm_fab.report.html import report_html
 from openmm_fab.report.words import findings

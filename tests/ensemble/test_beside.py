@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ensembles import BUTANE, butane
 
-from openmm_fab.compare.comparing import compare
+from openmm_fab.comparison.comparing import compare
 from openmm_fab.ensemble.beside import as_ensemble
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.trajectories import fixed_lengths

@@ -14,7 +14,7 @@ from openmm import app
 
 from openmm_fab import Ensemble, MolecularSystem
 from openmm_fab.ensemble import couplings, dipole, hydrogen_bonds, noe_distances, polar_surface
-from openmm_fab.ensemble.basins import slow_angles, torsions
+from openmm_fab.ensemble.wells import slow_angles, torsions
 from openmm_fab.molecule.chemistry import conformer_of, molecule_of
 from openmm_fab.weights import rule_of_three
 

@@ -12,7 +12,7 @@ import pytest
 from ensembles import backbone, backbone_topology, flat
 from openmm import app
 
-from openmm_fab.compare.comparing import compare
+from openmm_fab.comparison.comparing import compare
 from openmm_fab.energy.backends import reduced_energy
 from openmm_fab.energy.evaluate import energies_of
 from openmm_fab.ensemble.blocks import slowest_inefficiency, time_blocks
@@ -93,7 +93,9 @@ def test_expectation_takes_callables_arrays_and_skips_invalid_frames() -> None:
     ensemble = backbone(phi, phi, log_w=np.log([1.0, 3.0, 1e-300]), invalid=0)
     assert ensemble.expectation(lambda t: mdtraj.compute_phi(t)[1][:, 0]).value == pytest.approx(0.875, abs=1e-4)
     assert ensemble.expectation(np.ones((3, 2, 2))).error.shape == (2, 2)
-    ensemble = backbone(phi, phi, log_w=[0.0, 0.0, -np.inf], invalid=1)
+    ensemble = backbone(
+        phi, phi, u=np.array([0.0, 0.0, np.inf]), log_w=[0.0, 0.0, -np.inf], log_q=np.zeros(3), invalid=1
+    )
     assert ensemble.expectation([1.0, 2.0, np.nan]).value == pytest.approx(1.5)
     assert ensemble.log_z.value == pytest.approx(np.log(2 / 3))
     assert "1 invalid" in repr(ensemble) and "k-hat" in repr(ensemble)

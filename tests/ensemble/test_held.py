@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ensembles import flat, two_basins
 
-from openmm_fab.compare.comparing import compare
+from openmm_fab.comparison.comparing import compare
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.held import COSTS, TITLE, UNKNOWN, Held, from_json, in_full, in_one_line, to_json
 from openmm_fab.report.html import report_html

@@ -11,7 +11,7 @@ from rings import cyclohexene, markov, nicotine, topology_of
 from openmm_fab.ensemble.blocks import slowest_inefficiency, time_blocks
 from openmm_fab.ensemble.states import nitrogen_sides, pucker_torsions, slow_states
 from openmm_fab.free_energy.profiles import basin_difference
-from openmm_fab.md.convergence import convergence
+from openmm_fab.md.convergence import assess_convergence
 
 
 def _of(name: str):
@@ -46,11 +46,11 @@ def test_a_flipping_ring_is_as_slow_as_its_chain() -> None:
     flip = 0.02  # a step, either way: (1 - 2 flip)^k, of which 1 + 2 sum is (1 - flip) / flip
     ensemble = cyclohexene(markov(20_000, flip, flip, np.random.default_rng(1)))
     assert slowest_inefficiency(ensemble.slow_angles()) == pytest.approx((1 - flip) / flip, rel=0.25)
-    report = convergence(ensemble[:5000])
+    report = assess_convergence(ensemble[:5000])
     assert report.effective == pytest.approx(5000 * flip / (1 - flip), rel=0.5)
     assert report.basin.startswith("0 < ring ") and all(name.startswith("ring ") for name in report.inefficiency)
     ensemble = nicotine(markov(5000, flip, flip, np.random.default_rng(3)))
-    slow = convergence(ensemble).inefficiency
+    slow = assess_convergence(ensemble).inefficiency
     (side,) = (g for name, g in slow.items() if name.startswith("side of"))
     assert side == pytest.approx((1 - flip) / flip, rel=0.4) and max(slow.values()) == side
 

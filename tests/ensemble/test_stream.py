@@ -73,7 +73,7 @@ def test_mdtraj_reads_the_trajectory(generator, tmp_path) -> None:
 def test_the_command_streams_and_resumes(generator, tmp_path) -> None:
     from typer.testing import CliRunner
 
-    from openmm_fab.cli.app import app
+    from openmm_fab.cli.commands import app
 
     molecule = write_chain(tmp_path / "chain")
     generator.save(tmp_path / "model.safetensors")
@@ -119,8 +119,8 @@ def test_running_weights_are_the_weights_of_all(n: int) -> None:
     for part in np.array_split(np.sort(log_w), 13):  # ascending: the sum's scale moves with every batch
         running.add(part)
     assert running.ess == pytest.approx(weights.effective_sample_size(log_w), rel=1e-12)
-    assert running.log_z.value == pytest.approx(weights.log_z(log_w).value, abs=1e-12)
-    assert running.log_z.error == pytest.approx(weights.log_z(log_w).error, rel=1e-10)
+    assert running.log_mean_weight.value == pytest.approx(weights.log_mean_weight(log_w).value, abs=1e-12)
+    assert running.log_mean_weight.error == pytest.approx(weights.log_mean_weight(log_w).error, rel=1e-10)
     assert running.khat == pytest.approx(weights.pareto_khat(log_w), rel=1e-12, nan_ok=True)
     assert running.invalid == (log_w == -np.inf).sum()
 

@@ -24,7 +24,7 @@ def _random(seed: int) -> torch.Generator:
 def _flow(lines: int, circles: int, seed: int = 0, settings: FlowSettings = SMALL, weight: float = 0.2) -> CouplingFlow:
     """Float64 flow whose spline parameters are of the order of one, as after training; angles between the lines."""
     periodic = torch.arange(lines + circles) % 2 == 1 if lines == circles else torch.arange(lines + circles) >= lines
-    flow = CouplingFlow(periodic, settings, generator=_random(seed)).double()
+    flow = CouplingFlow(periodic, settings, rng=_random(seed)).double()
     random = _random(seed + 1)
     with torch.no_grad():
         for name, parameter in flow.named_parameters():
@@ -45,7 +45,7 @@ def _base(z: Tensor, periodic: Tensor) -> Tensor:
 
 
 def test_a_new_flow_is_its_base():
-    flow = CouplingFlow(torch.tensor([False, True, False, True, True]), SMALL, generator=_random(0)).double()
+    flow = CouplingFlow(torch.tensor([False, True, False, True, True]), SMALL, rng=_random(0)).double()
     z = _points(flow, 50)
     torch.testing.assert_close(flow.log_prob(z), _base(z, flow.periodic), atol=1e-12, rtol=0)
     z, log_q = flow.sample(10_000, _random(1))
@@ -229,7 +229,7 @@ def test_products_in_bfloat16_make_a_density_as_well():
 
 def test_generators_decide():
     periodic = torch.tensor([False, True, False, True])
-    a, b, other = (CouplingFlow(periodic, SMALL, generator=_random(seed)) for seed in (1, 1, 2))
+    a, b, other = (CouplingFlow(periodic, SMALL, rng=_random(seed)) for seed in (1, 1, 2))
     for name, value in a.state_dict().items():
         assert torch.equal(value, b.state_dict()[name])
     assert any(not torch.equal(value, other.state_dict()[name]) for name, value in a.state_dict().items())
@@ -239,7 +239,7 @@ def test_generators_decide():
 def test_state_dict_round_trip():
     """Also the partition is saved: a flow made with another generator takes it over."""
     flow = _flow(3, 2)
-    other = CouplingFlow(flow.periodic, SMALL, generator=_random(99)).double()
+    other = CouplingFlow(flow.periodic, SMALL, rng=_random(99)).double()
     z = _points(flow, 10)
     assert not torch.allclose(other.log_prob(z), flow.log_prob(z))
     other.load_state_dict(flow.state_dict())

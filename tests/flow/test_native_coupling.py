@@ -127,7 +127,7 @@ def test_identity_at_zero() -> None:
 def test_a_flow_is_the_same_with_it_and_a_point_does_not_know_its_batch() -> None:
     periodic = torch.arange(9) >= 5
     flow = CouplingFlow(
-        periodic, FlowSettings(layers=4, hidden=16, bins=5), generator=torch.Generator().manual_seed(0)
+        periodic, FlowSettings(layers=4, hidden=16, bins=5), rng=torch.Generator().manual_seed(0)
     ).double()
     random = torch.Generator().manual_seed(1)
     for parameter in flow.parameters():

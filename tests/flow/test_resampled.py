@@ -25,7 +25,7 @@ def _random(seed: int) -> torch.Generator:
 
 def _flow(level: float = 0.0, weight: float = 4.0) -> CouplingFlow:
     """Acceptance between nearly 0 and 1, around sigmoid(level)."""
-    flow = CouplingFlow(PERIODIC, SETTINGS, generator=_random(0)).double()
+    flow = CouplingFlow(PERIODIC, SETTINGS, rng=_random(0)).double()
     with torch.no_grad():
         flow.resampling.net[4].weight.normal_(0, weight, generator=_random(1))
         flow.resampling.net[4].bias.fill_(level)
@@ -63,13 +63,13 @@ def test_density_is_that_of_the_samples(level):
     expected, counts = expected[expected > 10], counts[expected > 10]
     # The mean acceptance that the density has is known to a per cent, of which a chi-square sees a part.
     assert chi2.sf(((counts - expected) ** 2 / expected).sum() / 1.5, len(counts) - 1) > 1e-4
-    plain = CouplingFlow(PERIODIC, SETTINGS, generator=_random(0)).double()
+    plain = CouplingFlow(PERIODIC, SETTINGS, rng=_random(0)).double()
     assert (flow.log_prob(z) - plain.log_prob(z)).abs().mean() > 0.2  # it is not the plain flow
 
 
 def test_a_new_one_is_the_plain_base():
-    resampled = CouplingFlow(PERIODIC, SETTINGS, generator=_random(0)).double()
-    plain = CouplingFlow(PERIODIC, FlowSettings(layers=2, hidden=16, bins=4, scale=1.5), generator=_random(0)).double()
+    resampled = CouplingFlow(PERIODIC, SETTINGS, rng=_random(0)).double()
+    plain = CouplingFlow(PERIODIC, FlowSettings(layers=2, hidden=16, bins=4, scale=1.5), rng=_random(0)).double()
     z = torch.randn(50, 2, generator=_random(1), dtype=torch.float64)
     torch.testing.assert_close(resampled.log_prob(z), plain.log_prob(z), atol=1e-12, rtol=0)
 
@@ -86,7 +86,7 @@ def test_gradient_is_that_of_log_prob():
 
 
 def test_state_dict_holds_all_of_it():
-    flow, other = _flow(), CouplingFlow(PERIODIC, SETTINGS, generator=_random(9)).double()
+    flow, other = _flow(), CouplingFlow(PERIODIC, SETTINGS, rng=_random(9)).double()
     other.load_state_dict(flow.state_dict())
     z = torch.randn(10, 2, generator=_random(1), dtype=torch.float64)
     assert torch.equal(flow.log_prob(z), other.log_prob(z))
@@ -102,19 +102,17 @@ def test_it_learns_islands():
     """Two tails of a normal density, by the base alone: the layers stay as they are. The best that can be won over the
     plain base is -ln P(|z| > 1)."""
     random, periodic = _random(0), torch.zeros(2, dtype=torch.bool)
-    flow = CouplingFlow(periodic, FlowSettings(layers=2, hidden=32, bins=4, resampled=True), generator=random)
+    flow = CouplingFlow(periodic, FlowSettings(layers=2, hidden=32, bins=4, resampled=True), rng=random)
     for layer in flow.layers:
         layer.requires_grad_(False)
     z = torch.randn(60_000, 2, generator=_random(1))
     tails = z[z[:, 0].abs() > 1]
     settings = TrainSettings(batch=256, updates=8, warmup=10, learning_rate=1e-2, averaging=0.9, basin_share=0.0)
-    plain_flow = CouplingFlow(periodic, FlowSettings(layers=2, hidden=32, bins=4), generator=_random(0))
+    plain_flow = CouplingFlow(periodic, FlowSettings(layers=2, hidden=32, bins=4), rng=_random(0))
     plain = float(plain_flow.log_prob(tails).mean().detach())
     target = GaussianMixture(components=1)
     list(
-        Trainer(
-            flow, target, Budget(iterations=25), settings=settings, generator=random, objective=MaximumLikelihood(tails)
-        )
+        Trainer(flow, target, Budget(iterations=25), settings=settings, rng=random, objective=MaximumLikelihood(tails))
     )
     with torch.no_grad():
         won = float(_exact(flow, 2).log_prob(tails).mean()) - plain
@@ -124,7 +122,7 @@ def test_it_learns_islands():
 
 def test_its_samples_have_no_derivative():
     random = _random(0)
-    flow = CouplingFlow(PERIODIC, SETTINGS, generator=random)
+    flow = CouplingFlow(PERIODIC, SETTINGS, rng=random)
     with pytest.raises(ValueError, match="this one is resampled"):
         flow.rsample(10, random)
 
@@ -132,17 +130,13 @@ def test_its_samples_have_no_derivative():
 def test_training_does_not_fit_the_points_that_it_is_normalised_by() -> None:
     """64 points and a net that could remember them: the mean acceptance over them is that over fresh points too."""
     periodic, random = torch.zeros(10, dtype=torch.bool), _random(0)
-    flow = CouplingFlow(periodic, FlowSettings(layers=2, hidden=64, bins=4, resampled=True), generator=random)
+    flow = CouplingFlow(periodic, FlowSettings(layers=2, hidden=64, bins=4, resampled=True), rng=random)
     points = flow.resampling.points[:64].clone()
     flow.resampling.points = points.clone()
     data = torch.randn(4000, 10, generator=_random(1)).abs()
     settings = TrainSettings(batch=256, updates=8, warmup=5, learning_rate=1e-2, averaging=0.5, basin_share=0.0)
     target = GaussianMixture(components=1, dim=10)
-    list(
-        Trainer(
-            flow, target, Budget(iterations=20), settings=settings, generator=random, objective=MaximumLikelihood(data)
-        )
-    )
+    list(Trainer(flow, target, Budget(iterations=20), settings=settings, rng=random, objective=MaximumLikelihood(data)))
     with torch.no_grad():
         assert torch.equal(flow.resampling.points, points)  # those of the flow itself stay: its density is a function
         a = flow.resampling.log_acceptance(points).exp()

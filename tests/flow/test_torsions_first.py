@@ -24,7 +24,7 @@ NONE = ()
 def flow_of(periodic=PERIODIC, modes=NONE, settings=SETTINGS, noise=0.5):
     """A flow of random weights, float64."""
     random = torch.Generator().manual_seed(1)
-    flow = CouplingFlow(periodic, settings, generator=random, modes=modes).double()
+    flow = CouplingFlow(periodic, settings, rng=random, modes=modes).double()
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += noise * torch.randn(parameter.shape, generator=random, dtype=torch.float64)
@@ -91,7 +91,7 @@ def test_a_new_flow_has_a_mode_at_every_minimum(scale):
     from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
     flow = CouplingFlow(
-        PERIODIC, replace(SETTINGS, scale=scale), generator=torch.Generator().manual_seed(0), modes=(ONE, TWO)
+        PERIODIC, replace(SETTINGS, scale=scale), rng=torch.Generator().manual_seed(0), modes=(ONE, TWO)
     ).double()
     z, log_q = flow.sample(20_000, torch.Generator().manual_seed(0))
     expected = torch.full_like(log_q, -2 * math.log(2 * math.pi))

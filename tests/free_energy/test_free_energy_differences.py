@@ -19,23 +19,22 @@ from torch import Tensor
 
 from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.ensemble.ensemble import Ensemble
-from openmm_fab.free_energy.coordinate import coordinate
+from openmm_fab.free_energy.coordinate import coordinate_values
 from openmm_fab.free_energy.differences import (
-    at_temperature,
-    difference,
-    difference_bar,
     flow_samples,
-    log_z,
+    free_energy_difference,
+    free_energy_difference_bar,
     mbar,
-    reweighted,
+    reweight_energy,
+    reweight_temperature,
     temperature_difference,
     temperature_energy,
 )
 from openmm_fab.free_energy.estimators import exponential_average
-from openmm_fab.free_energy.populations import basins
+from openmm_fab.free_energy.populations import basin_populations
 from openmm_fab.free_energy.profiles import profile, surface
 from openmm_fab.generator.generator import BoltzmannGenerator
-from openmm_fab.generator.log_z import ais_log_weights, flow_energy, log_z_ais, log_z_bar
+from openmm_fab.generator.partition import ais_log_weights, flow_energy, log_z_ais, log_z_bar
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.target import Gaussian, VonMises
 from openmm_fab.train.settings import Budget
@@ -93,7 +92,7 @@ def reference(system: MolecularSystem, n: int, seed: int, torsions: float = 1.0,
     """Exact, independent frames at kT times scale."""
     x = exact_chain(n, system.kT * scale, np.random.default_rng(seed), torsions)
     ensemble = Ensemble(x, np.zeros(n), np.zeros(n), system.md_topology, system.temperature * scale)
-    u = reweighted(ensemble, system).u / scale
+    u = reweight_energy(ensemble, system).u / scale
     return Ensemble(x, u, np.zeros(n), system.md_topology, system.temperature * scale)
 
 
@@ -107,7 +106,7 @@ def test_log_z_of_a_generator_by_every_estimator(system, generator) -> None:
     samples, md = generator.sample(4000), reference(system, 2000, 1)
     with pytest.raises(ValueError, match="Expected AISSettings without resampling"):
         log_z_ais(generator, 2000, settings=AISSettings(alpha=1.0, intermediate=3, resample=0.5))
-    one_sided, annealed = log_z(samples), log_z_ais(generator, 2000, settings=AISSettings(alpha=1.0, intermediate=3))
+    one_sided, annealed = samples.log_z, log_z_ais(generator, 2000, settings=AISSettings(alpha=1.0, intermediate=3))
     two_sided, drawn = log_z_bar(generator, md, samples=samples), log_z_bar(generator, md, samples=4000)
     for found in (one_sided, annealed, two_sided, drawn):
         within(found, exact)
@@ -123,15 +122,15 @@ def test_between_force_fields(system, stiffer, generator) -> None:
     flow, md = generator.sample(6000), reference(system, 4000, 2)
     other = reference(stiffer, 2000, 3, STIFFER)
     for found in (
-        difference(flow, stiffer),
-        difference(md, stiffer),
-        difference_bar(md, other, system, stiffer),
-        difference_bar(flow, other, system, stiffer),  # a weighted ensemble is resampled first
+        free_energy_difference(flow, stiffer),
+        free_energy_difference(md, stiffer),
+        free_energy_difference_bar(md, other, system, stiffer),
+        free_energy_difference_bar(flow, other, system, stiffer),  # a weighted ensemble is resampled first
         mbar([md, other], [system, stiffer]).difference(0, 1),
-        -(log_z(reweighted(flow, stiffer)) - log_z(flow)),
+        -(reweight_energy(flow, stiffer).log_z - flow.log_z),
     ):
         within(found, exact)
-    assert difference_bar(md, other, system, stiffer).error < difference(md, stiffer).error
+    assert free_energy_difference_bar(md, other, system, stiffer).error < free_energy_difference(md, stiffer).error
 
 
 def test_between_temperatures(system, generator) -> None:
@@ -144,11 +143,11 @@ def test_between_temperatures(system, generator) -> None:
     within(-temperature_difference(warm, system.temperature), exact)
     at_hot = temperature_energy(system, hot)
     within(mbar([cold, warm], [system, at_hot]).difference(0, 1), exact)
-    within(difference_bar(cold, warm, system, at_hot), exact)
-    moved = at_temperature(cold, hot)
+    within(free_energy_difference_bar(cold, warm, system, at_hot), exact)
+    moved = reweight_temperature(cold, hot)
     assert moved.temperature == hot
     np.testing.assert_allclose(moved.u, cold.u / scale)
-    within(log_z(at_temperature(flow, hot)), chain_log_z(system.kT * scale))
+    within(reweight_temperature(flow, hot).log_z, chain_log_z(system.kT * scale))
     assert not temperature_difference(cold, 3 * hot).trusted
 
 
@@ -180,8 +179,8 @@ def test_ais_known_log_z_with_calibrated_errors(which: str) -> None:
 class Uniform:
     """One angle, uniform on the circle."""
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        z = (2 * torch.rand(n, 1, generator=generator, dtype=torch.float64) - 1) * math.pi
+    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        z = (2 * torch.rand(n, 1, generator=rng, dtype=torch.float64) - 1) * math.pi
         return z, self.log_prob(z)
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -220,33 +219,33 @@ def test_a_torsion_of_known_free_energy() -> None:
     soft, hard = torsion_ensemble(0.5, 3000, 0), torsion_ensemble(1.5, 3000, 1)
     exact = -np.log(i0(1.5) / i0(0.5))
     energies = [partial(torsion_energy, kappa=k) for k in (0.5, 1.5, 1.0)]
-    within(difference(soft, energies[1]), exact)
-    within(difference_bar(soft, hard, *energies[:2]), exact)
+    within(free_energy_difference(soft, energies[1]), exact)
+    within(free_energy_difference_bar(soft, hard, *energies[:2]), exact)
     states = mbar([soft, hard], energies)
     within(states.difference(0, 1), exact)
     within(states.difference(0, 2), -np.log(i0(1.0) / i0(0.5)))
     blocks = torsion_ensemble(0.5, 3000, 0, block=np.arange(3000) // 100)
-    assert difference(blocks, energies[1]).value == difference(soft, energies[1]).value
-    assert difference(blocks, energies[1]).error != difference(soft, energies[1]).error
+    assert free_energy_difference(blocks, energies[1]).value == free_energy_difference(soft, energies[1]).value
+    assert free_energy_difference(blocks, energies[1]).error != free_energy_difference(soft, energies[1]).error
 
 
 def test_what_cannot_be_is_refused() -> None:
     md = torsion_ensemble(1.0, 50, 0)
     with pytest.raises(ValueError, match="without log_q"):
-        log_z(md)
+        md.log_z  # noqa: B018
     with pytest.raises(ValueError, match="without log_q"):
         flow_samples(md)
     ones = np.ones(50)
     drawn = replace(md, u=ones, log_w=-2 * ones, log_q=ones)
-    assert log_z(drawn).value == pytest.approx(-2.0)
+    assert drawn.log_z.value == pytest.approx(-2.0)
     with pytest.raises(ValueError, match="whose level says nothing of Z"):
-        log_z(flow_samples(drawn))
+        flow_samples(drawn).log_z  # noqa: B018
     with pytest.raises(ValueError, match="without log_q"):
-        log_z(drawn.resample(20))
+        drawn.resample(20).log_z  # noqa: B018
     with pytest.raises(ValueError, match="energies"):
-        difference(backbone(np.zeros(3), np.zeros(3)), np.zeros(3))
+        free_energy_difference(backbone(np.zeros(3), np.zeros(3)), np.zeros(3))
     with pytest.raises(ValueError, match="one energy a frame"):
-        difference(md, np.zeros(49))
+        free_energy_difference(md, np.zeros(49))
     with pytest.raises(ValueError, match="0 K"):
         temperature_difference(md, 0.0)
     with pytest.raises(ValueError, match="energy for each ensemble"):
@@ -260,18 +259,20 @@ def test_coordinates_by_name_atoms_and_function() -> None:
     rng = np.random.default_rng(0)
     phi, psi = rng.uniform(-np.pi, np.pi, (2, 40))
     ensemble = backbone(phi, psi)
-    np.testing.assert_allclose(coordinate(ensemble, "phi"), phi, atol=1e-4)
-    np.testing.assert_allclose(coordinate(ensemble, "psi ALA2"), psi, atol=1e-4)
-    np.testing.assert_allclose(coordinate(ensemble, (0, 1, 2, 3)), phi, atol=1e-4)
-    np.testing.assert_allclose(coordinate(ensemble, (1, 2, 3)), np.deg2rad(110.0), atol=1e-4)
+    np.testing.assert_allclose(coordinate_values(ensemble, "phi"), phi, atol=1e-4)
+    np.testing.assert_allclose(coordinate_values(ensemble, "psi ALA2"), psi, atol=1e-4)
+    np.testing.assert_allclose(coordinate_values(ensemble, (0, 1, 2, 3)), phi, atol=1e-4)
+    np.testing.assert_allclose(coordinate_values(ensemble, (1, 2, 3)), np.deg2rad(110.0), atol=1e-4)
     ends = np.linalg.norm(ensemble.x[:, 4] - ensemble.x[:, 0], axis=1)
-    np.testing.assert_allclose(coordinate(ensemble, (0, 4)), ends, atol=1e-6)
-    np.testing.assert_allclose(coordinate(ensemble, lambda t: np.linalg.norm(t.xyz[:, 4] - t.xyz[:, 0], axis=1)), ends)
-    assert coordinate(ensemble, "rg").shape == (40,)
+    np.testing.assert_allclose(coordinate_values(ensemble, (0, 4)), ends, atol=1e-6)
+    np.testing.assert_allclose(
+        coordinate_values(ensemble, lambda t: np.linalg.norm(t.xyz[:, 4] - t.xyz[:, 0], axis=1)), ends
+    )
+    assert coordinate_values(ensemble, "rg").shape == (40,)
     with pytest.raises(ValueError, match="omega"):
-        coordinate(ensemble, "omega")
+        coordinate_values(ensemble, "omega")
     with pytest.raises(ValueError, match=r"\(40, 2\)"):
-        coordinate(ensemble, lambda t: np.zeros((40, 2)))
+        coordinate_values(ensemble, lambda t: np.zeros((40, 2)))
 
 
 def test_unweighted_profiles_and_surfaces_are_numpys_histograms() -> None:
@@ -282,7 +283,7 @@ def test_unweighted_profiles_and_surfaces_are_numpys_histograms() -> None:
     result = profile(ensemble, phi, bins=30, n_bootstrap=0)
     with np.errstate(divide="ignore"):
         np.testing.assert_allclose(result.value, -np.log(counts / counts.max()), atol=1e-12)
-    distance = coordinate(ensemble, (0, 4))
+    distance = coordinate_values(ensemble, (0, 4))
     by_atoms = profile(ensemble, (0, 4), bins=12)
     counts, edges = np.histogram(distance, 12)
     np.testing.assert_allclose(by_atoms.probability, counts / 5000, atol=1e-12)
@@ -305,7 +306,7 @@ def test_named_basins_with_calibrated_errors() -> None:
     for seed in range(60):
         phi = np.random.default_rng(seed).uniform(-np.pi, np.pi, 1500)
         masks = {name: (phi >= low) & (phi < high) for name, (low, high) in edges.items()}
-        found = basins(backbone(phi, phi, log_w=kappa * np.cos(phi)), masks, n_bootstrap=100, seed=seed)
+        found = basin_populations(backbone(phi, phi, log_w=kappa * np.cos(phi)), masks, n_bootstrap=100, seed=seed)
         z.append((found.between("a", "c").value + np.log(exact[2] / exact[0])) / found.between("a", "c").error)
         z += list((found.population.value - exact) / found.population.error)
     assert abs(np.mean(z)) < 0.35 and 0.8 < np.std(z) < 1.25
@@ -318,16 +319,16 @@ def test_missed_and_rare_basins_are_reported() -> None:
     phi = np.concatenate([np.full(95, -1.0), np.full(5, 1.0)])
     ensemble = backbone(phi, phi, block=np.arange(100) // 2)
     definitions = {"alpha": lambda t: phi < 0, "left": phi > 0, "nowhere": phi > 2}
-    found = basins(ensemble, definitions)
+    found = basin_populations(ensemble, definitions)
     assert "missed" in found.notes["nowhere"] and "only 2.8 effective blocks" in found.notes["left"]
     assert found.between("alpha", "nowhere").value == np.inf and np.isnan(found.between("alpha", "nowhere").error)
     assert "elsewhere" in str(found) and "missed" in str(found)
-    stuck = basins(backbone(phi, phi, block=np.where(phi > 0, 1, 0)), {"alpha": phi < 0})
+    stuck = basin_populations(backbone(phi, phi, block=np.where(phi > 0, 1, 0)), {"alpha": phi < 0})
     assert "only 1.0 effective blocks" in stuck.notes["alpha"]
     with pytest.raises(ValueError, match="overlap"):
-        basins(ensemble, {"a": phi < 2, "b": phi > 0})
+        basin_populations(ensemble, {"a": phi < 2, "b": phi > 0})
     with pytest.raises(ValueError, match="boolean"):
-        basins(ensemble, {"a": phi})
+        basin_populations(ensemble, {"a": phi})
     with pytest.raises(ValueError, match="nobody"):
         found.between("alpha", "nobody")
 
@@ -336,12 +337,12 @@ def test_reweighted_frames_have_the_other_energy() -> None:
     rng = np.random.default_rng(2)
     log_w = np.array([0.0, 1.0, -np.inf, 0.5, 0.0])
     u, new = rng.normal(size=5), np.array([1.0, -2.0, 3.0, np.inf, np.nan])
-    found = reweighted(backbone(np.zeros(5), np.zeros(5), u=u, log_w=log_w), new)
+    found = reweight_energy(backbone(np.zeros(5), np.zeros(5), u=u, log_w=log_w), new)
     np.testing.assert_allclose(found.u[[0, 1]], new[:2])
     np.testing.assert_allclose(found.log_w, [u[0] - 1.0, 1.0 + u[1] + 2.0, -np.inf, -np.inf, -np.inf])
     assert found.invalid == 3
     cold = backbone(np.zeros(5), np.zeros(5), u=u, temperature=300.0)
-    hot = at_temperature(cold, 400.0)
+    hot = reweight_temperature(cold, 400.0)
     np.testing.assert_allclose(hot.u, 0.75 * u)
     np.testing.assert_allclose(hot.log_w, 0.25 * u)
     assert hot.temperature == 400.0

@@ -8,7 +8,7 @@ from ensembles import butane, two_basins
 from openmm import unit
 
 from openmm_fab.free_energy.estimators import exponential_average
-from openmm_fab.free_energy.populations import basins
+from openmm_fab.free_energy.populations import basin_populations
 from openmm_fab.free_energy.profiles import basin_difference, phi_positive, profile, surface
 from openmm_fab.weights import Estimate
 
@@ -29,7 +29,7 @@ def test_units(name: str, size: float) -> None:
             np.testing.assert_allclose(getattr(other, key), size * np.asarray(getattr(plain, key)), rtol=1e-12)
         assert (other.unit, other.temperature) == (name, 300.0) and name in repr(other)
         np.testing.assert_allclose(other.in_units("kT").value, plain.value, rtol=1e-12)
-    one = basins(MD, {"in": phi_positive(MD), "out": ~phi_positive(MD)})
+    one = basin_populations(MD, {"in": phi_positive(MD), "out": ~phi_positive(MD)})
     assert one.in_units(name).between("in", "out").value == pytest.approx(size * one.between("in", "out").value)
     assert one.in_units(name).population is one.population
 
@@ -51,7 +51,10 @@ def test_methods_are_the_functions() -> None:
     np.testing.assert_array_equal(MD.profile("phi", bins=20).value, profile(MD, "phi", bins=20).value)
     np.testing.assert_array_equal(MD.surface("phi", "psi").value, surface(MD, "phi", "psi").value)
     assert MD.basin_difference().value == basin_difference(MD).value
-    assert MD.basins({"a": phi_positive(MD)}).population.value == basins(MD, {"a": phi_positive(MD)}).population.value
+    assert (
+        MD.basins({"a": phi_positive(MD)}).population.value
+        == basin_populations(MD, {"a": phi_positive(MD)}).population.value
+    )
     assert MD.free_energy_difference(MD.u + 2.0).value == pytest.approx(2.0)
     assert (MD.n_frames, MD.xyz is MD.x) == (MD.n, True)
 

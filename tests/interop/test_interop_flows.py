@@ -78,7 +78,7 @@ def _learns(flow, target) -> None:
         return effective_sample_size((target.log_prob(z) - log_q).detach().numpy()) / 1000
 
     before = ess()
-    for _ in Trainer(flow, target, Budget(iterations=40), settings=QUICK, generator=_random()):
+    for _ in Trainer(flow, target, Budget(iterations=40), settings=QUICK, rng=_random()):
         pass
     assert ess() > min(1.5 * before, 0.9)
 

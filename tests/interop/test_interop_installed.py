@@ -89,7 +89,7 @@ def test_requires_grad_is_a_context(bg):
 def test_bar_by_pymbar_names_what_to_use(bg):
     from bgflow.utils.free_energy import bennett_acceptance_ratio
 
-    with pytest.raises(NotImplementedError, match=r"pymbar 3: use openmm_fab\.difference_bar"):
+    with pytest.raises(NotImplementedError, match=r"pymbar 3: use openmm_fab\.free_energy_difference_bar"):
         bennett_acceptance_ratio(torch.zeros(5), torch.zeros(5), implementation="pymbar")
 
 

@@ -293,7 +293,7 @@ def test_a_flow_of_vectors_learns_bgflows_double_well(bg):
         return effective_sample_size((target.log_prob(z) - log_q).detach().numpy()) / 2000
 
     before = ess()
-    for _ in Trainer(flow, target, Budget(iterations=30), settings=settings, generator=_random()):
+    for _ in Trainer(flow, target, Budget(iterations=30), settings=settings, rng=_random()):
         pass
     assert ess() > 1.5 * before
     z, _ = flow.sample(100, _random(2))

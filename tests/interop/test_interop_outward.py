@@ -33,7 +33,7 @@ def _random(seed: int = 0) -> torch.Generator:
 def flow() -> CouplingFlow:
     """Float64, four lines and three circles, bent as after training."""
     periodic = torch.arange(7) >= 4
-    flow = CouplingFlow(periodic, FlowSettings(layers=4, hidden=16, bins=4), generator=_random()).double()
+    flow = CouplingFlow(periodic, FlowSettings(layers=4, hidden=16, bins=4), rng=_random()).double()
     with torch.no_grad():
         for name, parameter in flow.named_parameters():
             if name.endswith(("w3", "b3")):
@@ -86,7 +86,7 @@ def test_flow_both_ways(bg, flow):
 
 
 def test_prior_at_temperatures(bg):
-    flow = CouplingFlow(torch.tensor([False, False, True]), SMALL.flow, generator=_random()).double()
+    flow = CouplingFlow(torch.tensor([False, False, True]), SMALL.flow, rng=_random()).double()
     prior = to_prior(flow)
     base = torch.randn(20, 3, generator=_random(), dtype=torch.float64)
     normal = bg.NormalDistribution(2, torch.zeros(2, dtype=torch.float64))

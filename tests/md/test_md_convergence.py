@@ -11,7 +11,7 @@ from examples import chain
 from md_examples import coordinates, exact_structures
 
 from openmm_fab.ensemble.ensemble import Ensemble
-from openmm_fab.md.convergence import Convergence, _inefficiency, convergence, count_round_trips, walker_blocks
+from openmm_fab.md.convergence import Convergence, _inefficiency, assess_convergence, count_round_trips, walker_blocks
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_walkers_that_never_move_count_once() -> None:
 
 def test_independent_frames_agree_in_all_halves(structures) -> None:
     ensemble, inside = structures
-    report = convergence(ensemble, 40, frame_ps=2.0)
+    report = assess_convergence(ensemble, 40, frame_ps=2.0)
     assert report.effective > 2000 and abs(report.halves_z) < 3 and abs(report.drift_z) < 3 and not report.warnings
     assert report.df.value == pytest.approx(np.log((~inside).sum() / inside.sum()))
     times, differences = zip(*report.df_against_time, strict=True)
@@ -68,9 +68,9 @@ def test_halves_and_drifts_that_disagree_are_seen(structures) -> None:
     biased = np.concatenate([walker[walker % 2 == 0], walker[walker % 2 == 1]])
     frames = np.empty((40, 100), dtype=int)
     frames[biased] = order.reshape(40, 100)
-    report = convergence(ensemble[frames.flatten()], 40)
+    report = assess_convergence(ensemble[frames.flatten()], 40)
     assert report.halves_z > 3 and "halves of the walkers disagree" in str(report)
-    drifting = convergence(ensemble[order.reshape(100, 40).T.flatten()], 40)
+    drifting = assess_convergence(ensemble[order.reshape(100, 40).T.flatten()], 40)
     assert drifting.drift_z > 3 and "drifts" in str(drifting)
 
 
@@ -80,13 +80,13 @@ def test_a_basin_may_be_given_and_weights_count(structures) -> None:
     def left(trajectory) -> np.ndarray:
         return inside
 
-    report = convergence(ensemble, 20, basin=left, acceptance=[0.05, 0.5], round_trips=3)
+    report = assess_convergence(ensemble, 20, basin=left, acceptance=[0.05, 0.5], round_trips=3)
     assert report.basin == "left" and report.df.value == pytest.approx(np.log((~inside).sum() / inside.sum()))
     assert len(report.warnings) == 2 and "5 %" in report.warnings[0] and "3 round trips" in report.warnings[1]
     weighted = Ensemble(ensemble.x, ensemble.u, np.where(inside, 4.0, 0.0), ensemble.topology, 300.0)
-    assert convergence(weighted, 20).effective < 0.6 * report.effective
+    assert assess_convergence(weighted, 20).effective < 0.6 * report.effective
     with pytest.raises(ValueError, match="7 walkers of equal length; got 4000"):
-        convergence(ensemble, 7)
+        assess_convergence(ensemble, 7)
     nothing = Convergence(100, 1, 1.0, {}, 5.0)
     assert "Caution: 5 independent samples" in str(nothing)
 
@@ -95,14 +95,14 @@ def test_a_basin_of_few_visits_is_a_caution(structures) -> None:
     """Three of forty walkers were inside, for as long as they ran: three visits, however many frames."""
     ensemble, inside = structures
     frames = np.concatenate([np.resize(np.flatnonzero(inside), 300), np.resize(np.flatnonzero(~inside), 3700)])
-    report = convergence(replace(ensemble[frames], block=walker_blocks(40, 100)), 40)
+    report = assess_convergence(replace(ensemble[frames], block=walker_blocks(40, 100)), 40)
     assert "Caution: 0 < C0-C1-O2-C3 (1,2) < 2.5 rad: only 3.0 effective blocks inside" in str(report)
 
 
 def test_halves_are_calibrated(structures) -> None:
     ensemble, _ = structures
     rng = np.random.default_rng(4)
-    scores = [convergence(ensemble[rng.integers(4000, size=1000)], 50) for _ in range(40)]
+    scores = [assess_convergence(ensemble[rng.integers(4000, size=1000)], 50) for _ in range(40)]
     for key in ("halves_z", "drift_z"):
         z = np.array([getattr(s, key) for s in scores])
         assert abs(z.mean()) < 0.5 and 0.75 < z.std() < 1.3
@@ -148,7 +148,7 @@ def test_a_slow_drift_of_the_same_walkers_is_seen(structures) -> None:
     rows = np.where(state, np.flatnonzero(inside)[0], np.flatnonzero(~inside)[0]).flatten()
     walker = np.repeat(np.arange(256), 20)
     slow = Ensemble(ensemble.x[rows], np.zeros(5120), np.zeros(5120), ensemble.topology, 300.0, block=walker)
-    report = convergence(slow, 256)
+    report = assess_convergence(slow, 256)
     halves = [state[:, half].mean() for half in (slice(0, 10), slice(10, 20))]
     paired = state[:, :10].mean(1) - state[:, 10:].mean(1)
     assert report.drift_z == pytest.approx((halves[0] - halves[1]) / (paired.std(ddof=1) / 16), rel=0.01)
@@ -161,7 +161,7 @@ def test_nothing_known_of_correlation_is_said(structures, monkeypatch) -> None:
     """Without pymbar, single runs; and a molecule of which no torsion is looked at."""
     ensemble, _ = structures
     monkeypatch.setitem(sys.modules, "pymbar.timeseries", None)
-    report = convergence(ensemble)
+    report = assess_convergence(ensemble)
     assert np.isnan(report.effective) and "an unknown number independent" in str(report)
     assert any("not known" in w for w in report.warnings)
     assert any("no torsion is looked at" in w for w in Convergence(500, 1, 1.0, {}, np.nan).warnings)
@@ -172,12 +172,12 @@ def test_halves_that_are_blocks_have_no_error(structures) -> None:
     ensemble, inside = structures
     for block, walkers in ((np.arange(4000) // 2000, 1), (np.arange(4000) // 2000, 2)):
         one = replace(ensemble, block=block)
-        report = convergence(one, walkers)
+        report = assess_convergence(one, walkers)
         assert np.isnan(report.drift_z if walkers == 1 else report.halves_z)
     odd = replace(ensemble[:3999], block=np.arange(3999) // 2000)
-    assert np.isnan(convergence(odd).drift_z) or abs(convergence(odd).drift_z) < 10
+    assert np.isnan(assess_convergence(odd).drift_z) or abs(assess_convergence(odd).drift_z) < 10
     # Four walkers of one block each: two numbers against two, by hand.
-    four = convergence(replace(ensemble, block=np.arange(4000) // 1000), 4)
+    four = assess_convergence(replace(ensemble, block=np.arange(4000) // 1000), 4)
     share = inside.reshape(4, 1000).mean(1)
     error = np.sqrt(np.var(share[::2], ddof=1) / 2 + np.var(share[1::2], ddof=1) / 2)
     assert four.halves_z == pytest.approx((share[::2].mean() - share[1::2].mean()) / error, rel=0.3)

@@ -54,17 +54,17 @@ def test_places_of_no_density_are_left_and_never_entered() -> None:
 
 
 def test_resumes_with_the_same_model_only(generator, tmp_path) -> None:
-    fab.reference(generator.system, "hybrid", folder=tmp_path, generator=generator, **SHORT)
+    fab.run_reference(generator.system, "hybrid", folder=tmp_path, generator=generator, **SHORT)
     other = fab.BoltzmannGenerator(generator.system, generator.settings, seed=1)
     with pytest.raises(ValueError, match="got another model"):
-        fab.reference(generator.system, "hybrid", folder=tmp_path, resume=True, generator=other, **SHORT)
-    fab.reference(generator.system, "hybrid", folder=tmp_path, resume=True, generator=generator, **SHORT)
+        fab.run_reference(generator.system, "hybrid", folder=tmp_path, resume=True, generator=other, **SHORT)
+    fab.run_reference(generator.system, "hybrid", folder=tmp_path, resume=True, generator=generator, **SHORT)
 
 
 @pytest.mark.parametrize("settings", [dict(), dict(walk_every=10_000)], ids=str)
 def test_exact_with_a_poor_flow(generator, settings) -> None:
     given = dict(walkers=300, sweeps=80, burn_in=30, frame_every=10, progress=False) | settings
-    found = fab.reference(generator.system, "hybrid", generator=generator, seed=5, **given)
+    found = fab.run_reference(generator.system, "hybrid", generator=generator, seed=5, **given)
     assert found.n == 300 * 8
     z = z_scores(found, generator.system.kT)
     assert max(abs(v) for v in z.values()) < 4.0, z
@@ -88,7 +88,7 @@ def test_without_walks_only_the_flow_moves(generator) -> None:
 
 
 def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(generator, tmp_path, monkeypatch) -> None:
-    whole = fab.reference(generator.system, "hybrid", generator=generator, seed=2, **SHORT)
+    whole = fab.run_reference(generator.system, "hybrid", generator=generator, seed=2, **SHORT)
     advance, calls = HybridWalkers.advance, []
 
     def stopping(self, state):
@@ -100,9 +100,9 @@ def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(generator, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(HybridWalkers, "advance", stopping)
         with pytest.warns(UserWarning, match="resume=True goes on"):
-            part = fab.reference(generator.system, "hybrid", folder=tmp_path, generator=generator, seed=2, **SHORT)
+            part = fab.run_reference(generator.system, "hybrid", folder=tmp_path, generator=generator, seed=2, **SHORT)
     assert 0 < part.n < whole.n
-    resumed = fab.reference(
+    resumed = fab.run_reference(
         generator.system, "hybrid", folder=tmp_path, resume=True, generator=generator, seed=2, **SHORT
     )
     np.testing.assert_array_equal(resumed.x, whole.x)
@@ -112,24 +112,24 @@ def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(generator, tmp_
 
 def test_starting_structures(generator) -> None:
     start = generator.sample(3, seed=1).x
-    found = fab.reference(generator.system, "hybrid", generator=generator, start=start, **SHORT)
+    found = fab.run_reference(generator.system, "hybrid", generator=generator, start=start, **SHORT)
     assert np.isfinite(found.u).all()
     with pytest.raises(ValueError, match=r"Expected start with shape \(n, 5, 3\)"):
-        fab.reference(generator.system, "hybrid", generator=generator, start=start[:, :4], **SHORT)
+        fab.run_reference(generator.system, "hybrid", generator=generator, start=start[:, :4], **SHORT)
 
 
 def test_what_is_refused(generator, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"Expected generator=\.\.\., trained for chain.*got none"):
-        fab.reference(generator.system, "hybrid", **SHORT)
+        fab.run_reference(generator.system, "hybrid", **SHORT)
     with pytest.raises(ValueError, match="another temperature"):
-        fab.reference(chain(tmp_path, temperature=310.0), "hybrid", generator=generator, **SHORT)
+        fab.run_reference(chain(tmp_path, temperature=310.0), "hybrid", generator=generator, **SHORT)
     with pytest.raises(ValueError, match='generator for method="hybrid" alone'):
-        fab.reference(generator.system, "langevin", generator=generator)
+        fab.run_reference(generator.system, "langevin", generator=generator)
     with pytest.raises(ValueError, match="Expected walk_every >= 1"):
-        fab.reference(generator.system, "hybrid", generator=generator, **SHORT, walk_every=0)
+        fab.run_reference(generator.system, "hybrid", generator=generator, **SHORT, walk_every=0)
 
 
 def test_a_long_wait_is_a_warning(generator) -> None:
-    report = fab.reference(generator.system, "hybrid", generator=generator, **SHORT).convergence
+    report = fab.run_reference(generator.system, "hybrid", generator=generator, **SHORT).convergence
     assert not any("waited" in w for w in replace(report, longest_wait=3).warnings)
     assert any("waited 30 sweeps" in w for w in replace(report, longest_wait=30).warnings)

@@ -11,7 +11,7 @@ from md_examples import exact_energy, z_scores
 from openmm import app
 
 from openmm_fab.md import langevin as langevin_module
-from openmm_fab.md.reference import reference
+from openmm_fab.md.reference import run_reference
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 
 HERE: dict = dict(platform="Reference", progress=False)
@@ -25,7 +25,7 @@ def beads(tmp_path_factory) -> MolecularSystem:
 
 
 def test_langevin_samples_the_exact_distribution(beads, tmp_path) -> None:
-    ensemble = reference(
+    ensemble = run_reference(
         beads, "langevin", folder=tmp_path, **HERE, time_ps=3000.0, equilibration_ps=10.0, frame_ps=0.6, step_fs=4.0,
         friction=2.0,
     )  # fmt: skip
@@ -48,7 +48,7 @@ def test_langevin_samples_the_exact_distribution(beads, tmp_path) -> None:
 
 @pytest.mark.filterwarnings(FEW)
 def test_langevin_goes_on_where_it_was_interrupted(beads, tmp_path, monkeypatch) -> None:
-    whole = reference(beads, "langevin", folder=tmp_path / "whole", **SHORT)
+    whole = run_reference(beads, "langevin", folder=tmp_path / "whole", **SHORT)
     assert whole.n == 20
     write, calls = app.DCDFile.writeModel, []
 
@@ -61,33 +61,33 @@ def test_langevin_goes_on_where_it_was_interrupted(beads, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(app.DCDFile, "writeModel", stopping)
         with pytest.warns(UserWarning, match="Stopped after 35 %"):
-            part = reference(beads, "langevin", folder=tmp_path / "part", **SHORT)
+            part = run_reference(beads, "langevin", folder=tmp_path / "part", **SHORT)
     assert part.n == 7
-    resumed = reference(beads, "langevin", folder=tmp_path / "part", resume=True, **SHORT)
+    resumed = run_reference(beads, "langevin", folder=tmp_path / "part", resume=True, **SHORT)
     dcd = mdtraj.load(str(tmp_path / "part" / "trajectory.dcd"), top=beads.md_topology)
     assert resumed.n == dcd.n_frames == 20
     # The Reference platform is deterministic and its checkpoint has the random numbers.
     np.testing.assert_array_equal(resumed.x, whole.x)
     np.testing.assert_array_equal(resumed.u, whole.u)
-    longer = reference(beads, "langevin", folder=tmp_path / "part", resume=True, **SHORT | dict(time_ps=0.6))
+    longer = run_reference(beads, "langevin", folder=tmp_path / "part", resume=True, **SHORT | dict(time_ps=0.6))
     assert longer.n == 30
     np.testing.assert_array_equal(longer.x[:20], resumed.x)
     (tmp_path / "part" / "trajectory.dcd").write_bytes(b"")
     with pytest.raises(ValueError, match=r"Expected 30 frames in .*trajectory.dcd; it has fewer"):
-        reference(beads, "langevin", folder=tmp_path / "part", resume=True, **SHORT | dict(time_ps=0.6))
+        run_reference(beads, "langevin", folder=tmp_path / "part", resume=True, **SHORT | dict(time_ps=0.6))
 
 
 @pytest.mark.filterwarnings(FEW)
 def test_langevin_takes_constraints_and_notices_explosions(alanine_dipeptide, beads, tmp_path) -> None:
     rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", PAPER_FORCEFIELD, constraints=app.HBonds)
-    ensemble = reference(rigid, "langevin", **HERE, time_ps=0.2, equilibration_ps=0.0, frame_ps=0.02)
+    ensemble = run_reference(rigid, "langevin", **HERE, time_ps=0.2, equilibration_ps=0.0, frame_ps=0.02)
     pairs, lengths = rigid.constraints
     got = np.linalg.norm(ensemble.x[:, pairs[:, 0]] - ensemble.x[:, pairs[:, 1]], axis=2)
     np.testing.assert_allclose(got, np.broadcast_to(lengths, got.shape), atol=2e-6)
     context = langevin_module.context_of(rigid, langevin_module.LangevinSettings(), 0)
     assert context.getIntegrator().getStepSize()._value == pytest.approx(0.002)
     with pytest.raises((RuntimeError, openmm.OpenMMException), match=r"smaller step_fs|NaN"):
-        reference(beads, "langevin", **HERE, step_fs=100.0, time_ps=200.0, equilibration_ps=0.0)
+        run_reference(beads, "langevin", **HERE, step_fs=100.0, time_ps=200.0, equilibration_ps=0.0)
 
 
 # --- replica exchange ---
@@ -97,7 +97,7 @@ def test_langevin_takes_constraints_and_notices_explosions(alanine_dipeptide, be
 def test_velocities_do_not_carry_heat_from_one_temperature_to_another(beads) -> None:
     """Exchanges faster than friction: openmmtools leaves a replica the velocities of the temperature it comes from."""
     pytest.importorskip("openmmtools")
-    ensemble = reference(
+    ensemble = run_reference(
         beads, "replica-exchange", **HERE, temperatures=3, max_temperature=900.0, time_ps=40.0, equilibration_ps=2.0,
         frame_ps=0.1, step_fs=4.0, friction=0.5, reweight=False,
     )  # fmt: skip
@@ -113,9 +113,9 @@ def test_replica_exchange_samples_weighs_and_goes_on(beads, tmp_path) -> None:
         temperatures=3, max_temperature=450.0, time_ps=200.0, equilibration_ps=4.0, frame_ps=1.0, step_fs=4.0,
         friction=5.0,
     )  # fmt: skip
-    first = reference(beads, "replica-exchange", folder=tmp_path, **given | dict(time_ps=20.0))
+    first = run_reference(beads, "replica-exchange", folder=tmp_path, **given | dict(time_ps=20.0))
     assert first.n == 60 and (tmp_path / "replicas.nc").exists()
-    ensemble = reference(beads, "replica-exchange", folder=tmp_path, resume=True, **given)
+    ensemble = run_reference(beads, "replica-exchange", folder=tmp_path, resume=True, **given)
     assert ensemble.n == 600
     np.testing.assert_allclose(ensemble.x.reshape(3, 200, 5, 3)[:, :20], first.x.reshape(3, 20, 5, 3), atol=1e-6)
     scores = z_scores(ensemble, beads.kT)
@@ -145,9 +145,9 @@ def test_replica_exchange_keeps_what_it_has_at_ctrl_c(beads, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(multistate.ParallelTemperingSampler, "extend", stopping)
         with pytest.warns(UserWarning, match="Stopped after 67 %"):
-            part = reference(beads, "replica-exchange", folder=tmp_path, **given)
+            part = run_reference(beads, "replica-exchange", folder=tmp_path, **given)
     assert part.n == 2 * 6
-    whole = reference(beads, "replica-exchange", folder=tmp_path, resume=True, **given)
+    whole = run_reference(beads, "replica-exchange", folder=tmp_path, resume=True, **given)
     assert whole.n == 2 * 10
     np.testing.assert_allclose(whole.x.reshape(2, 10, 5, 3)[:, :6], part.x.reshape(2, 6, 5, 3), atol=1e-6)
 
@@ -156,7 +156,7 @@ def test_replica_exchange_keeps_what_it_has_at_ctrl_c(beads, tmp_path, monkeypat
 def test_replica_exchange_without_weights_gives_the_coldest_frames(beads) -> None:
     pytest.importorskip("openmmtools")
     given: dict = HERE | dict(temperatures=2, time_ps=0.5, equilibration_ps=0.1, frame_ps=0.05, max_temperature=3000.0)
-    ensemble = reference(beads, "replica-exchange", **given, reweight=False)
+    ensemble = run_reference(beads, "replica-exchange", **given, reweight=False)
     assert ensemble.n == 10 and not ensemble.log_w.any()
     with pytest.raises(ValueError, match="above the system's 300 K"):
-        reference(beads, "replica-exchange", **given | dict(max_temperature=250.0))
+        run_reference(beads, "replica-exchange", **given | dict(max_temperature=250.0))

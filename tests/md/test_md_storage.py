@@ -14,7 +14,7 @@ import openmm
 import pytest
 from examples import chain
 
-from openmm_fab.md.reference import reference
+from openmm_fab.md.reference import run_reference
 from openmm_fab.md.storage import check_storage
 from openmm_fab.molecule.system import MolecularSystem
 
@@ -46,7 +46,7 @@ def beads(tmp_path_factory) -> MolecularSystem:
 @pytest.fixture(scope="module")
 def run(beads, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    reference(beads, folder=folder, **SHORT)
+    run_reference(beads, folder=folder, **SHORT)
     return folder
 
 
@@ -94,7 +94,7 @@ def test_storages_that_would_run_are_refused(beads, run, tmp_path, what) -> None
         file["thermodynamic_states"].createVariable("state2", str, ("scalar",))[0] = text(beads, trap)
     where = r"thermodynamic_states/state2 of .*replicas\.nc"
     with pytest.raises(ValueError, match=rf"(?s)(?=.*{re.escape(said)}).*{where}"):
-        reference(beads, folder=folder, resume=True, **SHORT)
+        run_reference(beads, folder=folder, resume=True, **SHORT)
     assert not trap.exists()
     if what.startswith("a "):
         with contextlib.suppress(Exception):

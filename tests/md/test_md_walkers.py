@@ -14,7 +14,7 @@ from openmm import app
 from openmm_fab.md.bias import TorsionBias, chosen_torsions
 from openmm_fab.md.convergence import Convergence
 from openmm_fab.md.ladder import by_temperature, ladder_log_weights
-from openmm_fab.md.reference import reference
+from openmm_fab.md.reference import run_reference
 from openmm_fab.md.settings import WalkersExchangeSettings
 from openmm_fab.md.walkers import ExchangingWalkers, Walkers, exchange_temperatures
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
@@ -53,59 +53,59 @@ def interrupted(monkeypatch, after: int) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(beads, tmp_path, monkeypatch, method) -> None:
     given = SHORT | METHODS[method]
-    whole = reference(beads, method, seed=3, **given)
+    whole = run_reference(beads, method, seed=3, **given)
     assert whole.n == 5 * given["walkers"]
     with monkeypatch.context() as patch:
         interrupted(patch, 5 if method == "metadynamics" else 3)
         with pytest.warns(UserWarning, match="Stopped after .* resume=True goes on"):
-            part = reference(beads, method, folder=tmp_path, seed=3, **given)
+            part = run_reference(beads, method, folder=tmp_path, seed=3, **given)
     assert 0 < part.n < whole.n
-    resumed = reference(beads, method, folder=tmp_path, resume=True, seed=3, **given)
+    resumed = run_reference(beads, method, folder=tmp_path, resume=True, seed=3, **given)
     for key in ("x", "u", "log_w", "block"):
         np.testing.assert_array_equal(getattr(resumed, key), getattr(whole, key))
     assert "independent" in (tmp_path / "convergence.txt").read_text()
-    other = reference(beads, method, seed=4, **given)
+    other = run_reference(beads, method, seed=4, **given)
     assert not np.array_equal(other.x, whole.x)
 
 
 def test_a_run_can_be_made_longer_and_killed_at_any_time(beads, tmp_path) -> None:
     given = SHORT | METHODS["walkers"]
-    reference(beads, "walkers", folder=tmp_path, **given)
+    run_reference(beads, "walkers", folder=tmp_path, **given)
     # Killed between the two writes: frames that no state counts.
     chunk = next(tmp_path.glob("frames_*.npz"))
     (tmp_path / "frames_0000005.npz").write_bytes(chunk.read_bytes())
     longer = given | dict(time_ps=0.4)
-    resumed = reference(beads, "walkers", folder=tmp_path, resume=True, **longer)
-    np.testing.assert_array_equal(resumed.x, reference(beads, "walkers", **longer).x)
+    resumed = run_reference(beads, "walkers", folder=tmp_path, resume=True, **longer)
+    np.testing.assert_array_equal(resumed.x, run_reference(beads, "walkers", **longer).x)
     chunk.unlink()
     with pytest.raises(ValueError, match="got 0: files are missing"):
-        reference(beads, "walkers", folder=tmp_path, resume=True, **longer)
+        run_reference(beads, "walkers", folder=tmp_path, resume=True, **longer)
 
 
 def test_a_folder_holds_one_run(beads, tmp_path) -> None:
     given = SHORT | METHODS["walkers"]
-    reference(beads, "walkers", folder=tmp_path, **given)
+    run_reference(beads, "walkers", folder=tmp_path, **given)
     with pytest.raises(ValueError, match=r"without a run.*resume=True"):
-        reference(beads, "walkers", folder=tmp_path, **given)
+        run_reference(beads, "walkers", folder=tmp_path, **given)
     with pytest.raises(ValueError, match="another friction"):
-        reference(beads, "walkers", folder=tmp_path, resume=True, **given, friction=2.0)
+        run_reference(beads, "walkers", folder=tmp_path, resume=True, **given, friction=2.0)
     with pytest.raises(ValueError, match="another seed"):
-        reference(beads, "walkers", folder=tmp_path, resume=True, seed=1, **given)
+        run_reference(beads, "walkers", folder=tmp_path, resume=True, seed=1, **given)
     less = given | {"time_ps": 0.5 * given["time_ps"]}
     with pytest.raises(ValueError, match=r"time_ps = .* or more; got .*another folder"):
-        reference(beads, "walkers", folder=tmp_path, resume=True, **less)
+        run_reference(beads, "walkers", folder=tmp_path, resume=True, **less)
     with pytest.raises(ValueError, match="folder to resume from"):
-        reference(beads, "walkers", resume=True, **given)
+        run_reference(beads, "walkers", resume=True, **given)
 
 
 def test_ctrl_c_returns_what_was_sampled_or_passes_on(beads, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         interrupted(patch, 3)
         with pytest.warns(UserWarning, match=r"Stopped after 50 %.*folder=\.\.\."):
-            assert reference(beads, "walkers", **SHORT, walkers=4).n == 8
+            assert run_reference(beads, "walkers", **SHORT, walkers=4).n == 8
     interrupted(monkeypatch, 0)
     with pytest.raises(KeyboardInterrupt, match="before the first frame"):
-        reference(beads, "walkers", **SHORT, walkers=4)
+        run_reference(beads, "walkers", **SHORT, walkers=4)
 
 
 # --- what is refused ---
@@ -114,12 +114,12 @@ def test_ctrl_c_returns_what_was_sampled_or_passes_on(beads, monkeypatch) -> Non
 def test_what_cannot_be_done_says_what_can(beads, alanine_dipeptide, tmp_path) -> None:
     rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", PAPER_FORCEFIELD, constraints=app.HBonds)
     with pytest.raises(ValueError, match=r"without constraints; input has 12.*langevin"):
-        reference(rigid, "walkers", folder=tmp_path / "none", **CHEAP)
+        run_reference(rigid, "walkers", folder=tmp_path / "none", **CHEAP)
     assert not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match=r"method out of .*'langevin'.*'monte-carlo'"):
-        reference(beads, "monte-carlo")
+        run_reference(beads, "monte-carlo")
     with pytest.raises(ValueError, match=r"settings of 'walkers' out of .*got \['temperatures'\]"):
-        reference(beads, "walkers", temperatures=3)
+        run_reference(beads, "walkers", temperatures=3)
     for bad, message in (
         (dict(walkers=10), "whole ladders of 8"),
         (dict(max_temperature=200.0, walkers=8), "above the system's 300 K; got 200 K"),
@@ -129,7 +129,7 @@ def test_what_cannot_be_done_says_what_can(beads, alanine_dipeptide, tmp_path) -
         (dict(start=np.zeros((2, 4, 3))), r"start with shape \(n, 5, 3\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            reference(beads, "walkers-exchange", **CHEAP | bad)
+            run_reference(beads, "walkers-exchange", **CHEAP | bad)
 
 
 # --- exchange of temperatures ---
@@ -191,14 +191,14 @@ def test_walkers_that_exchange_sample_the_lowest_temperature(beads) -> None:
         walkers=720, temperatures=3, max_temperature=450.0, exchange_ps=0.02, time_ps=1.8, equilibration_ps=1.2,
         frame_ps=0.2, step_fs=4.0, start=start, seed=1,
     )  # fmt: skip
-    cold = reference(beads, "walkers-exchange", **given, reweight=False)
+    cold = run_reference(beads, "walkers-exchange", **given, reweight=False)
     assert cold.n == 9 * 240 and len(np.unique(cold.block)) == 240 and np.ptp(cold.log_w) == 0.0
     report = cold.convergence
     # Nine degrees of freedom, 22 % apart.
     assert len(report.acceptance) == 2 and all(0.5 < a < 0.95 for a in report.acceptance)
     assert report.round_trips > 0 and report.walkers == 240
 
-    everything = reference(beads, "walkers-exchange", **given)
+    everything = run_reference(beads, "walkers-exchange", **given)
     for ensemble in (cold, everything):
         scores = z_scores(ensemble, beads.kT)
         assert max(map(abs, scores.values())) < 4, scores
@@ -293,7 +293,7 @@ def test_metadynamics_flattens_a_torsion_and_its_weights_undo_that(beads, tmp_pa
         torsions=[FIRST], walkers=80, build_ps=7.2, hill_ps=0.04, hill_height=0.4, bias_factor=5.0,
         equilibration_ps=1.2, time_ps=4.0, frame_ps=0.4, step_fs=4.0, friction=5.0,
     )  # fmt: skip
-    ensemble = reference(beads, "metadynamics", folder=tmp_path, seed=2, **given)
+    ensemble = run_reference(beads, "metadynamics", folder=tmp_path, seed=2, **given)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     frozen = TorsionBias([FIRST], 0.3, state["coefficients"])
     # V = -(1 - 1/gamma) F where the walkers have been.
@@ -314,6 +314,6 @@ def test_few_walkers_are_cut_into_pieces_of_two_correlation_times(beads, monkeyp
     found = {}
     for slowest in (0.5, 1e6):
         monkeypatch.setattr(Convergence, "slowest", slowest)
-        found[slowest] = reference(beads, "walkers", **SHORT | dict(walkers=4, time_ps=1.6))
+        found[slowest] = run_reference(beads, "walkers", **SHORT | dict(walkers=4, time_ps=1.6))
     assert [len(np.unique(one.block)) for one in found.values()] == [20, 4]
     assert found[1e6].convergence.df.error != found[0.5].convergence.df.error  # the report has them, too

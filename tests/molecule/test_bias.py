@@ -14,7 +14,7 @@ from openmm import app, unit
 from openmm_fab.energy.backends import reduced_energy
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.ensemble.ensemble import Ensemble
-from openmm_fab.md.reference import reference
+from openmm_fab.md.reference import run_reference
 from openmm_fab.molecule.checks import UnsupportedSystemError
 from openmm_fab.molecule.system import MolecularSystem
 
@@ -73,7 +73,7 @@ def test_a_bias_that_is_added_later_to_our_system_is_refused(butane, tmp_path) -
         lambda: Ensemble.from_mdtraj(frames, butane),
         lambda: butane.fingerprint,
         lambda: butane.minimise(butane.positions),
-        lambda: reference(butane, "langevin", folder=tmp_path / "a", time_ps=0.1, progress=False),
+        lambda: run_reference(butane, "langevin", folder=tmp_path / "a", time_ps=0.1, progress=False),
     ):
         with pytest.raises(ValueError, match=r"of butane as it was given; it was changed since .*CustomCVForce"):
             use()

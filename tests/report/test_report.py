@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from ensembles import butane, flat, flow, two_basins
 
-from openmm_fab.compare.comparing import compare
+from openmm_fab.comparison.comparing import compare
 from openmm_fab.ensemble.ensemble import draw_structures
 from openmm_fab.report import figures, html
 from openmm_fab.report.html import end_reloading, report_html, write_report

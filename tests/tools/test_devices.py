@@ -141,9 +141,7 @@ def test_the_flow_starts_alike_on_every_device(monkeypatch) -> None:
 def test_a_trainer_keeps_its_tensors_where_the_flow_is() -> None:
     generator = BoltzmannGenerator(fab.MolecularSystem.load("butane"), SMALL, device="meta")
     settings = TrainSettings(batch=16, updates=1, buffer_min=2, buffer_max=4)
-    trainer = Trainer(
-        generator.flow, generator.target, Budget(iterations=1), settings=settings, generator=torch.Generator()
-    )
+    trainer = Trainer(generator.flow, generator.target, Budget(iterations=1), settings=settings, rng=torch.Generator())
     assert trainer.experience.buffer.z.device.type == next(trainer.learner.flow.parameters()).device.type == "meta"
 
 

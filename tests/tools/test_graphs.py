@@ -25,7 +25,7 @@ BATCH = 64
 def flow_of(settings: FlowSettings, compiled: bool = True) -> CouplingFlow:
     """On the GPU, double precision, with weights that do something."""
     periodic = torch.arange(7) % 3 == 0
-    flow = CouplingFlow(periodic, settings, generator=torch.Generator().manual_seed(0)).double()
+    flow = CouplingFlow(periodic, settings, rng=torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
         for p in flow.parameters():
             p.add_(0.05 * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(p.numel())))
@@ -178,7 +178,7 @@ class Recomputed(graphs._Differentiable):
 def test_autograd_gets_what_belongs_to_it(monkeypatch) -> None:
     monkeypatch.setattr(graphs, "_Differentiable", Recomputed)
     settings, periodic = FlowSettings(layers=2, hidden=8), torch.arange(7) % 3 == 0
-    flow = CouplingFlow(periodic, settings, generator=torch.Generator().manual_seed(0)).double()
+    flow = CouplingFlow(periodic, settings, rng=torch.Generator().manual_seed(0)).double()
     plain, z = copy.deepcopy(flow), torch.randn(5, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     flow._graphs = Graphs(5)
     gradients = []
@@ -196,7 +196,7 @@ def test_autograd_gets_what_belongs_to_it(monkeypatch) -> None:
 def test_path_gradients_may_be_recorded(monkeypatch) -> None:
     monkeypatch.setattr(graphs, "_Differentiable", Recomputed)
     settings, random = FlowSettings(layers=2, hidden=8), torch.Generator().manual_seed(0)
-    flow = CouplingFlow(torch.arange(7) % 3 == 0, settings, generator=random).double()
+    flow = CouplingFlow(torch.arange(7) % 3 == 0, settings, rng=random).double()
     with torch.no_grad():
         for p in flow.parameters():
             p.add_(0.1 * torch.randn(p.shape, dtype=p.dtype, generator=random))

@@ -26,10 +26,8 @@ SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=1,
 def _trainer(target=None, iterations: int = 1000, settings: TrainSettings = SMALL, objective=OBJECTIVES["fab"]):
     target = target or ManyWell(2)
     random = torch.Generator().manual_seed(0)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=16), generator=random)
-    return Trainer(
-        flow, target, Budget(iterations=iterations), settings=settings, generator=random, objective=objective
-    )
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=16), rng=random)
+    return Trainer(flow, target, Budget(iterations=iterations), settings=settings, rng=random, objective=objective)
 
 
 def _parameters(trainer: Trainer) -> list[Tensor]:
@@ -84,8 +82,8 @@ class NaNAfter(CouplingFlow):
 
 def test_losses_that_stay_nan_stop_training_with_advice() -> None:
     random, target = torch.Generator().manual_seed(0), ManyWell(2)
-    flow = NaNAfter(target.periodic, FlowSettings(layers=2, hidden=16), generator=random)
-    trainer = Trainer(flow, target, Budget(iterations=1000), settings=SMALL, generator=random)
+    flow = NaNAfter(target.periodic, FlowSettings(layers=2, hidden=16), rng=random)
+    trainer = Trainer(flow, target, Budget(iterations=1000), settings=SMALL, rng=random)
     trainer.step()
     good = _parameters(trainer)
     trainer.learner.flow.broken = True
@@ -160,15 +158,13 @@ def test_a_mode_that_is_lost_is_told_and_counted(monkeypatch) -> None:
     trainer.experience.buffer.add(both[:1000], torch.zeros(1000), torch.zeros(1000), torch.zeros(1000, 1))
     monkeypatch.setattr(watch, "LOOK_EVERY", 1)
     nothing = dict.fromkeys(("loss", "ess_flow", "acceptance"), math.nan)
-    random = trainer.generator.get_state()
+    random = trainer.rng.get_state()
     with pytest.warns(UserWarning, match=r"lost 1 basin.* near -15\d degrees \(\d\d\.\d % of the buffer, [01]\S* % of"):
         info = _check(trainer, nothing)
     assert info["lost_basins"] == 1.0
-    assert torch.equal(random, trainer.generator.get_state())  # looking changes nothing
+    assert torch.equal(random, trainer.rng.get_state())  # looking changes nothing
 
-    healthy = CouplingFlow(
-        target.periodic, FlowSettings(layers=2, hidden=16), generator=torch.Generator().manual_seed(0)
-    )
+    healthy = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=16), rng=torch.Generator().manual_seed(0))
     trainer.learner.flow.load_state_dict(healthy.state_dict())  # nearly uniform: knows both
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -24,8 +24,8 @@ class Bell(Multimodal):
     def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * (z / STD).square().sum(1) - 2 * math.log(STD) - math.log(2 * math.pi) + self.log_z
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        return STD * torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        return STD * torch.randn(n, 2, generator=rng, dtype=torch.float64)
 
     def mode_of(self, z: Tensor) -> Tensor:
         return torch.zeros(len(z), dtype=torch.long)

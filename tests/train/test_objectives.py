@@ -110,14 +110,14 @@ class Normal(nn.Module):
     def log_prob(self, z: Tensor) -> Tensor:
         return _log_normal(z[:, 0], *self.theta)
 
-    def rsample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(n, 1, generator=generator, dtype=torch.float64)
+    def rsample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(n, 1, generator=rng, dtype=torch.float64)
         z = self.theta[0] + self.theta[1].exp() * noise
         return z, self.log_prob(z)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return self.rsample(n, generator)
+            return self.rsample(n, rng)
 
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.theta.detach()
@@ -141,10 +141,10 @@ class Half(Peaks):
 LOG_Z = torch.logsumexp(_log_p(X), 0) + (X[1] - X[0]).log()
 
 
-def _samples(n: int, generator: torch.Generator) -> Tensor:
+def _samples(n: int, rng: torch.Generator) -> Tensor:
     """Exact, from the quantiles of a grid."""
     cumulative = torch.cumsum((_log_p(X) - LOG_Z).exp(), 0) * (X[1] - X[0])
-    u = torch.rand(n, generator=generator, dtype=torch.float64)
+    u = torch.rand(n, generator=rng, dtype=torch.float64)
     return X[torch.searchsorted(cumulative, u).clamp(max=len(X) - 1)][:, None]
 
 
@@ -184,7 +184,7 @@ def _trainer(
     )
     random = torch.Generator().manual_seed(0)
     return Trainer(
-        Normal(), target or Peaks(), Budget(iterations=10), settings=settings, generator=random, objective=objective
+        Normal(), target or Peaks(), Budget(iterations=10), settings=settings, rng=random, objective=objective
     )
 
 
@@ -240,9 +240,7 @@ def test_reverse_kl_adds_minus_the_logarithm_of_the_share_with_density():
     (slope,) = torch.autograd.grad(exact, theta)
     values, slopes = [], []
     for loss in losses_of(reverse_kl, with_share):
-        plain, _ = reverse_loss(
-            without.experience, *without.learner.flow.rsample(without.settings.batch, without.generator)
-        )
+        plain, _ = reverse_loss(without.experience, *without.learner.flow.rsample(without.settings.batch, without.rng))
         values.append(float(loss.detach() - plain.detach()))
         gradients = (
             torch.autograd.grad(part, of)[0] for part, of in ((loss, with_share.learner.flow.theta), (plain, theta))

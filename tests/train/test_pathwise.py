@@ -18,9 +18,7 @@ GRID = 160
 
 def _flow(seed: int = 0, resampled: bool = False, tilt: float = 0.08) -> CouplingFlow:
     random = torch.Generator().manual_seed(seed)
-    flow = CouplingFlow(
-        PERIODIC, FlowSettings(layers=4, hidden=8, bins=4, resampled=resampled), generator=random
-    ).double()
+    flow = CouplingFlow(PERIODIC, FlowSettings(layers=4, hidden=8, bins=4, resampled=resampled), rng=random).double()
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(tilt * torch.randn(parameter.shape, generator=random, dtype=torch.float64))

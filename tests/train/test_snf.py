@@ -27,9 +27,7 @@ def _random(seed: int) -> torch.Generator:
 
 
 def _flow(target, scale: float = 1.0, weight: float = 0.1) -> CouplingFlow:
-    flow = CouplingFlow(
-        target.periodic, FlowSettings(layers=4, hidden=8, bins=4, scale=scale), generator=_random(0)
-    ).double()
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=8, bins=4, scale=scale), rng=_random(0)).double()
     with torch.no_grad():
         for layer in flow.layers:
             layer.w3.normal_(0, weight, generator=_random(1))
@@ -113,9 +111,9 @@ def test_trains():
     """Learns a mixture of two near modes better than it began."""
     target = GaussianMixture(components=2, width=2.0, std=0.5)
     layers, random = StochasticFlow(every=2, kernel="metropolis", steps=2, step_size=0.5), _random(0)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=16), generator=random)
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=16), rng=random)
     settings = TrainSettings(batch=256, updates=4, warmup=10, learning_rate=5e-3, averaging=0.9, basin_share=0.0)
-    trainer = Trainer(flow, target, Budget(iterations=20), settings=settings, generator=random, objective=layers)
+    trainer = Trainer(flow, target, Budget(iterations=20), settings=settings, rng=random, objective=layers)
     history = list(trainer)
     assert history[-1]["loss"] < history[0]["loss"] - 0.3
     sampler = PathSampler(layers, flow, target, _random(1))

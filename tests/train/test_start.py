@@ -31,10 +31,10 @@ class Rotor(Target):
 
 def trainer_of(iterations=500, objective=None, tilt=0.5, settings=SETTINGS):
     target = Rotor(tilt)
-    flow = CouplingFlow(target.periodic, FLOW, generator=torch.Generator().manual_seed(0))
+    flow = CouplingFlow(target.periodic, FLOW, rng=torch.Generator().manual_seed(0))
     random = torch.Generator().manual_seed(0)
     return Trainer(
-        flow, target, Budget(iterations=iterations), settings=settings, generator=random, objective=objective or Start()
+        flow, target, Budget(iterations=iterations), settings=settings, rng=random, objective=objective or Start()
     )
 
 
@@ -104,9 +104,7 @@ def butane_generator():
 def test_a_flow_that_does_not_draw_torsions_first_is_refused():
     target = Rotor(0.5)
     flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8))
-    trainer = Trainer(
-        flow, target, Budget(iterations=1), settings=SETTINGS, generator=torch.Generator(), objective=Start()
-    )
+    trainer = Trainer(flow, target, Budget(iterations=1), settings=SETTINGS, rng=torch.Generator(), objective=Start())
     with pytest.raises(ValueError, match="Expected a flow that draws torsions first"):
         trainer.step()
 

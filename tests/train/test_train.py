@@ -22,7 +22,14 @@ from openmm_fab.train.objectives import OBJECTIVES, MaximumLikelihood, path_shar
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.snf import StochasticFlow
 from openmm_fab.train.trainer import Trainer
-from openmm_fab.weights import Estimate, effective_sample_size, effective_share, log_z, normalized_weights, z_score
+from openmm_fab.weights import (
+    Estimate,
+    effective_sample_size,
+    effective_share,
+    log_mean_weight,
+    normalized_weights,
+    z_score,
+)
 
 SMALL = TrainSettings(batch=32, updates=2, buffer_min=4, buffer_max=8, warmup=4, path_gradient=0.3, path_above=0.0)
 LEARN = TrainSettings(batch=128, updates=8, buffer_min=8, warmup=50, learning_rate=2e-3, averaging=0.98)
@@ -55,10 +62,8 @@ def _trainer(
     objective=OBJECTIVES["fab"],
 ):
     random = torch.Generator().manual_seed(seed)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), generator=random)
-    return Trainer(
-        flow, target, Budget(iterations=iterations), settings=settings, generator=random, objective=objective
-    )
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=layers, hidden=hidden), rng=random)
+    return Trainer(flow, target, Budget(iterations=iterations), settings=settings, rng=random, objective=objective)
 
 
 def _log_w(trainer: Trainer, n: int) -> tuple[Tensor, Tensor]:
@@ -80,11 +85,11 @@ def test_learns_double_wells(dtype, path):
     assert trainer.flow.matmul_dtype is None
     _, before = _log_w(trainer, 8192)
     assert effective_sample_size(before.numpy()) < 0.05 * 8192
-    assert abs(log_z(before.numpy()).value - target.log_z) > 0.05
+    assert abs(log_mean_weight(before.numpy()).value - target.log_z) > 0.05
     history = list(trainer)
     z, log_w = _log_w(trainer, 8192)
     assert effective_sample_size(log_w.numpy()) > 0.6 * 8192
-    estimate = log_z(log_w.numpy())
+    estimate = log_mean_weight(log_w.numpy())
     assert abs(estimate.value - target.log_z) < 0.04
     assert abs(z_score(estimate, Estimate(target.log_z, 0.0))) < 4
     a = torch.linspace(-6, 6, 100_001, dtype=torch.float64)
@@ -108,7 +113,7 @@ def test_learns_angles_and_lines():
     list(trainer)
     z, log_w = _log_w(trainer, 8192)
     assert effective_sample_size(log_w.numpy()) > 0.6 * 8192
-    estimate = log_z(log_w.numpy())
+    estimate = log_mean_weight(log_w.numpy())
     assert abs(estimate.value - target.log_z) < 0.04
     assert abs(z_score(estimate, Estimate(target.log_z, 0.0))) < 4
     w = torch.from_numpy(normalized_weights(log_w.numpy()))
@@ -163,7 +168,7 @@ def test_passes_of_both_kinds_have_weights_of_one_scale():
     precision = 2 / s**2 - 1
     peak = 2 * m / s**2 / precision
     exact = 2 * 0.7 - 2 * math.log(s) - 0.5 * math.log(precision) + 0.5 * precision * peak**2 - m**2 / s**2
-    for estimate in (log_z(annealed.numpy()), log_z(plain.numpy())):
+    for estimate in (log_mean_weight(annealed.numpy()), log_mean_weight(plain.numpy())):
         assert estimate.error < 0.01 and abs(z_score(estimate, Estimate(exact, 0.0))) < 4
     trainer.experience.begin(1)  # the first of every 16 is annealed
     for _ in range(30):
@@ -283,9 +288,9 @@ def test_broken_losses_end_training():
             return log_q * torch.nan if self.broken else log_q
 
     target, random = ManyWell(2), torch.Generator().manual_seed(0)
-    flow = Broken(target.periodic, FlowSettings(layers=2, hidden=16), generator=random)
+    flow = Broken(target.periodic, FlowSettings(layers=2, hidden=16), rng=random)
     flow.broken = False
-    trainer = Trainer(flow, target, Budget(iterations=100), settings=SMALL, generator=random)
+    trainer = Trainer(flow, target, Budget(iterations=100), settings=SMALL, rng=random)
     trainer.step()
     before = [p.clone() for p in flow.parameters()]
     trainer.learner.flow.broken = True
@@ -410,7 +415,7 @@ def test_forces_in_the_buffer_are_those_of_the_target_as_trained_on():
             2, 36, generator=torch.Generator().manual_seed(seed)
         ).double()
         trainer.experience.fill()
-    drawn = trainer.experience.buffer.sample(trainer.experience.buffer.size, trainer.generator)
+    drawn = trainer.experience.buffer.sample(trainer.experience.buffer.size, trainer.rng)
     lifted = trainer.experience.target.add_bias(drawn.grad_log_p, drawn.z)
     torch.testing.assert_close(
         lifted, trainer.experience.target.log_prob_and_gradient(drawn.z)[1], rtol=1e-4, atol=1e-4
@@ -533,7 +538,7 @@ def test_a_flow_that_shows_no_base_is_trained_as_published():
             Mixed(),
             Budget(iterations=3),
             settings=replace(SMALL, path_gradient=share),
-            generator=torch.Generator().manual_seed(3),
+            rng=torch.Generator().manual_seed(3),
         )
         ends.append([info["loss"] for info in trainer])
     assert ends[0] == ends[1]
@@ -553,7 +558,7 @@ def test_auto_takes_bfloat16_where_it_is_quick(quick, monkeypatch):
 
     def lower(flow, dtype):
         budget, settings = Budget(iterations=1), replace(SMALL, matmul_dtype=dtype)
-        trainer = Trainer(flow, ManyWell(2), budget, settings=settings, generator=torch.Generator())
+        trainer = Trainer(flow, ManyWell(2), budget, settings=settings, rng=torch.Generator())
         return getattr(trainer.learner.flow, "matmul_dtype", None) is torch.bfloat16
 
     flow = CouplingFlow(ManyWell(2).periodic, FlowSettings(layers=2, hidden=8))
@@ -594,9 +599,9 @@ def test_the_flow_is_the_learners_running_average():
 def test_a_pass_reaches_no_further_than_its_samples():
     """Of a narrow flow far from the target one sample holds nearly all the weight: not in the buffer."""
     target = ManyWell(4)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8), generator=torch.Generator().manual_seed(0))
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=2, hidden=8), rng=torch.Generator().manual_seed(0))
     settings = TrainSettings(batch=200, buffer_min=1, ais=AISSettings(intermediate=0, alpha=8.0))
-    trainer = Trainer(flow, target, Budget(iterations=1), settings=settings, generator=torch.Generator().manual_seed(0))
+    trainer = Trainer(flow, target, Budget(iterations=1), settings=settings, rng=torch.Generator().manual_seed(0))
     experience = trainer.experience
     experience.begin(0)
     experience.fill()
@@ -652,8 +657,8 @@ def test_running_statistics_of_other_flows_reach_the_averaged_one() -> None:
             self.width = torch.nn.Parameter(torch.zeros(2))
             self.register_buffer("seen", torch.zeros(2))
 
-        def sample(self, n, generator=None):
-            z = self.seen + self.width.exp() * torch.randn(n, 2, generator=generator)
+        def sample(self, n, rng=None):
+            z = self.seen + self.width.exp() * torch.randn(n, 2, generator=rng)
             return z.detach(), self.log_prob(z).detach()
 
         def log_prob(self, z):
@@ -668,7 +673,7 @@ def test_running_statistics_of_other_flows_reach_the_averaged_one() -> None:
         target,
         Budget(iterations=10),
         settings=SMALL,
-        generator=torch.Generator().manual_seed(0),
+        rng=torch.Generator().manual_seed(0),
         objective=objective,
     )
     list(trainer)
@@ -683,11 +688,11 @@ def test_a_resampled_base_is_resumed_uninterrupted(tmp_path) -> None:
         random, settings = torch.Generator().manual_seed(seed), FlowSettings(layers=2, hidden=8, resampled=True)
         target = ManyWell(2)
         return Trainer(
-            CouplingFlow(target.periodic, settings, generator=random),
+            CouplingFlow(target.periodic, settings, rng=random),
             target,
             Budget(iterations=6),
             settings=SMALL,
-            generator=random,
+            rng=random,
         )
 
     whole, first, second = made(0), made(0), made(5)

@@ -81,10 +81,8 @@ class NoGradient(ManyWell):
 
 def trainer_of(target, objective, iterations: int) -> Trainer:
     random = torch.Generator().manual_seed(0)
-    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=16), generator=random)
-    return Trainer(
-        flow, target, Budget(iterations=iterations), settings=SETTINGS, generator=random, objective=objective
-    )
+    flow = CouplingFlow(target.periodic, FlowSettings(layers=4, hidden=16), rng=random)
+    return Trainer(flow, target, Budget(iterations=iterations), settings=SETTINGS, rng=random, objective=objective)
 
 
 def test_energies_alone_are_enough():

@@ -97,13 +97,13 @@ class EnsembleSampler(bgflow.Sampler):
     """bgflow.Sampler that draws structures by weight, flat nm (n, 3 n_atoms); at another temperature by the weights
     for it."""
 
-    def __init__(self, ensemble: Ensemble, generator: torch.Generator | None, dtype: torch.dtype) -> None:
+    def __init__(self, ensemble: Ensemble, rng: torch.Generator | None, dtype: torch.dtype) -> None:
         super().__init__()
         if not np.isfinite(ensemble.log_w).any():
             raise ValueError("Expected an ensemble with weights; no frame of this one has any.")
         self.x = torch.as_tensor(ensemble.x.reshape(ensemble.n, -1), dtype=dtype)
         self.log_w, self.u = torch.as_tensor(ensemble.log_w), torch.as_tensor(ensemble.u)
-        self.generator = generator
+        self.rng = rng
 
     def _sample(self, n_samples: int) -> Tensor:
         return self._drawn(n_samples, self.log_w)
@@ -115,5 +115,5 @@ class EnsembleSampler(bgflow.Sampler):
         return self._drawn(n_samples, torch.where(torch.isfinite(self.log_w), self.log_w + change, -torch.inf))
 
     def _drawn(self, n: int, log_w: Tensor) -> Tensor:
-        with seeded(self.generator, torch.device("cpu")):
+        with seeded(self.rng, torch.device("cpu")):
             return self.x[torch.multinomial(torch.softmax(log_w, 0), n, replacement=True)]

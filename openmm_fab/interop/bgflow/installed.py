@@ -110,8 +110,8 @@ def _repair_tensors() -> None:
 
 def _no_bar(*args: Any, **kwargs: Any) -> None:
     raise NotImplementedError(
-        "bgflow's BAR by pymbar needs pymbar 3: use openmm_fab.difference_bar or openmm_fab.mbar, which take pymbar 4 "
-        'and give errors. (implementation="torch" stops after one step where the difference is negative.)'
+        "bgflow's BAR by pymbar needs pymbar 3: use openmm_fab.free_energy_difference_bar or openmm_fab.mbar, which "
+        'take pymbar 4 and give errors. (implementation="torch" stops after one step where the difference is negative.)'
     )
 
 

@@ -47,7 +47,7 @@ class Angle:
 
 
 @dataclass(frozen=True)
-class Basins:
+class TorsionWells:
     """Wells of each of several angles, and which combination of them a structure lies in.
 
     Parameters
@@ -61,7 +61,7 @@ class Basins:
     wells: tuple[np.ndarray, ...]
 
     @classmethod
-    def of(cls, topology: mdtraj.Topology, x: np.ndarray, weights: np.ndarray, heavy: bool = False) -> Basins:
+    def of(cls, topology: mdtraj.Topology, x: np.ndarray, weights: np.ndarray, heavy: bool = False) -> TorsionWells:
         """Find the basins that structures x (n, atoms, 3), nm, with weights (n,) show in the wells of their torsions.
 
         Parameters

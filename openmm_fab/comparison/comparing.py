@@ -14,7 +14,7 @@ from .. import weights as _weights
 from ..ensemble.beside import as_ensemble
 from ..ensemble.ensemble import Ensemble
 from ..ensemble.trajectories import check_same_atoms, fixed_lengths
-from ..free_energy.coordinate import coordinate
+from ..free_energy.coordinate import coordinate_values
 from ..molecule.graph import graph_of
 from ..molecule.torsions import backbone_pairs
 from ..tools.circle import circular_bins
@@ -83,7 +83,7 @@ def compare(
     if reference is None:
         raise ValueError(
             "Expected an ensemble to compare with; got None: this system brings no reference. Make one with "
-            "fab.reference(system, ...), or from MD of your own with Ensemble.from_mdtraj."
+            "fab.run_reference(system, ...), or from MD of your own with Ensemble.from_mdtraj."
         )
     reference = as_ensemble(reference, ensemble)
     check_same_atoms(ensemble.topology, reference.topology)
@@ -173,7 +173,7 @@ def _coordinates(both: Sequence[Ensemble], chosen: Mapping[str, Chosen]) -> list
     if ends is not None:
         asked |= {f"end to end {atoms[ends[0]].name}-{atoms[ends[1]].name}": ends, "rg": "rg"}
     asked |= {name: c for name, c in chosen.items() if not (isinstance(c, tuple) and len(c) == 4)}
-    found = [{name: coordinate(e, c) for name, c in asked.items()} for e in both]
+    found = [{name: coordinate_values(e, c) for name, c in asked.items()} for e in both]
     for name, values in (("u", [e.u for e in both]), ("log w", [_log_w(e) for e in both])):
         if all(np.isfinite(v[e.log_w > -np.inf]).all() for v, e in zip(values, both, strict=True)):
             for one, v in zip(found, values, strict=True):

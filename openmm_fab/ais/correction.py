@@ -20,7 +20,7 @@ WIDEST = 0.3  # of z^2 in a fit: p exp(fit) stays narrower than twice p, whose z
 OUTLIERS = 30.0  # kT below the middle: values of clashes, which would rule a fit
 
 
-class Difference:
+class Correction:
     """A fit of d(z): sums of z and z^2 of straight coordinates, and of waves of periodic ones.
 
     Parameters
@@ -36,7 +36,7 @@ class Difference:
         self.coefficients = torch.zeros(functions, dtype=torch.float64) if coefficients is None else coefficients
 
     @classmethod
-    def fitted(cls, periodic: Tensor, z: Tensor, d: np.ndarray) -> Difference:
+    def fitted(cls, periodic: Tensor, z: Tensor, d: np.ndarray) -> Correction:
         """Ridge regression, its strength by the error in values left out one at a time.
 
         Parameters
@@ -86,7 +86,7 @@ class Difference:
 class Corrected(Target):
     """A density p times the exponential of a fitted difference."""
 
-    def __init__(self, target: Target, difference: Difference) -> None:
+    def __init__(self, target: Target, difference: Correction) -> None:
         self.target, self.difference = target, difference
         self.dim, self.periodic = target.dim, target.periodic
 

@@ -9,10 +9,10 @@ import pytest
 from ensembles import backbone, flat
 from scipy.special import erf, i0, i1
 
-from openmm_fab.compare.comparing import compare
-from openmm_fab.compare.divergences import divergence, edges_of, halves, noise, open_bins, own_noise
-from openmm_fab.compare.sides import Side
-from openmm_fab.compare.verdicts import verdict
+from openmm_fab.comparison.comparing import compare
+from openmm_fab.comparison.divergences import divergence, edges_of, halves, noise, open_bins, own_noise
+from openmm_fab.comparison.sides import Side
+from openmm_fab.comparison.verdicts import verdict
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.free_energy.profiles import basin_difference, profile
 from openmm_fab.tools.circle import circular_bins

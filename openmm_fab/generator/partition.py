@@ -16,7 +16,7 @@ from torch import Tensor
 from ..ais.annealing import PILOTS, AISSettings, anneal_to_target
 from ..ensemble.ensemble import Ensemble
 from ..flow.base import Flow
-from ..free_energy.differences import check_same_temperature, check_weights_of_flow, energies_in, equally_weighted
+from ..free_energy.differences import check_same_temperature, energies_in, equally_weighted
 from ..free_energy.estimators import FreeEnergy, bar_estimate, exponential_average
 from ..target import BoltzmannTarget, Target
 from ..tools.devices import stream
@@ -32,7 +32,9 @@ def log_z_ais(
     seed: int = 0,
     progress: bool = True,
 ) -> FreeEnergy:
-    """log Z by annealed importance sampling from the flow to the true energy (Neal 2001): `log_z` with better weights.
+    """log Z by annealed importance sampling from the flow to the true energy (Neal 2001).
+
+    `Ensemble.log_z` with better weights.
 
     Parameters
     ----------
@@ -72,7 +74,7 @@ def ais_log_weights(
         Passes before the first that counts, in which step sizes are adapted; then they are held.
     """
     about: dict[str, Any] = {"batch": batch, "pilots": pilots, "progress": progress}
-    return anneal_to_target(flow, target, n, settings, generator=rng, **about)[1].cpu().numpy()
+    return anneal_to_target(flow, target, n, settings, rng=rng, **about)[1].cpu().numpy()
 
 
 def log_z_bar(
@@ -93,7 +95,7 @@ def log_z_bar(
     check_same_temperature(flow, reference)
     if flow.log_q is None:
         raise ValueError("Expected samples of the generator; got an ensemble without log_q. Use generator.sample(n).")
-    check_weights_of_flow(flow)
+    flow.check_weights_of_flow()
     frames = equally_weighted(reference, seed)
     log_w = -energies_in(generator.energy if np.isnan(frames.u).any() else frames.u, frames)
     log_w = log_w - np.asarray(generator.log_prob(frames.x))

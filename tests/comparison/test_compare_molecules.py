@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from ensembles import BUTANE, backbone, backbone_topology, butane, one, place
 
-from openmm_fab.compare.comparing import compare
-from openmm_fab.compare.projections import circle_features, principal_components, slow_components
-from openmm_fab.compare.regions import ramachandran_regions, wells
-from openmm_fab.compare.torsions import end_to_end, rotatable_torsions, torsion_values
+from openmm_fab.comparison.comparing import compare
+from openmm_fab.comparison.projections import circle_features, principal_components, slow_components
+from openmm_fab.comparison.regions import ramachandran_regions, wells
+from openmm_fab.comparison.torsions import end_to_end, rotatable_torsions, torsion_values
 from openmm_fab.ensemble.ensemble import Ensemble
 
 

@@ -11,9 +11,9 @@ import pytest
 from ensembles import backbone, backbone_topology, flow, two_basins
 from scipy.special import erf
 
-from openmm_fab.compare.comparing import compare
-from openmm_fab.compare.divergences import divergence
-from openmm_fab.compare.verdicts import NO_WEIGHTS, TOO_FEW, Reliability, verdict
+from openmm_fab.comparison.comparing import compare
+from openmm_fab.comparison.divergences import divergence
+from openmm_fab.comparison.verdicts import NO_WEIGHTS, TOO_FEW, Reliability, verdict
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.free_energy.profiles import in_phi_positive
 
@@ -227,5 +227,5 @@ def test_default_basin_has_its_upper_edge() -> None:
 
 
 def test_without_a_reference_it_says_how_to_make_one() -> None:
-    with pytest.raises(ValueError, match=r"Make one with fab\.reference"):
+    with pytest.raises(ValueError, match=r"Make one with fab\.run_reference"):
         compare(flow(100, seed=0), None)

@@ -9,7 +9,7 @@ import pytest
 from ensembles import turned
 from rings import cyclohexene, markov, nicotine
 
-from openmm_fab.compare.comparing import compare
+from openmm_fab.comparison.comparing import compare
 from openmm_fab.ensemble.ensemble import Ensemble
 
 AGREE = "agree within errors"
