@@ -2,7 +2,7 @@
 
 Those of ligands.smi. Each goes through parts, whose figures are kept in FOLDER/NAME.json as soon as they are there; the
 same command again makes what is missing, and what failed. `--only` and `--parts` choose: made (parameters and
-coordinates), walkers (`reference(system, "walkers-exchange")`), replicas (OpenMM and openmmtools alone, by
+coordinates), walkers (`run_reference(system, "walkers-exchange")`), replicas (OpenMM and openmmtools alone, by
 systems/ibuprofen/reference/make_reference.py), trained, sampled (20,000 samples, and an audit), etkdg (RDKit's
 conformers at minima of the same energy), compared (populations, against walkers and replicas).
 """
@@ -23,7 +23,7 @@ import mdtraj
 import numpy as np
 
 import openmm_fab as fab
-from openmm_fab.ensemble.basins import Basins
+from openmm_fab.ensemble.wells import TorsionWells
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.generator.presets import PRESETS
 from openmm_fab.md.settings import WalkersExchangeSettings
@@ -202,7 +202,7 @@ class Bench:
         system, ensemble = self.system(), self.ensemble()
         x, u = conformers.embedded(SMILES[self.name], system, EMBEDDED)
         x = conformers.relabelled(SMILES[self.name], x, system.minimum, system.graph)
-        basins = Basins.of(ensemble.topology, ensemble.x, ensemble.weights, heavy=True)
+        basins = TorsionWells.of(ensemble.topology, ensemble.x, ensemble.weights, heavy=True)
         w = ensemble.weights
         ours, share = _shares(basins.states(ensemble.x[w > 0.0]), w[w > 0.0])
         theirs, boltzmann = lowest(basins.states(x), u)
@@ -223,7 +223,7 @@ class Bench:
     def walkers(self) -> Figures:
         """Parallel tempering on the compiled energy."""
         folder, settings = self.home / "walkers", WalkersExchangeSettings(**EXCHANGE)
-        found = fab.reference(self.system(), settings, folder=folder, resume=True, progress=False)
+        found = fab.run_reference(self.system(), settings, folder=folder, resume=True, progress=False)
         found.save(self.home / "walkers.npz")
         return {"frames": found.n, "ess": found.ess, "convergence": str(found.convergence)}
 
@@ -277,7 +277,7 @@ def agreement(ours: Ensemble, reference: Ensemble) -> Figures:
     """
     both = [one.weights / 2 for one in (ours, reference)]
     x = np.concatenate([ours.x, reference.x])
-    basins = Basins.of(ours.topology, x, np.concatenate(both))
+    basins = TorsionWells.of(ours.topology, x, np.concatenate(both))
     states = basins.states(x)
     kinds, label = np.unique(states, axis=0, return_inverse=True)
     label = label.reshape(-1)
