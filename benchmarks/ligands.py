@@ -23,8 +23,8 @@ import mdtraj
 import numpy as np
 
 import openmm_fab as fab
-from openmm_fab.ensemble.wells import TorsionWells
 from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.ensemble.wells import TorsionWells
 from openmm_fab.generator.presets import PRESETS
 from openmm_fab.md.settings import WalkersExchangeSettings
 from openmm_fab.molecule.chemistry import rdkit_chem
@@ -60,7 +60,7 @@ NEEDS = {  # of each part, those that come before
 PARTS = tuple(NEEDS)
 ONLY = {"walkers": WALKERS, "replicas": REPLICAS, "etkdg": ETKDG, "compared": WALKERS}
 SAMPLES, AUDIT, EMBEDDED = 20_000, "20 s", 200
-EXCHANGE = {"walkers": 128, "time_ps": 150.0, "equilibration_ps": 20.0, "hydrogen_mass": 3.0, "step_fs": 2.0}
+EXCHANGE = {"walkers": 96, "time_ps": 100.0, "equilibration_ps": 10.0, "hydrogen_mass": 3.0, "step_fs": 2.0}
 ENOUGH, ONE_PERCENT = 10.0, 0.01  # effective samples; share of the weight
 SCRIPT = ROOT / "systems" / "ibuprofen" / "reference" / "make_reference.py"
 Figures = dict[str, Any]

@@ -27,8 +27,8 @@ def coordinate_values(ensemble: Frames, values: Coordinate) -> np.ndarray:
     ----------
     values : (n,) array, callable, str or tuple of int
         Numbers as they are; a function of an mdtraj.Trajectory; "phi" or "psi" (the first one), "rg" (radius of
-        gyration), or a name out of `molecule.torsions.slow_torsions`; two, three or four atoms: distance, angle,
-        torsion.
+        gyration), a name out of `molecule.torsions.slow_torsions`, or a SMARTS pattern that one torsion matches; two,
+        three or four atoms: distance, angle, torsion.
     """
     if isinstance(values, str):
         values = _by_name(ensemble, values)
@@ -74,6 +74,14 @@ def _by_name(ensemble: Frames, name: str) -> np.ndarray:
         return mdtraj.compute_rg(ensemble.to_mdtraj())
     named = slow_torsions(ensemble.topology)
     found = named.get(name) or next((q for key, q in named.items() if key.split()[0] == name), None)
+    if found is None and "[" in name:
+        angles = ensemble.torsions(name)
+        if angles.shape[1] > 1:
+            raise ValueError(
+                f"Expected a pattern that one torsion matches; {name!r} matches {angles.shape[1]}. Choose one of "
+                f"ensemble.torsions({name!r}), or its four atoms."
+            )
+        return angles[:, 0]
     if found is None:
         raise ValueError(f'Expected "phi", "psi", "rg" or one of {sorted(named)}; got {name!r}.')
     return ensemble.torsions(found)[:, 0]
