@@ -15,7 +15,7 @@ from openmm import app
 from openmm_fab import Ensemble, MolecularSystem
 from openmm_fab.ensemble import couplings, dipole, hydrogen_bonds, noe_distances, polar_surface
 from openmm_fab.ensemble.wells import slow_angles, torsions
-from openmm_fab.free_energy import coordinate
+from openmm_fab.free_energy import coordinate_values
 from openmm_fab.molecule.chemistry import conformer_of, molecule_of
 from openmm_fab.weights import rule_of_three
 
@@ -195,7 +195,7 @@ def test_torsions_by_smarts() -> None:
     marked = ensemble.torsions("[CH3:1][CH2:2][CH2:3][CH3:4]")
     assert np.array_equal(marked, ensemble.torsions((0, 1, 2, 3)))
     assert ensemble.torsions("[H][CH2][CH2][CH3]").shape == (20, 4)
-    assert np.array_equal(coordinate(ensemble, "[CH3][CH2][CH2][CH3]"), ensemble.torsions((0, 1, 2, 3))[:, 0])
+    assert np.array_equal(coordinate_values(ensemble, "[CH3][CH2][CH2][CH3]"), ensemble.torsions((0, 1, 2, 3))[:, 0])
     with pytest.raises(ValueError, match=r"one torsion matches; '\[H\]\[CH2\]\[CH2\]\[CH3\]' matches 4"):
         ensemble.profile("[H][CH2][CH2][CH3]")
     with pytest.raises(ValueError, match="none in"):
