@@ -19,6 +19,7 @@ MODULES = {
     "main_job": "main_job",
     "energy": "energy",
     "own_energy": "own_energy",
+    "refine": "refine",
     "coordinates": "coordinates",
     "conformers": "conformers",
     "ligands": "ligands",

@@ -23,7 +23,7 @@ def reference(
     system: SystemArgument,
     method: Annotated[
         str | None,
-        typer.Option(help="langevin unless given; replica-exchange, walkers, walkers-exchange or metadynamics."),
+        typer.Option(help="langevin unless given; replica-exchange, walkers, walkers-exchange, metadynamics or opes."),
     ] = None,
     settings: Annotated[
         Path | None, typer.Option("--settings", help="TOML file: method, and the settings of that method.")

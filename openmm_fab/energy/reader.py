@@ -47,13 +47,16 @@ def translate(system: openmm.System) -> tuple[list[tuple[str, Term]], list[str]]
 
 
 def global_parameters(system: openmm.System) -> dict[str, float]:
-    """Default values of all global parameters of a System's forces, and of the forces within them."""
+    """Default values of all global parameters of a System's forces, and of the forces within them.
+
+    Where a CustomCVForce and a force within have one of the same name, its own default counts, as in OpenMM.
+    """
     found: dict[str, float] = {}
     forces = list(system.getForces())
     for force in forces:  # grows while it is walked
         if hasattr(force, "getNumGlobalParameters"):
             for n in range(force.getNumGlobalParameters()):
-                found[force.getGlobalParameterName(n)] = force.getGlobalParameterDefaultValue(n)
+                found.setdefault(force.getGlobalParameterName(n), force.getGlobalParameterDefaultValue(n))
         if isinstance(force, openmm.CustomCVForce):
             forces += [force.getCollectiveVariable(n) for n in range(force.getNumCollectiveVariables())]
     return found

@@ -12,7 +12,7 @@ import numpy as np
 from ..ensemble.blocks import inefficiency
 from ..ensemble.ensemble import Ensemble
 from ..ensemble.states import slow_states
-from ..free_energy.profiles import BasinDifference, basin_difference
+from ..free_energy.profiles import BasinDifference, Profile, Surface, basin_difference
 from ..weights import Estimate, block_sums, z_score
 
 ZERO = Estimate(0.0, 0.0)
@@ -50,6 +50,9 @@ class Convergence:
         Share accepted of a flow's proposals, and of Hamiltonian Monte Carlo.
     longest_wait : int or None
         Sweeps that a walker waited for an accepted proposal, at most: it stood where the flow hardly goes.
+    surface : Profile, Surface or None
+        Free energy of the torsions of "opes" as its kernels tell it, without an error; `free_energy.profile` of the
+        ensemble is that of the weights.
     unit : str
         Of `frame_ps` and times: "ps", or "sweeps" where there is no time.
     """
@@ -69,6 +72,7 @@ class Convergence:
     proposals: float = np.nan
     trajectories: float = np.nan
     longest_wait: int | None = None
+    surface: Profile | Surface | None = None
     unit: str = "ps"
 
     @property
@@ -126,6 +130,8 @@ class Convergence:
                 f"Proposals accepted: {100 * self.proposals:.0f} %, trajectories {100 * self.trajectories:.0f} %; "
                 f"longest wait {self.longest_wait} sweeps"
             )
+        if self.surface is not None:
+            lines.append(f"By kernels of the bias: {self.surface}")
         return "\n".join([*lines, *(f"Caution: {w}" for w in self.warnings)])
 
 

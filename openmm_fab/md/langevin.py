@@ -57,14 +57,23 @@ def langevin(
 def context_of(system: MolecularSystem, settings: LangevinSettings, seed: int) -> openmm.Context:
     """Create a Context with the integrator, on the platform of the settings."""
     system.require_unchanged()
+    return openmm.Context(system.system, integrator_of(system, settings, seed), *platform_of(settings))
+
+
+def integrator_of(system: MolecularSystem, settings: LangevinSettings, seed: int) -> openmm.Integrator:
+    """Create the integrator of the settings."""
     step = settings.step_ps(system.system.getNumConstraints() > 0)
     integrator = openmm.LangevinMiddleIntegrator(system.temperature, settings.friction, step)
     integrator.setRandomNumberSeed(seed + 1)  # 0 is "any" to OpenMM
     integrator.setConstraintTolerance(1e-6)
+    return integrator
+
+
+def platform_of(settings: LangevinSettings) -> tuple[Any, ...]:
+    """Platform and its properties, as further arguments of a Context; empty for the fastest."""
     if settings.platform is None:
-        return openmm.Context(system.system, integrator)
-    platform = openmm.Platform.getPlatformByName(settings.platform)
-    return openmm.Context(system.system, integrator, platform, settings.properties or {})
+        return ()
+    return openmm.Platform.getPlatformByName(settings.platform), settings.properties or {}
 
 
 def _run(
@@ -87,7 +96,7 @@ def _run(
     if checkpoint.exists() or previous(checkpoint).exists():
         found = latest(checkpoint, _load)
         u = found["u"].tolist()
-        _restore(context, found["context"].tobytes(), checkpoint)
+        load_checkpoint(context, found["context"].tobytes(), str(checkpoint))
         _truncate(dcd, system, len(u))
     else:
         context.setPositions(starting_structures(system, start)[0])
@@ -150,12 +159,13 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _restore(context: openmm.Context, data: bytes, path: Path) -> None:
+def load_checkpoint(context: openmm.Context, data: bytes, where: str) -> None:
+    """Put a Context where it was; ValueError if another machine, platform or version of OpenMM wrote it."""
     try:
         context.loadCheckpoint(data)
     except openmm.OpenMMException as error:
         raise ValueError(
-            f"Expected a checkpoint of this machine, platform and version of OpenMM in {path}; OpenMM says: {error}. "
+            f"Expected a checkpoint of this machine, platform and version of OpenMM in {where}; OpenMM says: {error}. "
             "Resume where it was made, or start again in another folder."
         ) from error
 

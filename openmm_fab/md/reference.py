@@ -18,12 +18,14 @@ from .convergence import Basin, ReferenceEnsemble, assess_convergence, count_rou
 from .hybrid import HybridWalkers
 from .ladder import by_temperature, ladder_log_weights
 from .langevin import langevin
+from .opes import OPESWalker
 from .replicas import replica_exchange
 from .settings import (
     HybridSettings,
     LangevinSettings,
     MetadynamicsSettings,
     MethodSettings,
+    OPESSettings,
     ReplicaExchangeSettings,
     WalkersExchangeSettings,
     WalkersSettings,
@@ -54,7 +56,9 @@ def run_reference(
     ----------
     method : str or MethodSettings
         The settings themselves, `md.WalkersSettings(walkers=64)`, or a name, with settings as further arguments.
-        "langevin": OpenMM, one trajectory. "replica-exchange": openmmtools. Both take constraints.
+        "langevin": OpenMM, one trajectory. "replica-exchange": openmmtools.
+        "opes": openmm-opes, one trajectory under a bias on one or two torsions. These three take constraints, and any
+        force that OpenMM knows.
         "walkers", "walkers-exchange", "metadynamics": many walkers at once on the compiled energy.
         "hybrid": walkers that jump by the proposals of a trained `generator`, each accepted or refused so that the
         distribution is exact; by far the fastest where the flow is good.
@@ -71,13 +75,13 @@ def run_reference(
         Of this system; for "hybrid" alone.
     **settings
         See `LangevinSettings`, `ReplicaExchangeSettings`, `WalkersSettings`, `WalkersExchangeSettings`,
-        `MetadynamicsSettings`, `HybridSettings`.
+        `MetadynamicsSettings`, `OPESSettings`, `HybridSettings`.
 
     Returns
     -------
     ReferenceEnsemble
-        Weights are 1 but for "metadynamics" and exchanges with `reweight`; blocks are walkers, ladders or times;
-        `.convergence` says whether it is long enough.
+        Weights are 1 but for "metadynamics", "opes" and exchanges with `reweight`; blocks are walkers, ladders or
+        times; `.convergence` says whether it is long enough.
 
     Raises
     ------
@@ -173,6 +177,13 @@ def by_metadynamics(task: Task) -> ReferenceEnsemble:
     return _of_walkers(method, _sampled(task, method), task.basin)
 
 
+def by_opes(task: Task) -> ReferenceEnsemble:
+    """One trajectory under a bias of openmm-opes; frames have the weight exp(V)."""
+    assert isinstance(task.settings, OPESSettings)
+    method = OPESWalker(task.system, task.settings, task.seed, task.start)
+    return _of_walkers(method, _sampled(task, method), task.basin)
+
+
 def by_hybrid(task: Task) -> ReferenceEnsemble:
     """Markov chains with proposals of a trained generator's flow."""
     system, generator = task.system, task.generator
@@ -190,6 +201,7 @@ SAMPLERS: dict[str, Callable[[Task], ReferenceEnsemble]] = {
     WalkersSettings.name: by_walkers,
     WalkersExchangeSettings.name: by_walkers_exchange,
     MetadynamicsSettings.name: by_metadynamics,
+    OPESSettings.name: by_opes,
     HybridSettings.name: by_hybrid,
 }
 
@@ -197,11 +209,13 @@ SAMPLERS: dict[str, Callable[[Task], ReferenceEnsemble]] = {
 # --- from walkers to an ensemble ---
 
 
-def _sampled(task: Task, method: Walkers | HybridWalkers) -> Sampled:
+def _sampled(task: Task, method: Walkers | OPESWalker | HybridWalkers) -> Sampled:
     return sample(method, Store(task.open_folder()), task.progress)
 
 
-def _of_walkers(method: Walkers | HybridWalkers, sampled: Sampled, basin: Basin | None) -> ReferenceEnsemble:
+def _of_walkers(
+    method: Walkers | OPESWalker | HybridWalkers, sampled: Sampled, basin: Basin | None
+) -> ReferenceEnsemble:
     """Frames (time, walkers, ...) as an ensemble, walker by walker, in independent blocks, with its report."""
     frames, walkers = sampled.arrays["u"].shape
     block = walker_blocks(walkers, frames)
@@ -213,7 +227,9 @@ def _of_walkers(method: Walkers | HybridWalkers, sampled: Sampled, basin: Basin 
     return reported(ensemble, report)
 
 
-def _ensemble(method: Walkers | HybridWalkers, arrays: dict[str, np.ndarray], block: np.ndarray) -> Ensemble:
+def _ensemble(
+    method: Walkers | OPESWalker | HybridWalkers, arrays: dict[str, np.ndarray], block: np.ndarray
+) -> Ensemble:
     """Arrays (time, walkers, ...) walker by walker; frames without a finite energy have no weight."""
     system, n = method.system, arrays["u"].size
     flat = {key: np.moveaxis(a, 0, 1).reshape(n, *a.shape[2:]) for key, a in arrays.items()}

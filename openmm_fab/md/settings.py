@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
@@ -67,6 +68,44 @@ class LangevinSettings(Settings):
     name: ClassVar[str] = "langevin"
     platform: str | None = None
     properties: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OPESSettings(LangevinSettings):
+    """Settings of OPES by openmm-opes: one trajectory, a bias that is built of kernels, then production under it.
+
+    Parameters
+    ----------
+    torsions : sequence of names or of four atoms, one or two of them, or None
+        None: the first phi and psi, else the first rotatable bond.
+    barrier : float, kT
+        The free-energy barrier to cross, at least; the bias is no deeper than this.
+    build_ps : float, ps
+        While the bias is built; then `equilibration_ps` under it, dropped, and production.
+    kernel_ps : float, ps
+        Between kernels.
+    kernel_width : float, rad
+        Of the first kernels: the standard deviation of the torsion within a basin, or less.
+    bias_factor : float, or None
+        F is lowered to F / bias_factor along the torsions; None: the barrier in kT.
+    """
+
+    name: ClassVar[str] = "opes"
+    torsions: Sequence[Torsion] | None = None
+    barrier: float = 12.0
+    build_ps: float = 500.0
+    kernel_ps: float = 0.5
+    kernel_width: float = 0.15
+    bias_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, positive=("kernel_width",), at_least={"build_ps": 0})
+        if not self.barrier > 1.0 or not (self.bias_factor is None or 1.0 < self.bias_factor < math.inf):
+            raise ValueError(
+                f"Expected a barrier > 1 kT and a finite bias_factor > 1; got {self.barrier} and {self.bias_factor}."
+            )
+        _shorter_than_a_frame(self, "kernel_ps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +281,7 @@ METHODS: dict[str, type[MethodSettings]] = {
         WalkersSettings,
         WalkersExchangeSettings,
         MetadynamicsSettings,
+        OPESSettings,
         HybridSettings,
     )
 }

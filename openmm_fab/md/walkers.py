@@ -41,7 +41,7 @@ class Walkers:
         x = starting_structures(system, start, settings.walkers)
         self.start = x - x.mean(axis=1, keepdims=True)
         step = settings.step_ps(settings.hydrogen_mass is not None)
-        self.steps, self.rounds = _whole_steps(self._round_ps(), step), round(settings.frame_ps / self._round_ps())
+        self.steps, self.rounds = whole_steps(self._round_ps(), step), round(settings.frame_ps / self._round_ps())
         masses = torch.as_tensor(repartitioned(system, settings.hydrogen_mass)).to(self.device, self.dtype)
         self.dynamics = LangevinMiddle(step, settings.friction, system.kT, masses)
         self.temperatures = torch.ones(1, device=self.device, dtype=self.dtype)  # of the levels, in the system's
@@ -344,7 +344,7 @@ def _check_system(system: MolecularSystem) -> None:
         )
 
 
-def _whole_steps(time_ps: float, step: float) -> int:
+def whole_steps(time_ps: float, step: float) -> int:
     """How many time steps, of `step` ps, a time takes; ValueError unless it is a multiple of the step."""
     steps = round(time_ps / step)
     if steps < 1 or abs(steps * step - time_ps) > 1e-6 * time_ps + 1e-12:

@@ -1,0 +1,207 @@
+"""From a force field to GFN2-xTB by `refine`: a basin's free energy, beside molecular dynamics on GFN2-xTB itself.
+
+A flow learns the force field; `refine` carries its ensemble to GFN2-xTB. Of butane (OPLS-AA) Langevin dynamics on
+GFN2-xTB, by OpenMM and its PythonForce with hydrogens of 4 dalton and steps of 2 fs, says what is right, and how many
+evaluations that takes. It is kept in the folder and gone on with. Of ibuprofen (OpenFF 2.2.1 and GBn2; GFN2-xTB with
+water by ALPB) there is no dynamics that one core affords. tblite and ase are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+import openmm
+import torch
+
+import openmm_fab as fab
+from openmm_fab import free_energy as fe
+from openmm_fab.energy import from_ase
+from openmm_fab.molecule.inputs import without_forces
+
+from .runner import Skip
+
+BOHR, HARTREE = 0.0529177210903, 2625.4996394799  # nm, kJ/mol
+STEP_FS, HEAVY = 2.0, 4.0  # and dalton
+SAMPLES = 20_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A molecule of `systems/`, a basin by the torsion of four atoms, and what GFN2-xTB is told."""
+
+    torsion: tuple[int, int, int, int]
+    basin: str
+    beyond: bool  # the basin is where |torsion| is above 2 pi / 3, else below
+    charge: int = 0
+    solvent: str | None = None
+
+    def inside(self, frames: fab.Ensemble) -> np.ndarray:
+        phi = np.abs(frames.torsions([self.torsion])[:, 0])
+        return phi > 2 * np.pi / 3 if self.beyond else phi < 2 * np.pi / 3
+
+
+CASES = {
+    "butane": Case((0, 1, 2, 3), "gauche", beyond=False),
+    "ibuprofen": Case((4, 3, 1, 18), "isobutyl's H anti to phenyl", beyond=True, charge=-1, solvent="water"),
+}
+
+
+class Tblite:
+    """GFN2-xTB for OpenMM's PythonForce; each call goes on from the charges of the last."""
+
+    def __init__(self, elements: Sequence[str]) -> None:
+        self.numbers = [openmm.app.Element.getBySymbol(e).atomic_number for e in elements]
+        self._calculator = self._last = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"numbers": self.numbers, "_calculator": None, "_last": None}
+
+    def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
+        from tblite.interface import Calculator
+
+        x = state.getPositions(asNumpy=True)._value / BOHR
+        if self._calculator is None:
+            self._calculator = Calculator("GFN2-xTB", np.array(self.numbers), x)
+            self._calculator.set("verbosity", 0)
+        else:
+            self._calculator.update(positions=x)
+        self._last = self._calculator.singlepoint(self._last)
+        return float(self._last["energy"]) * HARTREE, -self._last["gradient"] * (HARTREE / BOHR)
+
+
+def dynamics_system(system: fab.MolecularSystem) -> fab.MolecularSystem:
+    """GFN2-xTB for OpenMM, with heavy hydrogens: the distribution of x does not depend on masses."""
+    made = without_forces(system.topology)
+    for atom, element in enumerate(system.elements):
+        if element == "H":
+            made.setParticleMass(atom, HEAVY)
+    made.addForce(openmm.PythonForce(Tblite(system.elements)))
+    return fab.MolecularSystem.from_openmm(system.topology, made, system.positions, temperature=system.temperature)
+
+
+def dynamics(system: fab.MolecularSystem, case: Case, time_ps: float, folder: Path) -> fab.ReferenceEnsemble:
+    """Langevin dynamics on GFN2-xTB, gone on with to `time_ps`."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def basin(trajectory: mdtraj.Trajectory) -> np.ndarray:
+        phi = np.abs(mdtraj.compute_dihedrals(trajectory, [case.torsion])[:, 0])
+        return phi > 2 * np.pi / 3 if case.beyond else phi < 2 * np.pi / 3
+
+    return fab.run_reference(
+        dynamics_system(system), "langevin", folder=folder, resume=True, start=system.positions, basin=basin,
+        time_ps=time_ps, equilibration_ps=5.0, frame_ps=0.1, step_fs=STEP_FS, platform="Reference", progress=False,
+    )  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--system", choices=CASES, default="butane")
+    parser.add_argument("--train", default="2 min", help="budget of the flow's training")
+    parser.add_argument("--budget", type=int, default=600, help="evaluations of GFN2-xTB")
+    parser.add_argument("--md-ps", type=float, default=0.0, help="dynamics on GFN2-xTB; 0: none")
+    parser.add_argument("--folder", type=Path, help="where the dynamics is, or will be; by default none is kept")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        from tblite.ase import TBLite
+    except ImportError as error:
+        raise Skip("GFN2-xTB needs tblite and ase: pip install tblite ase.") from error
+    system, case = fab.MolecularSystem.load(options.system), CASES[options.system]
+    budget, md_ps = (60, 0.2) if options.quick else (options.budget, options.md_ps)
+    begun = time.perf_counter()
+    generator = fab.BoltzmannGenerator(system, fab.PRESETS["smoke"].settings if options.quick else None)
+    generator.train(0.05 if options.quick else options.train, progress=False)
+    trained = time.perf_counter() - begun
+    cheap = fe.basin_difference(flow := generator.sample(SAMPLES), case.inside(flow))
+    solvation = None if case.solvent is None else ("alpb", case.solvent)
+    calculator = TBLite(method="GFN2-xTB", charge=case.charge, solvation=solvation, verbosity=0)
+    asked, seconds = 0, 0.0
+    energy = from_ase(calculator, system)
+
+    def expensive(x: torch.Tensor) -> torch.Tensor:
+        nonlocal asked, seconds
+        start = time.perf_counter()
+        u = energy(x)
+        asked, seconds = asked + len(x), seconds + time.perf_counter() - start
+        return u
+
+    begun = time.perf_counter()
+    refined = fab.refine(generator, expensive, budget=budget)
+    took = time.perf_counter() - begun
+    assert asked == refined.evaluations
+    dear = fe.basin_difference(refined.ensemble, case.inside(refined.ensemble))
+    figures = {
+        "system": system.name,
+        "basin": case.basin,
+        "training_seconds": round(trained),
+        "flow_ess": round(flow.ess_fraction, 3),
+        "cheap": _pair(cheap),
+        "refined": _pair(dear),
+        "correction": [dear.value - cheap.value, float(np.hypot(dear.error, cheap.error))],
+        "evaluations": refined.evaluations,
+        "milliseconds": round(1000 * seconds / asked, 2),
+        "refine_seconds": round(took, 1),
+        "ess": round(refined.ensemble.ess, 1),
+        "ess_fraction": round(refined.ensemble.ess_fraction, 3),
+        "overlap": round(refined.overlap, 4),
+        "khat": round(refined.difference.khat, 2),
+    }
+    if md_ps:
+        with tempfile.TemporaryDirectory() as temporary:
+            md = dynamics(system, case, md_ps, options.folder or Path(temporary))
+        steps = round((md_ps + 5.0) * 1000 / STEP_FS)
+        known = fe.basin_difference(md, case.inside(md))
+        figures["md"] = {
+            "ps": md_ps,
+            "evaluations": steps,
+            "basin": _pair(known),
+            "independent": round(md.convergence.effective, 1) if md.convergence else None,
+            "z": (dear.value - known.value) / float(np.hypot(dear.error, known.error)),
+            "same_error": steps * (known.error / dear.error) ** 2,
+        }
+    return figures
+
+
+def _pair(of: fab.Estimate) -> list[float]:
+    return [float(of.value), float(of.error)]
+
+
+def section_name(figures: dict[str, Any]) -> str:
+    return f"refine_{figures['system']}"
+
+
+def title(figures: dict[str, Any]) -> str:
+    return f"From a force field to GFN2-xTB: {figures['system']}, dF({figures['basin']})"
+
+
+def table(figures: dict[str, Any]) -> str:
+    def shown(pair: list[float]) -> str:
+        return f"{pair[0]:.2f} ± {pair[1]:.2f}"
+
+    rows = [
+        ["force field, a flow", shown(figures["cheap"]), "0"],
+        ["GFN2-xTB, `refine`", shown(figures["refined"]), f"{figures['evaluations']:,}"],
+        ["the correction", shown(figures["correction"]), ""],
+    ]
+    notes = (
+        f"Training took {figures['training_seconds']} s, `refine` {figures['refine_seconds']} s, an energy of GFN2-xTB "
+        f"{figures['milliseconds']} ms. Of the last round {100 * figures['ess_fraction']:.0f} % are effective, by "
+        f"reweighting alone {100 * figures['overlap']:.2g} %; k-hat {figures['khat']}."
+    )
+    if "md" in figures:
+        md = figures["md"]
+        rows.append([f"GFN2-xTB, Langevin, {md['ps']:g} ps", shown(md["basin"]), f"{md['evaluations']:,}"])
+        notes += (
+            f" The two differ by {abs(md['z']):.1f} standard errors; dynamics with the error of `refine` would take "
+            f"{md['same_error']:.2g} evaluations, {md['same_error'] / figures['evaluations']:,.0f} times as many."
+        )
+    head = ["| | dF / kT | evaluations of GFN2-xTB |", "|---|---|---|"]
+    return "\n".join([*head, *("| " + " | ".join(row) + " |" for row in rows), "", notes])
