@@ -177,6 +177,7 @@ def finish(
     from ..comparison.comparing import compare as compare_ensembles
     from ..ensemble.beside import as_ensemble
     from ..ensemble.shipped import load_reference
+    from ..generator.outcome import OUTCOME, Outcome
     from ..plots import learning_curve
     from ..report.html import write_report
 
@@ -201,10 +202,12 @@ def finish(
         write(folder / "comparison.json", json.dumps(comparison.to_dict(), indent=2))
         if not early:
             comparison.plot(folder / "comparison.png")
+    asked = folder / OUTCOME
     page = write_report(
         folder / "report.html",
         ensemble,
         comparison=comparison,
+        outcome=Outcome.from_json(asked.read_text(encoding="utf-8")) if asked.exists() and not early else None,
         metrics=metrics,
         settings=run_settings_of(folder),
         title=folder.name,

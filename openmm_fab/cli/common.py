@@ -52,7 +52,7 @@ ReferenceOption = Annotated[
 STOPPED = 130
 COLD = 100.0  # K; below it, °C may be meant
 # These may change when a run is resumed; where the molecule lies says nothing of what it is, the fingerprint does.
-MAY_CHANGE = ("minutes", "samples", "source", "device", "made_with", "physics", "turning")
+MAY_CHANGE = ("minutes", "samples", "error", "at_most", "source", "device", "made_with", "physics", "turning")
 
 
 @contextmanager

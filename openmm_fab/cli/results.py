@@ -16,6 +16,7 @@ from .common import run_settings_of, write
 if TYPE_CHECKING:
     from ..ensemble.audit import Audit
     from ..generator.generator import BoltzmannGenerator
+    from ..generator.outcome import Outcome
     from ..molecule.system import MolecularSystem
     from ..train.settings import Budget
 
@@ -31,6 +32,7 @@ def write_results(
     samples: int,
     early: str = "",
     audit: Budget | None = None,
+    outcome: Outcome | None = None,
 ) -> tuple[list[str], Path, Audit | None]:
     """Draw samples, audit them, write ensemble.npz, report.txt and the files of `finish`; returns report.txt's lines,
     the page and the audit.
@@ -41,6 +43,8 @@ def write_results(
         "after 1.0 of 18 minutes of training": the run goes on, and will write all of it again.
     audit : Budget, optional
         Of an audit of the samples; None for none.
+    outcome : Outcome, optional
+        Of a run until an error, with its samples: no others are drawn.
     """
     from ..ensemble.held import in_full
     from ..report.html import early_in_words
@@ -51,8 +55,11 @@ def write_results(
     from ..tools.tables import table
     from ..weights import diagnosis
 
-    with doing("sampling"):
-        ensemble = generator.sample(samples, name="FAB", progress=not early)
+    if outcome is not None and outcome.ensemble is not None:
+        ensemble = outcome.ensemble
+    else:
+        with doing("sampling"):
+            ensemble = generator.sample(samples, name="FAB", progress=not early)
     if audit is not None:
         with doing("auditing"), Ticking("auditing", show=not early):
             ensemble = replace(ensemble, audit=generator.audit(audit, ensemble))
@@ -60,6 +67,7 @@ def write_results(
         ensemble.save(folder / "ensemble.npz")
         outside, outside_weight = generator.outside_range(ensemble)
         lines = [early_in_words(early)] if early else []
+        lines += [] if outcome is None else [outcome.summary()]
         lines += [
             repr(molecule),
             repr(ensemble),

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 
 WHOLE_RUN = {"preset": str, "minutes": float, "samples": int, "seed": int, "objective": str, "device": str}
+WHOLE_RUN |= {"error": float, "at_most": float}  # kT, minutes: in place of minutes and samples
+AT_MOST = 120.0  # minutes
 MOLECULE = "molecule"  # table of a file of settings: the fields of `Source`
 DEFAULT_PRESET, GPU_PRESET = "laptop", "gpu"
 
@@ -24,6 +26,7 @@ class RunSettings:
 
     The one place where the length of a run is decided: `minutes`, `samples` and `seed` are those of the command's flag
     (--samples), else of --set, else of the TOML file, else of the preset (`Preset.samples`); the seed is 0 otherwise.
+    With an `error` (kT) it ends when that is reached, or after `at_most` minutes.
     """
 
     preset: str
@@ -34,10 +37,13 @@ class RunSettings:
     objective: str = "auto"
     device: str = "cpu"
     molecule: Mapping[str, Any] = field(default_factory=dict)
+    error: float | None = None
+    at_most: float = AT_MOST
 
     def to_dict(self) -> dict[str, Any]:
         """Settings by their names in a settings file, without the molecule."""
-        return {key: getattr(self, key) for key in WHOLE_RUN} | asdict(self.settings)
+        left_out = ("error", "at_most") if self.error is None else ("minutes", "samples")
+        return {key: getattr(self, key) for key in WHOLE_RUN if key not in left_out} | asdict(self.settings)
 
 
 def run_settings(file: Path | None, assignments: Sequence[str] = (), **flags: Any) -> RunSettings:
@@ -48,8 +54,8 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), **flags: An
     assignments : sequence of str
         Values of --set, such as "train.batch=512".
     **flags
-        preset, minutes, samples, seed, objective and device of the command line; the device chooses the preset where
-        none is named.
+        preset, minutes, samples, seed, objective, device, error and at_most of the command line; the device chooses the
+        preset where none is named.
 
     Raises
     ------
@@ -74,10 +80,19 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), **flags: An
     molecule = given.pop(MOLECULE, {})
     if not isinstance(molecule, dict):
         raise ValueError(f"Expected a table [{MOLECULE}] in {where}; got {molecule!r}.")
-    if isinstance(text := whole.get("minutes"), str):  # of --minutes, or of the file
-        whole["minutes"] = parse_minutes(float(text) if text.replace(".", "", 1).isdigit() else text)
+    for key in ("minutes", "at_most"):
+        if isinstance(text := whole.get(key), str):  # of --minutes, or of the file
+            whole[key] = parse_minutes(float(text) if text.replace(".", "", 1).isdigit() else text)
     for key, value in whole.items():
         whole[key] = checked_value(value, WHOLE_RUN[key], key, where)
+    if "error" in whole and (both := sorted({"minutes", "samples"} & whole.keys())):
+        raise ValueError(
+            f"Expected an error to reach, or {' and '.join(both)}; got both. An error takes at_most alone."
+        )
+    if "at_most" in whole and "error" not in whole:
+        raise ValueError("Expected at_most with an error to reach; without one give minutes.")
+    if not whole.get("error", 1.0) > 0.0:
+        raise ValueError(f"Expected error > 0, in kT; got {whole['error']:g}.")
     device = whole.get("device", "cpu")
     preset = whole.get("preset", GPU_PRESET if device.startswith("cuda") else DEFAULT_PRESET)
     if preset not in PRESETS:
@@ -95,6 +110,8 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), **flags: An
         whole.get("objective", "auto"),
         device,
         molecule,
+        whole.get("error"),
+        whole.get("at_most", AT_MOST),
     )
 
 

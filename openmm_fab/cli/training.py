@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,7 @@ from .source import Source, kelvin
 
 if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
+    from ..generator.outcome import Outcome
     from ..molecule.system import MolecularSystem
     from ..train.distributed import Ranks
 
@@ -58,6 +59,18 @@ NameOption = Annotated[str | None, typer.Option(help="Name of the run; by defaul
 RunsOption = Annotated[Path, typer.Option(help="Folder that runs are kept in.")]
 MinutesOption = Annotated[
     str | None, typer.Option(help="Training time, instead of the preset's: 20, or '90 s', '2 hours'.")
+]
+ErrorOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Instead of --minutes: train and sample until free energies of basins have this standard error, in kT, "
+        "and the checks agree."
+    ),
+]
+AtMostOption = Annotated[str | None, typer.Option(help="With --error: 90, '90 s', '2h' at most; 2 hours unless given.")]
+OfOption = Annotated[
+    list[str] | None,
+    typer.Option("--of", help="With --error: a basin by its name in the table; repeatable. All above 0.1 % otherwise."),
 ]
 SamplesOption = Annotated[int | None, typer.Option(min=1, help="Samples drawn, instead of the preset's.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where this run stopped.")]
@@ -94,6 +107,9 @@ def run(
     seed: SeedOption = None,
     minutes: MinutesOption = None,
     samples: SamplesOption = None,
+    error: ErrorOption = None,
+    at_most: AtMostOption = None,
+    of: OfOption = None,
     report_every: ReportOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
@@ -116,6 +132,7 @@ def run(
       openmm-fab run alanine_dipeptide --preset smoke
       openmm-fab run my.pdb --forcefield amber14-all.xml --forcefield implicit/gbn2.xml --dry-run
       openmm-fab run ligand.sdf --solvent obc2 --minutes 30
+      openmm-fab run my.pdb --forcefield amber14-all.xml --error 0.1 --at-most 2h
       openmm-fab run --smiles "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)[O-]" --name ibuprofen
       openmm-fab run lig.prmtop --positions lig.inpcrd --solvent OBC2
       openmm-fab run alanine_dipeptide --settings my.toml --set train.batch=512 --minutes 40
@@ -124,7 +141,8 @@ def run(
     """
     started = time.perf_counter()
     with errors_in_words():
-        flags = {"preset": preset, "seed": seed, "minutes": minutes, "samples": samples}
+        flags: dict[str, Any] = {"preset": preset, "seed": seed, "minutes": minutes, "samples": samples}
+        flags |= {"error": error, "at_most": at_most}
         chosen = run_settings(settings, change or (), **flags, objective=objective, device=device)
         ligand = Ligand(system, smiles, name, forcefield, charges, solvent, kelvin(temperature))
         source = source_of(ligand, runs, positions, chosen.molecule)
@@ -139,17 +157,24 @@ def run(
         if many():
             raise ValueError("Expected openmm-fab run as one process; under torchrun use openmm-fab train.")
 
-        def early(generator: BoltzmannGenerator, folder: Path) -> Callable[[dict[str, float]], None]:
-            return early_results(folder, generator, molecule, chosen.samples, chosen.minutes)
+        if of and chosen.error is None:
+            raise ValueError("Expected --of with --error; it names the basins that are to have that error.")
 
-        generator, folder = _trained(
-            *(molecule, source, chosen, name, runs, resume, compile, Ranks()),
-            None if report_every == 0 else early,
-            60 * report_every if report_every else None,
-        )
+        def early(generator: BoltzmannGenerator, folder: Path) -> Callable[[dict[str, float]], None]:
+            minutes = chosen.minutes if chosen.error is None else chosen.at_most
+            return early_results(folder, generator, molecule, chosen.samples, minutes)
+
+        reports = None if report_every == 0 else early
+        every = 60 * report_every if report_every else None
+        job = (molecule, source, chosen, name, runs, resume, compile)
+        generator, folder, outcome = _trained(*job, Ranks(), reports, every, of)
         with _stop_in_words(folder):
-            search = Budget(minutes=AUDIT * chosen.minutes)
-            lines, page, audit = write_results(folder, generator, molecule, chosen.samples, audit=search)
+            search = None if outcome is not None else Budget(minutes=AUDIT * chosen.minutes)
+            lines, page, audit = write_results(
+                folder, generator, molecule, chosen.samples, audit=search, outcome=outcome
+            )
+            if outcome is not None:
+                audit = None  # it has gone on where states are missing, as long as there was time
             if audit is not None and audit.missing and len(generator.starts(audit)):
                 typer.echo(
                     f"{audit.finding.head}: {audit.missing_in_words}\n"
@@ -205,7 +230,7 @@ def train(
         molecule = source.load()
         if dry_run:
             return _show_cost(molecule, chosen)
-        _, folder = _trained(molecule, source, chosen, name, runs, resume, compile, ranks)
+        _, folder, _ = _trained(molecule, source, chosen, name, runs, resume, compile, ranks)
         model = folder / "model.safetensors"
         typer.echo(f"The model is {model}; openmm-fab sample {source.system} --run {folder} draws from it.")
 
@@ -221,13 +246,17 @@ def _trained(
     ranks: Ranks,
     early: Callable[[BoltzmannGenerator, Path], Callable[[dict[str, float]], None]] | None = None,
     report_every: float | None = None,
-) -> tuple[BoltzmannGenerator, Path]:
-    """A trained generator and the folder with its settings, metrics, checkpoint and model; the first rank writes.
+    of: list[str] | None = None,
+) -> tuple[BoltzmannGenerator, Path, Outcome | None]:
+    """A trained generator, the folder with its settings, metrics, checkpoint and model, and where an error was asked
+    for what came of it; the first rank writes.
 
     Parameters
     ----------
     early : callable, optional
         Generator and folder -> a function of metrics, called every `report_every` seconds as `train` says.
+    of : list of str, optional
+        Basins, see `BoltzmannGenerator.run`.
     """
     from ..generator.generator import BoltzmannGenerator
     from ..molecule.ligand_folder import file_name
@@ -255,31 +284,36 @@ def _trained(
     again = {**chosen.to_dict(), MOLECULE: source.absolute()}
     ranks.from_main(lambda: write_run_settings(folder, about, again, resume))
     coordinates = generator.coordinates
+    length = f"for {duration(60 * chosen.minutes)}"
+    if chosen.error is not None:
+        length = f"until errors are below {chosen.error:g} kT, {duration(60 * chosen.at_most)} in all at most"
     typer.echo(
         f"{molecule}: {coordinates.dim} internal coordinates, {int(coordinates.periodic.sum())} of them periodic\n"
         f"{energies_in_words(generator)}\n"
-        f"Training for {duration(60 * chosen.minutes)}; results go to {folder}"
+        f"Training {length}; results go to {folder}"
     )
     log = logged_to(folder / "run.log") if ranks.is_main else nullcontext()
     with _stop_in_words(folder, ranks.is_main), log:
-        report = None if early is None else early(generator, folder)
+        outcome, report = None, None if early is None else early(generator, folder)
+        about_it: dict[str, Any] = {
+            "folder": folder,
+            "resume": resume,
+            "compile": compile,
+            "objective": chosen.objective,
+        }
+        about_it |= {"report": report, "report_every": report_every}
         try:
-            generator.train(
-                budget,
-                folder=folder,
-                resume=resume,
-                compile=compile,
-                objective=chosen.objective,
-                report=report,
-                report_every=report_every,
-            )
+            if chosen.error is None:
+                generator.train(budget, **about_it)
+            else:
+                outcome = generator.run(error=chosen.error, of=of or None, at_most=chosen.at_most, **about_it)
         except KeyboardInterrupt:
             # Stopped before it trained: the model that may be there is the better one.
             if ranks.is_main and generator.digest != untrained:
                 generator.save(folder / "model.safetensors")
             raise
     ranks.from_main(lambda: generator.save(folder / "model.safetensors"))
-    return generator, folder
+    return generator, folder, outcome
 
 
 @contextmanager

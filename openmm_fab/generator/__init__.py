@@ -2,12 +2,14 @@
 
 `settings` and `presets` configure it, `training` and `sampling` implement its methods, `models` its file format,
 `partition` estimates log Z by annealing and by BAR, `refining` carries the ensemble to another energy, `walkers` and
-`auditing` look for states that it lacks.
+`auditing` look for states that it lacks. `seeking` trains and samples until an error is reached, `planning` divides the
+time, `quantities` are what has the error, `outcome` is what comes of it.
 """
 
 from __future__ import annotations
 
 from .generator import BoltzmannGenerator, Metrics
+from .outcome import Outcome
 from .partition import ais_log_weights, flow_energy, log_z_ais, log_z_bar
 from .presets import PRESETS, Preset, load_pretrained
 from .refining import Refinement, refine
@@ -18,6 +20,7 @@ __all__ = [
     "BoltzmannGenerator",
     "GeneratorSettings",
     "Metrics",
+    "Outcome",
     "Preset",
     "Refinement",
     "ais_log_weights",

@@ -38,14 +38,18 @@ from ..tools.progress import History, LivePlot, Ticking, bar
 from ..train.buffer import ReplayBuffer
 from ..train.distributed import Ranks
 from ..train.objectives import Objective
-from ..train.settings import Budget, parse_budget
+from ..train.settings import Budget, parse_budget, parse_minutes
 from ..train.trainer import Trainer
 from . import auditing, models, sampling, training
+from .chains import chain_ensemble
 from .energies import checked_energy, exact_energy, relaxed
 from .evaluation import Metrics, metrics_of, metrics_of_annealed
 from .holding import held_by
+from .outcome import Outcome
 from .parts import digest, objective_of
+from .quantities import Of, Quantities
 from .settings import GeneratorSettings
+from .working import Parts, run_to_error
 
 AUDITED = 10_000  # samples
 STARTS = 64  # chains that an audit's missing states start
@@ -500,6 +504,64 @@ class BoltzmannGenerator:
             reached &= (z.abs() < self.flow.reach.to(z)).all(1)
         z = z[reached]
         return z[torch.arange(STARTS if len(z) else 0) % max(1, len(z))]
+
+    def run(
+        self,
+        *,
+        error: float,
+        of: Of = None,
+        at_most: str | float = "2 h",
+        folder: str | Path | None = None,
+        resume: bool = False,
+        progress: bool = True,
+        compile: bool = True,
+        objective: str | Objective = "auto",
+        report: Callable[[Metrics], None] | None = None,
+        report_every: float | None = None,
+    ) -> Outcome:
+        """Train, sample and check until standard errors are below `error`, or the time is over.
+
+        Time is divided between training and sampling by what flows so far were worth, see `generator.planning`. The
+        samples of the result are drawn after the decision to stop, their number fixed before, and are checked: k-hat
+        and effective samples inside each basin, an estimate of another kind, and an audit. A result that fails a check
+        is not believed, whatever its error.
+
+        Parameters
+        ----------
+        error : float
+            kT for free energies of basins, each against all the rest; for observables in their unit.
+        of : sequence of names of basins, or mapping of names to callables, optional
+            A callable takes an mdtraj.Trajectory and returns bool (n,), frames in a basin, or numbers (n,), an
+            observable. By default every well of a torsion, ring or nitrogen that holds more than 0.1 % of the weight.
+        at_most : str or float (minutes)
+            Of all, but for the making of the generator.
+        folder : path, optional
+            As in `train`; a run that was interrupted goes on from it, to the same number of samples once that is fixed.
+        resume, progress, compile, objective, report, report_every
+            As in `train`; `resume` may come with a larger `at_most`.
+
+        Returns
+        -------
+        Outcome
+            `believed`, `reached`, `rows`, `checks`, `ensemble`; printable.
+
+        Raises
+        ------
+        ValueError
+            An error that is not above zero; names of basins that there are not.
+        """
+        options: dict[str, Any] = {"progress": progress, "compile": compile, "objective": objective}
+        options |= {"report": report, "report_every": report_every}
+        train, sample = partial(self.train, **options), partial(self.sample, progress=progress)
+        parts = Parts(train, sample, self._chains, self.audit, lambda audit: bool(len(self.starts(audit))))
+        home = None if folder is None else Path(folder)
+        limit = 60.0 * parse_minutes(at_most)
+        return run_to_error(parts, error, Quantities(of), limit, home, resume, seed=self.seed, progress=progress)
+
+    def _chains(self, n: int, seed: int) -> Ensemble:
+        """n states of Markov chains with proposals of the flow; see `generator.chains`."""
+        about = (self.system.md_topology, self.system.temperature)
+        return chain_ensemble(self.flow, self.coordinates, self.energy, n, stream(self.device, seed), *about)
 
     def outside_range(self, ensemble: Ensemble) -> tuple[float, float]:
         """Shares of samples and of weight with a stiff coordinate beyond the range of the splines."""

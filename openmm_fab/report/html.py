@@ -17,6 +17,8 @@ from ..ensemble.audit import COLUMNS as AUDIT_COLUMNS
 from ..ensemble.audit import TITLE as AUDIT_TITLE
 from ..ensemble.ensemble import draw_structures
 from ..ensemble.held import COLUMNS, TITLE, costs
+from ..generator.outcome import COLUMNS as OUTCOME_COLUMNS
+from ..generator.outcome import Outcome
 from ..tools.files import write_atomically
 from ..tools.findings import BAD, CARE, GOOD, Finding
 from ..tools.provenance import provenance
@@ -42,13 +44,15 @@ def write_report(
     ensemble: Ensemble,
     *,
     comparison: Comparison | None = None,
+    outcome: Outcome | None = None,
     metrics: Sequence[Mapping[str, float]] = (),
     settings: Mapping[str, Any] | None = None,
     title: str = "",
     early: str = "",
 ) -> Path:
     """Write `report_html` to a file; returns its path."""
-    text = report_html(ensemble, comparison, metrics=metrics, settings=settings, title=title, early=early)
+    about: dict[str, Any] = {"outcome": outcome, "metrics": metrics, "settings": settings}
+    text = report_html(ensemble, comparison, title=title, early=early, **about)
     return write_atomically(path, lambda file: file.write(text), "w")
 
 
@@ -56,6 +60,7 @@ def report_html(
     ensemble: Ensemble,
     comparison: Comparison | None = None,
     *,
+    outcome: Outcome | None = None,
     metrics: Sequence[Mapping[str, float]] = (),
     settings: Mapping[str, Any] | None = None,
     title: str = "",
@@ -69,6 +74,8 @@ def report_html(
         Of a flow, with weights.
     comparison : Comparison, optional
         With reference MD; without one there are no verdicts on basins.
+    outcome : Outcome, optional
+        Of a run until an error, `BoltzmannGenerator.run`.
     metrics : sequence of dict
         Rows of metrics.jsonl, for the learning curves.
     settings : dict, optional
@@ -80,6 +87,7 @@ def report_html(
         them.
     """
     found = findings(ensemble, comparison, metrics=metrics)
+    found = found if outcome is None else [outcome.finding, *found]
     reference = None if comparison is None else comparison.reference
     name = title or ensemble.name
     sections = [
@@ -87,6 +95,7 @@ def report_html(
             "Can these numbers be used?",
             _cards(found) + ("" if early else _figure([figures.weight_figure(ensemble)])),
         ),
+        _section("The errors that were asked for", _outcome(outcome)),
         _section(TITLE, _held(ensemble), (settings or {}).get("turning", "")),
         _section(AUDIT_TITLE, _audit(ensemble)),
         _section("Basins", _basins(comparison)),
@@ -197,6 +206,20 @@ def _figure(drawings: Sequence[str], kind: str = "") -> str:
 
 def _folded(summary: str, text: str) -> str:
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
+
+
+def _outcome(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ""
+    lead = _soft(
+        "Free energy of a basin against all the rest, in kT, or the mean of an observable, ± one standard error. The "
+        "samples were drawn after the decision to stop; the independent estimate is from others, of another kind."
+    )
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row.cells)}</tr>" for row in outcome.rows)
+    return (
+        f'{_cards(outcome.checks)}{lead}<div class="scroll"><table><tr>{_headings(OUTCOME_COLUMNS)}</tr>{rows}</table>'
+        f"</div>"
+    )
 
 
 def _held(ensemble: Ensemble) -> str:

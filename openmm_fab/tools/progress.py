@@ -106,6 +106,12 @@ def hidden(show: bool) -> bool:
     return _Bars.hidden or not show
 
 
+def say(line: str, show: bool = True) -> None:
+    """Print a line of text above the bars, where bars are shown."""
+    if not hidden(show):
+        tqdm.write(line)
+
+
 def bar(items: Iterable[T], label: str, show: bool = True) -> Iterable[T]:
     """Progress bar over the items of an iterable."""
     return tqdm(items, desc=label, disable=hidden(show), leave=False)
