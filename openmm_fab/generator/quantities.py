@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import mdtraj
 import numpy as np
 
-from ..ensemble.basins import Angle, Basins
 from ..ensemble.ensemble import Ensemble
+from ..ensemble.wells import Angle, TorsionWells
 from ..tools.circle import BINS, circular_density
 from ..weights import block_sums, kish, log_ratio, normalized_weights, pareto_khat, weighted_values
 
@@ -100,7 +100,7 @@ class Quantities:
             )
         self.named = None if of is None or isinstance(of, Mapping) else tuple(of)
         self.given = dict(of) if isinstance(of, Mapping) else None
-        self._basins: Basins | None = None
+        self._basins: TorsionWells | None = None
         self._wells: dict[str, tuple[int, int]] = {}  # number of the angle, and of its well
         self.left_out: tuple[str, ...] = ()  # basins with too little weight
 
@@ -109,7 +109,7 @@ class Quantities:
         if self.given is not None:
             return
         x, w = ensemble.x, ensemble.weights
-        self._basins = found = Basins.of(ensemble.topology, x, w)
+        self._basins = found = TorsionWells.of(ensemble.topology, x, w)
         shares: dict[str, float] = {}
         self._wells = {}
         for k, (angle, well) in enumerate(zip(found.angles, found.wells, strict=True)):
@@ -140,7 +140,7 @@ class Quantities:
             raise ValueError("Expected basins to be defined first; call define(ensemble).")
         angles = sorted({k for k, _ in self._wells.values()})
         found = self._basins
-        parts = Basins(tuple(found.angles[k] for k in angles), tuple(found.wells[k] for k in angles))
+        parts = TorsionWells(tuple(found.angles[k] for k in angles), tuple(found.wells[k] for k in angles))
         states = parts.states(ensemble.x)
         return {name: states[:, angles.index(k)] == label for name, (k, label) in self._wells.items()}
 
