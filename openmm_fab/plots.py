@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WEIGHT_BINS = 59
 PLOT_SAMPLES = 2048
+FEW_POINTS = 5
 
 
 def ramachandran(
@@ -100,8 +101,8 @@ def profiles(ax: Axes, curves: Sequence[tuple[str, str, Profile]], label: str) -
     angle_axis(ax, "x", label)
 
 
-def weight_histogram(ax: Axes, ensemble: Ensemble) -> None:
-    """Draw the histogram of ln w - ln mean w, with the effective sample size and k-hat in words."""
+def weight_histogram(ax: Axes, ensemble: Ensemble, *, words: bool = True) -> None:
+    """Draw the histogram of ln w - ln mean w, with the effective sample size and k-hat in words, if wanted."""
     count = int((ensemble.log_w > -np.inf).sum())
     ax.set_title("importance weights")
     ax.spines[["top", "right"]].set_visible(False)
@@ -113,9 +114,11 @@ def weight_histogram(ax: Axes, ensemble: Ensemble) -> None:
     edges, samples, _ = found
     ax.hist(edges[:-1], bins=edges.tolist(), weights=np.rint(count * samples), color=REWEIGHTED, alpha=0.85)
     ax.set_yscale("log")
-    ax.set_ylim(bottom=0.7, top=ax.get_ylim()[1] * 40)
+    ax.set_ylim(bottom=0.7, top=ax.get_ylim()[1] * (40 if words else 1))
     ax.set_xlabel("ln w − ln mean w")
     ax.set_ylabel("samples")
+    if not words:
+        return
     text = (
         f"ESS {ensemble.ess:.0f} of {ensemble.n} ({100 * ensemble.ess_fraction:.1f} %)\n"
         f"top {_weights.CLIP_FRACTION:g} clipped: {ensemble.ess_clipped:.0f}\n"
@@ -144,44 +147,77 @@ def learning_curve(metrics: Sequence[Mapping[str, float]]) -> Figure:
     Parameters
     ----------
     metrics : list of dict
-        One a logged step, with any of the keys evaluations, seconds, ess, ess_ais (fractions of 1), basin_df
-        (kT), basin_df_error (kT). Missing keys are left out; without evaluations, seconds or the step number
-        is the axis.
+        One a logged step, with any of the keys evaluations, seconds, ess, ess_flow, ess_ais (fractions of 1), basin_df
+        (kT), basin_df_error (kT); ess_flow, of each pass, is drawn where there is next to no ess. Missing
+        keys are left out; without evaluations, seconds or the step number is the axis.
     """
     if not metrics:
         raise ValueError("Expected at least one row of metrics; got none.")
-    x_key = next((k for k in ("evaluations", "seconds") if any(_has(m, k) for m in metrics)), None)
-    label = {"evaluations": "energy evaluations", "seconds": "time / s", None: "logged step"}[x_key]
-    with_basin = any(_has(m, "basin_df") for m in metrics)
+    with_basin = any(map(has_basin, metrics))
     figure = new_figure(10.0 if with_basin else 5.5, 3.8)
     axes = figure.subplots(1, 2 if with_basin else 1, squeeze=False)[0]
+    draw_learning_ess(axes[0], metrics)
+    if with_basin:
+        draw_learning_basin(axes[1], metrics)
+    seconds = [m["seconds"] for m in metrics if _has(m, "seconds")]
+    if seconds and _progress(metrics)[0] == "evaluations":
+        figure.suptitle(f"{duration(seconds[-1])} of training", fontsize=10)
+    return figure
+
+
+def draw_learning_ess(ax: Axes, metrics: Sequence[Mapping[str, float]]) -> None:
+    """Draw the effective sample sizes of flow and annealing, in percent, as `learning_curve` does."""
+    x_key, _ = _progress(metrics)
+    if sum(_has(row, "ess") for row in metrics) < FEW_POINTS:  # of a short training, which was evaluated once or twice
+        x, y = _series(metrics, x_key, "ess_flow")
+        if len(x):
+            ax.plot(x, 100 * y, ".", color=FLOW, ms=3, alpha=0.4, label="flow, each pass")
     for key, name, colour in (("ess", "flow", FLOW), ("ess_ais", "AIS", REWEIGHTED)):
         x, y = _series(metrics, x_key, key)
         if len(x) > 100:  # one point an iteration: its spread, and the mean of its neighbours
-            axes[0].plot(x, 100 * y, ".", color=colour, ms=2, alpha=0.25)
+            ax.plot(x, 100 * y, ".", color=colour, ms=2, alpha=0.25)
             span = len(y) // 40
             x, y, name = x[span:-span], _running_mean(y, span), f"{name}, running mean"
-            axes[0].plot(x, 100 * y, color=colour, lw=1.5, label=name)
+            ax.plot(x, 100 * y, color=colour, lw=1.5, label=name)
         elif len(x):
-            axes[0].plot(x, 100 * y, color=colour, marker="o", ms=3, lw=1.5, label=name)
-    axes[0].set(xlabel=label, ylabel="ESS / %", title="effective sample size", ylim=(0, None))
-    if axes[0].lines:
-        axes[0].legend(frameon=False)
-    if with_basin:
-        x, y = _series(metrics, x_key, "basin_df")
-        axes[1].plot(x, y, color=REWEIGHTED, marker="o", ms=3, lw=1.5)
-        x, error = _series([m for m in metrics if _has(m, "basin_df")], x_key, "basin_df_error")
-        if len(error) == len(y):
-            axes[1].fill_between(x, y - 2 * error, y + 2 * error, color=REWEIGHTED, alpha=0.25, lw=0)
-        axes[1].set(xlabel=label, ylabel="ΔF / kT", title="basin ΔF")
-    for ax in axes:
-        if x_key == "evaluations":
-            ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
-        ax.grid(alpha=0.2)
-    seconds = [m["seconds"] for m in metrics if _has(m, "seconds")]
-    if seconds and x_key == "evaluations":
-        figure.suptitle(f"{duration(seconds[-1])} of training", fontsize=10)
-    return figure
+            ax.plot(x, 100 * y, color=colour, marker="o", ms=3, lw=1.5, label=name)
+    ax.set(ylabel="ESS / %", title="effective sample size", ylim=(0, None))
+    if ax.lines:
+        ax.legend(frameon=False)
+    _progress_axis(ax, metrics)
+
+
+def draw_learning_basin(ax: Axes, metrics: Sequence[Mapping[str, float]]) -> None:
+    """Draw the basin's free energy with a band of two standard errors, in kT, as `learning_curve` does."""
+    x_key, _ = _progress(metrics)
+    x, y = _series(metrics, x_key, "basin_df")
+    ax.plot(x, y, color=REWEIGHTED, marker="o", ms=3, lw=1.5)
+    x, error = _series(list(filter(has_basin, metrics)), x_key, "basin_df_error")
+    if len(error) == len(y):
+        ax.fill_between(x, y - 2 * error, y + 2 * error, color=REWEIGHTED, alpha=0.25, lw=0)
+    ax.set(ylabel="ΔF / kT", title="ΔF of the basin 0 < φ < 2.5")
+    _progress_axis(ax, metrics)
+
+
+def has_basin(row: Mapping[str, float]) -> bool:
+    """Whether a row of metrics has the basin's free energy."""
+    return _has(row, "basin_df")
+
+
+def _progress(metrics: Sequence[Mapping[str, float]]) -> tuple[str | None, str]:
+    """What learning curves are drawn against: its key in the metrics, None for the row's number, and its label."""
+    key = next((k for k in ("evaluations", "seconds") if any(_has(m, k) for m in metrics)), None)
+    return key, {"evaluations": "energy evaluations", "seconds": "time / s", None: "logged step"}[key]
+
+
+def _progress_axis(ax: Axes, metrics: Sequence[Mapping[str, float]]) -> None:
+    """Label the axis of learning curves, from 0 to the last row."""
+    key, label = _progress(metrics)
+    ax.set_xlabel(label)
+    ax.set_xlim(left=0)
+    if key == "evaluations":
+        ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
+    ax.grid(alpha=0.2)
 
 
 def _has(row: Mapping[str, float], key: str) -> bool:

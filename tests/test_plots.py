@@ -118,6 +118,16 @@ def test_learning_curve_tolerates_missing_keys(tmp_path) -> None:
         plots.learning_curve([])
 
 
+def test_a_short_training_shows_what_each_pass_had() -> None:
+    rows = [{"evaluations": 256 * i, "ess_flow": 0.01 * i} for i in range(1, 9)]
+    rows[-1]["ess"] = 0.1
+    dots, line = plots.learning_curve(rows).axes[0].lines
+    assert len(dots.get_xdata()) == 8 and dots.get_ydata()[-1] == pytest.approx(8.0)
+    assert line.get_ydata() == pytest.approx([10.0])
+    often = [{"evaluations": 256 * i, "ess_flow": 0.01 * i, "ess": 0.1} for i in range(1, 9)]
+    assert len(plots.learning_curve(often).axes[0].lines) == 1
+
+
 def test_viewer_says_how_to_install_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "nglview", None)
     with pytest.raises(ImportError, match=r"pip install openmm_fab\[notebook\]"):

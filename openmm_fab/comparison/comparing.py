@@ -360,11 +360,13 @@ def _effective(side: Side, mask: np.ndarray) -> float:
 
 
 def _missing(what: str, both: tuple[tuple[Side, np.ndarray], ...]) -> list[str]:
-    """Verdicts on frames in masks (n,) that one side hardly has, though by the other's share many are due."""
+    """Verdicts on frames in masks (n,) that one side hardly has: few, and less than half of the other's share, by which
+    many are due."""
     found = []
     for (side, mask), (other, theirs), where in zip(both, both[::-1], ("", " in the reference"), strict=True):
-        due = float(other.weights[theirs].sum()) * min(side.ensemble.ess, side.blocks)
-        if _effective(side, mask) < FEW and due >= DUE:
+        here, there = float(side.weights[mask].sum()), float(other.weights[theirs].sum())
+        due = there * min(side.ensemble.ess, side.blocks)
+        if _effective(side, mask) < FEW and due >= DUE and here < 0.5 * there:
             found.append(f"{what} missing{where}")
     return found
 

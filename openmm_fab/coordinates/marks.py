@@ -44,4 +44,4 @@ def marked_bonds(zmatrix: ZMatrix, rotors: Collection[int], lengths: np.ndarray,
 
 def marked_centres(centres: Sequence[int], names: Sequence[str]) -> list[Mark]:
     """Stereocentres to highlight, each with a colour and a name."""
-    return [((i,), HAND, f"keeps its hand: {names[i]}") for i in centres]
+    return [((i,), HAND, f"keeps its chirality: {names[i]}") for i in centres]

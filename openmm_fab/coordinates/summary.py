@@ -141,7 +141,9 @@ def _chemistry(
     lines += _how_decided(scans)
     centres = stereocentres(graph)
     if centres:
-        lines.append(f"Stereocentres, which keep the hand of the structure: {', '.join(names[i] for i in centres)}")
+        lines.append(
+            f"Stereocentres, which keep the chirality of the structure: {', '.join(names[i] for i in centres)}"
+        )
     kept_side = kept_nitrogens(graph, structures)
     inverting = sorted(set(pyramidal_nitrogens(graph, system.minimum)) - set(kept_side))
     if inverting:

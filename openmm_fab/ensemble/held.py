@@ -18,7 +18,7 @@ COSTS = {
     'percent. CoordinateSettings(omega="sample") samples both.',
     "stiff bond": "The other isomer is missing. Double bonds stay in MD, too; partial double bonds may turn in its "
     "time: CoordinateSettings(turning=...) names bonds that shall.",
-    "stereocentre": "Nothing: the other hand is the mirror image, or another compound. MD keeps it, too.",
+    "stereocentre": "Nothing: the opposite chirality is the mirror image, or another compound. MD keeps it, too.",
     "pyramidal nitrogen": "The other side is missing. MD inverts most amines in its time, if not held by rings.",
     "ring pucker": "Higher minima are missing, and hold about as much weight as their energy says. Where none were "
     "looked for, other puckers are here only if training found them. CoordinateSettings(puckers=...) is the limit.",

@@ -48,8 +48,8 @@ def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[
     for i, j in rotatable_bonds(graph):
         if frozenset((i, j)) not in turning | amides.keys() and not straight & {i, j}:
             found.append(Held("stiff bond", f"{names[i]}-{names[j]}", "as given", "turned", **bond(i, j)))
-    hands, sides = ("the hand given", "the other hand"), ("the side given", "the other side")
-    found += [Held("stereocentre", names[i], *hands, atoms=(i,)) for i in stereocentres(graph)]
+    chiralities, sides = ("the chirality given", "the opposite"), ("the side given", "the other side")
+    found += [Held("stereocentre", names[i], *chiralities, atoms=(i,)) for i in stereocentres(graph)]
     kept = kept_nitrogens(graph, structures)
     found += [Held("pyramidal nitrogen", names[i], *sides, atoms=(i,)) for i in kept]
     rings = {frozenset(ring): ring for i, j in graph.bonds.tolist() if (ring := graph.ring(i, j))}

@@ -161,7 +161,7 @@ def _refuse_other_stereoisomer(path: str | Path, coordinates: InternalCoordinate
     atoms = list(system.md_topology.atoms)
     if wrong := [str(atoms[i]) for i, share in inverted.items() if share]:
         raise ValueError(
-            f"Expected a model of this stereoisomer of {system.name}; that of {path} has the other hand at "
+            f"Expected a model of this stereoisomer of {system.name}; that of {path} has the opposite chirality at "
             f"{', '.join(wrong)}. Load it with the structure it was trained with."
         )
 

@@ -37,15 +37,15 @@ def check_chirality(
     wrong = [f"{atoms[i]}" for i, share in inverted.items() if share > 0.5]
     if wrong:
         raise ValueError(
-            f"Expected the hand of the system's structure at {', '.join(wrong[:5])}; the trajectory has the other (a "
-            "D-residue, or a mirrored structure). Build the system from the molecule that was simulated."
+            f"Expected the chirality of the system's structure at {', '.join(wrong[:5])}; the trajectory has the "
+            "opposite (a D-residue, or a mirrored structure). Build the system from the molecule that was simulated."
         )
     some = {i: share for i, share in inverted.items() if share > 0.0}
     if some:
         found = ", ".join(f"{atoms[i]} in {100 * share:.2g} %" for i, share in list(some.items())[:5])
         warnings.warn(
-            f"Stereocentres have the other hand than the system's structure: {found} of the frames. Such frames are "
-            "another molecule; leave them out.",
+            f"Stereocentres have the opposite chirality to the system's structure: {found} of the frames. Such frames "
+            "are another molecule; leave them out.",
             stacklevel=4,
         )
 

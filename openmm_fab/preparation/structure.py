@@ -94,11 +94,11 @@ def _shape_problems(model: app.Modeller, solute: app.Modeller) -> list[Problem]:
     overlaps = [f"{atom_label(atoms[somewhere[i]])} and {atom_label(atoms[somewhere[j]])}" for i, j in pairs]
     overlaps += [f"{atom_label(atoms[i])} (not finite)" for i in np.flatnonzero(~finite)]
     torn = "OpenMM bonds the ends; build what is missing, or take a shorter chain"
-    hand = "only to know: every sample keeps the hand of this structure"
+    chirality = "only to know: every sample keeps the chirality of this structure"
     return [
         *unfixable("overlapping atoms", overlaps, "less than 0.05 nm apart; mend or delete them in the file"),
         *unfixable("missing residues", _gaps(solute), torn),
-        *unfixable("D-amino acids", _d_amino_acids(solute), hand),
+        *unfixable("D-amino acids", _d_amino_acids(solute), chirality),
     ]
 
 

@@ -11,6 +11,7 @@ from ..drawing import sticks
 from ..drawing.structures import elements_and_bonds
 from ..molecule.torsions import backbone_pairs
 from .figures import INK, svg
+from .tables import html_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,15 +36,14 @@ def conformer_table(ensemble: Ensemble) -> tuple[str, list[str]]:
         return "", []
     names = list(found[0].torsions)
     headings = ["", "population", "F / kT", "effective frames", *names]
-    rows = []
+    rows: list[list[str]] = []
     for number, one in enumerate(found, 1):
         few = " (few: the error is uncertain)" if one.effective < FEW else ""
         cells = [f"{number}", str(one.population), str(one.free_energy), f"{one.effective:,.0f}{few}"]
         cells += [f"{math.degrees(one.torsions[name]):.0f}°" for name in names]
-        rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    head = "".join(f"<th>{escape(text)}</th>" for text in headings)
+        rows.append(cells)
     others = f"<p>All others: {escape(str(found.others))}, in {found.count - len(found)} more basins.</p>"
-    table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>{others}'
+    table = f"{html_table(headings, rows)}{others}"
     elements, bonds = elements_and_bonds(ensemble.topology)
 
     def panel(k: int) -> Callable[[], Figure]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..ensemble.ensemble import Ensemble
 
 
+WIDTH = 4.0  # inches; with the fonts of STYLE letters are 12 pixels in the narrowest column of the page
 # Colours that no palette has, and the page's variable each becomes.
 INK, PLOT, EMPTY = "#010203", "#fdfcfb", "#fdfcfa"
 THEMED = {
@@ -34,7 +35,7 @@ THEMED = {
 STYLE: dict[str, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     **{"figure.facecolor": "none", "savefig.facecolor": "none", "axes.facecolor": PLOT, "legend.facecolor": PLOT},
-    **{"svg.fonttype": "path", "font.size": 11.0, "axes.titlesize": 12.0},
+    **{"svg.fonttype": "path", "font.size": 11.0, "axes.titlesize": 11.0, "legend.fontsize": 11.0},
 }
 
 
@@ -73,7 +74,7 @@ def ramachandrans(
 
     def panel(title: str, side: Ensemble, weighted: bool) -> Callable[[], Figure]:
         def draw() -> Figure:
-            figure = style.new_figure(4.4, 3.9)
+            figure = style.new_figure(WIDTH, 3.4)
             ax = figure.subplots()
             ax.set_facecolor(EMPTY)
             image = plots.ramachandran(
@@ -110,11 +111,11 @@ def profile_figures(ensemble: Ensemble, comparison: Comparison | None, most: int
 
     def panel(name: str) -> Callable[[], Figure]:
         def draw() -> Figure:
-            figure = style.new_figure(4.8, 3.6)
+            figure = style.new_figure(WIDTH, 3.2)
             ax = figure.subplots()
             plots.profiles(ax, curves[name], style.torsion_label(name))
             ax.set_title(f"F({style.torsion_label(name, unit=False)}), bands ±2 SE")
-            ax.legend(frameon=False, fontsize=9)
+            ax.legend(frameon=False)
             return figure
 
         return draw
@@ -124,21 +125,28 @@ def profile_figures(ensemble: Ensemble, comparison: Comparison | None, most: int
 
 def learning_figures(metrics: Sequence[Mapping[str, float]]) -> list[str]:
     """Learning curves: ESS of flow and AIS, and the basin's free energy, against energy evaluations."""
-    if not metrics:
-        return []
-    return [
-        svg(
-            "learning",
-            "Learning curves: effective sample sizes, basin free energy",
-            lambda: plots.learning_curve(metrics),
-        )
+    curves = [
+        ("ess", "Learning curve: effective sample sizes of flow and annealing", plots.draw_learning_ess),
+        ("basin", "Learning curve: free energy of the basin", plots.draw_learning_basin),
     ]
+    if not any(map(plots.has_basin, metrics)):
+        curves.pop()
+
+    def panel(draw_axes: Callable[..., None]) -> Callable[[], Figure]:
+        def draw() -> Figure:
+            figure = style.new_figure(WIDTH, 3.2)
+            draw_axes(figure.subplots(), metrics)
+            return figure
+
+        return draw
+
+    return [svg(f"learning-{name}", label, panel(draw)) for name, label, draw in curves] if metrics else []
 
 
 def weight_figure(ensemble: Ensemble) -> str:
     def draw() -> Figure:
-        figure = style.new_figure(4.8, 3.6)
-        plots.weight_histogram(figure.subplots(), ensemble)
+        figure = style.new_figure(WIDTH, 3.2)
+        plots.weight_histogram(figure.subplots(), ensemble, words=False)  # the cards have them
         return figure
 
     return svg("weights", "Histogram of the log weights", draw)

@@ -21,7 +21,8 @@ WORDS: dict[str, str] = {
         "nitrogen side; ΔF is its free energy against all the rest"
     ),
     "basin missing, rest missing": (
-        "verdict: fewer than 10 effective samples where by the other side's share 20 or more are due"
+        "verdict: fewer than 10 effective samples, and less than half of the other side's share, by which 20 or "
+        "more are due"
     ),
     "block": (
         "frames that depend on each other (of one walker, or of one stretch of time); errors come from "
@@ -29,7 +30,7 @@ WORDS: dict[str, str] = {
     ),
     "bootstrap": "errors from repeated resampling of frames or blocks",
     "buffer": "replay buffer: recent annealed and plain samples with their weights, which gradient steps draw from",
-    "chirality, hand": "handedness of a stereocentre; coordinates keep that of the given structure",
+    "chirality": "handedness of a stereocentre; coordinates keep that of the given structure",
     "clipped (ESS)": (
         "with the largest 0.01 % of the weights set to the largest below them; never smaller than the raw "
         "value, and always shown beside it"

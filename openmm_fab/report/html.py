@@ -25,6 +25,7 @@ from ..tools.provenance import provenance
 from . import figures, page
 from .conformers import LEAD, conformer_table
 from .glossary import WORDS
+from .tables import html_table
 from .viewer import ngl_library
 from .words import CONTRADICTION, findings, usable
 
@@ -89,6 +90,7 @@ def report_html(
     found = findings(ensemble, comparison, metrics=metrics)
     found = found if outcome is None else [outcome.finding, *found]
     reference = None if comparison is None else comparison.reference
+    made = (settings or {}).get("made_with") or provenance()
     name = title or ensemble.name
     sections = [
         _section(
@@ -113,11 +115,11 @@ def report_html(
         ),
         "" if early else _conformers(ensemble),
         _structures(ensemble, bool(early)),
-        _section("Training", _training(metrics) + _figure(figures.learning_figures(metrics), "wide")),
+        _section("Training", _training(metrics) + _figure(figures.learning_figures(metrics))),
     ]
     if comparison is not None:
         sections.append(_section("Everything that was compared", _folded("Tables", comparison.table())))
-    sections.append(_section("What made this", _made((settings or {}).get("made_with") or provenance())))
+    sections.append(_section("What made this", html_table((), [(name, str(value)) for name, value in made.items()])))
     if settings:
         sections.append(_section("Settings", _folded("As the run was started", json.dumps(settings, indent=2))))
     return "\n".join(
@@ -165,7 +167,7 @@ def _head(name: str, ensemble: Ensemble, verdict: Finding, early: str, physics: 
         f"{ensemble.topology.n_atoms} atoms ({', '.join(sorted(residues))}), {ensemble.temperature:g} K, "
         f"{ensemble.n:,} samples{f'; {physics}' if physics else ''}. Written {date}."
     )
-    words = '<p class="soft"><a href="#words">What the words mean</a></p>'
+    words = '<p class="soft"><a href="#glossary">What the words mean</a></p>'
     head = f'<h1>{escape(name)}</h1><p class="soft">{escape(about)}</p>'
     return f"<header>{head}{_early(early)}{_card(verdict)}{words}</header>"
 
@@ -173,8 +175,8 @@ def _head(name: str, ensemble: Ensemble, verdict: Finding, early: str, physics: 
 def _glossary() -> str:
     """Folded list of the words of the page."""
     rows = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in WORDS.items())
-    listed = f"<details><summary>Glossary</summary><dl>{rows}</dl></details>"
-    return f'<section id="words"><h2>What the words mean</h2>{listed}</section>'
+    listed = f'<details><summary>Glossary</summary><dl id="glossary">{rows}</dl></details>'
+    return f"<section><h2>What the words mean</h2>{listed}</section>"
 
 
 def _section(title: str, body: str, words: str = "") -> str:
@@ -198,10 +200,10 @@ def _cards(found: Iterable[Finding]) -> str:
     return f'<div class="grid">{"".join(map(_card, found))}</div>'
 
 
-def _figure(drawings: Sequence[str], kind: str = "") -> str:
+def _figure(drawings: Sequence[str]) -> str:
     if not drawings:
         return ""
-    return f'<div class="grid">{"".join(f"<figure class={kind!r}>{svg}</figure>" for svg in drawings)}</div>'
+    return f'<div class="grid">{"".join(f"<figure>{svg}</figure>" for svg in drawings)}</div>'
 
 
 def _folded(summary: str, text: str) -> str:
@@ -228,9 +230,8 @@ def _held(ensemble: Ensemble) -> str:
     if not ensemble.held:
         return "<p>Nothing is held.</p>"
     lead = _soft("As in the structure given: the weights say nothing of the other sides, and no error bar holds them.")
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in one.row)}</tr>" for one in ensemble.held)
     words = "".join(f"<p>{escape(line)}</p>" for line in costs(ensemble.held))
-    return f'{lead}<div class="scroll"><table><tr>{_headings(COLUMNS)}</tr>{rows}</table></div>{words}'
+    return f"{lead}{html_table(COLUMNS, [one.row for one in ensemble.held])}{words}"
 
 
 def _audit(ensemble: Ensemble) -> str:
@@ -241,44 +242,34 @@ def _audit(ensemble: Ensemble) -> str:
         "Walkers on the energy, hot and in Cartesian space, see what the coordinates exclude. Due: the share of the "
         "weight that a minimum's energy and Hessian ask for; here: the share that the ensemble has."
     )
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in audit.rows(MOST_STATES))
     left = len(audit.states) - MOST_STATES
     more = f"<p>... and {left} more.</p>" if left > 0 else ""
     return (
         f"{lead}<p>{escape(audit.counts)}. {escape(audit.effort)}</p>"
-        f'<div class="scroll"><table><tr>{_headings(AUDIT_COLUMNS)}</tr>{rows}</table></div>{more}'
+        f"{html_table(AUDIT_COLUMNS, audit.rows(MOST_STATES))}{more}"
     )
-
-
-def _headings(texts: Iterable[str]) -> str:
-    return "".join(f"<th>{escape(text)}</th>" for text in texts)
 
 
 def _basins(comparison: Comparison | None) -> str:
     if comparison is None or not comparison.basins:
         return ""
     head = ["basin", "unweighted", "reweighted", "reference", "z", "effective samples inside", "verdict"]
-    rows = "".join(_basin(basin) for basin in comparison.basins)
+    rows, verdicts = zip(*map(_basin, comparison.basins), strict=True)
     words = "".join(f"<p>{escape(line)}</p>" for line in comparison.words().splitlines())
     lead = _soft(
         "Free energy of a basin against all the rest, in kT, ± one standard error. z: difference over its error."
     )
-    return f'{words}{lead}<div class="scroll"><table><tr>{_headings(head)}</tr>{rows}</table></div>'
+    return f"{words}{lead}{html_table(head, rows, last=verdicts)}"
 
 
-def _basin(basin: BasinComparison) -> str:
+def _basin(basin: BasinComparison) -> tuple[list[str], tuple[str, str]]:
+    """Cells of a basin, and its verdict with a grade."""
     numbers = [side.number for side in (basin.flow, basin.ensemble, basin.reference)]
     z = f"{basin.z:+.1f}" if np.isfinite(basin.z) else "-"
     cells = [basin.name, *numbers, z, f"{basin.ensemble.effective:,.0f}"]
     verdict, _, doubt = basin.verdict.partition(";")  # doubt: k-hat, which the cards above tell
     grade = BAD if verdict.startswith(CONTRADICTION) else CARE if doubt or verdict != AGREE else GOOD
-    row = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f'<tr>{row}<td class="{grade}">{MARKS[grade]} {escape(verdict)}</td></tr>'
-
-
-def _made(made: Mapping[str, str]) -> str:
-    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>" for name, value in made.items())
-    return f'<div class="scroll"><table class="made">{rows}</table></div>'
+    return cells, (f"{MARKS[grade]} {verdict}", grade)
 
 
 def _training(metrics: Sequence[Mapping[str, float]]) -> str:

@@ -29,7 +29,8 @@ def overview_html(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     done = sum(row["status"] == "done" for row in rows)
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     about = f"{done} of {len(rows)} molecules done. Written {date}."
-    head = "".join(f"<th>{escape(text)}</th>" for text in HEADINGS)
+    numbers = [""] * 2 + [' class="number"'] * (len(HEADINGS) - 2)
+    head = "".join(f"<th{of}>{escape(text)}</th>" for text, of in zip(HEADINGS, numbers, strict=True))
     body = "".join(map(_row, rows))
     return "\n".join(
         [
@@ -69,4 +70,5 @@ def _row(row: Mapping[str, Any]) -> str:
         str(Estimate(row["first"], row["first_error"])),
         f"{row['seconds'] / 60:.1f}",
     ]
-    return f"<tr>{''.join(cells)}{''.join(f'<td>{escape(text)}</td>' for text in texts)}</tr>"
+    cells += [f'<td class="number">{escape(text)}</td>' for text in texts]
+    return f"<tr>{''.join(cells)}</tr>"

@@ -22,14 +22,12 @@ p { margin: .3rem 0; max-width: 60rem; } .soft { color: var(--soft); } a { color
 .bad { border-left: 5px solid var(--bad); } .mark { font-weight: 700; } .good > .mark, td.good { color: var(--good); }
 .care > .mark, td.care { color: var(--care); } .bad > .mark, td.bad { color: var(--bad); }
 figure { margin: 0; } figure svg { width: 100%; height: auto; display: block; fill: var(--ink); }
-
-.grid:has(> .wide) { grid-template-columns: minmax(0, 1fr); } figure.wide svg { max-width: 60rem; }
 #picture figure { max-width: 32rem; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td.number { white-space: nowrap; } .number { text-align: right; } td { overflow-wrap: break-word; }
 td.good, td.care, td.bad { border-left: 0; }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
 pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem;
   font-size: .8rem; line-height: 1.35; }
 summary { cursor: pointer; padding: .3rem 0; }

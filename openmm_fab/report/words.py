@@ -242,6 +242,7 @@ def _agreement(comparison: Comparison | None, audit: Audit | None) -> Finding:
             for item in comparison.basins
         )
         grade = BAD if missing or len(apart) > len(judged) / 4 else CARE
+        head = f"{len(apart)} of {len(judged)} basins and torsions contradict {comparison.reference.name}"
         return Finding(grade, head, f"Beyond the errors, or missing: {', '.join(apart)}.{rest}")
     made = {name for projection in comparison.projections for name in projection.names}  # of the torsions above
     others = [c.name for c in comparison.coordinates if c.verdict.startswith(CONTRADICTION) and c.name not in made]

@@ -103,6 +103,13 @@ def test_a_basin_that_few_samples_cannot_show_is_not_called_missing() -> None:
     """A share of 0.003 in 1,000 samples against 30,000 frames: 3 are due, and so many are there."""
     few = compare(two_basins(1000, 0.003, seed=5), two_basins(30_000, 0.003, seed=6), n_bootstrap=40).basins[0]
     assert few.ensemble.effective < 10 < few.reference.effective and few.verdict == "too few samples, no verdict"
+    # Nor is one of the right share that a few heavy frames make, though 20 and more were due.
+    heavy = two_basins(2000, 0.1, seed=7)
+    inside = np.flatnonzero(heavy.phi()[:, 0] > 0)
+    log_w = heavy.log_w.copy()
+    log_w[inside] = np.log(np.where(np.arange(len(inside)) < 8, len(inside) / 8, 1e-3))
+    here = compare(replace(heavy, log_w=log_w), two_basins(3000, 0.1, seed=6), n_bootstrap=40).basins[0]
+    assert here.ensemble.effective < 10 and abs(here.z) < 1 and "missing" not in here.verdict
     # But a handful where next to none are due contradicts.
     many = compare(two_basins(1000, 0.009, seed=1), two_basins(300_000, 0.0001, seed=6), n_bootstrap=40).basins[0]
     assert 4 < many.ensemble.effective < 10 and many.verdict == "disagree"

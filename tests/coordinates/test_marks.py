@@ -28,4 +28,4 @@ def test_bonds_by_what_they_do() -> None:
 
 
 def test_centres_by_name() -> None:
-    assert marked_centres([1, 3], NAMES) == [((i,), marks.HAND, f"keeps its hand: {NAMES[i]}") for i in (1, 3)]
+    assert marked_centres([1, 3], NAMES) == [((i,), marks.HAND, f"keeps its chirality: {NAMES[i]}") for i in (1, 3)]

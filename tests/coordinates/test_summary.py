@@ -62,7 +62,7 @@ def test_what_is_said_in_words(proline, alanine_dipeptide):
     (amide,) = proline.scans.bonds  # the one without a hydrogen
     energies = f"(barrier {amide.barrier:.1f} kT, other side {amide.other:+.1f} kT)"
     assert f"Peptide bonds, trans: ACE1:C-PRO2:N {energies}, PRO2:C-NME3:N\n" in text
-    assert "keep the hand of the structure: PRO2:CA\n" in text
+    assert "keep the chirality of the structure: PRO2:CA\n" in text
     assert "Rings that pucker or are bent: 1" in text and "closed by their lengths: 1" in text
     assert "ACE1:CH3 (3 sectors), NME3:C (3 sectors)" in text
     rigid = MolecularSystem.from_pdb(alanine_dipeptide.folder / "input.pdb", PAPER_FORCEFIELD, constraints=app.HBonds)
@@ -125,10 +125,12 @@ def test_what_the_picture_marks(proline):
     assert sum(colour == marks.TURNS for _, colour, _ in marked) == 1  # psi
     assert sum(colour == marks.SECTOR for _, colour, _ in marked) == 2
     assert [name for _, colour, name in marked if colour == marks.CLOSES] == ["closes a ring: PRO2:CD-PRO2:CG"]
-    assert [name for atoms, _, name in marked if len(atoms) == 1] == ["keeps its hand: PRO2:CA"]
+    assert [name for atoms, _, name in marked if len(atoms) == 1] == ["keeps its chirality: PRO2:CA"]
     pytest.importorskip("nglview")
     sent = str(proline.view()._ngl_msg_archive)
-    assert sent.count("closes a ring: ") == 1 and sent.count("turns: ") == 3 and sent.count("keeps its hand: ") == 1
+    assert (
+        sent.count("closes a ring: ") == 1 and sent.count("turns: ") == 3 and sent.count("keeps its chirality: ") == 1
+    )
 
 
 def test_scales_from_a_trajectory(alanine_dipeptide):

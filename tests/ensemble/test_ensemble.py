@@ -354,7 +354,7 @@ def test_from_mdtraj_knows_the_hand_of_stereocentres(alanine_dipeptide) -> None:
     system = alanine_dipeptide
     x = np.stack([system.positions] * 20)
     mirrored = x * [1.0, 1.0, -1.0]
-    with pytest.raises(ValueError, match=r"hand of the system's structure at ALA2-CA; .*D-residue"):
+    with pytest.raises(ValueError, match=r"chirality of the system's structure at ALA2-CA; .*D-residue"):
         Ensemble.from_mdtraj(mdtraj.Trajectory(mirrored, system.md_topology), system, energies=False)
     mixed = np.where(np.arange(20)[:, None, None] < 3, mirrored, x)
     with pytest.warns(UserWarning, match="ALA2-CA in 15 % of the frames"):

@@ -17,7 +17,7 @@ from openmm_fab.report.html import report_html
 HELD = (
     Held("peptide bond", "ALA2:C-PRO3:N", "trans", "cis", energy=math.log(9.0)),
     Held("peptide bond", "PRO3:C-NME4:N", "trans", "cis"),
-    Held("stereocentre", "ALA2:CA", "the hand given", "the other hand"),
+    Held("stereocentre", "ALA2:CA", "the chirality given", "the opposite"),
 )
 LINE = "held fixed: 2 peptide bonds, 1 stereocentre"
 

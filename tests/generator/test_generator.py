@@ -390,7 +390,7 @@ def test_a_model_of_the_mirror_image_is_refused(alanine_dipeptide):
     assert mirrored.fingerprint == alanine_dipeptide.fingerprint
     model = Path(__file__).parents[2] / "systems" / "alanine_dipeptide" / "pretrained" / "model.safetensors"
     BoltzmannGenerator.load(model, alanine_dipeptide)
-    with pytest.raises(ValueError, match="has the other hand at ALA2-CA"):
+    with pytest.raises(ValueError, match="has the opposite chirality at ALA2-CA"):
         BoltzmannGenerator.load(model, mirrored)
 
 

@@ -134,7 +134,7 @@ def test_agreement_and_contradiction() -> None:
     unweighted = two_basins(6000, 0.4, seed=1)
     unweighted = replace(unweighted, log_w=0.1 * np.random.default_rng(3).normal(size=6000))
     apart = findings(unweighted, compare(unweighted, reference, n_bootstrap=40))[-1]
-    assert apart.grade == "bad" and "phi > 0 ALA2" in apart.because
+    assert apart.grade == "bad" and "phi > 0 ALA2" in apart.because and "torsions contradict md" in apart.head
 
 
 def test_a_missing_basin_is_a_contradiction() -> None:
@@ -235,7 +235,7 @@ def test_the_page_needs_nothing_from_elsewhere(page) -> None:
 
 def test_the_page_says_what_it_should(page) -> None:
     assert "reload" not in page and "Early:" not in page
-    assert '<a href="#words">' in page and "<dt>k-hat</dt>" in page
+    assert '<a href="#glossary">' in page and "<dt>k-hat</dt>" in page
     assert "my &lt;run&gt;" in page and "my <run>" not in page and "&lt;b&gt;&amp;" in page
     for words in ("k-hat", "ESS", "phi &gt; 0 ALA2", "agree within errors", "30 iterations, 15,360 energy evaluations"):
         assert words in page, words
@@ -297,10 +297,10 @@ def test_an_early_page_has_the_figures_that_tell_most(monkeypatch) -> None:
     monkeypatch.setattr(figures, "svg", lambda name, label, draw: drawn.append(name) or "<svg></svg>")
     monkeypatch.setattr(html, "ngl_library", lambda: ("NGL", "a licence"))
     report_html(flow(500, seed=0), metrics=METRICS, early="after 1.0 of 18 minutes of training")
-    assert drawn == ["rama0", "profile0", "profile1", "learning"]
+    assert drawn == ["rama0", "profile0", "profile1", "learning-ess"]
     monkeypatch.setattr(html, "ngl_library", lambda: ("", "nglview is not installed."))
     report_html(flow(500, seed=0), metrics=METRICS, early="after 1.0 of 18 minutes of training")
-    assert drawn[4:] == ["rama0", "profile0", "profile1", "structures", "learning"]
+    assert drawn[4:] == ["rama0", "profile0", "profile1", "structures", "learning-ess"]
 
 
 def test_the_figures_take_their_colours_from_the_page(page) -> None:
