@@ -217,11 +217,8 @@ def _outcome(outcome: Outcome | None) -> str:
         "Free energy of a basin against all the rest, in kT, or the mean of an observable, ± one standard error. The "
         "samples were drawn after the decision to stop; the independent estimate is from others, of another kind."
     )
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row.cells)}</tr>" for row in outcome.rows)
-    return (
-        f'{_cards(outcome.checks)}{lead}<div class="scroll"><table><tr>{_headings(OUTCOME_COLUMNS)}</tr>{rows}</table>'
-        f"</div>"
-    )
+    table = html_table(OUTCOME_COLUMNS, [row.cells for row in outcome.rows])
+    return f"{_cards(outcome.checks)}{lead}{table}"
 
 
 def _held(ensemble: Ensemble) -> str:
