@@ -59,7 +59,7 @@ NEEDS = {  # of each part, those that come before
 }
 PARTS = tuple(NEEDS)
 ONLY = {"walkers": WALKERS, "replicas": REPLICAS, "etkdg": ETKDG, "compared": WALKERS}
-SAMPLES, AUDIT, EMBEDDED = 20_000, "20 s", 200
+SAMPLES, AUDIT, EMBEDDED = 20_000, "10 s", 200
 EXCHANGE = {"walkers": 96, "time_ps": 100.0, "equilibration_ps": 10.0, "hydrogen_mass": 3.0, "step_fs": 2.0}
 ENOUGH, ONE_PERCENT = 10.0, 0.01  # effective samples; share of the weight
 SCRIPT = ROOT / "systems" / "ibuprofen" / "reference" / "make_reference.py"
@@ -332,11 +332,9 @@ def failure(figures: Figures) -> str | None:
 
 
 def table(figures: Figures) -> str:
-    """Two molecules a row, then what other methods say."""
+    """Two molecules a row, then beside other methods."""
     found = figures["molecules"]
-    return "\n\n".join(
-        text for text in (_about(figures), _thirty(found), _beside_rdkit(found), _beside_dynamics(found)) if text
-    )
+    return "\n\n".join(text for text in (_about(figures), _thirty(found), _beside(found)) if text)
 
 
 def _about(figures: Figures) -> str:
@@ -345,10 +343,11 @@ def _about(figures: Figures) -> str:
         f"{figures['minutes']:g} minutes of training on one core, {figures['samples']:,} samples. t: torsions that "
         "turn. s: of the processor, for parameters, coordinates, training, samples and audit. Clipped: share of the "
         "weight above its 1e-4 quantile. Basins: of the torsions, with ten effective samples and more, then all that "
-        "were seen. Missing: minima that an audit of 20 s says have too little weight, and the weight due there. "
-        f"RDKit: {figures['embedded']} ETKDG conformers at minima of the same energy; torsions of heavy atoms; its "
-        "shares are exp(-u) of the minima alone. Populations: in the torsional basins with 1 % in either, how many "
-        "differ by less than two standard errors, and half the sum of all differences."
+        f"were seen. Missing: minima that an audit of {figures['audit']} says have too little weight, and the weight "
+        f"due there. RDKit: {figures['embedded']} ETKDG conformers at minima of the same energy; torsions of heavy "
+        "atoms; its shares are exp(-u) of the minima alone. Populations: in the torsional basins with 1 % in either, "
+        "how many differ by less than two standard errors, and half the sum of all differences; of the samples "
+        "against exchanging walkers, against openmmtools, and of these two against each other."
     )
 
 
@@ -375,29 +374,22 @@ def _row(name: str, of: Figures) -> str:
     )
 
 
-def _beside_rdkit(found: dict[str, Figures]) -> str:
-    rows = [
-        f"| {name} | {e['ours']} | {e['RDKit misses']} | {100 * e['weight RDKit misses']:.1f} | {e['of RDKit']} | "
-        f"{e['ours misses']} | {100 * e['weight ours misses']:.1f} |"
-        for name, of in found.items()
-        if "ours" in (e := of.get("etkdg", {}))
-    ]
-    head = "| | ours above 1 % | RDKit misses | its weight, % | RDKit's above 1 % | ours misses | its weight, % |"
-    return "\n".join([head, "|" + "---|" * 7, *rows]) if rows else ""
-
-
-def _beside_dynamics(found: dict[str, Figures]) -> str:
+def _beside(found: dict[str, Figures]) -> str:
+    """What RDKit's conformers miss and what the samples do, and populations against dynamics."""
     rows = []
     for name, of in found.items():
-        if "walkers" in (compared := of.get("compared", {})):
-            pairs = (
-                compared["walkers"],
-                compared.get("replicas", {}),
-                of.get("replicas", {}).get("against walkers", {}),
-            )
-            rows.append(f"| {name} | " + " | ".join(map(_agree, pairs)) + " |")
-    head = "| populations that agree | walkers-exchange | openmmtools | one against the other |"
-    return "\n".join([head, "|---|---|---|---|", *rows]) if rows else ""
+        e, compared = of.get("etkdg", {}), of.get("compared", {})
+        rdkit = [""] * 6
+        if "ours" in e:
+            rdkit = [str(e["ours"]), str(e["RDKit misses"]), f"{100 * e['weight RDKit misses']:.1f}"]
+            rdkit += [str(e["of RDKit"]), str(e["ours misses"]), f"{100 * e['weight ours misses']:.1f}"]
+        alone = of.get("replicas", {}).get("against walkers", {})
+        pairs = [_agree(one) for one in (compared.get("walkers", {}), compared.get("replicas", {}), alone)]
+        if any(rdkit + pairs):
+            rows.append(f"| {' | '.join([name, *rdkit, *pairs])} |")
+    head = "| | ours above 1 % | RDKit misses | weight, % | RDKit's above 1 % | ours misses | weight, % "
+    head += "| populations: walkers | openmmtools | both |"
+    return "\n".join([head, "|" + "---|" * 10, *rows]) if rows else ""
 
 
 def _agree(of: Figures) -> str:

@@ -33,16 +33,16 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
         "Is the translated energy that of OpenMM?": (_largest, ("energy_accuracy",)),
         "What does an energy cost, with its gradient?": (_each, ("energy_*", "bridge_*", "own_energy_*")),
         "What do the coordinates cost?": (_each, ("coordinates_speed",)),
-        "What lies beyond the range of the splines?": (_each, ("coordinates_range",)),
+        "What lies beyond the range of the splines?": (_turned, ("coordinates_range",)),
         "Which conformers are beyond reach?": (_each, ("conformers",)),
         "What do two minutes give for a ligand?": (_each, ("ligands",)),
         "What does the flow cost, beside other libraries?": (_first, ("flow",)),
         "What does an outer step of FAB cost, by part?": (_each, ("outer_step", "outer_step_peer")),
-        "What does a GPU do?": (_each, ("gpu",)),
+        "What does a GPU do?": (_turned, ("gpu",)),
         "What do several processes give?": (_first, ("scaling",)),
         "Which method learns targets with known answers?": (_each, ("paper_gmm40_*", "paper_manywell32_*")),
         "Which method learns alanine dipeptide?": (_each, ("paper_alanine_dipeptide_*",)),
-        "What does a flow built by bgflow learn?": (_last, ("bgflow_fab",)),
+        "What does a flow built by bgflow learn?": (_turned, ("bgflow_fab",)),
         "What is annealing worth?": (_annealing, ("ais",)),
         "What is each default of the training worth?": (_joined, ("ablations_*",)),
         "Are free energies right, and their errors?": (_free_energies, ("free_energies_*",)),
@@ -144,10 +144,17 @@ def _first(of: Sequence[Record]) -> str:
     return "\n\n".join(_shown(record, notes[:1], tables[:1]) for record, notes, tables in found)
 
 
-def _last(of: Sequence[Record]) -> str:
-    """The last table of each, which is of the end."""
+def _turned(of: Sequence[Record]) -> str:
+    """The last table of each, which is of the end, its rows as columns."""
     found = [(record, *_parts(record)) for record in of]
-    return "\n\n".join(_shown(record, notes, tables[-1:]) for record, notes, tables in found)
+    return "\n\n".join(_shown(record, notes, [transposed(tables[-1])]) for record, notes, tables in found)
+
+
+def transposed(table: str) -> str:
+    """A table with its rows as columns."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]
+    columns, *rows = [list(cells) for cells in zip(lines[0], *lines[2:], strict=True)]
+    return markdown(columns, rows)
 
 
 def _words(of: Sequence[Record]) -> str:
@@ -199,7 +206,7 @@ def _jobs(of: Sequence[Record]) -> str:
         [
             f"FAB without MD data, {samples} samples; all time counts, that of compiling too.",
             markdown(columns, rows),
-            "\n".join(f"{number}. {source(record)}" for number, record in enumerate(of, 1)),
+            ". ".join(f"{number}: {source(record)}" for number, record in enumerate(of, 1)) + ".",
             f"![Raw ESS against time and target evaluations](figures/{CURVES})",
         ]
     )
@@ -227,7 +234,10 @@ def _annealing(of: Sequence[Record]) -> str:
     columns = [training["columns"][0], *(f"in training: {c}" for c in training["columns"][1:4])]
     columns += [f"shipped: {c}" for c in shipped["columns"][1:4]]
     rows = [[*a[:4], *b[1:4]] for a, b in zip(training["rows"], shipped["rows"], strict=True)]
-    return _shown(record, record["notes"], [markdown(columns, rows)])
+    half = -(-len(rows) // 2)  # two rows side by side
+    right = [*rows[half:], *[[""] * len(columns)] * (2 * half - len(rows))]
+    pairs = [a + b for a, b in zip(rows[:half], right, strict=True)]
+    return _shown(record, record["notes"], [markdown(columns + columns, pairs)])
 
 
 def _free_energies(of: Sequence[Record]) -> str:
@@ -239,8 +249,8 @@ def _free_energies(of: Sequence[Record]) -> str:
         question = record["title"].removeprefix("Free energies: ").rstrip(".")
         (table,) = record["tables"]
         rows += [[f"{number}: {question}", *(row + ["", ""])[:4]] for row in table["rows"]]
-        sources.append(f"{number}. {source(record)}. {' '.join(record['notes'])}".replace("\n", "; "))
-    return markdown(["", "estimate", "ΔF / kT", "effective samples", "k-hat"], rows) + "\n\n" + "\n".join(sources)
+        sources.append(f"{number}: {source(record)}. {' '.join(record['notes'])}".replace("\n", "; "))
+    return markdown(["", "estimate", "ΔF / kT", "effective samples", "k-hat"], rows) + "\n\n" + " ".join(sources)
 
 
 def _faults(of: Sequence[Record]) -> str:

@@ -100,6 +100,11 @@ def test_a_record_is_kept_and_shown_beside_the_others(tmp_path, monkeypatch) -> 
         runner.record(_Pendulum, about | {"benchmark": "spring", "figures": {"swings": 4}})  # type: ignore[arg-type]
 
 
+def test_a_table_turned_has_its_rows_as_columns() -> None:
+    table = page.markdown(["", "a", "b"], [["x", "1", "2"], ["y", "3", "4"], ["z", "5", "6"]])
+    assert page.transposed(table) == page.markdown(["", "x", "y", "z"], [["a", "1", "3", "5"], ["b", "2", "4", "6"]])
+
+
 def test_results_are_made_of_the_records() -> None:
     """Nothing is typed in, nothing is stale, nothing is left out, and all of it is a page."""
     written = records.PAGE.read_text("utf-8")
