@@ -46,6 +46,7 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
         "What is annealing worth?": (_annealing, ("ais",)),
         "What is each default of the training worth?": (_joined, ("ablations_*",)),
         "Are free energies right, and their errors?": (_free_energies, ("free_energies_*",)),
+        "What does one flow of several temperatures give?": (_each, ("temperatures",)),
         "How often does MD hop with proposals of the flow?": (_each, ("hops",)),
         "Is memory flat over hours, do killed runs resume?": (_words, ("soak", "kill9")),
         "Which faults do the tests notice?": (_faults, ("mutation_*",)),

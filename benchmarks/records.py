@@ -31,6 +31,7 @@ MODULES = {
     "ablations": "ablations",
     "paper": "paper.run",
     "free_energies": "free_energies",
+    "temperatures": "temperatures",
     "hops": "hops",
     "bgflow_fab": "bgflow_fab",
     "cold_start": "cold_start",

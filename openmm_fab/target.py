@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from .tools.graphs import Graphs
+
+T = TypeVar("T", float, Tensor)
 
 FINGERPRINT_POINTS = 4
 SAME = 0.1  # of log p, and 0.1 %: rounding makes less of a difference
@@ -30,11 +32,14 @@ class Target(ABC):
         Coordinates that are angles in [-pi, pi).
     evaluations : int
         Structures evaluated so far, gradients included in the same count.
+    log_temperatures : tuple of float
+        Of a density at several temperatures, whose last entry of z is log(T / T0): those that are asked for.
     """
 
     dim: int
     periodic: Tensor
     evaluations: int = 0
+    log_temperatures: tuple[float, ...] = ()
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
@@ -126,12 +131,87 @@ class BoltzmannTarget(Target):
         log_p, gradient = function(z) if self.graphs is None else self.graphs("log_p", function, z)
         return log_p, gradient
 
-    def log_prob(self, z: Tensor) -> Tensor:
+    def heights(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (batch,), as they are before they are regularised, and log |dx/dz| (batch,), both float64."""
         x, log_det = self.coordinates.to_cartesian(z.double())
-        u = self.energy(x)
+        return self.energy(x), log_det
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        u, log_det = self.heights(z)
         if self.regularize is not None:
             u = self.regularize(u)
         return (log_det - u).to(z.dtype)
+
+
+class TemperedTarget(BoltzmannTarget):
+    """Boltzmann densities at several temperatures: z (batch, dim) has one entry more, the last, c = log(T / T0).
+
+    log p(z, c) = -(u(x) - u0) T0 / T + log |dx/dz| - level(c), u in units of kT0.  The level keeps the integrals over
+    all other entries about equal, so that no temperature outweighs the others in training; it has no derivative, and c
+    is held wherever the others move.
+
+    Parameters
+    ----------
+    energy, coordinates, regularize
+        As for `BoltzmannTarget`; what is regularised is (u - u0) T0 / T.
+    log_temperatures : sequence of float
+        log(T / T0) in rising order.
+    lowest : float
+        u0, about the energy of the minimum.
+
+    Attributes
+    ----------
+    levels : Tensor, shape (n_temperatures,), float64
+        What log Z is estimated to be at these temperatures, beyond that of harmonic coordinates.
+    """
+
+    def __init__(
+        self,
+        energy: Callable[[Tensor], Tensor],
+        coordinates: Coordinates,
+        log_temperatures: Sequence[float],
+        lowest: float,
+        *,
+        regularize: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(energy, coordinates, regularize=regularize)
+        self.dim = coordinates.dim + 1
+        self.periodic = torch.cat([coordinates.periodic, coordinates.periodic.new_zeros(1)])
+        self.log_temperatures, self.lowest = tuple(log_temperatures), lowest
+        self.levels = torch.zeros(len(self.log_temperatures), dtype=torch.float64, device=self.periodic.device)
+        self._straight = int((~coordinates.periodic).sum())
+
+    @property
+    def fingerprint(self) -> Tensor:
+        levels, self.levels = self.levels, torch.zeros_like(self.levels)
+        try:
+            return super().fingerprint
+        finally:
+            self.levels = levels
+
+    def harmonic(self, c: T) -> T:
+        """log Z at c less that at 0 of as many harmonic coordinates as are straight."""
+        return 0.5 * self._straight * c
+
+    def level(self, c: Tensor) -> Tensor:
+        """What is taken from log p at c (batch,), float64: `levels` between which lines are drawn, and those of
+        harmonic coordinates."""
+        given = torch.tensor(self.log_temperatures, dtype=torch.float64, device=c.device)
+        c, levels = c.double(), self.levels.to(c.device)
+        k = torch.searchsorted(given, c.contiguous()).clamp(1, len(given) - 1)
+        share = (c - given[k - 1]) / (given[k] - given[k - 1])
+        return levels[k - 1] + share * (levels[k] - levels[k - 1]) + self.harmonic(c)
+
+    def heights(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """(u - u0) T0 / T (batch,) and log |dx/dz| (batch,), both float64."""
+        x, log_det = self.coordinates.to_cartesian(z[:, :-1].double())
+        return (self.energy(x) - self.lowest) * (-z[:, -1].detach().double()).exp(), log_det
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        u, log_det = self.heights(z)
+        if self.regularize is not None:
+            u = self.regularize(u)
+        return (log_det - u - self.level(z[:, -1].detach())).to(z.dtype)
 
 
 class Gaussian(Target):

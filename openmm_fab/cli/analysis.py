@@ -23,7 +23,7 @@ from .common import (
     run_settings_of,
     write,
 )
-from .source import Source
+from .source import Source, kelvin
 
 if TYPE_CHECKING:
     from ..comparison.comparison import Comparison
@@ -66,6 +66,7 @@ def sample(
       openmm-fab sample alanine_dipeptide --n 10000
       openmm-fab sample my.pdb --run runs/my-laptop --n 100000 --out samples.dcd
       openmm-fab sample my.pdb --run runs/my-laptop --n 10000000 --out samples.nc --resume
+      openmm-fab sample my.pdb --run runs/several --temperature 350      # of a run with --temperatures 300,400,600
     """
     with errors_in_words():
         from ..ensemble.ensemble import write_ensemble
@@ -73,25 +74,27 @@ def sample(
         from ..generator.presets import load_pretrained
         from ..weights import diagnosis
 
-        source = Source.of(system, forcefield, temperature, positions, solvent)
+        several = run is not None and run_settings_of(run).get("temperatures")
+        at = kelvin(temperature) if several else None  # else it is of the molecule
+        source = Source.of(system, forcefield, None if several else temperature, positions, solvent)
         generator = (
             load_pretrained(source.load(), device or "cpu") if run is None else _of_run(source, run, device or "cpu")
         )
         path = out or Path(f"{generator.system.name}-samples.npz")
         if path.suffix == SUFFIX:
-            streamed = generator.sample(n, seed, name="FAB", progress=True, out=path, resume=resume)
+            streamed = generator.sample(n, seed, temperature=at, name="FAB", progress=True, out=path, resume=resume)
             typer.echo(f"{streamed}\n{streamed.weights.diagnosis()}\nWritten: {path}")
             return
         if resume:
             raise ValueError(f"Expected --resume with a {SUFFIX} file; got {path.name!r}.")
         with tempfile.TemporaryDirectory() as trial:  # before all are drawn: can it be written, and as what?
-            written = write_ensemble(generator.sample(1), Path(trial) / path.name)
+            written = write_ensemble(generator.sample(1, temperature=at), Path(trial) / path.name)
         there = [str(new) for file in written if (new := path.with_name(file.name)).exists()]
         if there:
             raise ValueError(
                 f"Expected a new file to write; {', '.join(there)} exists. Move it, or name another with --out."
             )
-        found = generator.sample(n, seed, name="FAB", progress=True)
+        found = generator.sample(n, seed, temperature=at, name="FAB", progress=True)
         written = write_ensemble(found, path)
     typer.echo(f"{found}\n{diagnosis(found.log_w)}\nWritten: {', '.join(map(str, written))}")
 

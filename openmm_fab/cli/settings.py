@@ -54,8 +54,8 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), **flags: An
     assignments : sequence of str
         Values of --set, such as "train.batch=512".
     **flags
-        preset, minutes, samples, seed, objective, device, error and at_most of the command line; the device chooses the
-        preset where none is named.
+        preset, minutes, samples, seed, temperatures, objective, device, error and at_most of the command line; the
+        device chooses the preset where none is named.
 
     Raises
     ------

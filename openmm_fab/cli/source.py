@@ -169,6 +169,16 @@ def kelvin(text: str | None) -> float | None:
         raise ValueError(f"Expected --temperature in K, such as 300; got {text!r}.") from None
 
 
+def kelvins(text: str | None) -> list[float] | None:
+    """The values of --temperatures, in K."""
+    if text is None:
+        return None
+    try:
+        return [float(part.strip().removesuffix("K")) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"Expected --temperatures in K, such as 300,400,600; got {text!r}.") from None
+
+
 def _absolute(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 

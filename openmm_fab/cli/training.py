@@ -26,7 +26,7 @@ from .common import (
 )
 from .ligands import ChargesOption, Ligand, SmilesOption, source_of
 from .settings import MOLECULE, RunSettings, run_settings
-from .source import Source, kelvin
+from .source import Source, kelvin, kelvins
 
 if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
@@ -87,6 +87,13 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show molecule, coordinates and cost (10 s of probing), and do nothing.")
 ]
 
+TemperaturesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="300,400,600: one flow of these temperatures in K and all between; openmm-fab sample --temperature 350."
+    ),
+]
+
 ObjectiveOption = Annotated[
     str | None,
     typer.Option(
@@ -113,6 +120,7 @@ def run(
     report_every: ReportOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
+    temperatures: TemperaturesOption = None,
     positions: PositionsOption = None,
     smiles: SmilesOption = None,
     charges: ChargesOption = None,
@@ -142,7 +150,7 @@ def run(
     started = time.perf_counter()
     with errors_in_words():
         flags: dict[str, Any] = {"preset": preset, "seed": seed, "minutes": minutes, "samples": samples}
-        flags |= {"error": error, "at_most": at_most}
+        flags |= {"error": error, "at_most": at_most, "temperatures": kelvins(temperatures)}
         chosen = run_settings(settings, change or (), **flags, objective=objective, device=device)
         ligand = Ligand(system, smiles, name, forcefield, charges, solvent, kelvin(temperature))
         source = source_of(ligand, runs, positions, chosen.molecule)
@@ -202,6 +210,7 @@ def train(
     minutes: MinutesOption = None,
     forcefield: ForcefieldOption = None,
     temperature: TemperatureOption = None,
+    temperatures: TemperaturesOption = None,
     positions: PositionsOption = None,
     smiles: SmilesOption = None,
     charges: ChargesOption = None,
@@ -224,7 +233,8 @@ def train(
 
     with errors_in_words(), process_group() as ranks:
         flags = {"preset": preset, "seed": seed, "minutes": minutes}
-        chosen = run_settings(settings, change or (), **flags, objective=objective, device=device)
+        several = kelvins(temperatures)
+        chosen = run_settings(settings, change or (), **flags, temperatures=several, objective=objective, device=device)
         ligand = Ligand(system, smiles, name, forcefield, charges, solvent, kelvin(temperature))
         source = ranks.from_main(lambda: source_of(ligand, runs, positions, chosen.molecule))
         molecule = source.load()
@@ -290,7 +300,8 @@ def _trained(
     typer.echo(
         f"{molecule}: {coordinates.dim} internal coordinates, {int(coordinates.periodic.sum())} of them periodic\n"
         f"{energies_in_words(generator)}\n"
-        f"Training {length}; results go to {folder}"
+        + "".join(f"{line}\n" for line in filter(None, [generator.temperatures_in_words()]))
+        + f"Training {length}; results go to {folder}"
     )
     log = logged_to(folder / "run.log") if ranks.is_main else nullcontext()
     with _stop_in_words(folder, ranks.is_main), log:
@@ -352,4 +363,4 @@ def _show_cost(molecule: MolecularSystem, chosen: RunSettings) -> None:
     with Ticking("probing"):
         cost = probe(generator, PROBE_SECONDS)
     typer.echo(cost.words(chosen.minutes, chosen.samples, generator))
-    typer.echo(generator.turning_in_words())
+    typer.echo("\n".join(filter(None, [generator.turning_in_words(), generator.temperatures_in_words()])))

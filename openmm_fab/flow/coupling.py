@@ -5,6 +5,10 @@ the coordinates; how far, it decides from the other half, torsions entering as (
 continuous at +-pi.  Straight coordinates go through a scale, a shift and a linear-tailed spline; circular ones through
 a rotation and a circular spline.  Base: standard normal on lines, uniform on circles, and a mixture of Gaussians where
 the minima of straight coordinates are known.  A new flow is the identity.
+
+A flow of several temperatures has one more entry in z, the last: log(T / T0), which every layer reads and none moves.
+Densities are then those of the other entries at this temperature, and straight coordinates are sqrt(T / T0) as wide, as
+harmonic ones are; `conditional.AtTemperature` is the flow at one temperature.
 """
 
 from __future__ import annotations
@@ -92,9 +96,14 @@ class CouplingFlow(nn.Module):
     modes : sequence of (columns, means, roots), optional
         Minima of straight coordinates that have several, one entry for each set of coordinates that belong together,
         see `flow.modes.Mixture`: the base has a mode at each.  Where torsions come first, they are drawn with them.
+    log_temperatures : sequence of float, optional
+        log(T / T0) of two temperatures or more, in rising order.  A sample has one of them, or one between.
 
     Attributes
     ----------
+    dim : int
+        Entries of z, with that of the temperature if there are several.
+    log_temperatures : tuple of float
     first : Tensor of bool, shape (dim,)
         What is drawn first; nothing where torsions do not come first.
     reach : Tensor, shape (dim,)
@@ -105,11 +114,14 @@ class CouplingFlow(nn.Module):
     first: Tensor
     reach: Tensor
     _single: Tensor
+    _thermal: Tensor
 
     def __repr__(self) -> str:
         weights = sum(p.numel() for p in self.parameters())
         kind = "torsions first, " if self.settings.torsion_layers else ""
-        return f"CouplingFlow({self.dim} coordinates, {kind}{len(self.layers)} layers, {weights:,} parameters)"
+        kind += f"{len(self.log_temperatures)} temperatures, " if self.log_temperatures else ""
+        dim = self.dim - bool(self.log_temperatures)
+        return f"CouplingFlow({dim} coordinates, {kind}{len(self.layers)} layers, {weights:,} parameters)"
 
     def __init__(
         self,
@@ -118,15 +130,20 @@ class CouplingFlow(nn.Module):
         *,
         rng: torch.Generator | None = None,
         modes: Sequence[tuple[Tensor, Tensor, Tensor]] = (),
+        log_temperatures: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.settings = settings or FlowSettings()
-        self.dim = len(periodic)
-        if self.dim < 1:
+        if len(periodic) < 1:
             raise ValueError("Expected at least one coordinate; got none.")
-        self.register_buffer("periodic", periodic.clone())
         self._log_unit = int((~periodic).sum()) * math.log(self.settings.scale)
         lines, circles = torch.nonzero(~periodic)[:, 0], torch.nonzero(periodic)[:, 0]
+        self.log_temperatures = tuple(map(float, log_temperatures))
+        if self.log_temperatures:
+            _check_temperatures(self.log_temperatures, self.settings)
+            periodic = torch.cat([periodic, periodic.new_zeros(1)])
+        self.dim = len(periodic)
+        self.register_buffer("periodic", periodic.clone())
         self.layers = nn.ModuleList()
         none, bins = lines[:0], self.settings.bins
         self.mixtures = mixtures_of(
@@ -139,6 +156,11 @@ class CouplingFlow(nn.Module):
             several[mixture.columns] = True
             bound[mixture.columns] += mixture.means.abs().amax(0).float()
             spread[mixture.columns] = mixture.spread.float()
+        condition = torch.zeros_like(periodic)
+        if self.log_temperatures:
+            condition[-1] = True
+            bound[-1] = torch.inf
+            spread[-1] = (self.log_temperatures[-1] - self.log_temperatures[0]) / 2
 
         def add(pairs: int, lines: Tensor, circles: Tensor, read: Tensor, bins: int) -> None:
             for _ in range(pairs // 2 if len(lines) + len(circles) else 0):
@@ -152,11 +174,13 @@ class CouplingFlow(nn.Module):
         everything, s = torch.ones_like(periodic), self.settings
         if (several & periodic).any():
             raise ValueError("Expected modes of straight coordinates only; some are of angles.")
-        self.register_buffer("_single", ~several, persistent=False)
+        self.register_buffer("_single", ~several & ~condition, persistent=False)
+        self.register_buffer("_thermal", ~several & ~condition & ~periodic, persistent=False)
+        self._thermals = int(self._thermal.sum())
         self.register_buffer("reach", torch.where(periodic, torch.inf, bound * s.scale), persistent=False)
         if s.torsion_layers:
             first = periodic | several
-            add(s.torsion_layers, lines[several[lines]], circles, first, bins)
+            add(s.torsion_layers, lines[several[lines]], circles, first | condition, bins)
             self.torsion_layers = len(self.layers)
             rest = lines[~several[lines]]
             add(s.layers, rest, none, everything, bins)
@@ -252,7 +276,8 @@ class CouplingFlow(nn.Module):
         return self._to_base(self._checked(z))
 
     def _to_base(self, z: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
-        z, log_det = self.unscaled(z), torch.full_like(z[:, 0], -self._log_unit)
+        z = self._held(z)
+        z, log_det = self.unscaled(z), -self._log_units(z)
         for layer in reversed(self.layers):
             z, change = self.couple(z, layer, frozen=frozen)
             log_det = log_det + change
@@ -263,7 +288,8 @@ class CouplingFlow(nn.Module):
 
         `frozen`: without a graph of the parameters.
         """
-        z, log_det = base, torch.full_like(base[:, 0], self._log_unit)
+        z = self._held(base)
+        log_det = self._log_units(z)
         for layer in self.layers:
             z, change = self.couple(z, layer, inverse=True, frozen=frozen)
             log_det = log_det + change
@@ -284,7 +310,7 @@ class CouplingFlow(nn.Module):
         """
         base = self.sample_base(n, rng)
         log_q_t = self._first_log_prob(base)
-        log_q_s = self.base_log_prob(base) - log_q_t - self._log_unit
+        log_q_s = self.base_log_prob(base) - log_q_t - self._log_units(base)
         own = self.layers[: self.torsion_layers]
         k, defensive = (0, own) if others is None else others
         with torch.set_grad_enabled(torsions and torch.is_grad_enabled()):
@@ -309,6 +335,7 @@ class CouplingFlow(nn.Module):
     def torsions_log_prob(self, z: Tensor, layers: nn.ModuleList | None = None) -> Tensor:
         """log q(t) (batch,) of the coordinates drawn first in z (batch, dim), in the unit of length of log q(s | t); of
         other layers of torsions, if given."""
+        z = self._held(z)
         z, log_det = self.unscaled(z), torch.zeros_like(z[:, 0])
         for layer in reversed(self.layers[: self.torsion_layers] if layers is None else layers):
             z, change = self.couple(z, layer)
@@ -324,16 +351,44 @@ class CouplingFlow(nn.Module):
         each = torch.where(self.periodic, -math.log(2 * math.pi), normal)
         found = torch.where(of & self._single, each, 0.0).sum(1)
         for mixture in map(_mixture, self.mixtures):
-            found = found + mixture.log_prob(base)
+            found = found + mixture.log_prob(base, self._width(base))
         return found
 
     def scaled(self, z: Tensor) -> Tensor:
-        """Convert z (batch, dim) from the units of base and layers, in which lines are in units of `scale`."""
-        return torch.where(self.periodic, z, z * self.settings.scale)
+        """Convert z (batch, dim) from the units of base and layers, in which lines are in units of `scale`, times
+        sqrt(T / T0) where there are several temperatures and no modes."""
+        return torch.where(self.periodic, z, z * self._units(z))
 
     def unscaled(self, z: Tensor) -> Tensor:
         """Convert z (batch, dim) to the units of base and layers."""
-        return torch.where(self.periodic, z, z / self.settings.scale)
+        return torch.where(self.periodic, z, z / self._units(z))
+
+    def _units(self, z: Tensor) -> float | Tensor:
+        """What `scaled` multiplies lines by."""
+        scale, width = self.settings.scale, self._width(z)
+        if width is None:
+            return scale
+        units = torch.where(self._thermal, width[:, None] * scale, scale)
+        return torch.cat([units[:, :-1], torch.ones_like(units[:, -1:])], 1)
+
+    def _log_units(self, z: Tensor) -> Tensor:
+        """log |d scaled / d unscaled| (batch,)."""
+        unit = torch.full_like(z[:, 0], self._log_unit)
+        return unit + 0.5 * self._thermals * z[:, -1] if self.log_temperatures else unit
+
+    def _width(self, z: Tensor) -> Tensor | None:
+        """sqrt(T / T0) (batch,) of z (batch, dim); None without several temperatures."""
+        return (0.5 * z[:, -1]).exp() if self.log_temperatures else None
+
+    def _held(self, z: Tensor) -> Tensor:
+        """z (batch, dim) without derivatives by the temperature."""
+        return torch.cat([z[:, :-1], z[:, -1:].detach()], 1) if self.log_temperatures else z
+
+    def reach_at(self, z: Tensor) -> Tensor:
+        """`reach` at the temperatures of z (batch, dim): (batch, dim), or (dim,) where there is one."""
+        width = self._width(z)
+        reach = self.reach.to(z)
+        return reach if width is None else torch.where(self._thermal, reach * width[:, None], reach)
 
     def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log q(z) (batch,) and its gradient in z (batch, dim), without a graph of the parameters."""
@@ -348,9 +403,12 @@ class CouplingFlow(nn.Module):
         return log_q.detach(), gradient
 
     @torch.no_grad()
-    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw n samples z (n, dim), angles in [-pi, pi), with log q(z) (n,)."""
-        base = self.sample_base(n, rng)
+    def sample(
+        self, n: int, rng: torch.Generator | None = None, log_temperature: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw n samples z (n, dim), angles in [-pi, pi), with log q(z) (n,); of several temperatures at one, if it is
+        given."""
+        base = self.sample_base(n, rng, log_temperature)
         z, log_det = self.replayed("from_base", self.from_base, base)
         return z, self.base_log_prob(base) - log_det
 
@@ -371,11 +429,11 @@ class CouplingFlow(nn.Module):
         z, log_det = self.from_base(base)
         return z, self.base_log_prob(base) - log_det
 
-    def sample_base(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+    def sample_base(self, n: int, rng: torch.Generator | None = None, log_temperature: float | None = None) -> Tensor:
         """Draw n samples (n, dim) of the base, lines in units of `scale`."""
         like = next(self.parameters())
         if self.resampling is None:
-            return self._plain_base(n, like, rng)
+            return self._plain_base(n, like, rng, log_temperature)
         return self.resampling.sample(n, lambda k: self._plain_base(k, like, rng), rng)
 
     def renew_points(self, rng: torch.Generator | None = None) -> None:
@@ -384,13 +442,22 @@ class CouplingFlow(nn.Module):
             points = self.resampling.points
             points.copy_(self._plain_base(len(points), points, rng))
 
-    def _plain_base(self, n: int, like: Tensor, rng: torch.Generator | None) -> Tensor:
+    def _plain_base(
+        self, n: int, like: Tensor, rng: torch.Generator | None, log_temperature: float | None = None
+    ) -> Tensor:
         z = torch.randn(n, self.dim, generator=rng, device=like.device, dtype=like.dtype)
         uniform = torch.rand(n, self.dim, generator=rng, device=like.device, dtype=like.dtype)
         base = torch.where(self.periodic, (2 * uniform - 1) * math.pi, z)
+        if self.log_temperatures:
+            given = torch.tensor(self.log_temperatures, device=like.device, dtype=like.dtype)
+            between = given[0] + (given[-1] - given[0]) * uniform[:, -1]
+            drawn = torch.arange(n, device=like.device)
+            # In turn: as many at each of the given ones, and as many again between the first and the last.
+            among = torch.where(drawn % 2 == 0, given[drawn // 2 % len(given)], between)
+            base[:, -1] = among if log_temperature is None else log_temperature
         for mixture in map(_mixture, self.mixtures):
             columns = mixture.columns
-            base[:, columns] = mixture.sample(z[:, columns], uniform[:, columns[0]])
+            base[:, columns] = mixture.sample(z[:, columns], uniform[:, columns[0]], self._width(base))
         return base
 
     def base_log_prob(self, base: Tensor) -> Tensor:
@@ -544,6 +611,14 @@ def _move_in_c(
 ) -> tuple[Tensor, Tensor]:
     """Compute `_move` in C."""
     return native.couple(x, product, bias, bound, circular, inverse, MAX_LOG_SCALE)
+
+
+def _check_temperatures(log_temperatures: tuple[float, ...], settings: FlowSettings) -> None:
+    steps = [b - a for a, b in pairwise(log_temperatures)]
+    if len(log_temperatures) < 2 or not min(steps) > 0 or not all(map(math.isfinite, log_temperatures)):
+        raise ValueError(f"Expected logarithms of two or more temperatures in rising order; got {log_temperatures}.")
+    if settings.resampled:
+        raise ValueError("Expected FlowSettings(resampled=False) with several temperatures; got True.")
 
 
 def _mixture(module: nn.Module) -> Mixture:

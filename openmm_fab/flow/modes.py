@@ -57,17 +57,23 @@ class Mixture(nn.Module):
         self.register_buffer("shares", shares, persistent=False)
         self.register_buffer("log_norms", shares.log() - log_width - k / 2 * math.log(2 * math.pi), persistent=False)
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log density (batch,) of z (batch, dim), by its entries `columns`."""
+    def log_prob(self, z: Tensor, width: Tensor | None = None) -> Tensor:
+        """log density (batch,) of z (batch, dim), by its entries `columns`; with modes `width` (batch,) times as
+        wide."""
         away = z[:, None, self.columns] - self.means.to(z)  # (batch, modes, k)
         whitened = torch.einsum("mij,bmj->bmi", self.inverses.to(z), away)
-        return torch.logsumexp(self.log_norms.to(z) - 0.5 * whitened.square().sum(2), 1)
+        squares = whitened.square().sum(2)
+        if width is None:
+            return torch.logsumexp(self.log_norms.to(z) - 0.5 * squares, 1)
+        wider = torch.logsumexp(self.log_norms.to(z) - 0.5 * squares / width[:, None].square(), 1)
+        return wider - len(self.columns) * width.log()
 
-    def sample(self, normal: Tensor, uniform: Tensor) -> Tensor:
+    def sample(self, normal: Tensor, uniform: Tensor, width: Tensor | None = None) -> Tensor:
         """Its entries (batch, k), from standard normal ones (batch, k) and numbers (batch,) between 0 and 1, which
-        choose the modes."""
+        choose the modes, `width` (batch,) times as wide."""
         bounds = self.shares.to(uniform).cumsum(0)
         mode = torch.bucketize(uniform.contiguous(), bounds).clamp(max=len(bounds) - 1)
+        normal = normal if width is None else normal * width[:, None]
         return self.means.to(normal)[mode] + torch.einsum("bij,bj->bi", self.roots.to(normal)[mode], normal)
 
 

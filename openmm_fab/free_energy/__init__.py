@@ -1,7 +1,8 @@
 """Free energies of ensembles, in kT, each with a standard error and a diagnosis.
 
 `profiles`: along coordinates, and of one basin. `populations`: several basins. `differences`: log Z, force fields,
-temperatures, lambdas. `estimators`: the same on plain arrays. Formulas and sources: docs/free_energy.md.
+temperatures, lambdas. `temperatures`: heat capacities, and F, U and S against temperature. `estimators`: the same on
+plain arrays. Formulas and sources: docs/free_energy.md.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .profiles import (
     profile,
     surface,
 )
+from .temperatures import TemperatureCurve, heat_capacity, mean_energy, temperature_curve
 
 __all__ = [
     "PHI_POSITIVE",
@@ -42,6 +44,7 @@ __all__ = [
     "Profile",
     "StateFreeEnergies",
     "Surface",
+    "TemperatureCurve",
     "bar_estimate",
     "basin_difference",
     "basin_populations",
@@ -50,14 +53,17 @@ __all__ = [
     "flow_samples",
     "free_energy_difference",
     "free_energy_difference_bar",
+    "heat_capacity",
     "in_phi_positive",
     "mbar",
     "mbar_estimate",
+    "mean_energy",
     "phi_positive",
     "profile",
     "reweight_energy",
     "reweight_temperature",
     "surface",
+    "temperature_curve",
     "temperature_difference",
     "temperature_energy",
     "z_score",

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
-
 from ..coordinates.internal import InternalCoordinates
 from ..ensemble.ensemble import Ensemble
 from ..flow.base import TrainableFlow
 from ..flow.coupling import CouplingFlow
 from ..free_energy.profiles import basin_difference
-from ..target import Coordinates
+from ..target import BoltzmannTarget
 from ..train.buffer import ReplayBuffer
 from . import training
 
@@ -36,16 +32,15 @@ def metrics_of(ensemble: Ensemble) -> Metrics:
 def metrics_of_annealed(
     buffer: ReplayBuffer,
     flow: TrainableFlow,
-    coordinates: Coordinates,
-    energy: Callable[[Tensor], Tensor],
+    target: BoltzmannTarget,
     cut: float,
     batch: int,
 ) -> Metrics:
-    """Shares of annealed weight beyond the splines' range, and of the newest above the cut, kT."""
+    """Shares of annealed weight beyond the splines' range, and of the newest above the cut of the target's energies."""
     metrics = {}
-    if isinstance(flow, CouplingFlow) and isinstance(coordinates, InternalCoordinates):
-        metrics["annealed_outside"] = training.weight_outside(buffer.z, buffer.log_w, flow.reach)
+    if isinstance(flow, CouplingFlow) and isinstance(target.coordinates, InternalCoordinates):
+        metrics["annealed_outside"] = training.weight_outside(buffer.z, buffer.log_w, flow.reach_at(buffer.z))
     if buffer.size:
         z, log_w = buffer.newest(batch)
-        metrics["annealed_above_cut"] = training.weight_above_cut(z, log_w, coordinates, energy, cut)
+        metrics["annealed_above_cut"] = training.weight_above_cut(target.heights(z)[0], log_w, cut)
     return metrics

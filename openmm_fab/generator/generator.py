@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -24,10 +24,11 @@ from ..ensemble.ensemble import Ensemble
 from ..ensemble.held import Held, to_json
 from ..ensemble.stream import StreamedEnsemble, sample_to_file
 from ..flow.base import TrainableFlow, share_outside_circle
+from ..flow.conditional import AtTemperature
 from ..flow.coupling import CouplingFlow
 from ..molecule.system import MolecularSystem
 from ..plots import training_figures
-from ..target import BoltzmannTarget, Coordinates
+from ..target import BoltzmannTarget, Coordinates, TemperedTarget
 from ..tools.activity import doing
 from ..tools.adaptive_batch import AdaptiveBatch
 from ..tools.devices import checked, stream
@@ -49,6 +50,8 @@ from .outcome import Outcome
 from .parts import digest, objective_of
 from .quantities import Of, Quantities
 from .settings import GeneratorSettings
+from .temperatures import at_temperature, in_order, log_temperatures, temperatures_in_words
+from .temperatures import checked as checked_temperature
 from .working import Parts, run_to_error
 
 AUDITED = 10_000  # samples
@@ -113,14 +116,15 @@ class BoltzmannGenerator:
         if coordinates is None:
             with doing("making coordinates", "coordinates", self._setup):
                 coordinates = InternalCoordinates.from_system(system, self.settings.coordinates, energy=exact)
-        modes = coordinates.modes if isinstance(coordinates, InternalCoordinates) else ()
+        self._modes = coordinates.modes if isinstance(coordinates, InternalCoordinates) else ()
         self.coordinates = coordinates.to(self.device) if isinstance(coordinates, InternalCoordinates) else coordinates
-        self._rng = stream("cpu", seed)
         self._adaptive = AdaptiveBatch("Sampling")
-        if flow is None:  # the same first weights on every device
-            minima = [(m.columns, m.means, m.roots) for m in modes]
-            flow = CouplingFlow(coordinates.periodic, self.settings.flow, rng=self._rng, modes=minima).to(self.device)
-        else:
+        if flow is not None:
+            if self.settings.temperatures:
+                raise ValueError(
+                    "Expected no temperatures with a flow that is given, which knows of none; got "
+                    f"{self.settings.temperatures}. Leave out the flow, or the temperatures."
+                )
             z, _ = flow.sample(LOOKED_AT, stream(self.device, 0))
             if z.shape != (LOOKED_AT, coordinates.dim):
                 raise ValueError(
@@ -133,17 +137,37 @@ class BoltzmannGenerator:
                     "places that count more than once make weights wrong. Take a flow whose angles stay on the circle.",
                     stacklevel=2,
                 )
+        minimum = torch.as_tensor(system.minimum, device="cpu" if energy is None else self.device)[None]
+        self._lowest = float(self.energy(minimum))
+        self._begin(flow)
+
+    def _begin(self, flow: TrainableFlow | None) -> None:
+        """Flow, target and random numbers as the settings say; by default an untrained flow."""
+        several, dim = log_temperatures(self.settings.temperatures, self.system.temperature), self.coordinates.dim
+        self._rng = stream("cpu", self.seed)
+        if flow is None:  # the same first weights on every device
+            minima = [(m.columns, m.means, m.roots) for m in self._modes]
+            flow = CouplingFlow(
+                self.coordinates.periodic.cpu(),
+                self.settings.flow,
+                rng=self._rng,
+                modes=minima,
+                log_temperatures=several,
+            ).to(self.device)
         self.flow = flow
         if self.device.type == "cuda":
-            self._rng = stream(self.device, seed)
-        minimum = torch.as_tensor(system.minimum, device="cpu" if energy is None else self.device)[None]
-        self.cut = float(self.energy(minimum)) + coordinates.dim / 2 + self.settings.energy_cut
+            self._rng = stream(self.device, self.seed)
+        self.cut = (0.0 if several else self._lowest) + dim / 2 + self.settings.energy_cut
         if self.device.type == "cpu":
             with doing("loading C", "code", self._setup):
                 self._use_c()
-        self.target = BoltzmannTarget(
-            self.energy, self.coordinates, regularize=partial(regularize, cut=self.cut, dim=coordinates.dim)
-        )
+        limited = partial(regularize, cut=self.cut, dim=dim)
+        if several:
+            self.target: BoltzmannTarget = TemperedTarget(
+                self.energy, self.coordinates, several, self._lowest, regularize=limited
+            )
+        else:
+            self.target = BoltzmannTarget(self.energy, self.coordinates, regularize=limited)
 
     def __repr__(self) -> str:
         flow = self.flow if isinstance(self.flow, CouplingFlow) else type(self.flow).__name__
@@ -157,6 +181,7 @@ class BoltzmannGenerator:
         *,
         resume: bool = False,
         progress: bool | Literal["plot"] = True,
+        temperatures: Sequence[Any] | None = None,
         compile: bool = True,
         evaluate_every: float = 60.0,
         evaluate_samples: int = 4096,
@@ -180,6 +205,10 @@ class BoltzmannGenerator:
             Go on from the checkpoint in `folder`, if there is one; from the one before where the last is damaged.
         progress : bool or "plot"
             A bar; "plot": in a notebook also learning curves and the Ramachandran plot, redrawn as training goes on.
+        temperatures : sequence of float (K), text or Quantity, optional
+            Two or more, the system's own within their range: one flow for all of them and those between, see `sample`.
+            The energy is the system's at each, and so is what an implicit solvent's salt screens. Metrics are those at
+            the system's own. The generator has to be untrained, or to have these in its settings.
         compile : bool
             On a GPU, fuse the flow and a translated energy with `torch.compile`. On a CPU they are C in any case.
         evaluate_every : float, s
@@ -218,6 +247,8 @@ class BoltzmannGenerator:
             Passed on after the checkpoint is written; the generator keeps what it has learned.
         """
         budget, ranks = parse_budget(budget), Ranks()
+        if temperatures is not None:
+            self._change_temperatures(in_order(temperatures))
         setup, self._setup = self._setup, {}
         compiles = compile and self.device.type != "cpu"
         if compiles:
@@ -234,11 +265,12 @@ class BoltzmannGenerator:
             about=self._about(),
         )
         if audit is not None and len(z := self.starts(audit)):
-            trainer.experience.start_from(z)
+            own = z.new_zeros(len(z), 1 if self.settings.temperatures else 0)  # log(T / T0)
+            trainer.experience.start_from(torch.cat([z, own], 1))
 
         def annealed(buffer: ReplayBuffer) -> Metrics:
             batch = self.settings.train.batch
-            return metrics_of_annealed(buffer, self.flow, self.coordinates, self.energy, self.cut, batch)
+            return metrics_of_annealed(buffer, self.flow, self.target, self.cut, batch)
 
         plot = None
         if progress == "plot" and trainer.ranks.is_main:
@@ -261,6 +293,17 @@ class BoltzmannGenerator:
         finally:
             if trainer.iteration:
                 self._history = f"trained for {trainer.iteration} iterations"
+
+    def _change_temperatures(self, temperatures: tuple[float, ...]) -> None:
+        if temperatures == self.settings.temperatures:
+            return
+        if self._history != "untrained" or not isinstance(self.flow, CouplingFlow):
+            raise ValueError(
+                f"Expected an untrained generator with a flow of its own for temperatures {temperatures}; this one is "
+                f"{self._history}, for {self.settings.temperatures or self.system.temperature} K. Make a new one."
+            )
+        self.settings = replace(self.settings, temperatures=temperatures)
+        self._begin(None)
 
     def _internal(self, samples: Ensemble) -> Tensor:
         """Internal coordinates z (n, dim) of samples drawn by their weights."""
@@ -309,6 +352,7 @@ class BoltzmannGenerator:
         n: int,
         seed: int | None = ...,
         *,
+        temperature: Any = ...,
         name: str = ...,
         progress: bool = ...,
         refine: str | AISSettings | None = ...,
@@ -321,6 +365,7 @@ class BoltzmannGenerator:
         n: int,
         seed: int | None = ...,
         *,
+        temperature: Any = ...,
         name: str = ...,
         progress: bool = ...,
         refine: None = ...,
@@ -333,6 +378,7 @@ class BoltzmannGenerator:
         n: int,
         seed: int | None = None,
         *,
+        temperature: Any = None,
         name: str = "flow",
         progress: bool = False,
         refine: str | AISSettings | None = None,
@@ -346,6 +392,9 @@ class BoltzmannGenerator:
 
         Parameters
         ----------
+        temperature : float (K), text or Quantity, optional
+            The system's own unless given; of a flow of several temperatures any between the lowest and the highest.
+            Energies, weights and `log_z` of the ensemble are those of this temperature.
         refine : str or AISSettings, optional
             "ais" anneals the flow's samples to the Boltzmann distribution, with evener weights, for some 25 energies
             and gradients a structure; settings with alpha = 1 and without resampling say how. `log_z` of the ensemble
@@ -360,23 +409,24 @@ class BoltzmannGenerator:
         if out is not None and refine is not None:
             raise ValueError("Expected out or refine; got both. Refined samples are drawn into memory only.")
         seed = self.seed + 1 if seed is None else seed
+        kelvin = self._checked_temperature(temperature)
         if out is not None:
-            return self._sample_to_file(out, n, seed, name, progress, resume)
+            return self._sample_to_file(out, n, seed, kelvin, name, progress, resume)
         rng, log_q = stream(self.device, seed), None
         if refine is not None:
             x, u, log_w = sampling.refined(
-                self.flow, self.coordinates, self.energy, n, rng, refine, self.batch, progress
+                *(self.flow_at(kelvin), self.coordinates, self.energy_at(kelvin), n, rng, refine, self.batch, progress)
             )
         else:
             batches = bar(range(math.ceil(n / self.batch)), "sampling", progress)
-            parts = zip(*(self._draw(rng) for _ in batches), strict=True)
+            parts = zip(*(self._draw(rng, kelvin) for _ in batches), strict=True)
             x, u, log_w, log_q = (torch.cat(part)[:n] for part in parts)
         return Ensemble(
             x=x.numpy(),
             u=u.numpy(),
             log_w=log_w.numpy(),
             topology=self.system.md_topology,
-            temperature=self.system.temperature,
+            temperature=kelvin,
             name=name,
             invalid=int((~torch.isfinite(log_w)).sum()),
             log_q=None if log_q is None else log_q.numpy(),
@@ -384,18 +434,34 @@ class BoltzmannGenerator:
         )
 
     def _sample_to_file(
-        self, path: str | Path, n: int, seed: int, name: str, progress: bool, resume: bool
+        self, path: str | Path, n: int, seed: int, kelvin: float, name: str, progress: bool, resume: bool
     ) -> StreamedEnsemble:
         """`sample` into a file; what is written there besides the structures says which of them may be added later."""
-        about = {"fingerprint": self.system.fingerprint, "temperature": float(self.system.temperature)}
+        about = {"fingerprint": self.system.fingerprint, "temperature": kelvin}
         about |= {"name": name, "seed": str(seed), "batch": self.batch, "model": self.digest}
         about |= {} if self.held is None else {"held": to_json(self.held)}
         rng = stream(self.device, seed)
-        return sample_to_file(path, n, self._draw, self.system.md_topology, about, resume, progress, rng)
+        draw = partial(self._draw, kelvin=kelvin)
+        return sample_to_file(path, n, draw, self.system.md_topology, about, resume, progress, rng)
 
-    def _draw(self, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _draw(self, rng: torch.Generator, kelvin: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One batch of x, u, log w and log q, see `sampling.draw`."""
-        return sampling.draw(self.flow, self.coordinates, self.energy, self.batch, rng, self._adaptive)
+        flow, energy = self.flow_at(kelvin), self.energy_at(kelvin)
+        return sampling.draw(flow, self.coordinates, energy, self.batch, rng, self._adaptive)
+
+    def _checked_temperature(self, temperature: Any) -> float:
+        return checked_temperature(temperature, self.settings.temperatures, self.system.temperature)
+
+    def flow_at(self, temperature: Any = None) -> TrainableFlow | AtTemperature:
+        """The flow over z (batch, dim) of the coordinates at a temperature that `sample` would take."""
+        return at_temperature(self.flow, self._checked_temperature(temperature), self.system.temperature)
+
+    def energy_at(self, temperature: Any = None) -> Callable[[Tensor], Tensor]:
+        """Energy x (n, n_atoms, 3) in nm -> u (n,), in kT of a temperature that `sample` would take."""
+        kelvin, own = self._checked_temperature(temperature), float(self.system.temperature)
+        if kelvin == own:
+            return self.energy
+        return lambda x: self.energy(x) * (own / kelvin)
 
     @property
     def batch(self) -> int:
@@ -414,21 +480,26 @@ class BoltzmannGenerator:
         """Which torsions turn and what is kept as given; empty with coordinates of other libraries."""
         return self.coordinates.turning_in_words() if isinstance(self.coordinates, InternalCoordinates) else ""
 
+    def temperatures_in_words(self) -> str:
+        """Which temperatures the flow is for; empty if for the system's own alone."""
+        return temperatures_in_words(self.settings.temperatures, self.system.temperature)
+
     @property
     def digest(self) -> str:
         """sha256 of the tensors of flow and coordinates, which identifies the model that drew a file of samples."""
         return digest(self.flow, self.coordinates)
 
     @torch.no_grad()
-    def log_prob(self, x: Tensor | np.ndarray) -> Tensor:
-        """log q(x) (n,) of structures x (n, n_atoms, 3) in nm: the flow's density over shapes, float64.
+    def log_prob(self, x: Tensor | np.ndarray, temperature: Any = None) -> Tensor:
+        """log q(x) (n,) of structures x (n, n_atoms, 3) in nm: the flow's density over shapes, float64; `temperature`
+        as for `sample`.
 
         Per nm^(3 n_atoms - 6), without the volume and the 8 pi^2 of overall motion; all labels of equal atoms have
         the same. A sample's log weight is -u(x) - log q(x).
         """
-        parts = [torch.zeros(0, dtype=torch.float64)]
+        parts, flow = [torch.zeros(0, dtype=torch.float64)], self.flow_at(temperature)
         for part in torch.as_tensor(x, dtype=torch.float64).split(self.batch) if len(x) else []:
-            parts += self._adaptive(lambda a, b: self._log_prob(part[a:b]), len(part))  # noqa: B023
+            parts += self._adaptive(lambda a, b: self._log_prob(part[a:b], flow), len(part))  # noqa: B023
         return torch.cat(parts)
 
     @property
@@ -444,9 +515,9 @@ class BoltzmannGenerator:
         """Structures in a fused call: on CPU as many as its caches like, on a GPU a whole batch."""
         return None if self.device.type == "cpu" else self.settings.train.batch
 
-    def _log_prob(self, x: Tensor) -> Tensor:
+    def _log_prob(self, x: Tensor, flow: TrainableFlow | AtTemperature) -> Tensor:
         z, log_det = self.to_internal(x)
-        return (self.flow.log_prob(z.to(next(self.flow.parameters()))).double() + log_det).cpu()
+        return (flow.log_prob(z.to(next(flow.parameters()))).double() + log_det).cpu()
 
     def evaluate(self, n: int = 4096, measure: Callable[[Ensemble], Mapping[str, float]] | None = None) -> Metrics:
         """Evaluate the present flow on n samples with the true energy; `measure` as in `train`.
@@ -501,7 +572,7 @@ class BoltzmannGenerator:
         z, log_det = self.to_internal(torch.tensor([state.x for state in audit.missing], dtype=torch.float64))
         reached = torch.isfinite(log_det)
         if isinstance(self.flow, CouplingFlow) and self.has_spline_range:
-            reached &= (z.abs() < self.flow.reach.to(z)).all(1)
+            reached &= (z.abs() < self._reach(None).to(z)).all(1)
         z = z[reached]
         return z[torch.arange(STARTS if len(z) else 0) % max(1, len(z))]
 
@@ -570,8 +641,14 @@ class BoltzmannGenerator:
                 "Expected openmm_fab's own flow and coordinates; those of other libraries have no such range."
             )
         z, _ = self.to_internal(torch.as_tensor(ensemble.x, dtype=torch.float64))
-        outside = (z.abs() > self.flow.reach.to(z)).any(1).cpu().numpy()
+        outside = (z.abs() > self._reach(ensemble.temperature).to(z)).any(1).cpu().numpy()
         return float(outside.mean()), float(np.sum(ensemble.weights[outside]))
+
+    def _reach(self, temperature: float | None) -> Tensor:
+        """Range (dim,) of the splines at a temperature."""
+        flow = self.flow_at(temperature)
+        assert isinstance(flow, CouplingFlow | AtTemperature)
+        return flow.reach
 
     def _about(self) -> dict[str, str]:
         """What a checkpoint's numbers belong to, besides the flow."""
@@ -580,6 +657,8 @@ class BoltzmannGenerator:
             "coordinates": json.dumps(asdict(self.settings.coordinates), sort_keys=True),
             "energy cut": f"{self.settings.energy_cut!r} over dim / 2, then dim times a logarithm",
         }
+        if self.settings.temperatures:
+            about["temperatures"] = ", ".join(f"{t:g} K" for t in self.settings.temperatures)
         # Random numbers go on as they were, and have other states on other devices.
         return about if self.device.type == "cpu" else about | {"device": self.device.type}
 

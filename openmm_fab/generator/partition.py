@@ -28,6 +28,7 @@ def log_z_ais(
     generator: BoltzmannGenerator,
     n: int = 2000,
     *,
+    temperature: Any = None,
     settings: AISSettings = ANNEALING,
     seed: int = 0,
     progress: bool = True,
@@ -40,14 +41,16 @@ def log_z_ais(
     ----------
     n : int
         Samples that count; pilot passes that adapt HMC's steps come before them.
+    temperature : float (K), text or Quantity, optional
+        As for `BoltzmannGenerator.sample`.
     settings : AISSettings
         With alpha = 1, so that the path ends at the Boltzmann density; without resampling.
     """
     settings.require_independent_chains()
-    target = BoltzmannTarget(generator.energy, generator.coordinates)
+    target = BoltzmannTarget(generator.energy_at(temperature), generator.coordinates)
     rng = stream(generator.device, seed)
     log_w = ais_log_weights(
-        generator.flow, target, n, settings=settings, rng=rng, batch=generator.batch, progress=progress
+        generator.flow_at(temperature), target, n, settings=settings, rng=rng, batch=generator.batch, progress=progress
     )
     found = exponential_average(log_w, method=f"AIS over {settings.intermediate} intermediate densities")
     return replace(found, unit="nats")
@@ -87,7 +90,8 @@ def log_z_bar(
     Parameters
     ----------
     reference : Ensemble
-        Of the generator's own system; of frames with unequal weights as many as their effective number are drawn.
+        Of the generator's own system, at the samples' temperature; of frames with unequal weights as many as their
+        effective number are drawn.
     samples : Ensemble or int
         What `generator.sample` gave, or how many to draw.
     """
@@ -97,8 +101,9 @@ def log_z_bar(
         raise ValueError("Expected samples of the generator; got an ensemble without log_q. Use generator.sample(n).")
     flow.check_weights_of_flow()
     frames = equally_weighted(reference, seed)
-    log_w = -energies_in(generator.energy if np.isnan(frames.u).any() else frames.u, frames)
-    log_w = log_w - np.asarray(generator.log_prob(frames.x))
+    energy = generator.energy_at(flow.temperature)
+    log_w = -energies_in(energy if np.isnan(frames.u).any() else frames.u, frames)
+    log_w = log_w - np.asarray(generator.log_prob(frames.x, flow.temperature))
     works = -np.where(np.isfinite(flow.log_w), flow.log_w, -np.inf)
     found = -bar_estimate(
         works,

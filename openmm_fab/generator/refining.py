@@ -173,7 +173,7 @@ def _samples(
         with torch.enable_grad():
             chains, batch = max(CHAINS * n, ANNEALED), max(generator.batch, BATCH)
             points, annealed = anneal_to_target(
-                generator.flow, target, chains, sampling.ANNEALING, rng=rng, batch=batch
+                generator.flow_at(), target, chains, sampling.ANNEALING, rng=rng, batch=batch
             )
         z, log_w = points.z, annealed.cpu().numpy()
     seed = int(torch.randint(2**62, (1,), generator=rng, device=rng.device))
@@ -189,7 +189,7 @@ def _weighted(
     drawn: list[Tensor] = []
     log_w = np.zeros(0)
     while len(log_w) < max(CHAINS * n, FEWEST_CHAINS) or (_effective(log_w) < n and len(log_w) < MOST * n):
-        z, log_q = generator.flow.sample(max(generator.batch, BATCH), rng)
+        z, log_q = generator.flow_at().sample(max(generator.batch, BATCH), rng)
         found = (target.log_prob(z.double()) - log_q.double()).cpu().numpy()
         drawn.append(z)
         log_w = np.concatenate([log_w, np.where(np.isfinite(found), found, -np.inf)])

@@ -10,6 +10,7 @@ from ..coordinates.internal import CoordinateSettings
 from ..flow.coupling import FlowSettings
 from ..tools.fields import check_fields, updated
 from ..train.settings import TrainSettings
+from .temperatures import in_order
 
 # q(t) q(s | t): the torsions' own shape, then few splines and more affine layers for the stiff coordinates.
 TORSIONS_FIRST = FlowSettings(layers=4, torsion_layers=6, affine_layers=8)
@@ -26,15 +27,20 @@ class GeneratorSettings:
     energy_cut : float, kT
         In training, energies higher than this above thermal motion, which is dim / 2 over the minimum, count as dim
         times a logarithm; see `energy.bridge.regularize`.
+    temperatures : sequence of float, K
+        Two or more that one flow learns together, each a text or Quantity, too; in rising order after the checks. None
+        for the system's own alone.
     """
 
     coordinates: CoordinateSettings = field(default_factory=CoordinateSettings)
     flow: FlowSettings = TORSIONS_FIRST
     train: TrainSettings = field(default_factory=TrainSettings)
     energy_cut: float = 70.0
+    temperatures: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
+        object.__setattr__(self, "temperatures", in_order(self.temperatures))
 
     @classmethod
     def of(cls, given: GeneratorSettings | Mapping[str, Any] | None) -> GeneratorSettings:
@@ -63,4 +69,5 @@ class GeneratorSettings:
             flow=FlowSettings(**{"torsion_layers": 0, "affine_layers": 0, **values["flow"]}),  # as files had none
             train=TrainSettings.from_dict(values["train"]),
             energy_cut=values["energy_cut"],
+            temperatures=values.get("temperatures", ()),
         )

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..target import Coordinates
 from ..tools.activity import doing
 from ..tools.files import latest, previous, set_aside
 from ..tools.progress import History, LivePlot, RunLog, TrainingBar, duration
@@ -167,16 +166,14 @@ def setup_in_words(times: Mapping[str, float]) -> str:
 
 
 @torch.no_grad()
-def weight_above_cut(
-    z: Tensor, log_w: Tensor, coordinates: Coordinates, energy: Callable[[Tensor], Tensor], cut: float
-) -> float:
-    """Share of the weight of points z (n, dim) with log weights (n,) whose energy lies above the cut, in kT."""
-    x, _ = coordinates.to_cartesian(z.double())
+def weight_above_cut(u: Tensor, log_w: Tensor, cut: float) -> float:
+    """Share of the weight of points of energies u (n,) with log weights (n,) that lies above the cut, in kT."""
     weights = torch.softmax(log_w, 0).nan_to_num(0.0)  # there may be none, among the flow's own
-    return float(weights[energy(x) > cut].sum())
+    return float(weights[u > cut].sum())
 
 
 def weight_outside(z: Tensor, log_w: Tensor, reach: Tensor) -> float:
-    """Share of the weight of points z (n, dim) with log weights (n,) that are not all within +-reach (dim,)."""
+    """Share of the weight of points z (n, dim) with log weights (n,) that are not all within +-reach (dim,) or
+    (n, dim)."""
     outside = (z.abs() > reach.to(z)).any(1)
     return float(torch.softmax(log_w, 0)[outside].sum())

@@ -64,7 +64,7 @@ class HybridWalkers:
         ValueError
             Structures of another shape, or of no finite energy.
         """
-        flow, n = self.generator.flow, self.settings.walkers
+        flow, n = self.generator.flow_at(), self.settings.walkers
         rng = stream(self.generator.device, self.seed)
         if self.start is None:
             z = flow.sample(n, rng)[0]
@@ -102,7 +102,7 @@ class HybridWalkers:
 
     def sweep(self, state: State, rng: torch.Generator) -> State:
         """Offer a flow proposal to every walker and, every `walk_every` sweeps, make an HMC trajectory."""
-        s, flow, here = self.settings, self.generator.flow, self._points(state)
+        s, flow, here = self.settings, self.generator.flow_at(), self._points(state)
         z, log_q = flow.sample(s.walkers, rng)
         with torch.no_grad():  # gradients are asked for where a trajectory starts
             there = Points(z, log_q, self.target.log_prob(z), torch.zeros_like(z))

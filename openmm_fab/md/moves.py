@@ -38,6 +38,7 @@ class FlowProposalMove(MCMCMove):
     Parameters
     ----------
     generator : BoltzmannGenerator
+        One of several temperatures proposes at that of the state, at every rung of a ladder within their range.
     n_proposals : int
         Metropolis steps a call; further ones cost next to nothing where the energy is the generator's.
     batch : int
@@ -82,8 +83,9 @@ class FlowProposalMove(MCMCMove):
         self.generator, self.n_proposals, self.batch = generator, n_proposals, batch
         self.energy, self.seed = energy, seed
         self._rng = np.random.default_rng(seed)
-        self._queue: deque[tuple[np.ndarray, float, float]] = deque()
-        self._here: tuple[np.ndarray, float] | None = None
+        self._kelvin: float | None = None  # of the proposals; None for the generator's own
+        self._queues: dict[float | None, deque[tuple[np.ndarray, float, float]]] = {}
+        self._here: tuple[np.ndarray, float, float | None] | None = None
         self._known: tuple[Any, ...] | None = None
 
     @property
@@ -107,6 +109,7 @@ class FlowProposalMove(MCMCMove):
                 "Expected a move with its generator; this one was restored from a file, which does not hold it. "
                 "Set move.generator = BoltzmannGenerator.load(...)."
             )
+        self._kelvin = _temperature_of(thermodynamic_state, self.generator)
         self._check(thermodynamic_state)
         cache = self._get_context_cache(context_cache)
         start = np.asarray(sampler_state.positions.value_in_unit(unit.nanometer), dtype=np.float64)
@@ -130,7 +133,7 @@ class FlowProposalMove(MCMCMove):
         x = Rotation.random(None, self._rng).apply(proposals[at][0] - proposals[at][0].mean(0)) + start.mean(0)
         sampler_state.positions = unit.Quantity(x, unit.nanometer)
         # Turning and moving it changed no weight. In Contexts' energies nothing is remembered: states come and go.
-        self._here = (x, float(log_w[at])) if self.energy == "generator" else None
+        self._here = (x, float(log_w[at]), self._kelvin) if self.energy == "generator" else None
         context, _ = cache.get_context(thermodynamic_state)
         sampler_state.apply_to_context(context, ignore_velocities=True)
         context.setVelocitiesToTemperature(thermodynamic_state.temperature, int(self._rng.integers(1, 2**31 - 1)))
@@ -166,23 +169,25 @@ class FlowProposalMove(MCMCMove):
 
     def _next(self) -> tuple[np.ndarray, float, float]:
         """The next proposal: x (n_atoms, 3), its log weight towards the generator's own system, and log q."""
-        if not self._queue:
+        queue = self._queues.setdefault(self._kelvin, deque())
+        if not queue:
             assert self.generator is not None
-            drawn = self.generator.sample(self.batch, seed=int(self._rng.integers(2**31)))
+            seed = int(self._rng.integers(2**31))
+            drawn = self.generator.sample(self.batch, seed=seed, temperature=self._kelvin)
             assert drawn.log_q is not None
-            self._queue.extend(zip(drawn.x, drawn.log_w, drawn.log_q, strict=True))
-        return self._queue.popleft()
+            queue.extend(zip(drawn.x, drawn.log_w, drawn.log_q, strict=True))
+        return queue.popleft()
 
     def _log_q(self, x: np.ndarray) -> float:
         assert self.generator is not None
-        return float(self.generator.log_prob(x[None])[0])
+        return float(self.generator.log_prob(x[None], self._kelvin)[0])
 
     def _log_w(self, x: np.ndarray) -> float:
         assert self.generator is not None
-        if self._here is None or not np.array_equal(self._here[0], x):
+        if self._here is None or self._here[2] != self._kelvin or not np.array_equal(self._here[0], x):
             with torch.no_grad():
-                u = float(self.generator.energy(torch.from_numpy(x)[None])[0])
-            self._here = x.copy(), -u - self._log_q(x)
+                u = float(self.generator.energy_at(self._kelvin)(torch.from_numpy(x)[None])[0])
+            self._here = x.copy(), -u - self._log_q(x), self._kelvin
         return self._here[1]
 
     def _check(self, state: Any) -> None:
@@ -205,7 +210,7 @@ class FlowProposalMove(MCMCMove):
             raise ValueError("Expected a molecule without box or pressure; got a periodic state.")
         if self.energy == "generator":
             advice = 'Train a generator for this state, or pass energy="context", which is exact with any energy.'
-            if abs(temperature - own.temperature) > 1e-6 * own.temperature:
+            if self._kelvin is None and abs(temperature - own.temperature) > 1e-6 * own.temperature:
                 raise ValueError(
                     f"Expected a state at the generator's {own.temperature:g} K; got {temperature:g} K. {advice}"
                 )
@@ -215,6 +220,12 @@ class FlowProposalMove(MCMCMove):
                     f"other forces, constraints or masses. {advice}"
                 )
         self._known = key
+
+
+def _temperature_of(state: Any, generator: BoltzmannGenerator) -> float | None:
+    """The state's temperature, K, where the generator has samples of several temperatures, this one among them."""
+    several, kelvin = generator.settings.temperatures, float(state.temperature.value_in_unit(unit.kelvin))
+    return kelvin if several and several[0] <= kelvin <= several[-1] else None
 
 
 def _energy_in(context: openmm.Context, state: Any, x: np.ndarray) -> float:

@@ -85,7 +85,7 @@ class MolecularSystem:
     def __post_init__(self) -> None:
         # The edge of the package: after this, no Quantity.
         object.__setattr__(self, "positions", _in_nanometers(self.positions))
-        object.__setattr__(self, "temperature", _in_kelvin(self.temperature))
+        object.__setattr__(self, "temperature", in_kelvin(self.temperature))
         object.__setattr__(self, "topology", _bonded(self.topology, self.system, self.positions))
         check_supported(self.topology, self.system, self.positions, self.name)
         if len(repeated_bonds(self.topology)):
@@ -174,7 +174,7 @@ class MolecularSystem:
         ValueError
             Coordinates of another number of atoms.
         """
-        options = {"constraints": constraints, "temperature": _in_kelvin(temperature), **create_system_kwargs}
+        options = {"constraints": constraints, "temperature": in_kelvin(temperature), **create_system_kwargs}
         read = inputs.read_amber(prmtop, coordinates, **options)
         return cls(*read, temperature, name=_name(name, prmtop), forcefield=Path(prmtop).name)
 
@@ -202,7 +202,7 @@ class MolecularSystem:
             OpenMM adds no surface term, as it does for Amber, unless told `sasaMethod="ACE"`. Constrained bonds have no
             energy unless told `flexibleConstraints=True`.
         """
-        options = {"constraints": constraints, "temperature": _in_kelvin(temperature), **create_system_kwargs}
+        options = {"constraints": constraints, "temperature": in_kelvin(temperature), **create_system_kwargs}
         read = inputs.read_charmm(psf, coordinates, parameters, **options)
         return cls(*read, temperature, name=_name(name, psf), forcefield=inputs.forcefield_in_words(parameters))
 
@@ -361,7 +361,7 @@ class MolecularSystem:
             not known; a molecule without parameters.
         UnsupportedSystemError
         """
-        kelvin = _in_kelvin(temperature)
+        kelvin = in_kelvin(temperature)
         texts = ligand_files(prepared(molecule), name, forcefield, charges, solvent, kelvin)
         if folder is not None:
             return cls.load(write_ligand(folder, texts))
@@ -622,7 +622,14 @@ def _in_nanometers(positions: Any) -> np.ndarray:
     return np.array(value, dtype=np.float64)
 
 
-def _in_kelvin(temperature: Any) -> float:
+def in_kelvin(temperature: Any) -> float:
+    """A temperature in K: a number, a text such as "300 K", or a Quantity.
+
+    Raises
+    ------
+    ValueError
+        Another text, or no positive, finite number.
+    """
     if isinstance(temperature, str):
         match = re.fullmatch(r"\s*([\d.]+)\s*(K|kelvin)?\s*", temperature)
         if match is None:

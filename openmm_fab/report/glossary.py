@@ -65,6 +65,10 @@ WORDS: dict[str, str] = {
         "position on the annealed path, 0 at the flow and 1 at its end; in alchemical Systems, a global "
         "parameter of the force field"
     ),
+    "level": (
+        "of a flow of several temperatures: the estimate of log Z at each that training takes from log p, so that all "
+        "weigh alike"
+    ),
     "lifted": (
         "a rare basin's density is raised in training by a bias, so that its shape is learned; weights are "
         "towards the unbiased density"

@@ -115,7 +115,11 @@ def report_html(
         ),
         "" if early else _conformers(ensemble),
         _structures(ensemble, bool(early)),
-        _section("Training", _training(metrics) + _figure(figures.learning_figures(metrics))),
+        _section(
+            "Training",
+            _training(metrics) + _figure(figures.learning_figures(metrics)),
+            _temperatures((settings or {}).get("temperatures", ()), ensemble.temperature),
+        ),
     ]
     if comparison is not None:
         sections.append(_section("Everything that was compared", _folded("Tables", comparison.table())))
@@ -170,6 +174,12 @@ def _head(name: str, ensemble: Ensemble, verdict: Finding, early: str, physics: 
     words = '<p class="soft"><a href="#glossary">What the words mean</a></p>'
     head = f'<h1>{escape(name)}</h1><p class="soft">{escape(about)}</p>'
     return f"<header>{head}{_early(early)}{_card(verdict)}{words}</header>"
+
+
+def _temperatures(several: Sequence[float], own: float) -> str:
+    if not several:
+        return ""
+    return f"One flow of the temperatures {', '.join(f'{t:g}' for t in several)} K; this page is of {own:g} K."
 
 
 def _glossary() -> str:

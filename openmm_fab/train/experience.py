@@ -14,16 +14,18 @@ from ..ais.annealing import AISResult, AISSettings, concatenate, in_passes, run_
 from ..ais.kernels import adapted, hmc, widths
 from ..ais.path import AnnealedDensity, Path, Points
 from ..flow.base import Flow
-from ..target import Target
+from ..target import Target, TemperedTarget
 from ..tools.adaptive_batch import AdaptiveBatch
 from ..weights import effective_share, trusted_power
 from .buffer import ReplayBuffer
 from .distributed import Ranks
 from .errors import TrainingError
+from .levels import Levels
 from .lifting import BiasedTarget
 from .settings import TrainSettings
 
 BASINS_EVERY = 25  # iterations
+LEVELS_EVERY = 10
 FOUND_EVERY = 10  # iterations
 RECENT = 16  # passes that the flow's ESS is that of, and of which one is annealed where annealing does not pay
 TRUST = 0.05  # share of a pass that its weights leave effective
@@ -53,7 +55,9 @@ class Experience:
     step_sizes : list of float
         Of each density between the two ends of the path; adapted after every pass.
     widths : Tensor, shape (dim,), or None
-        Of the coordinates in the buffer, if HMC's steps are in proportion.
+        Of the coordinates in the buffer, if HMC's steps are in proportion; of a temperature 0, which no step changes.
+    levels : Levels or None
+        Of a target at several temperatures.
     last : AISResult or None
         The latest pass of this iteration, where it had one; log weights and acceptances of all ranks.
     lam : float
@@ -74,7 +78,10 @@ class Experience:
         self.target = BiasedTarget(target, s.basin_share)
         self.buffer = ReplayBuffer(s.buffer_max * s.batch, target.dim, like.dtype, like.device)
         self.step_sizes = [s.ais.step_size] * s.ais.intermediate
-        self.widths = torch.ones(target.dim, dtype=like.dtype, device=like.device) if s.ais.widths else None
+        self.levels = Levels(target, RECENT) if isinstance(target, TemperedTarget) else None
+        self.widths = None
+        if s.ais.widths or self.levels is not None:
+            self.widths = self._held(torch.ones(target.dim, dtype=like.dtype, device=like.device))
         self.annealing = AdaptiveBatch("Annealing")
         self.last: AISResult | None = None
         self.lam = math.nan
@@ -86,6 +93,15 @@ class Experience:
     def begin(self, iteration: int) -> None:
         """Start an iteration; the first has number 0."""
         self._iteration, self.last = iteration, None
+        if self.levels is not None and iteration % LEVELS_EVERY == 0:
+            before = self.levels.target.level(self.buffer.z[:, -1])
+            self.levels.update()
+            change = before - self.levels.target.level(self.buffer.z[:, -1])
+            self.buffer.reweight(self.settings.ais.alpha * change)
+
+    def _held(self, widths: Tensor) -> Tensor:
+        """Widths (dim,), that of a temperature 0."""
+        return widths if self.levels is None else torch.cat([widths[:-1], torch.zeros_like(widths[-1:])])
 
     def start_from(self, z: Tensor) -> None:
         """Points (n, dim) in basins that the flow does not know, found by other means: chains on the target p begin
@@ -169,10 +185,11 @@ class Experience:
         n = self.settings.batch
         result = concatenate([in_passes(run, n, self.annealing, self.rng) for _ in range(batches)])
         start = result.start.log_p.double() - result.start.log_q.double()
-        log_w, start = self.ranks.gathered(torch.stack([result.log_w.double(), start], 1)).unbind(1)
+        columns = [result.log_w.double(), start, result.start.z[:, -1].double()]
+        log_w, start, last = self.ranks.gathered(torch.stack(columns, 1)).unbind(1)
         self.last = replace(result, log_w=log_w, acceptance=self.ranks.mean(result.acceptance))
         self.step_sizes = adapted(self.step_sizes, self.last.acceptance, s.acceptance)
-        self._remember(start)
+        self._remember(start, last)
         return result
 
     def _follow_buffer(self) -> None:
@@ -181,9 +198,9 @@ class Experience:
         if s.basin_share:
             (z, log_w), here = self.ranks.gather_rows(self.buffer.z, self.buffer.log_w)
             self.buffer.reweight(s.ais.alpha * self.target.update(z, log_w)[here])
-        if self.widths is not None:
+        if s.ais.widths:
             (z, log_w), _ = self.ranks.gather_rows(self.buffer.z, self.buffer.log_w)
-            self.widths = widths(z, log_w, self.target.periodic).to(self.widths)
+            self.widths = self._held(widths(z, log_w, self.target.periodic).to(self.buffer.z))
 
     @property
     def annealing_pays(self) -> bool:
@@ -206,13 +223,17 @@ class Experience:
         """Number of flow samples of zero density in the last pass; nan without one."""
         return int((~torch.isfinite(self._recent[-1])).sum()) if self._recent else math.nan
 
-    def record_log_w(self, log_w: Tensor) -> None:
-        """Record log weights (n,) of the learner's samples towards the target, for the metrics."""
-        self._remember(self.ranks.gathered(log_w.double()))
+    def record_log_w(self, log_w: Tensor, z: Tensor) -> None:
+        """Record log weights (n,) of the learner's samples z (n, dim) towards the target, for the metrics and the
+        levels."""
+        self._remember(*self.ranks.gathered(torch.stack([log_w.double(), z[:, -1].double()], 1)).unbind(1))
 
-    def _remember(self, log_w: Tensor) -> None:
+    def _remember(self, log_w: Tensor, last: Tensor) -> None:
+        """Record log weights (n,), and the last entries (n,) of z, which of several temperatures tell them."""
         self._recent.append(log_w)
         self._ess = None
+        if self.levels is not None:
+            self.levels.record(log_w, last)
 
     def steps_state(self) -> dict[str, Any]:
         """State of the moves: "step_sizes" and "widths"."""
@@ -230,6 +251,7 @@ class Experience:
             "buffer": self.buffer.state_dict(),
             "basins": self.target.coefficients,
             "recent": list(self._recent),
+            "levels": None if self.levels is None else self.levels.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -238,4 +260,6 @@ class Experience:
         self.buffer.load_state_dict(state["buffer"])
         self.target.coefficients = state["basins"]
         self._recent = deque([log_w.to(self.buffer.z.device) for log_w in state["recent"]], RECENT)
+        if self.levels is not None:
+            self.levels.load_state_dict(state["levels"])
         self._ess = None

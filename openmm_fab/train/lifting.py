@@ -40,7 +40,7 @@ class BiasedTarget(Target):
 
     def __init__(self, target: Target, share: float) -> None:
         self.target, self.share = target, share
-        self.dim, self.periodic = target.dim, target.periodic
+        self.dim, self.periodic, self.log_temperatures = target.dim, target.periodic, target.log_temperatures
         self._angles = torch.nonzero(self.periodic)[:, 0]
         self.coefficients = torch.zeros(len(self._angles), 2 * ORDER, dtype=torch.float64)
 

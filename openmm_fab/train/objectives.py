@@ -68,7 +68,7 @@ def alpha_divergence(learner: Learner, experience: Experience, settings: TrainSe
         z, log_q = learner.counted.sample(settings.batch, experience.rng)
         log_p, grad_log_p = experience.target.log_prob_and_gradient(z)
         log_w = log_p.double() - log_q.double()
-        experience.record_log_w(log_w)
+        experience.record_log_w(log_w, z)
         log_w = settings.ais.alpha * log_w
         log_q = learner.log_prob(z, grad_log_p, path_share(learner, experience, settings))
         learner.learn(pooled_loss(log_q, log_w, experience.ranks))
@@ -118,7 +118,7 @@ def reverse_loss(experience: Experience, z: Tensor, log_q: Tensor) -> tuple[Tens
         Which samples have one.
     """
     log_p, gradient = experience.target.log_prob_and_gradient(z)
-    experience.record_log_w(log_p - log_q.detach())
+    experience.record_log_w(log_p - log_q.detach(), z.detach())
     log_p = with_gradient_of(log_p, (z * gradient).sum(1))
     difference = log_q - log_p
     inside = torch.isfinite(difference.detach())

@@ -126,7 +126,7 @@ class Start:
         share = own - mixture
         log_w = (log_p - own - log_q_s_now).double()
         drawn_from_q = slice(n if others is None else n - others[0])
-        experience.record_log_w(log_w[drawn_from_q])
+        experience.record_log_w(log_w[drawn_from_q], z.detach()[drawn_from_q])
         inside = torch.isfinite(log_w) & torch.isfinite(gradient).all(1)
         pull = torch.zeros_like(gradient)
         pull[:, ~first] = _cut(gradient[:, ~first], STEEP * math.sqrt(target.dim))

@@ -86,7 +86,7 @@ class ConstrainedMassTransport:
             z, log_q = learner.counted.sample(batch, experience.rng)
             log_p = experience.target.log_prob(z).double()
             log_q = log_q.double()
-            experience.record_log_w(log_p - log_q)
+            experience.record_log_w(log_p - log_q, z)
             parts.append((z, log_p, log_q))
         (self._z, log_p, log_q), _ = experience.ranks.gather_rows(*map(torch.cat, zip(*parts, strict=True)))
         self.multipliers = multipliers(log_p, log_q, self.divergence, self.entropy)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -19,10 +17,9 @@ def test_weight_outside_looks_at_stiff_coordinates_only() -> None:
 
 
 def test_weight_above_the_cut() -> None:
-    coordinates = SimpleNamespace(to_cartesian=lambda z: (10 * z, torch.zeros(len(z))))
-    z = torch.tensor([[1.0], [2.0], [3.0]])
-    assert weight_above_cut(z, LOG_W, coordinates, lambda x: x[:, 0], 15.0) == pytest.approx(7 / 8)
-    assert weight_above_cut(z, torch.full((3,), -torch.inf), coordinates, lambda x: x[:, 0], 15.0) == 0.0
+    u = torch.tensor([10.0, 20.0, 30.0])
+    assert weight_above_cut(u, LOG_W, 15.0) == pytest.approx(7 / 8)
+    assert weight_above_cut(u, torch.full((3,), -torch.inf), 15.0) == 0.0
 
 
 def test_reports_come_when_the_training_has_doubled() -> None:

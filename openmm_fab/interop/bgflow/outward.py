@@ -104,4 +104,9 @@ def _coupling(flow: Any) -> CouplingFlow:
             f"Expected openmm_fab's CouplingFlow; got {type(flow).__name__}. A flow that came from bgflow shares its "
             "parameters with the bgflow generator it was made from: use that one."
         )
+    if flow.log_temperatures:
+        raise TypeError(
+            "Expected a flow of one temperature; got one of several, which bgflow's layers do not know. Train one "
+            "without temperatures."
+        )
     return flow
