@@ -46,7 +46,7 @@ class AtTemperature:
         return torch.cat([z, torch.full_like(z[:, :1], self.log_temperature)], 1)
 
     def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        z, log_q = self.flow.sample(n, rng, self.log_temperature)
+        z, log_q = self.flow.sample(n, rng, log_temperature=self.log_temperature)
         return z[:, :-1], log_q
 
     def log_prob(self, z: Tensor) -> Tensor:

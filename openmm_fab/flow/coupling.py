@@ -404,11 +404,11 @@ class CouplingFlow(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, n: int, rng: torch.Generator | None = None, log_temperature: float | None = None
+        self, n: int, rng: torch.Generator | None = None, *, log_temperature: float | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draw n samples z (n, dim), angles in [-pi, pi), with log q(z) (n,); of several temperatures at one, if it is
         given."""
-        base = self.sample_base(n, rng, log_temperature)
+        base = self.sample_base(n, rng, log_temperature=log_temperature)
         z, log_det = self.replayed("from_base", self.from_base, base)
         return z, self.base_log_prob(base) - log_det
 
