@@ -429,7 +429,9 @@ class CouplingFlow(nn.Module):
         z, log_det = self.from_base(base)
         return z, self.base_log_prob(base) - log_det
 
-    def sample_base(self, n: int, rng: torch.Generator | None = None, log_temperature: float | None = None) -> Tensor:
+    def sample_base(
+        self, n: int, rng: torch.Generator | None = None, *, log_temperature: float | None = None
+    ) -> Tensor:
         """Draw n samples (n, dim) of the base, lines in units of `scale`."""
         like = next(self.parameters())
         if self.resampling is None:
