@@ -632,7 +632,7 @@ class BoltzmannGenerator:
     def _chains(self, n: int, seed: int) -> Ensemble:
         """n states of Markov chains with proposals of the flow; see `generator.chains`."""
         about = (self.system.md_topology, self.system.temperature)
-        return chain_ensemble(self.flow, self.coordinates, self.energy, n, stream(self.device, seed), *about)
+        return chain_ensemble(self.flow_at(), self.coordinates, self.energy, n, stream(self.device, seed), *about)
 
     def outside_range(self, ensemble: Ensemble) -> tuple[float, float]:
         """Shares of samples and of weight with a stiff coordinate beyond the range of the splines."""
