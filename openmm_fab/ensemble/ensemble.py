@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ from .netcdf import SUFFIX, WeightedTrajectory
 from .states import slow_states
 from .strain import Strain, strains
 from .trajectories import (
+    HDF5,
     check_same_atoms,
     coordinate_grid,
     load_trajectory,
@@ -514,6 +516,8 @@ def write_ensemble(ensemble: Ensemble, path: str | Path) -> list[Path]:
         return [write_atomically(path, lambda file: table.to_csv(file), "w")]
     if suffix == ".colvar":
         return [ensemble.to_colvar(path)]
+    if suffix in HDF5 and find_spec("tables") is None:
+        raise ImportError(f"{path.name} needs PyTables: pip install tables. Or choose .dcd, .xtc, .trr or .nc.")
     try:
         ensemble.to_mdtraj().save(str(path))
     except OSError as error:

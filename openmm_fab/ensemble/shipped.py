@@ -20,7 +20,7 @@ def load_reference(system: MolecularSystem) -> Ensemble | None:
     Raises
     ------
     ValueError
-        If the files do not fit the system or each other; a trajectory in HDF5.
+        If the files do not fit the system or each other.
     """
     table = system.settings.get("reference")
     if not table or system.folder is None:

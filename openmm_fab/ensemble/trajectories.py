@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import mdtraj
@@ -16,7 +17,7 @@ STILL = 7e-4  # nm: what XTC's rounding leaves of a fixed length; a bond to hydr
 BOND_TYPES = {str(kind): kind for kind in (Single, Double, Triple, Aromatic, Amide)} | {"": None}
 
 
-HDF5 = (".h5", ".lh5", ".hdf5")
+HDF5 = (".h5", ".hdf5")
 
 
 def load_trajectory(path: str | Path, topology: mdtraj.Topology) -> mdtraj.Trajectory:
@@ -26,26 +27,46 @@ def load_trajectory(path: str | Path, topology: mdtraj.Topology) -> mdtraj.Traje
     ------
     FileNotFoundError
     ValueError
-        Another kind of file, or another number of atoms; HDF5, whose reader unpickles what the file says.
+        Another kind of file, another number of atoms, or other atoms where the file names them.
     """
     path = Path(path)
-    if path.suffix.lower() in HDF5:
-        raise ValueError(
-            f"Expected a trajectory that no reader can be made to run; got {path.name}: PyTables unpickles what an "
-            "HDF5 file says. Write it as .dcd, .xtc or .nc (mdconvert), or read it in a script of your own with "
-            "mdtraj.load and Ensemble.from_mdtraj, if you trust it."
-        )
     if not path.is_file():
         raise FileNotFoundError(f"Expected a trajectory at {path}; there is none (working directory {Path.cwd()}).")
     try:
-        with silence_stdout():
-            return mdtraj.load(str(path), top=topology)
+        if path.suffix.lower() not in HDF5:
+            with silence_stdout():
+                return mdtraj.load(str(path), top=topology)
+        trajectory = _read_hdf5(path)
     except Exception as error:  # mdtraj's readers raise whatever they stumble over
         said = str(error).strip().rstrip(".") or type(error).__name__
         raise ValueError(
             f"Expected a trajectory of {topology.n_atoms} atoms that mdtraj reads (.dcd, .xtc, .trr, .nc, ...) at "
             f"{path}; mdtraj says: {said}."
         ) from error
+    check_same_atoms(trajectory.topology, topology)
+    trajectory.topology = topology
+    return trajectory
+
+
+def _read_hdf5(path: Path) -> mdtraj.Trajectory:
+    """Frames of an HDF5 file in mdtraj's layout, their atoms without bonds and residues.
+
+    mdtraj reads it with PyTables, which unpickles what attributes hold, and so runs it. The library of netCDF does not.
+    """
+    import netCDF4
+
+    with netCDF4.Dataset(str(path)) as file:
+        file.set_auto_mask(False)
+        topology = mdtraj.Topology()
+        residue = topology.add_residue("", topology.add_chain())
+        chains = json.loads(file["topology"][0])["chains"]
+        atoms = (atom for chain in chains for residue in chain["residues"] for atom in residue["atoms"])
+        for atom in sorted(atoms, key=lambda atom: int(atom["index"])):
+            topology.add_atom(atom["name"], mdtraj.element.get_by_symbol(atom["element"]), residue)
+        if (units := file["coordinates"].units) != "nanometers":
+            raise ValueError(f"expected nanometers, got {units}")
+        cell = {f"unitcell_{k}": file[f"cell_{k}"][:] for k in ("lengths", "angles") if f"cell_{k}" in file.variables}
+        return mdtraj.Trajectory(file["coordinates"][:], topology, **cell)
 
 
 def fixed_lengths(x: np.ndarray, bonds: np.ndarray) -> np.ndarray:
