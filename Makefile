@@ -19,11 +19,12 @@ OLDEST := 3.10
 PINNED = $$($(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test notebooks docs paper lint types format clean
+.PHONY: help run test base notebooks docs paper lint types format clean
 
 help:
 	@echo "make run      train on systems/$(SYSTEM) and compare with its reference (PRESET=$(PRESET), SYSTEM=..., NAME=... for the run's name)"
 	@echo "make test     run the tests, a process on each core (PYTEST_ARGS='-k weights' to choose among them)"
+	@echo "make base     run the tests marked base with no more installed than the package itself asks for"
 	@echo "make notebooks  execute notebooks/ in place (BUDGET='2 min' for each training, instead of the notebooks' own)"
 	@echo "make docs     build the documentation in site/, without a warning"
 	@echo "make paper    every method of the FAB paper on its targets, then the tables: a day (PAPER_ARGS='--seeds 0 --minutes 5' for less)"
@@ -38,6 +39,9 @@ run: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+base: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/base_install.py
 
 notebooks: $(READY)
 	$(if $(BUDGET),OPENMM_FAB_NOTEBOOK_BUDGET="$(BUDGET)" )$(BIN)/jupyter execute --inplace notebooks/*.ipynb

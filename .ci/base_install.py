@@ -16,8 +16,12 @@ import venv
 from importlib.metadata import distribution
 from pathlib import Path
 
-import tomllib
 from packaging.requirements import Requirement
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,7 +59,10 @@ def main() -> int:
         names = asked_for([*project["dependencies"], "pytest"])
         link(names, packages)
         print(f"{len(names)} packages: {', '.join(sorted(names))}", flush=True)
-        command = [f"{folder}/bin/python", "-m", "pytest", "-q", "-m", "base", "-p", "no:cacheprovider", *sys.argv[1:]]
+        files = [
+            str(p) for p in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.base" in p.read_text(encoding="utf-8")
+        ]
+        command = [f"{folder}/bin/python", "-m", "pytest", "-q", "-m", "base", "-p", "no:cacheprovider", *files]
         return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode
 
 
