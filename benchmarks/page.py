@@ -47,6 +47,8 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
         "What is each default of the training worth?": (_joined, ("ablations_*",)),
         "Are free energies right, and their errors?": (_free_energies, ("free_energies_*",)),
         "What does one flow of several temperatures give?": (_each, ("temperatures",)),
+        "Do runs until an error tell the truth?": (_each, ("calibration",)),
+        "What does 0.1 kT cost, by a flow and by MD?": (_each, ("race",)),
         "How often does MD hop with proposals of the flow?": (_each, ("hops",)),
         "Is memory flat over hours, do killed runs resume?": (_words, ("soak", "kill9")),
         "Which faults do the tests notice?": (_faults, ("mutation_*",)),

@@ -33,6 +33,8 @@ MODULES = {
     "free_energies": "free_energies",
     "temperatures": "temperatures",
     "hops": "hops",
+    "calibration": "calibration",
+    "race": "race",
     "bgflow_fab": "bgflow_fab",
     "cold_start": "cold_start",
     "reliability": "reliability",

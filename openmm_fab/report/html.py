@@ -97,7 +97,7 @@ def report_html(
             "Can these numbers be used?",
             _cards(found) + ("" if early else _figure([figures.weight_figure(ensemble)])),
         ),
-        _section("The errors that were asked for", _outcome(outcome)),
+        outcome_section(outcome),
         _section(TITLE, _held(ensemble), (settings or {}).get("turning", "")),
         _section(AUDIT_TITLE, _audit(ensemble)),
         _section("Basins", _basins(comparison)),
@@ -220,15 +220,16 @@ def _folded(summary: str, text: str) -> str:
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
 
 
-def _outcome(outcome: Outcome | None) -> str:
+def outcome_section(outcome: Outcome | None) -> str:
+    """HTML of the verdict's checks and the quantities of a run until an error; empty without one."""
     if outcome is None:
         return ""
     lead = _soft(
         "Free energy of a basin against all the rest, in kT, or the mean of an observable, ± one standard error. The "
-        "samples were drawn after the decision to stop; the independent estimate is from others, of another kind."
+        "samples were drawn after the decision to stop; the independent estimate is that of Markov chains."
     )
     table = html_table(OUTCOME_COLUMNS, [row.cells for row in outcome.rows])
-    return f"{_cards(outcome.checks)}{lead}{table}"
+    return _section("The errors that were asked for", f"{_cards(outcome.checks)}{lead}{table}")
 
 
 def _held(ensemble: Ensemble) -> str:

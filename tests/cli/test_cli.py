@@ -21,6 +21,7 @@ from openmm_fab.cli.commands import app
 from openmm_fab.ensemble.audit import Audit, State
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.report import html
 from openmm_fab.tools.native import compiler
 from openmm_fab.train.errors import TrainingError
 from openmm_fab.train.trainer import Trainer
@@ -210,6 +211,9 @@ def test_other_settings_do_not_resume(folders, tmp_path):
         (["--name", ".."], "Expected a run's name"),
         (["--minutes", "0"], "Expected a positive number of minutes"),
         (["--resume"], "Expected a checkpoint to resume from"),
+        (["--error", "0.1"], "Expected an error to reach, or minutes and samples; got both"),
+        (["--at-most", "2h"], "Expected at_most with an error to reach"),
+        (["--of", "phi ALA2 at -80°"], "Expected --of with --error"),
     ],
 )
 def test_wrong_options(folders, tmp_path, options, message):
@@ -217,6 +221,29 @@ def test_wrong_options(folders, tmp_path, options, message):
     assert result.exit_code == 1
     assert message in result.output and "Traceback" not in result.output
     assert not (tmp_path / "runs").exists()
+
+
+def test_run_until_an_error(folders, tmp_path, monkeypatch):
+    """Its verdict in report.txt and on the page; with more time it goes on."""
+
+    def page(ensemble, comparison, *, outcome=None, **_: object) -> str:
+        return html.outcome_section(outcome)
+
+    monkeypatch.setattr(html, "report_html", page)
+    options = ["run", folders[0], "--preset", "smoke", "--no-compile", "--runs", tmp_path, "--report-every", "0"]
+    result = _call(*options, "--error", "0.4", "--at-most", "8 s")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "chain-smoke"
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["error"] == 0.4 and "minutes" not in settings and "samples" not in settings
+    outcome = json.loads((folder / "outcome.json").read_text())
+    assert f"{outcome['n']:,} samples, {outcome['method']}, drawn after the decision to stop" in result.output
+    assert (folder / "report.txt").read_text().split("\n")[0] in result.output
+    page = (folder / "report.html").read_text()
+    assert "The errors that were asked for" in page and outcome["rows"][0]["name"] in page
+    assert all(check["head"].split(" (")[0] in page for check in outcome["checks"])
+    again = _call(*options, "--error", "0.4", "--at-most", "9 s", "--name", "chain-smoke", "--resume")
+    assert again.exit_code == 0, again.output
 
 
 def test_unknown_system(tmp_path):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from double_well import DoubleWell
 
+from benchmarks.double_well import DoubleWell
 from openmm_fab.generator.outcome import Outcome
 from openmm_fab.generator.planning import Point, plan, steepness
 from openmm_fab.generator.quantities import measured

@@ -1,4 +1,4 @@
-"""A double well of which all is known, as what `generator.seeking` trains and samples."""
+"""A double well of which all is known, as what `generator.seeking` trains and samples: for calibration and tests."""
 
 from __future__ import annotations
 
