@@ -46,8 +46,8 @@ ETKDG = (
     *("aspirin", "glucose", "sulfadiazine", "captopril", "uridine", "zidovudine", "ibuprofen", "lidocaine"),
     *("cyclo-Ala4", "diphenhydramine"),
 )
-WALKERS = ("aspirin", "sulfadiazine", "captopril", "ibuprofen")
-REPLICAS = ("sulfadiazine", "ibuprofen")
+WALKERS = ("aspirin", "sulfadiazine", "ibuprofen")
+REPLICAS = ("aspirin", "ibuprofen")
 NEEDS = {  # of each part, those that come before
     "made": (),
     "walkers": ("made",),

@@ -27,6 +27,11 @@ LIGANDS = {
         "the bonds beside an amide turn.",
     ),
 }
+REFERENCE = """
+[reference]
+trajectory = "reference/reference.dcd"
+weights = "reference/reference_weights.npz"
+"""
 
 
 def main(names: list[str]) -> None:
@@ -39,9 +44,13 @@ def main(names: list[str]) -> None:
             options = {"forcefield": FORCEFIELD, "charges": CHARGES, "solvent": SOLVENT, "temperature": TEMPERATURE}
             system = MolecularSystem.from_smiles(smiles, name, folder=folder, **options)
             (ROOT / name).mkdir(exist_ok=True)
+            reference = (ROOT / name / "reference" / "reference.dcd").exists()
             for file in ("input.sdf", "ligand.xml", "system.toml"):
-                (ROOT / name / file).write_text((folder / file).read_text(encoding="utf-8"), encoding="utf-8")
+                text = (folder / file).read_text(encoding="utf-8")
+                text += REFERENCE if reference and file == "system.toml" else ""
+                (ROOT / name / file).write_text(text, encoding="utf-8")
         made = ", ".join(f"{package} {version(package)}" for package in ("rdkit", "openmm"))
+        kept = "`reference/` has an ensemble by plain OpenMM." if reference else "There is no reference MD."
         readme = f"""\
 # {name.capitalize()}
 
@@ -53,7 +62,7 @@ def main(names: list[str]) -> None:
 - `ligand.xml`: {FORCEFIELD}, charges by NAGL.
 - `system.toml`: with `implicit/{SOLVENT}.xml`, {TEMPERATURE:g} K, no constraints.
 
-Made by `python systems/make_ligands.py {name}` ({made}). There is no reference MD.
+Made by `python systems/make_ligands.py {name}` ({made}). {kept}
 """
         (ROOT / name / "README.md").write_text(readme, encoding="utf-8")
         print(system)
