@@ -15,7 +15,7 @@ from test_docs import missing
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Of each training or run of dynamics; in the second notebook frames are this apart.
-BUDGETS = {"02_free_energies": "10 s"}
+BUDGETS = {"04_free_energies": "10 s"}
 
 
 @pytest.mark.slow
@@ -55,6 +55,13 @@ def test_names_of_a_notebook_exist(path: Path) -> None:
     code = "\n".join(line for line in code.splitlines() if not line.lstrip().startswith(("%", "!")))
     assert "openmm_fab" in code
     assert not missing(code)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_small_and_has_a_picture_for_the_gallery(path: Path) -> None:
+    assert path.stat().st_size < 1_000_000
+    tagged = [cell for cell in nbformat.read(path, as_version=4).cells if "gallery" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1 and any("image/png" in output.get("data", {}) for output in tagged[0].outputs)
 
 
 def test_there_are_notebooks() -> None:

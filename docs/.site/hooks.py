@@ -1,7 +1,9 @@
-"""Brings benchmarks/ and notebooks/ into the site, and turns equations into MathML, which browsers draw alone."""
+"""Brings benchmarks/ and notebooks/ into the site, with a gallery, and turns equations into MathML, which browsers draw
+alone."""
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
@@ -16,7 +18,8 @@ try:
 except ImportError as error:
     raise PluginError("Equations need latex2mathml: pip install 'openmm_fab[docs]', or make docs.") from error
 
-SHIM = "assets/iframe-worker.js"
+ASSETS = ("iframe-worker.js", "extra.css")
+GALLERY = "<!-- gallery -->"  # stands on notebooks.md
 
 
 def on_config(config: Any) -> Any:
@@ -33,8 +36,31 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, uri, abs_src_path=str(path)))
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook_page(path)))
-    files.append(File.generated(config, SHIM, abs_src_path=str(root / "docs" / ".site" / "iframe-worker.js")))
+        files.append(File.generated(config, f"notebooks/{path.stem}.png", content=base64.b64decode(picture(path))))
+    for name in ASSETS:
+        files.append(File.generated(config, f"assets/{name}", abs_src_path=str(root / "docs" / ".site" / name)))
     return files
+
+
+def picture(path: Path) -> str:
+    """The PNG, base64, of the cell of a notebook that is tagged "gallery"."""
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        if "gallery" in cell["metadata"].get("tags", []):
+            for output in cell["outputs"]:
+                if "image/png" in output.get("data", {}):
+                    return "".join(output["data"]["image/png"])
+    raise PluginError(f"Expected a cell with the tag gallery and a picture in {path}; got none. Tag one, and run it.")
+
+
+def gallery(table: str) -> str:
+    """HTML of a picture and a link for each row of a table of notebooks, in Markdown: | [title](file) | words | ..."""
+    rows = re.findall(r"^\| \[(.*?)\]\(.*?(\w+)\.ipynb\) \| (.*?) \|", table, re.MULTILINE)
+    cards = "\n".join(
+        f'<a href="notebooks/{stem}.html"><img src="notebooks/{stem}.png" alt="">'
+        f"<strong>{html.escape(title)}</strong><br>{html.escape(words)}</a>"
+        for title, stem, words in rows
+    )
+    return f'<div class="gallery">{cards}</div>'
 
 
 def notebook_page(path: Path) -> str:
@@ -46,8 +72,8 @@ def notebook_page(path: Path) -> str:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
-                picture = "".join(data["image/png"]).replace("\n", "")
-                parts.append(f'<img alt="output" src="data:image/png;base64,{picture}">')
+                png = "".join(data["image/png"]).replace("\n", "")
+                parts.append(f'<img alt="output" src="data:image/png;base64,{png}">')
             elif text := "".join(
                 data.get("text/plain", output.get("text", []) if output.get("name") == "stdout" else [])
             ):
@@ -60,6 +86,7 @@ def _fenced(text: str, language: str) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
+    markdown = markdown.replace(GALLERY, gallery(markdown))
     markdown = re.sub(r"\]\(\.\./notebooks/(\w+)\.ipynb\)", r"](notebooks/\1.md)", markdown)
     return markdown.replace("](../benchmarks/", "](benchmarks/")
 
@@ -71,11 +98,18 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
         kind, tex = found[1], html.unescape(found[2]).strip()[2:-2]
         try:
             if kind == "span":
-                return convert(tex)
-            return f'<div style="overflow-x: auto">{convert(tex, display="block")}</div>'
+                return _spaced(convert(tex))
+            return f'<div style="overflow-x: auto">{_spaced(convert(tex, display="block"))}</div>'
         except Exception as error:
             raise PluginError(
                 f"Expected an equation that latex2mathml reads in {page.file.src_uri}; got {tex}"
             ) from error
 
     return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', equation, content, flags=re.DOTALL)
+
+
+def _spaced(mathml: str) -> str:
+    """MathML with a thin space on either side of the name of a function, none before a bracket: a log p, log(p)."""
+    name, space = "(?:log|ln|det|exp)", '<mspace width="0.17em"></mspace>'
+    mathml = re.sub(rf"(<mi>{name}</mi>)(?!</m|<mo[^>]*>&#x00028;)", rf"\1{space}", mathml)
+    return re.sub(rf"(</mi>|</msub>|</msup>)(<mi>{name}</mi>)", rf"\1{space}\2", mathml)
