@@ -30,6 +30,7 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
     return {
         "How good is the ensemble, after how long a training?": (_jobs, ("main_job_*",)),
         "How long from the command to the first metrics?": (_each, ("cold_start",)),
+        "What is an iteration, beside an older build?": (_each, ("steady",)),
         "Is the translated energy that of OpenMM?": (_largest, ("energy_accuracy",)),
         "What does an energy cost, with its gradient?": (_each, ("energy_*", "bridge_*", "own_energy_*")),
         "What do the coordinates cost?": (_each, ("coordinates_speed",)),

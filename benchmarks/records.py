@@ -37,6 +37,7 @@ MODULES = {
     "race": "race",
     "bgflow_fab": "bgflow_fab",
     "cold_start": "cold_start",
+    "steady": "steady",
     "reliability": "reliability",
     "mutation": "mutation",
 }

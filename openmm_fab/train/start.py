@@ -11,8 +11,9 @@ energy with its gradient a sample, no annealing; phases follow each other by wha
            basin, since it hardly moves weight from one to another; rare ones are lifted, see `train.lifting`.  Until
            it falls no more.
 `weights`  as `apart`, with rare basins lifted: the basins get their populations; and s is weighted
-           as t is, against the heavy weights where a flow of least reverse divergence is too narrow.  Until the
-           effective sample size is `ENOUGH`.
+           as t is, against the heavy weights where a flow of least reverse divergence is too narrow.  Until the median
+           of lam is above `FAR`.
+`paths`    the same, but s by path gradients (below).  Until the effective sample size is `ENOUGH`.
 `fab`      what the objective was made with.
 
 The step of t: log w = log p(s, t) - log q(s | t) - log q(t) is an estimate of -F(t) - log q(t) from one sample, and t
@@ -23,6 +24,14 @@ Where s is not learned yet a basin of t seems higher than it is; q(t) leaves it,
 from `joint` on, one in `DEFENSIVE` samples has torsions of the layers as they were when it began, r(t), which had every
 basin.  They are samples of the mixture m of both densities: W = softmax(log(q / m) + lam log w), and 1/n becomes
 q / m / n.
+
+The step of s in phase `paths`: the gradient of -sum W_i log q(s_i | t_i), of the divergence from p^lam q^(1-lam) to q,
+has much noise in so many stiff coordinates.  It has the same mean along the path of each sample (Tucker et al. 2019,
+arXiv 1810.04152; Vaitl et al. 2022, arXiv 2207.08219), and there no noise where q is p, but the more where q is far:
+
+    -lam sum W_i (d/ds log p - d/ds log q)(s_i, t_i) . d s_i / d parameters.
+
+lam is left out: it changes the length of the step alone, which Adam sets.
 """
 
 from __future__ import annotations
@@ -44,14 +53,14 @@ from .learner import Learner
 from .objectives import Objective, fab
 from .settings import TrainSettings
 
-PHASES = ("apart", "joint", "weights", "fab")
+PHASES = ("apart", "joint", "weights", "paths", "fab")
 RATE = 2e-3  # of learning, before FAB
 TORSIONS = 0.25  # of it, for the layers of torsions: their gradient is the noisier
 PUSHED = 20.0  # kT/rad; longer gradients of log p in t are cut
 STEEP = 20.0  # sqrt(dim); the same in s
 LOOK, FALL = 150, 0.25  # iterations; kT by which the divergence falls in so many while the joint phase pays
 TRUST = 0.3
-REACHING, STEPS = 0.2, 20  # lam, the median of so many steps: samples that clash leave less
+REACHING, FAR, STEPS = 0.2, 0.5, 20  # lam, the median of so many steps: samples that clash leave less than 0.2
 ENOUGH = 0.5
 LIFT_EVERY = 20  # iterations
 DEFENSIVE = 8
@@ -106,7 +115,7 @@ class Start:
             # By the weights of the steps: what q alone has between two basins would join them.
             drawn, log_weights = map(torch.cat, zip(*self._drawn, strict=True))
             experience.target.update(drawn, log_weights, LIFT)
-        if self.phase == "weights" and experience.ess_above(ENOUGH):
+        if self.phase in ("weights", "paths") and experience.ess_above(ENOUGH):
             self._enter("fab")
             learner.faster = 1.0
             learner.slow([], 1.0)
@@ -116,32 +125,37 @@ class Start:
         joint = self.phase == "joint"
         others = self._defensive(flow, n)
         z, log_q_t, log_q_s = flow.rsample_torsions_first(n, experience.rng, joint, others)
-        log_p, gradient = target.log_prob_and_gradient(z.detach())
-        learner.counted.evaluations += 2 * n
+        at = z.detach()
+        log_p, gradient = target.log_prob_and_gradient(at)
         stepping = flow.log_prob if self.phase == "weights" else flow.torsions_log_prob
-        log_q = stepping(z.detach())
-        log_q_s_now = log_q_s.detach()
-        own = log_q.detach() - log_q_s_now if self.phase == "weights" else log_q.detach()  # log q(t)
-        mixture = own if others is None else self._mixture(flow, z.detach(), own, others)
+        log_q = stepping(at)
+        learner.counted.evaluations += 2 * n
+        own = log_q.detach() - (log_q_s.detach() if self.phase == "weights" else 0.0)  # log q(t)
+        mixture = own if others is None else self._mixture(flow, at, own, others)
         share = own - mixture
-        log_w = (log_p - own - log_q_s_now).double()
+        log_w = (log_p - own - log_q_s.detach()).double()
         drawn_from_q = slice(n if others is None else n - others[0])
-        experience.record_log_w(log_w[drawn_from_q], z.detach()[drawn_from_q])
+        experience.record_log_w(log_w[drawn_from_q], at[drawn_from_q])
         inside = torch.isfinite(log_w) & torch.isfinite(gradient).all(1)
+        weights, self.lam = trusted_power(torch.where(inside, log_w, -torch.inf), TRUST, share)
         pull = torch.zeros_like(gradient)
         pull[:, ~first] = _cut(gradient[:, ~first], STEEP * math.sqrt(target.dim))
-        if joint:
-            pull[:, first] = _cut(gradient[:, first], PUSHED)
-        divergence = (log_q_t + log_q_s if joint else log_q_s) - (z * pull).sum(1)
-        weights, self.lam = trusted_power(torch.where(inside, log_w, -torch.inf), TRUST, share)
+        if self.phase == "paths":
+            pull -= torch.where(first, 0.0, flow.log_prob_and_gradient(at)[1])
+            learner.counted.evaluations += n
+            divergence = -(weights.to(z) * (z * pull).sum(1))[inside].sum()
+        else:
+            if joint:
+                pull[:, first] = _cut(gradient[:, first], PUSHED)
+            divergence = ((log_q_t + log_q_s if joint else log_q_s) - (z * pull).sum(1))[inside].mean()
         step = ((share.exp() / n - weights).to(log_q) * log_q).sum()
         seen = slice(-(SEEN // experience.ranks.size), None)
-        found = (z.detach()[seen], weights[seen].log())
+        found = (at[seen], weights[seen].log())
         self._drawn.append((experience.ranks.gathered(found[0]), experience.ranks.gathered(found[1])))
         log_w = log_w[drawn_from_q][inside[drawn_from_q]]
         self._follow(experience.ranks.mean([self.lam])[0], -experience.ranks.gathered(log_w))
         value = -log_w.mean().to(log_q)
-        return with_gradient_of(value, divergence[inside].mean() + step)
+        return with_gradient_of(value, divergence + step)
 
     def _defensive(self, flow: CouplingFlow, n: int) -> tuple[int, nn.ModuleList] | None:
         """How many of n samples have torsions of r(t), and its layers; None before there is one."""
@@ -165,10 +179,11 @@ class Start:
 
     def _follow(self, lam: float, divergence: Tensor) -> None:
         """Enter the next phase, if this one has done what it can; both arguments are those of all ranks."""
-        if self.phase == "apart":
+        if self.phase in ("apart", "weights"):
             self._lams.append(lam)
-            if len(self._lams) == STEPS and statistics.median(self._lams) > REACHING:
-                self._enter("joint")
+            far, following = (REACHING, "joint") if self.phase == "apart" else (FAR, "paths")
+            if len(self._lams) == STEPS and statistics.median(self._lams) > far:
+                self._enter(following)
         elif self.phase == "joint":
             self._divergences.append(float(divergence.median()) if len(divergence) else math.inf)
             before, now = list(self._divergences)[:LOOK], list(self._divergences)[LOOK:]
@@ -177,7 +192,9 @@ class Start:
 
     def _enter(self, phase: str) -> None:
         self.phase = phase
-        self._drawn.clear()
+        self._lams.clear()
+        if phase != "paths":
+            self._drawn.clear()
         if phase == "fab":
             self.lam = math.nan
 

@@ -46,7 +46,11 @@ def test_phases_follow_each_other_and_the_wells_get_their_populations():
         info = trainer.step()
         if start.phase != seen[-1]:
             seen.append(start.phase)
-    assert seen in (list(PHASES), [p for p in PHASES if p != "weights"])  # which may have nothing left to do
+    assert seen in (
+        list(PHASES),
+        [p for p in PHASES if p not in ("weights", "paths")],
+        [p for p in PHASES if p != "paths"],
+    )
     assert math.isnan(info["ess_ais"]), "nothing is annealed before FAB"
     assert info["evaluations"] == 128 * info["iteration"], "one energy a sample"
     z, log_q = trainer.flow.sample(20_000, torch.Generator().manual_seed(1))
@@ -70,6 +74,40 @@ def test_torsions_are_held_while_the_rest_learns_their_shape():
         trainer.step()
     after = list(flow.layers[: flow.torsion_layers].parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_the_rest_gets_the_gradient_of_its_weighted_density():
+    """The mean of the gradient along the paths, times lam, is that of -sum of W log q(s | t)."""
+    lam, start, trainer = 0.5, Start(), trainer_of(1)
+    flow, start.phase, n = trainer.learner.flow, "paths", 1024
+    with torch.no_grad():  # a flow whose s depends on t, and is too narrow
+        for parameter in flow.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    parameters = [p for layer in flow.layers[flow.torsion_layers :] for p in layer.parameters()]
+
+    def gradient(loss):
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+
+    def weights_of(log_w, share, log_drawn=0.0):
+        return (lam * log_w + log_drawn).softmax(0), lam
+
+    along, weighted = [], []
+    random = torch.Generator().manual_seed(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("openmm_fab.train.start.trusted_power", weights_of)
+        patch.setattr(start, "_defensive", lambda flow, n: None)
+        for _ in range(40):
+            loss = start._loss(flow, trainer.learner, trainer.experience, n)
+            along.append(lam * gradient(loss))
+            z, log_q = flow.sample(n, random)
+            w, _ = weights_of(trainer.target.log_prob(z).double() - log_q.double(), None)
+            weighted.append(gradient(-(w * (flow.log_prob(z) - flow.torsions_log_prob(z).detach())).sum()))
+    along, weighted = torch.stack(along), torch.stack(weighted)
+    direction = weighted[::2].mean(0)
+    expected, got = (weighted[1::2] @ direction), (along @ direction)
+    error = float((expected.var() / len(expected) + got.var() / len(got)).sqrt())
+    assert error < 0.1 * float(expected.mean()), "there is a gradient to compare"
+    assert float(got.mean()) == pytest.approx(float(expected.mean()), abs=3 * error)
 
 
 def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path):
