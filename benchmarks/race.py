@@ -124,16 +124,18 @@ def flow(molecule: Molecule, folder: Path, seed: int, error: float, cap: float) 
     return cell | {"second": second}
 
 
-def by_reference(method: str, **settings: Any) -> Callable[[fab.MolecularSystem, Path, int, Any], Iterator[Step]]:
+def by_reference(
+    method: str, **settings: Any
+) -> Callable[[fab.MolecularSystem, Path, int, Any, float], Iterator[Step]]:
     """A method of `run_reference`, resumed with twice the time again and again."""
 
-    def run(system: fab.MolecularSystem, folder: Path, seed: int, basin: Any) -> Iterator[Step]:
+    def run(system: fab.MolecularSystem, folder: Path, seed: int, basin: Any, scale: float) -> Iterator[Step]:
         about = dict(settings)
         if method in ("langevin", "replica-exchange", "opes"):
             about |= fastest(system)
         copies = about.get("walkers", about.get("temperatures", 6) if method == "replica-exchange" else 1)
         before = about.get("equilibration_ps", 50.0) + about.get("build_ps", 0.0)
-        ps = FIRST_PS.get(method, WALKERS_PS)
+        ps = scale * FIRST_PS.get(method, WALKERS_PS)
         while True:
             found = fab.run_reference(
                 system, method, folder=folder, resume=True, seed=seed, progress=False, time_ps=ps, **about
@@ -144,9 +146,9 @@ def by_reference(method: str, **settings: Any) -> Callable[[fab.MolecularSystem,
     return run
 
 
-def app_metadynamics(system: fab.MolecularSystem, folder: Path, seed: int, basin: Any) -> Iterator[Step]:
+def app_metadynamics(system: fab.MolecularSystem, folder: Path, seed: int, basin: Any, scale: float) -> Iterator[Step]:
     """OpenMM's own: the bias is built on the first torsions, then stays as it is, and frames are weighted by it."""
-    build, frame, hill, step = 2000.0, 1.0, 0.5, 0.001  # ps
+    build, frame, hill, step = 2000.0 * scale, 1.0, 0.5, 0.001  # ps
     torsions = chosen_torsions(system.md_topology, None)
     copied = openmm.XmlSerializer.clone(system.system)
     variables = []
@@ -165,7 +167,7 @@ def app_metadynamics(system: fab.MolecularSystem, folder: Path, seed: int, basin
     simulation.context.setVelocitiesToTemperature(kelvin, seed + 1)
     meta.step(simulation, round(build / step))
     group = {copied.getForce(copied.getNumForces() - 1).getForceGroup()}
-    kept, bias, ps = [], [], FIRST_PS["app.Metadynamics"]
+    kept, bias, ps = [], [], scale * FIRST_PS["app.Metadynamics"]
     while True:
         while len(kept) * frame < ps:
             integrator.step(round(frame / step))
@@ -180,7 +182,7 @@ def app_metadynamics(system: fab.MolecularSystem, folder: Path, seed: int, basin
         ps *= 2.0
 
 
-METHODS: dict[str, Callable[[fab.MolecularSystem, Path, int, Any], Iterator[Step]]] = {
+METHODS: dict[str, Callable[[fab.MolecularSystem, Path, int, Any, float], Iterator[Step]]] = {
     "walkers-exchange": by_reference(
         "walkers-exchange", walkers=256, temperatures=4, equilibration_ps=20.0, hydrogen_mass=3.0, step_fs=2.0
     ),
@@ -219,7 +221,7 @@ def _step(cpu: float, wall: float, found: Estimate, evaluations: int) -> dict[st
     return {"cpu": cpu, "wall": wall, "evaluations": evaluations, "value": value, "error": error}
 
 
-def cell_of(name: str, method: str, folder: Path, seed: int, cap: float) -> dict[str, Any]:
+def cell_of(name: str, method: str, folder: Path, seed: int, cap: float, scale: float = 1.0) -> dict[str, Any]:
     """A cell: of each error asked for what was spent until it was stated; or until the cap on CPU seconds."""
     molecule = MOLECULES[name]
     if method == FLOW:
@@ -227,7 +229,7 @@ def cell_of(name: str, method: str, folder: Path, seed: int, cap: float) -> dict
     system = fab.MolecularSystem.load(molecule.system)
     reached: dict[str, Any] = {}
     spent, last = Spent(), {}
-    for found, evaluations in METHODS[method](system, folder, seed, molecule.basin):
+    for found, evaluations in METHODS[method](system, folder, seed, molecule.basin, scale):
         cpu, wall = spent.now()
         last = _step(cpu, wall, found, evaluations)
         print(name, method, last, flush=True)
@@ -260,7 +262,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 continue
             place = (options.folder or Path(temporary)) / f"{name}-{method}-{options.seed}"
             try:
-                cell = cell_of(name, method, place, options.seed, 5.0 if options.quick else options.cap)
+                quick = (1.0, 0.005) if options.quick else (options.cap, 1.0)
+                cell = cell_of(name, method, place, options.seed, *quick)
             except ImportError as error:
                 print(f"{key}: {error}", flush=True)
                 continue

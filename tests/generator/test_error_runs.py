@@ -116,3 +116,24 @@ def _exact(system: MolecularSystem) -> Ensemble:
         z[:, column] = torch.from_numpy(rng.choice(grid, 3000, p=density / density.sum()))
     x, _ = generator.coordinates.to_cartesian(z)
     return Ensemble(x.numpy(), np.zeros(3000), np.zeros(3000), system.md_topology, system.temperature)
+
+
+@pytest.mark.slow
+def test_errors_of_a_chain_hold_its_closed_form(system: MolecularSystem) -> None:
+    """Of a few seeds: the population of a torsion's range, whose density is known."""
+    grid, density = chain_marginals(system.kT)[-1]
+    share = density[(grid > 0.5) & (grid < 2.5)].sum() / density.sum()
+    truth = np.log((1 - share) / share)
+
+    def inside(trajectory: mdtraj.Trajectory) -> np.ndarray:
+        angle = mdtraj.compute_dihedrals(trajectory, [(1, 2, 3, 4)], periodic=False)[:, 0]
+        return (angle > 0.5) & (angle < 2.5)
+
+    z = []
+    for seed in range(8):
+        generator = BoltzmannGenerator(system, SETTINGS, seed=seed)
+        outcome = generator.run(error=0.08, of={"range": inside}, at_most="60 s", progress=False, compile=False)
+        (row,) = outcome.rows
+        assert outcome.believed and row.error <= 0.08
+        z.append((row.value - truth) / row.error)
+    assert np.abs(z).max() < 3.5 and 0.4 < np.std(z, ddof=1) < 1.7
