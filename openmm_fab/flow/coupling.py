@@ -374,11 +374,11 @@ class CouplingFlow(nn.Module):
     def _log_units(self, z: Tensor) -> Tensor:
         """log |d scaled / d unscaled| (batch,)."""
         unit = torch.full_like(z[:, 0], self._log_unit)
-        return unit + 0.5 * self._thermals * z[:, -1] if self.log_temperatures else unit
+        return unit + 0.5 * self._thermals * z[:, -1].detach() if self.log_temperatures else unit
 
     def _width(self, z: Tensor) -> Tensor | None:
         """sqrt(T / T0) (batch,) of z (batch, dim); None without several temperatures."""
-        return (0.5 * z[:, -1]).exp() if self.log_temperatures else None
+        return (0.5 * z[:, -1].detach()).exp() if self.log_temperatures else None
 
     def _held(self, z: Tensor) -> Tensor:
         """z (batch, dim) without derivatives by the temperature."""

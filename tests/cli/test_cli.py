@@ -517,6 +517,24 @@ def test_train_then_sample(folders, tmp_path):
     assert result.exit_code == 1 and "none" in result.output
 
 
+@pytest.mark.usefixtures("quick_page")
+def test_a_run_of_several_temperatures(folders, tmp_path):
+    system, _ = folders
+    result = _run(system, tmp_path, "--temperatures", "300,400,600", "--set", "flow.layers=2")
+    assert result.exit_code == 0, result.output
+    run, words = tmp_path / "chain-smoke", "One flow for 300, 400 and 600 K"
+    assert words in result.output and words in (run / "report.txt").read_text()
+    assert json.loads((run / "settings.json").read_text())["temperatures"] == [300, 400, 600]
+    assert Ensemble.load(run / "ensemble.npz").temperature == 300.0
+    result = _call("sample", system, "--run", run, "--n", 50, "--temperature", 350, "--out", tmp_path / "a.npz")
+    assert result.exit_code == 0 and "350 K" in result.output, result.output
+    assert Ensemble.load(tmp_path / "a.npz").temperature == 350.0
+    result = _call("sample", system, "--run", run, "--temperature", 700, "--out", tmp_path / "b.npz")
+    assert result.exit_code == 1 and "from 300 to 600 K" in result.output
+    result = _run(system, tmp_path, "--resume", "--temperatures", "300,500", "--set", "flow.layers=2")
+    assert result.exit_code == 1 and "got another temperatures" in result.output
+
+
 def test_sample_of_a_shipped_model(folders, tmp_path, monkeypatch):
     system, runs = folders
     trained = BoltzmannGenerator.load(runs / "chain-smoke" / "model.safetensors", chain(system))

@@ -10,6 +10,7 @@ import pytest
 
 from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.cli.settings import WHOLE_RUN, parse_assignments, run_settings
+from openmm_fab.cli.source import kelvins
 from openmm_fab.coordinates.internal import CoordinateSettings
 from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.presets import PRESETS, Preset
@@ -17,6 +18,7 @@ from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.md.settings import METHODS, WalkersSettings, settings_of
 from openmm_fab.molecule.inputs import tomllib
 from openmm_fab.tools.fields import checked
+from openmm_fab.tools.toml import to_toml
 from openmm_fab.train.settings import Budget, TrainSettings, parse_budget
 
 pytestmark = pytest.mark.base
@@ -49,6 +51,21 @@ def test_each_layer_overrides_the_one_below(tmp_path) -> None:
     assert run_settings(None).settings == PRESETS["laptop"].settings
     assert run_settings(None, device="cuda:1").settings == PRESETS["gpu"].settings
     assert run_settings(None, device="cuda", preset="smoke").settings == PRESETS["smoke"].settings
+
+
+def test_temperatures_of_a_file_and_of_the_command_line(tmp_path) -> None:
+    file = _file(tmp_path, 'preset = "smoke"\ntemperatures = [600, 300]\n')
+    assert run_settings(file).settings.temperatures == (300.0, 600.0)
+    assert run_settings(file, temperatures=kelvins("300, 400K,500")).settings.temperatures == (300.0, 400.0, 500.0)
+    assert run_settings(file, ["temperatures=[300, 310]"]).settings.temperatures == (300.0, 310.0)
+    assert run_settings(None, temperatures=kelvins(None)).settings.temperatures == ()
+    again = tmp_path / "again.toml"
+    again.write_text(to_toml(run_settings(file).to_dict()))
+    assert run_settings(again) == run_settings(file)
+    with pytest.raises(ValueError, match="Expected --temperatures in K, such as 300,400,600; got 'hot'"):
+        kelvins("hot")
+    with pytest.raises(ValueError, match="two or more different temperatures"):
+        run_settings(None, temperatures=[300.0])
 
 
 @pytest.mark.parametrize(

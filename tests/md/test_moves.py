@@ -10,11 +10,12 @@ import mdtraj
 import numpy as np
 import openmm
 import pytest
+import torch
 from generators import SETTINGS, chain_marginals
 from openmm import unit
 
 from openmm_fab.generator.generator import BoltzmannGenerator
-from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.system import GAS_CONSTANT, MolecularSystem
 from openmm_fab.train.settings import Budget
 
 pytest.importorskip("openmmtools")
@@ -71,6 +72,29 @@ def run(move, system: MolecularSystem, n: int) -> np.ndarray:
         move.apply(state, sampler)
         frames[k] = positions(sampler)
     return frames
+
+
+def test_a_flow_of_several_temperatures_proposes_at_that_of_the_state(system) -> None:
+    several = BoltzmannGenerator(system, SETTINGS)
+    several.train(Budget(iterations=10), temperatures=(300, 600), progress=False, compile=False, evaluate_every=1e9)
+    move, sampler = FlowProposalMove(several, n_proposals=4, batch=4096, seed=3), start_of(system)
+    hot, frames = state_of(system, 500.0), np.empty((1500, system.n_atoms, 3))
+    for k in range(len(frames)):
+        move.apply(hot, sampler)
+        frames[k] = positions(sampler)
+    assert 0.05 < move.acceptance < 0.95
+    z = [
+        marginal_z(values, *marginal)
+        for values, marginal in zip(internal(frames, system), chain_marginals(GAS_CONSTANT * 500.0), strict=True)
+    ]
+    assert np.abs(z).max() < 4.5 and np.std(z) < 1.6
+    before = positions(sampler)
+    move.apply(state_of(system), sampler)  # the same structure has another weight at 300 K
+    with torch.no_grad():
+        u = float(several.energy(torch.from_numpy(before)[None]))
+    assert move._log_w(before) == pytest.approx(-u - float(several.log_prob(before[None], 300.0)), abs=1e-6)
+    with pytest.raises(ValueError, match="state at the generator's 300 K; got 700 K"):
+        move.apply(state_of(system, 700.0), sampler)
 
 
 def test_marginals_of_the_chain_by_quadrature(system, generator) -> None:
