@@ -127,7 +127,7 @@ def weight_histogram(ax: Axes, ensemble: Ensemble, *, words: bool = True) -> Non
     ax.text(0.03, 0.97, text, transform=ax.transAxes, ha="left", va="top", fontsize=8)
 
 
-def training_figures(metrics: Sequence[Mapping[str, float]], sample: Callable[[int], Ensemble]) -> list[Figure]:
+def training_figures(metrics: Sequence[Mapping[str, Any]], sample: Callable[[int], Ensemble]) -> list[Figure]:
     """Figures of a live plot: learning curves and, for molecules with phi and psi, Ramachandran plots of the flow.
 
     Parameters
@@ -141,7 +141,7 @@ def training_figures(metrics: Sequence[Mapping[str, float]], sample: Callable[[i
     return [learning_curve(metrics), *([] if rama is None else [rama])]
 
 
-def learning_curve(metrics: Sequence[Mapping[str, float]]) -> Figure:
+def learning_curve(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """Figure of the ESS of flow and AIS and the basin's ΔF against the energy evaluations.
 
     Parameters
@@ -165,7 +165,7 @@ def learning_curve(metrics: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def draw_learning_ess(ax: Axes, metrics: Sequence[Mapping[str, float]]) -> None:
+def draw_learning_ess(ax: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Draw the effective sample sizes of flow and annealing, in percent, as `learning_curve` does."""
     x_key, _ = _progress(metrics)
     if sum(_has(row, "ess") for row in metrics) < FEW_POINTS:  # of a short training, which was evaluated once or twice
@@ -187,7 +187,7 @@ def draw_learning_ess(ax: Axes, metrics: Sequence[Mapping[str, float]]) -> None:
     _progress_axis(ax, metrics)
 
 
-def draw_learning_basin(ax: Axes, metrics: Sequence[Mapping[str, float]]) -> None:
+def draw_learning_basin(ax: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Draw the basin's free energy with a band of two standard errors, in kT, as `learning_curve` does."""
     x_key, _ = _progress(metrics)
     x, y = _series(metrics, x_key, "basin_df")
@@ -199,18 +199,18 @@ def draw_learning_basin(ax: Axes, metrics: Sequence[Mapping[str, float]]) -> Non
     _progress_axis(ax, metrics)
 
 
-def has_basin(row: Mapping[str, float]) -> bool:
+def has_basin(row: Mapping[str, Any]) -> bool:
     """Whether a row of metrics has the basin's free energy."""
     return _has(row, "basin_df")
 
 
-def _progress(metrics: Sequence[Mapping[str, float]]) -> tuple[str | None, str]:
+def _progress(metrics: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]:
     """What learning curves are drawn against: its key in the metrics, None for the row's number, and its label."""
     key = next((k for k in ("evaluations", "seconds") if any(_has(m, k) for m in metrics)), None)
     return key, {"evaluations": "energy evaluations", "seconds": "time / s", None: "logged step"}[key]
 
 
-def _progress_axis(ax: Axes, metrics: Sequence[Mapping[str, float]]) -> None:
+def _progress_axis(ax: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Label the axis of learning curves, from 0 to the last row."""
     key, label = _progress(metrics)
     ax.set_xlabel(label)
@@ -220,13 +220,13 @@ def _progress_axis(ax: Axes, metrics: Sequence[Mapping[str, float]]) -> None:
     ax.grid(alpha=0.2)
 
 
-def _has(row: Mapping[str, float], key: str) -> bool:
+def _has(row: Mapping[str, Any], key: str) -> bool:
     """Whether the row has a finite number under this key."""
     value = row.get(key)
     return value is not None and np.isfinite(value)
 
 
-def _series(metrics: Sequence[Mapping[str, float]], x_key: str | None, key: str) -> tuple[np.ndarray, np.ndarray]:
+def _series(metrics: Sequence[Mapping[str, Any]], x_key: str | None, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Arrays (rows,) of `x_key`, or the row's number, and `key`, of the rows that have both."""
     rows = [
         (i if x_key is None else m[x_key], m[key])

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..flow.base import Flow
 from ..target import Target
 from ..tools.adaptive_batch import AdaptiveBatch
-from ..tools.fields import check_fields
+from ..tools.fields import Fields, check_fields
 from ..tools.progress import bar
 from ..weights import effective_sample_size, log_mean_exp, systematic_resample
 from .kernels import KERNELS, adapted, hmc
@@ -26,7 +26,7 @@ PILOT_CHAINS = 256  # in each, at most
 
 
 @dataclass(frozen=True, kw_only=True)
-class AISSettings:
+class AISSettings(Fields):
     """Settings of annealed importance sampling.
 
     Attributes

@@ -82,7 +82,7 @@ def sample(
         )
         path = out or Path(f"{generator.system.name}-samples.npz")
         if path.suffix == SUFFIX:
-            streamed = generator.sample(n, seed, temperature=at, name="FAB", progress=True, out=path, resume=resume)
+            streamed = generator.sample(n, seed, temperature=at, progress=True, out=path, resume=resume)
             typer.echo(f"{streamed}\n{streamed.weights.diagnosis()}\nWritten: {path}")
             return
         if resume:
@@ -94,7 +94,7 @@ def sample(
             raise ValueError(
                 f"Expected a new file to write; {', '.join(there)} exists. Move it, or name another with --out."
             )
-        found = generator.sample(n, seed, temperature=at, name="FAB", progress=True)
+        found = generator.sample(n, seed, temperature=at, progress=True)
         written = write_ensemble(found, path)
     typer.echo(f"{found}\n{diagnosis(found.log_w)}\nWritten: {', '.join(map(str, written))}")
 

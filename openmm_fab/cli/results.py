@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
     from ..generator.outcome import Outcome
     from ..molecule.system import MolecularSystem
+    from ..tools.metrics import TrainingMetrics
     from ..train.settings import Budget
 
 
@@ -59,7 +60,7 @@ def write_results(
         ensemble = outcome.ensemble
     else:
         with doing("sampling"):
-            ensemble = generator.sample(samples, name="FAB", progress=not early)
+            ensemble = generator.sample(samples, progress=not early)
     if audit is not None:
         with doing("auditing"), Ticking("auditing", show=not early):
             ensemble = replace(ensemble, audit=generator.audit(audit, ensemble))
@@ -88,7 +89,7 @@ def write_results(
 
 def early_results(
     folder: Path, generator: BoltzmannGenerator, molecule: MolecularSystem, samples: int, minutes: float
-) -> Callable[[dict[str, float]], None]:
+) -> Callable[[TrainingMetrics], None]:
     """Function of an iteration's metrics that writes the model and results of fewer samples, marked as early.
 
     Where that fails it warns, and training goes on.
@@ -99,7 +100,7 @@ def early_results(
         Of the whole run.
     """
 
-    def report(info: dict[str, float]) -> None:
+    def report(info: TrainingMetrics) -> None:
         early = f"after {info['seconds'] / 60:.1f} of {minutes:g} minutes of training"
         try:
             generator.save(folder / "model.safetensors")

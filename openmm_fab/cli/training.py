@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
     from ..generator.outcome import Outcome
     from ..molecule.system import MolecularSystem
+    from ..tools.metrics import TrainingMetrics
     from ..train.distributed import Ranks
 
 
@@ -168,7 +169,7 @@ def run(
         if of and chosen.error is None:
             raise ValueError("Expected --of with --error; it names the basins that are to have that error.")
 
-        def early(generator: BoltzmannGenerator, folder: Path) -> Callable[[dict[str, float]], None]:
+        def early(generator: BoltzmannGenerator, folder: Path) -> Callable[[TrainingMetrics], None]:
             minutes = chosen.minutes if chosen.error is None else chosen.at_most
             return early_results(folder, generator, molecule, chosen.samples, minutes)
 
@@ -254,7 +255,7 @@ def _trained(
     resume: bool,
     compile: bool,
     ranks: Ranks,
-    early: Callable[[BoltzmannGenerator, Path], Callable[[dict[str, float]], None]] | None = None,
+    early: Callable[[BoltzmannGenerator, Path], Callable[[TrainingMetrics], None]] | None = None,
     report_every: float | None = None,
     of: list[str] | None = None,
 ) -> tuple[BoltzmannGenerator, Path, Outcome | None]:

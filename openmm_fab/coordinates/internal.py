@@ -29,7 +29,7 @@ from ..molecule.stereo import stereocentres
 from ..molecule.system import MolecularSystem
 from ..tools.activity import doing
 from ..tools.circle import wrap
-from ..tools.fields import check_fields
+from ..tools.fields import Fields, check_fields
 from ..tools.fusing import FusedMap
 from ..tools.native import NotCompiledError
 from .constraints import MassMetric, fixed_lengths
@@ -61,7 +61,7 @@ FUSED_ATOMS, FUSED_BATCH = 50, 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoordinateSettings:
+class CoordinateSettings(Fields):
     """Settings of internal coordinates: which torsions turn, and how stiff coordinates are scaled.
 
     Attributes

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from ..tools.circle import wrap_periodic
-from ..tools.fields import check_fields
+from ..tools.fields import Fields, check_fields
 from ..tools.graphs import Function, Graphs
 from ..tools.native import NotCompiledError
 from . import native, splines
@@ -37,7 +37,7 @@ GRAPHS = 128  # that a process may compile of a layer
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowSettings:
+class FlowSettings(Fields):
     """Architecture of the flow.
 
     Attributes

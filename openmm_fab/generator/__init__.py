@@ -8,7 +8,8 @@ time, `quantities` are what has the error, `outcome` is what comes of it.
 
 from __future__ import annotations
 
-from .generator import BoltzmannGenerator, Metrics
+from ..tools.metrics import FlowMetrics, TrainingMetrics
+from .generator import BoltzmannGenerator
 from .outcome import Outcome
 from .partition import ais_log_weights, flow_energy, log_z_ais, log_z_bar
 from .presets import PRESETS, Preset, load_pretrained
@@ -18,11 +19,12 @@ from .settings import GeneratorSettings
 __all__ = [
     "PRESETS",
     "BoltzmannGenerator",
+    "FlowMetrics",
     "GeneratorSettings",
-    "Metrics",
     "Outcome",
     "Preset",
     "Refinement",
+    "TrainingMetrics",
     "ais_log_weights",
     "flow_energy",
     "load_pretrained",

@@ -8,15 +8,14 @@ from ..flow.base import TrainableFlow
 from ..flow.coupling import CouplingFlow
 from ..free_energy.profiles import basin_difference
 from ..target import BoltzmannTarget
+from ..tools.metrics import FlowMetrics
 from ..train.buffer import ReplayBuffer
 from . import training
 
-Metrics = dict[str, float]
 
-
-def metrics_of(ensemble: Ensemble) -> Metrics:
+def metrics_of(ensemble: Ensemble) -> FlowMetrics:
     """ESS, k-hat and log Z of a flow's samples, and the difference of a basin where there is a phi torsion."""
-    metrics = {
+    metrics: FlowMetrics = {
         "ess": ensemble.ess_fraction,
         "ess_clipped": ensemble.ess_clipped / ensemble.n,
         "khat": ensemble.khat,
@@ -35,9 +34,9 @@ def metrics_of_annealed(
     target: BoltzmannTarget,
     cut: float,
     batch: int,
-) -> Metrics:
+) -> FlowMetrics:
     """Shares of annealed weight beyond the splines' range, and of the newest above the cut of the target's energies."""
-    metrics = {}
+    metrics: FlowMetrics = {}
     if isinstance(flow, CouplingFlow) and isinstance(target.coordinates, InternalCoordinates):
         metrics["annealed_outside"] = training.weight_outside(buffer.z, buffer.log_w, flow.reach_at(buffer.z))
     if buffer.size:

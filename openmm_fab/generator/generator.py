@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from ..tools.devices import checked, stream
 from ..tools.fields import whole_number
 from ..tools.graphs import Graphs
 from ..tools.memory import keep_freed_memory
+from ..tools.metrics import FlowMetrics, TrainingMetrics
 from ..tools.progress import History, LivePlot, Ticking, bar
 from ..train.buffer import ReplayBuffer
 from ..train.distributed import Ranks
@@ -44,7 +45,7 @@ from ..train.trainer import Trainer
 from . import auditing, models, sampling, training
 from .chains import chain_ensemble
 from .energies import checked_energy, exact_energy, relaxed
-from .evaluation import Metrics, metrics_of, metrics_of_annealed
+from .evaluation import metrics_of, metrics_of_annealed
 from .holding import held_by
 from .outcome import Outcome
 from .parts import digest, objective_of
@@ -188,7 +189,7 @@ class BoltzmannGenerator:
         objective: str | Objective = "auto",
         samples: Ensemble | None = None,
         measure: Callable[[Ensemble], Mapping[str, float]] | None = None,
-        report: Callable[[Metrics], None] | None = None,
+        report: Callable[[TrainingMetrics], None] | None = None,
         report_every: float | None = None,
         audit: Audit | None = None,
     ) -> History:
@@ -234,10 +235,7 @@ class BoltzmannGenerator:
         Returns
         -------
         History
-            A sequence of dicts, the metrics of every iteration; see `Trainer` and `evaluate`. Where the latter is
-            called, also annealed_outside: share of the annealed structures' weight beyond the range of the splines; and
-            annealed_above_cut: share of the latest ones' weight whose energy lies above the cut. The first iteration
-            has setup, too: seconds that came before, the making of the generator included.
+            A sequence of dicts, the `TrainingMetrics` of every iteration; those of `evaluate` where it was called.
 
         Raises
         ------
@@ -268,7 +266,7 @@ class BoltzmannGenerator:
             own = z.new_zeros(len(z), 1 if self.settings.temperatures else 0)  # log(T / T0)
             trainer.experience.start_from(torch.cat([z, own], 1))
 
-        def annealed(buffer: ReplayBuffer) -> Metrics:
+        def annealed(buffer: ReplayBuffer) -> FlowMetrics:
             batch = self.settings.train.batch
             return metrics_of_annealed(buffer, self.flow, self.target, self.cut, batch)
 
@@ -519,23 +517,20 @@ class BoltzmannGenerator:
         z, log_det = self.to_internal(x)
         return (flow.log_prob(z.to(next(flow.parameters()))).double() + log_det).cpu()
 
-    def evaluate(self, n: int = 4096, measure: Callable[[Ensemble], Mapping[str, float]] | None = None) -> Metrics:
+    def evaluate(self, n: int = 4096, measure: Callable[[Ensemble], Mapping[str, float]] | None = None) -> FlowMetrics:
         """Evaluate the present flow on n samples with the true energy; `measure` as in `train`.
 
         Returns
         -------
-        dict
-            ess, ess_clipped (shares; raw, and with the largest 1e-4 of the weights clipped), khat, log_z and
-            log_z_error (its standard error), outside and
-            outside_weight (shares of samples and of weight beyond the splines' range), and where there is a phi
-            torsion basin_df and basin_df_error (kT, see `free_energy.basin_difference`). A flow or coordinates of other
-            libraries have no such range.
+        FlowMetrics
+            Without outside and outside_weight for a flow or coordinates of other libraries, whose range is not known;
+            basin_df as `free_energy.basin_difference` has it.
         """
         ensemble = self.sample(n, seed=self.seed + 7)
         metrics = metrics_of(ensemble)
         if self.has_spline_range:
             metrics["outside"], metrics["outside_weight"] = self.outside_range(ensemble)
-        return metrics if measure is None else metrics | dict(measure(ensemble))
+        return metrics if measure is None else cast(FlowMetrics, {**metrics, **measure(ensemble)})
 
     def audit(
         self, budget: str | float | Budget = "40 s", ensemble: Ensemble | None = None, *, seed: int | None = None
@@ -587,7 +582,7 @@ class BoltzmannGenerator:
         progress: bool = True,
         compile: bool = True,
         objective: str | Objective = "auto",
-        report: Callable[[Metrics], None] | None = None,
+        report: Callable[[TrainingMetrics], None] | None = None,
         report_every: float | None = None,
     ) -> Outcome:
         """Train, sample and check until standard errors are below `error`, or the time is over.

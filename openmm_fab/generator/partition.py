@@ -46,6 +46,7 @@ def log_z_ais(
     settings : AISSettings
         With alpha = 1, so that the path ends at the Boltzmann density; without resampling.
     """
+    _check(generator)
     settings.require_independent_chains()
     target = BoltzmannTarget(generator.energy_at(temperature), generator.coordinates)
     rng = stream(generator.device, seed)
@@ -54,6 +55,11 @@ def log_z_ais(
     )
     found = exponential_average(log_w, method=f"AIS over {settings.intermediate} intermediate densities")
     return replace(found, unit="nats")
+
+
+def _check(generator: object) -> None:
+    if not isinstance(generator, BoltzmannGenerator):
+        raise ValueError(f"Expected a BoltzmannGenerator; got {type(generator).__name__}. Of an ensemble take log_z.")
 
 
 def ais_log_weights(
@@ -95,6 +101,7 @@ def log_z_bar(
     samples : Ensemble or int
         What `generator.sample` gave, or how many to draw.
     """
+    _check(generator)
     flow = generator.sample(samples, seed=seed) if isinstance(samples, int) else samples
     check_same_temperature(flow, reference)
     if flow.log_q is None:

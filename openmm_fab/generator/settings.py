@@ -8,7 +8,7 @@ from typing import Any
 
 from ..coordinates.internal import CoordinateSettings
 from ..flow.coupling import FlowSettings
-from ..tools.fields import check_fields, updated
+from ..tools.fields import Fields, check_fields, updated
 from ..train.settings import TrainSettings
 from .temperatures import in_order
 
@@ -17,7 +17,7 @@ TORSIONS_FIRST = FlowSettings(layers=4, torsion_layers=6, affine_layers=8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorSettings:
+class GeneratorSettings(Fields):
     """Settings of a generator: of its coordinates, flow, training and regularised energy.
 
     Attributes

@@ -8,12 +8,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..tools.activity import doing
 from ..tools.files import latest, previous, set_aside
+from ..tools.metrics import FlowMetrics, TrainingMetrics
 from ..tools.progress import History, LivePlot, RunLog, TrainingBar, duration
 from ..train.trainer import Trainer
 from ..weights import OUTSIDE_LIMIT
@@ -28,7 +30,7 @@ ABOVE = 0.5  # share of annealed structures above the energy cut that is worth a
 
 def run(
     trainer: Trainer,
-    evaluate: Callable[[], dict[str, float]],
+    evaluate: Callable[[], FlowMetrics],
     evaluate_every: float,
     energy_cut: float,
     setup: dict[str, float],
@@ -37,7 +39,7 @@ def run(
     resume: bool,
     progress: bool,
     plot: LivePlot | None,
-    report: Callable[[dict[str, float]], None] | None = None,
+    report: Callable[[TrainingMetrics], None] | None = None,
     report_every: float | None = None,
 ) -> History:
     """Train until the budget is spent; see `BoltzmannGenerator.train`.
@@ -81,7 +83,8 @@ def run(
             bar.say(setup_in_words(setup))
         LOG.info("training from iteration %d on. %s", trainer.iteration, setup_in_words(setup))
         try:
-            for info in trainer:
+            for row in trainer:
+                info = cast(TrainingMetrics, row)
                 if not history:
                     info["setup"] = sum(setup.values()) + started - called
                     if compiles:
@@ -138,7 +141,7 @@ def run(
     return history
 
 
-def evaluated_in_words(info: Mapping[str, float]) -> str:
+def evaluated_in_words(info: TrainingMetrics) -> str:
     """Summary of an iteration after which the flow was evaluated, in one line."""
     return (
         f"iteration {info['iteration']:.0f}, {duration(info['seconds'])}, {info['evaluations']:.0f} evaluations: "

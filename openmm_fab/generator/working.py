@@ -19,7 +19,7 @@ from .outcome import OUTCOME, Outcome
 from .quantities import Quantities
 from .seeking import ANNEALED, CHAINS, Draw, Seeking, State
 
-NAME = "FAB"
+NAME = "flow"
 STATE = "state.json"
 FINAL = "samples-{seed}.nc"  # of the result, as it is drawn, with which a run that was killed goes on
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
-from ..tools.fields import check_fields, updated
+from ..tools.fields import Fields, check_fields, updated
 
 Torsion = str | tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodSettings:
+class MethodSettings(Fields):
     """Base of all settings: the method's name, and which settings a resumed run may increase."""
 
     name: ClassVar[str] = ""

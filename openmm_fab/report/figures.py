@@ -123,7 +123,7 @@ def profile_figures(ensemble: Ensemble, comparison: Comparison | None, most: int
     return [svg(f"profile{i}", f"Free energy along {name}", panel(name)) for i, name in enumerate(first)]
 
 
-def learning_figures(metrics: Sequence[Mapping[str, float]]) -> list[str]:
+def learning_figures(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     """Learning curves: ESS of flow and AIS, and the basin's free energy, against energy evaluations."""
     curves = [
         ("ess", "Learning curve: effective sample sizes of flow and annealing", plots.draw_learning_ess),

@@ -46,7 +46,7 @@ def write_report(
     *,
     comparison: Comparison | None = None,
     outcome: Outcome | None = None,
-    metrics: Sequence[Mapping[str, float]] = (),
+    metrics: Sequence[Mapping[str, Any]] = (),
     settings: Mapping[str, Any] | None = None,
     title: str = "",
     early: str = "",
@@ -62,7 +62,7 @@ def report_html(
     comparison: Comparison | None = None,
     *,
     outcome: Outcome | None = None,
-    metrics: Sequence[Mapping[str, float]] = (),
+    metrics: Sequence[Mapping[str, Any]] = (),
     settings: Mapping[str, Any] | None = None,
     title: str = "",
     early: str = "",
@@ -280,7 +280,7 @@ def _basin(basin: BasinComparison) -> tuple[list[str], tuple[str, str]]:
     return cells, (f"{MARKS[grade]} {verdict}", grade)
 
 
-def _training(metrics: Sequence[Mapping[str, float]]) -> str:
+def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
     if not metrics:
         return ""
     last = metrics[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ CONTRADICTION = (DISAGREE, "basin missing", "rest missing")  # how such verdicts
 
 
 def findings(
-    ensemble: Ensemble, comparison: Comparison | None = None, *, metrics: Sequence[Mapping[str, float]] = ()
+    ensemble: Ensemble, comparison: Comparison | None = None, *, metrics: Sequence[Mapping[str, Any]] = ()
 ) -> list[Finding]:
     """Findings for and against an ensemble of a flow; the first ones decide whether its numbers may be used."""
     weighted = ensemble.log_w[ensemble.log_w > -np.inf]
@@ -45,7 +45,7 @@ def findings(
     return found
 
 
-def training_findings(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
+def training_findings(metrics: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """Findings on a training, from the rows of metrics.jsonl: too few iterations, no annealing, a long set-up."""
     if not metrics:
         return []
@@ -165,7 +165,7 @@ def _invalid(ensemble: Ensemble) -> Finding:
     return Finding(GOOD, head, "They have weight zero and are counted." if ensemble.invalid else "None was left out.")
 
 
-def _range(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
+def _range(metrics: Sequence[Mapping[str, Any]]) -> list[Finding]:
     row = next((m for m in reversed(metrics) if m.get("outside_weight") is not None), None)
     if row is None:
         return []
@@ -183,7 +183,7 @@ def _range(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
     return [Finding(GOOD, head, "The stiff coordinates fit into the range that the flow can shape.")]
 
 
-def _cut(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
+def _cut(metrics: Sequence[Mapping[str, Any]]) -> list[Finding]:
     share = next((m["annealed_above_cut"] for m in reversed(metrics) if m.get("annealed_above_cut") is not None), 0.0)
     if share <= ABOVE_CUT:
         return []
@@ -191,7 +191,7 @@ def _cut(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
     return [Finding(CARE, f"{_percent(share)} of the annealed weight lies above the energy cut", because)]
 
 
-def _lost(metrics: Sequence[Mapping[str, float]]) -> list[Finding]:
+def _lost(metrics: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """Basins that the replay buffer holds and the flow does not draw, when training last looked."""
     lost = next((int(m["lost_basins"]) for m in reversed(metrics) if m.get("lost_basins") is not None), None)
     if lost is None:

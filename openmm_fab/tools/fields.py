@@ -13,6 +13,22 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 
 
+class Fields:
+    """Base of a dataclass of settings: a keyword that it does not have is refused with the nearest that it has."""
+
+    def __new__(cls, *values: Any, **named: Any) -> Any:
+        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        for name in named.keys() - set(known):
+            raise TypeError(f"Expected keywords of {cls.__name__} out of {known}; got {name!r}.{nearest(name, known)}")
+        return super().__new__(cls)
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """ " Did you mean ...?", or nothing where no name is like it."""
+    near = difflib.get_close_matches(key, known, 1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
 def check_fields(
     settings: Any,
     *,
@@ -78,9 +94,7 @@ def updated(settings: T, given: Mapping[str, Any], where: str, table: str = "", 
     for key, value in given.items():
         if key not in known:
             place = f"[{table}] of {where}" if table else where
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"Expected keys out of {[*also, *known]} in {place}; got {key!r}.{hint}")
+            raise ValueError(f"Expected keys out of {[*also, *known]} in {place}; got {key!r}.{nearest(key, known)}")
         path = f"{table}.{key}" if table else key
         old = getattr(settings, key)
         if is_dataclass(old):

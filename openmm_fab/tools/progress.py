@@ -1,6 +1,6 @@
 """Progress bars, live plots, metrics in memory and in files, and durations in words.
 
-Metrics are dicts of numbers, one for each iteration of a training.
+Metrics are dicts of numbers, one for each iteration of a training: `metrics`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from tqdm.auto import tqdm
 
 from .activity import current
 from .files import write_atomically
+from .metrics import TrainingMetrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +34,8 @@ BOARD_EVERY = 10  # iterations
 TICK = 1.0  # s, between drawings of a bar where nothing happens
 
 
-class History(Sequence[dict[str, float]]):
-    """Sequence of the metrics of all iterations, stored by column in a fifth of the memory of a list of dicts.
+class History(Sequence[TrainingMetrics]):
+    """Sequence of the `TrainingMetrics` of all iterations, by column, in a fifth of the memory of a list of dicts.
 
     Numbers that every iteration has are kept in columns; what only some have, by the iteration.
     """
@@ -42,10 +43,10 @@ class History(Sequence[dict[str, float]]):
     def __init__(self) -> None:
         self._columns: dict[str, array[float]] = {}
         self._whole: dict[str, bool] = {}  # is a column of integers?
-        self._besides: dict[int, dict[str, float]] = {}
+        self._besides: dict[int, dict[str, Any]] = {}
         self._length = 0
 
-    def append(self, info: Mapping[str, float]) -> None:
+    def append(self, info: Mapping[str, Any]) -> None:
         if not self._length:
             self._columns = {key: array("d") for key in info}
             self._whole = {key: isinstance(value, int) for key, value in info.items()}
@@ -64,15 +65,15 @@ class History(Sequence[dict[str, float]]):
         return self._length
 
     @overload
-    def __getitem__(self, index: int) -> dict[str, float]: ...
+    def __getitem__(self, index: int) -> TrainingMetrics: ...
     @overload
-    def __getitem__(self, index: slice) -> list[dict[str, float]]: ...
-    def __getitem__(self, index: int | slice) -> dict[str, float] | list[dict[str, float]]:
+    def __getitem__(self, index: slice) -> list[TrainingMetrics]: ...
+    def __getitem__(self, index: int | slice) -> TrainingMetrics | list[TrainingMetrics]:
         if isinstance(index, slice):
             return [self[k] for k in range(self._length)[index]]
         k = range(self._length)[index]
         row = {key: int(c[k]) if self._whole[key] else c[k] for key, c in self._columns.items()}
-        return row | self._besides.get(k, {})
+        return cast(TrainingMetrics, row | self._besides.get(k, {}))
 
     def __repr__(self) -> str:
         if not self._length:
@@ -238,7 +239,7 @@ class TrainingBar:
         if not self._bar.disable:
             self._bar.write(line)
 
-    def update(self, info: dict[str, float]) -> None:
+    def update(self, info: Mapping[str, Any]) -> None:
         """Show the metrics of an iteration: loss, ess_flow, ess_ais, acceptance, evaluations, and `spent`, the share of
         the budget; where they are known ess, basin_df and basin_df_error.
         """
@@ -254,7 +255,7 @@ class TrainingBar:
         if self._plot is not None:
             self._plot.add(info, last=info["spent"] >= 1)
 
-    def _speed(self, info: dict[str, float]) -> str:
+    def _speed(self, info: Mapping[str, Any]) -> str:
         """Evaluations a second since the first update, as text: what a resumed run did before, and the filling of the
         buffer, do not count.
         """
@@ -298,7 +299,7 @@ class LivePlot:
         self._handles: list[Any] = []
         self._drawn = -math.inf
 
-    def add(self, info: dict[str, float], last: bool = False) -> None:
+    def add(self, info: Mapping[str, Any], last: bool = False) -> None:
         """Take the metrics of an iteration, and redraw if the interval has passed or the iteration is the last."""
         self.history.append(info)
         if self.every < math.inf and (last or time.perf_counter() - self._drawn >= self.every):
@@ -366,7 +367,7 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.finish()
 
-    def write(self, info: dict[str, float]) -> None:
+    def write(self, info: Mapping[str, Any]) -> None:
         """Append the metrics of one iteration."""
         if self._file is not None:
             self._file.write(json.dumps({k: _plain(v) for k, v in info.items()}) + "\n")

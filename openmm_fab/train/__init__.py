@@ -6,12 +6,15 @@ the losses, and `health` the detection of failures.
 
 from __future__ import annotations
 
+from ..tools.metrics import IterationMetrics, StepMetrics
 from .errors import TrainingError
 from .settings import Budget, TrainSettings, parse_budget
 from .trainer import Trainer
 
 __all__ = [
     "Budget",
+    "IterationMetrics",
+    "StepMetrics",
     "TrainSettings",
     "Trainer",
     "TrainingError",

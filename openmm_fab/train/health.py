@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..tools.circle import circular_bins, circular_density, label_basins
+from ..tools.metrics import StepMetrics
 from ..weights import effective_share
 from .errors import TrainingError
 from .experience import Experience
@@ -62,7 +63,7 @@ class Health:
         self._told: set[str] = set()
         self._good: dict[str, Any] | None = None
 
-    def check(self, learner: Learner, experience: Experience, info: dict[str, float]) -> dict[str, float]:
+    def check(self, learner: Learner, experience: Experience, info: StepMetrics) -> StepMetrics:
         """Check an iteration; returns its metrics with those found here. May restore an earlier state, see the table
         above."""
         self._loss(learner, experience, info)
@@ -105,7 +106,7 @@ class Health:
         self._ess.clear()
         self._lowest, self._best = math.inf, 0.0
 
-    def _loss(self, learner: Learner, experience: Experience, info: dict[str, float]) -> None:
+    def _loss(self, learner: Learner, experience: Experience, info: StepMetrics) -> None:
         loss = info["loss"]
         if not math.isfinite(loss):
             return  # its gradient steps were skipped, and counted

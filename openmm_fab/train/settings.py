@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any
 
 from ..ais.annealing import AISSettings
-from ..tools.fields import check_fields
+from ..tools.fields import Fields, check_fields
 
 MINUTES = {
     ("s", "sec", "secs", "second", "seconds"): 1 / 60,
@@ -19,7 +19,7 @@ MINUTES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(Fields):
     """Settings of a flow's training.
 
     Attributes

@@ -25,6 +25,7 @@ from ..flow.base import TrainableFlow
 from ..target import Target
 from ..tools.devices import stream
 from ..tools.memory import keep_freed_memory
+from ..tools.metrics import IterationMetrics, StepMetrics
 from ..weights import effective_share
 from . import checkpoints
 from .distributed import Ranks
@@ -58,12 +59,7 @@ class Trainer:
 
     Notes
     -----
-    Metrics of an iteration: iteration, seconds, evaluations (of the target), flow_evaluations (of the learner), loss,
-    ess_flow (Kish share of the learner's samples in the last passes, towards the target as trained on), ess_ais (of
-    this pass towards p^alpha q^(1 - alpha)), lam (power of the weights of the last step before FAB or of a stage of
-    mass transport, or with which an annealed pass went to the buffer), acceptance (nan if it was not annealed),
-    step_size, buffer (samples), invalid (the learner's samples of zero density in this pass), gradient (norm),
-    learning_rate, spent (share of the budget).  What an objective does not look at is nan.
+    `IterationMetrics` says what the metrics are. What an objective does not look at is nan.
     """
 
     def __init__(
@@ -108,7 +104,7 @@ class Trainer:
         """Share of the budget that is used; training ends at 1."""
         return self.budget.spent(self.seconds, self.iteration, self.evaluations)
 
-    def __iter__(self) -> Iterator[dict[str, float]]:
+    def __iter__(self) -> Iterator[IterationMetrics]:
         while self.spent < 1:
             started = time.perf_counter()
             info = self.step()
@@ -117,7 +113,7 @@ class Trainer:
             self.ranks.stop_if_asked()
 
     @torch.enable_grad()
-    def step(self) -> dict[str, float]:
+    def step(self) -> StepMetrics:
         """Make one iteration: draw the objective's samples and make its gradient steps."""
         learner, experience = self.learner, self.experience
         learner.begin()
@@ -129,7 +125,7 @@ class Trainer:
         counts = [self.own_evaluations, learner.counted.evaluations, experience.buffer.size]
         self._evaluations, flow_evaluations, buffered = self.ranks.totals(counts)
         last = experience.last
-        info: dict[str, float] = {
+        info: StepMetrics = {
             "iteration": self.iteration,
             "evaluations": self.evaluations,
             "flow_evaluations": flow_evaluations,

@@ -89,7 +89,7 @@ def test_a_run_leaves_everything(folders):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["seconds"] >= 3 and "ess" in rows[-1]
     ensemble = Ensemble.load(folder / "ensemble.npz")
-    assert ensemble.n == 500 and ensemble.name == "FAB"
+    assert ensemble.n == 500 and ensemble.name == "flow"
     assert "ESS" in (folder / "report.txt").read_text()
     for name in ("report.txt", "report.html"):
         text = (folder / name).read_text()

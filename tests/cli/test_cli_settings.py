@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -190,6 +192,15 @@ def test_no_number_goes_unchecked(kind) -> None:
     for name in (n for n in numbers if type(getattr(made, n)) is int):
         with pytest.raises(ValueError, match=name):
             replace(made, **{name: 2.5})
+
+
+@pytest.mark.parametrize("kind", [GeneratorSettings, TrainSettings, AISSettings, FlowSettings, CoordinateSettings])
+def test_a_misspelt_keyword_is_told_with_the_nearest(kind: type) -> None:
+    name = fields(kind)[0].name
+    with pytest.raises(TypeError, match=rf"Expected keywords of {kind.__name__} out of .*\. Did you mean {name}\?"):
+        kind(**{f"{name}s": 5})
+    again = pickle.loads(pickle.dumps(kind()))
+    assert again == kind() and replace(again) == again and copy.deepcopy(again) == again
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,9 @@ def test_a_torsion_of_known_free_energy() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     md = torsion_ensemble(1.0, 50, 0)
+    for estimate in (lambda: log_z_ais(md), lambda: log_z_bar(md, md)):
+        with pytest.raises(ValueError, match="Expected a BoltzmannGenerator; got Ensemble"):
+            estimate()
     with pytest.raises(ValueError, match="without log_q"):
         md.log_z  # noqa: B018
     with pytest.raises(ValueError, match="without log_q"):

@@ -24,6 +24,7 @@ from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.presets import PRESETS
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
+from openmm_fab.tools.metrics import FlowMetrics, TrainingMetrics
 from openmm_fab.tools.progress import RunLog
 from openmm_fab.train.settings import Budget, TrainSettings, parse_budget
 from openmm_fab.train.trainer import Trainer
@@ -179,6 +180,7 @@ def test_files_that_are_no_models_are_refused(system, trained, tmp_path):
 def test_evaluate(trained):
     metrics = trained.evaluate(256)
     assert set(metrics) == {"ess", "ess_clipped", "khat", "log_z", "log_z_error", "outside", "outside_weight"}
+    assert set(metrics) < FlowMetrics.__annotations__.keys()
     ensemble = trained.sample(256, seed=trained.seed + 7)
     assert metrics["ess"] == ensemble.ess_fraction and metrics["log_z"] == ensemble.log_z.value
     assert 0 <= metrics["outside"] <= 1
@@ -281,6 +283,7 @@ def test_training_writes_metrics_and_a_checkpoint(system, energy, tmp_path):
 
     rows = [json.loads(line, parse_constant=strict) for line in lines]
     assert [r["iteration"] for r in rows] == [1, 2, 3]
+    assert {*rows[0], *rows[-1]} < TrainingMetrics.__annotations__.keys()
     assert rows[-1]["loss"] == history[-1]["loss"] and "ess" in rows[-1] and "ess" not in rows[0]
     assert (tmp_path / "checkpoint.pt").exists()
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
+from openmm_fab.tools.metrics import IterationMetrics
 from openmm_fab.train.errors import TrainingError
 from openmm_fab.train.experience import BASINS_EVERY, PLAIN, RECENT
 from openmm_fab.train.objectives import OBJECTIVES, MaximumLikelihood, path_share, replay
@@ -194,6 +195,7 @@ def test_resumed_is_uninterrupted(tmp_path, name):
     rest = list(second)
 
     assert [i["iteration"] for i in rest] == [4, 5, 6]
+    assert {*infos[0], "lost_basins"} == set(IterationMetrics.__annotations__)
     for a, b in zip(infos[3:], rest, strict=True):
         assert _comparable(a) == _comparable(b)
     states = [{k: v for k, v in t.state_dict().items() if k != "counts"} for t in (whole, second)]
