@@ -1,9 +1,9 @@
 """From a force field to GFN2-xTB by `refine`: a basin's free energy, beside molecular dynamics on GFN2-xTB itself.
 
-A flow learns the force field; `refine` carries its ensemble to GFN2-xTB. Of butane (OPLS-AA) Langevin dynamics on
-GFN2-xTB, by OpenMM and its PythonForce with hydrogens of 4 dalton and steps of 2 fs, says what is right, and how many
-evaluations that takes. It is kept in the folder and gone on with. Of ibuprofen (OpenFF 2.2.1 and GBn2; GFN2-xTB with
-water by ALPB) there is no dynamics that one core affords. tblite and ase are needed.
+A flow learns the force field; `refine` carries its ensemble to GFN2-xTB. Of butane (OPLS-AA) dynamics on GFN2-xTB, by
+OpenMM and its PythonForce with hydrogens of 4 dalton and steps of 2 fs, says what is right, and how many evaluations
+that takes: plain Langevin, and OPES along the torsion. It is kept in the folder and gone on with. Of ibuprofen (OpenFF
+2.2.1 and GBn2; GFN2-xTB with water by ALPB) there is no dynamics that one core affords. tblite and ase are needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from openmm_fab.molecule.inputs import without_forces
 from .runner import Skip
 
 BOHR, HARTREE = 0.0529177210903, 2625.4996394799  # nm, kJ/mol
-STEP_FS, HEAVY = 2.0, 4.0  # and dalton
+STEP_FS, HEAVY, EQUILIBRATION = 2.0, 4.0, 5.0  # fs, dalton, ps
+OPES = {"barrier": 8.0, "build_ps": 60.0, "kernel_ps": 0.1}
 SAMPLES = 20_000
 
 
@@ -87,17 +88,21 @@ def dynamics_system(system: fab.MolecularSystem) -> fab.MolecularSystem:
     return fab.MolecularSystem.from_openmm(system.topology, made, system.positions, temperature=system.temperature)
 
 
-def dynamics(system: fab.MolecularSystem, case: Case, time_ps: float, folder: Path) -> fab.ReferenceEnsemble:
-    """Langevin dynamics on GFN2-xTB, gone on with to `time_ps`."""
+def dynamics(
+    system: fab.MolecularSystem, case: Case, method: str, time_ps: float, folder: Path
+) -> fab.ReferenceEnsemble:
+    """Dynamics on GFN2-xTB by a method of `run_reference`, gone on with to `time_ps`."""
     folder.mkdir(parents=True, exist_ok=True)
+    more: dict[str, Any] = {} if method == "langevin" else {"torsions": [case.torsion], **OPES}
 
     def basin(trajectory: mdtraj.Trajectory) -> np.ndarray:
         phi = np.abs(mdtraj.compute_dihedrals(trajectory, [case.torsion])[:, 0])
         return phi > 2 * np.pi / 3 if case.beyond else phi < 2 * np.pi / 3
 
     return fab.run_reference(
-        dynamics_system(system), "langevin", folder=folder, resume=True, start=system.positions, basin=basin,
-        time_ps=time_ps, equilibration_ps=5.0, frame_ps=0.1, step_fs=STEP_FS, platform="Reference", progress=False,
+        dynamics_system(system), method, folder=folder, resume=True, start=system.positions, basin=basin,
+        time_ps=time_ps, equilibration_ps=EQUILIBRATION, frame_ps=0.1, step_fs=STEP_FS, platform="Reference",
+        progress=False, **more,
     )  # fmt: skip
 
 
@@ -105,7 +110,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", choices=CASES, default="butane")
     parser.add_argument("--train", default="2 min", help="budget of the flow's training")
     parser.add_argument("--budget", type=int, default=600, help="evaluations of GFN2-xTB")
-    parser.add_argument("--md-ps", type=float, default=0.0, help="dynamics on GFN2-xTB; 0: none")
+    parser.add_argument("--langevin-ps", type=float, default=0.0, help="dynamics on GFN2-xTB; 0: none")
+    parser.add_argument("--opes-ps", type=float, default=0.0, help="the same under a bias of openmm-opes; 0: none")
     parser.add_argument("--folder", type=Path, help="where the dynamics is, or will be; by default none is kept")
 
 
@@ -115,7 +121,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     except ImportError as error:
         raise Skip("GFN2-xTB needs tblite and ase: pip install tblite ase.") from error
     system, case = fab.MolecularSystem.load(options.system), CASES[options.system]
-    budget, md_ps = (60, 0.2) if options.quick else (options.budget, options.md_ps)
+    budget = 60 if options.quick else options.budget
+    lengths = {"langevin": 0.2 if options.quick else options.langevin_ps, "opes": options.opes_ps}
     begun = time.perf_counter()
     generator = fab.BoltzmannGenerator(system, fab.PRESETS["smoke"].settings if options.quick else None)
     generator.train(0.05 if options.quick else options.train, progress=False)
@@ -154,16 +161,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "overlap": round(refined.overlap, 4),
         "khat": round(refined.difference.khat, 2),
     }
-    if md_ps:
+    figures["dynamics"] = {}
+    for method, length in lengths.items():
+        if not length:
+            continue
         with tempfile.TemporaryDirectory() as temporary:
-            md = dynamics(system, case, md_ps, options.folder or Path(temporary))
-        steps = round((md_ps + 5.0) * 1000 / STEP_FS)
+            md = dynamics(system, case, method, length, (options.folder or Path(temporary)) / method)
+        before = EQUILIBRATION + (OPES["build_ps"] if method == "opes" else 0.0)
+        steps = round((length + before) * 1000 / STEP_FS)
         known = fe.basin_difference(md, case.inside(md))
-        figures["md"] = {
-            "ps": md_ps,
+        figures["dynamics"][method] = {
+            "ps": length,
             "evaluations": steps,
             "basin": _pair(known),
-            "independent": round(md.convergence.effective, 1) if md.convergence else None,
             "z": (dear.value - known.value) / float(np.hypot(dear.error, known.error)),
             "same_error": steps * (known.error / dear.error) ** 2,
         }
@@ -196,11 +206,11 @@ def table(figures: dict[str, Any]) -> str:
         f"{figures['milliseconds']} ms. Of the last round {100 * figures['ess_fraction']:.0f} % are effective, by "
         f"reweighting alone {100 * figures['overlap']:.2g} %; k-hat {figures['khat']}."
     )
-    if "md" in figures:
-        md = figures["md"]
-        rows.append([f"GFN2-xTB, Langevin, {md['ps']:g} ps", shown(md["basin"]), f"{md['evaluations']:,}"])
+    for method, md in figures["dynamics"].items():
+        label = {"langevin": "Langevin", "opes": "OPES"}[method]
+        rows.append([f"GFN2-xTB, {label}, {md['ps']:g} ps", shown(md["basin"]), f"{md['evaluations']:,}"])
         notes += (
-            f" The two differ by {abs(md['z']):.1f} standard errors; dynamics with the error of `refine` would take "
+            f" {label} is {abs(md['z']):.1f} standard errors away; for the error of `refine` it would take "
             f"{md['same_error']:.2g} evaluations, {md['same_error'] / figures['evaluations']:,.0f} times as many."
         )
     head = ["| | dF / kT | evaluations of GFN2-xTB |", "|---|---|---|"]
