@@ -31,7 +31,7 @@ class Row:
     population : float
         Of a basin; else nan.
     effective, khat : float
-        Effective samples inside, and k-hat of their weights; see `quantities.Measured`.
+        Effective samples inside, and k-hat of their weights; see `generator.quantities.Measured`.
     check, check_error : float
         The independent estimate; nan without one.
     """

@@ -50,7 +50,7 @@ class Parts:
 
 
 class Working:
-    """Training in a folder, sampling, and audit, with the quantities that are asked for; see `seeking.Work`.
+    """Training in a folder, sampling, and audit, with the quantities that are asked for; see `generator.seeking.Work`.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class Working:
         return (float(rows[-1]["seconds"]), int(rows[-1]["evaluations"])) if rows else (seconds, 0)
 
     def draw(self, n: int, seed: int, method: str, purpose: str) -> Draw:
-        """Draw n samples, plain, annealed or of chains; see `seeking.Work`."""
+        """Draw n samples, plain, annealed or of chains; see `generator.seeking.Work`."""
         started = time.perf_counter()
         if method == CHAINS:
             ensemble = self.parts.chains(n, seed)
@@ -96,7 +96,7 @@ class Working:
         return Draw(ensemble.log_w, self.quantities.values(ensemble), seconds, ensemble, ensemble.block)
 
     def audit(self, draw: Draw, seconds: float) -> tuple[Audit | None, bool]:
-        """Audit the samples; see `seeking.Work`."""
+        """Audit the samples; see `generator.seeking.Work`."""
         assert draw.ensemble is not None
         found = self.parts.audit(Budget(minutes=seconds / 60.0), draw.ensemble)
         return found, bool(found.missing) and self.parts.startable(found)
