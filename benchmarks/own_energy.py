@@ -2,7 +2,10 @@
 
 Energy and gradient, microseconds a structure at one batch size, median of repeats. The network has random weights:
 eight members of ANI-2x's depth over radial and angular functions of all atoms. Through OpenMM it is the same network,
-one structure a call. GFN2-xTB is tblite's by ASE, where both are installed. Beside them the force field, translated.
+one structure a call. GFN2-xTB is tblite's by ASE, where both are installed. Beside them the force field: translated to
+C, by PyTorch alone, and by OpenMM. What a training costs with each is extrapolated: the evaluations of ten minutes of
+alanine dipeptide by the preset `laptop` (3.7e6, a raw ESS near 75 %), each with its energy and the share of everything
+else, which a short training with the force field measures; a short one with the network shows how far that holds.
 """
 
 from __future__ import annotations
@@ -22,17 +25,24 @@ from torch import Tensor, nn
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.energy.given import from_ase, from_torch
+from openmm_fab.energy.protocol import Energy
+from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.molecule.inputs import without_forces
 from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.train.settings import Budget
 
 RADIAL, ANGULAR, MEMBERS = 16, 4, 8
 HIDDEN = (160, 128, 96)  # ANI-2x's, of its smallest elements
 SECONDS = 3.0
+TRAINING = 3.7e6  # evaluations of ten minutes, see main_job_alanine_dipeptide_laptop_*_10min
+SHORT = {"force field": 150_000, "batched": 12_000}  # evaluations of the short trainings
 ROWS = {
     "batched": "network, batched",
     "python": "network, PythonForce",
     "gfn2": "GFN2-xTB, tblite by ASE",
-    "force field": "force field, translated",
+    "force field": "force field, translated, in C",
+    "eager": "force field, translated, by PyTorch",
+    "openmm": "force field, by OpenMM",
 }
 
 
@@ -109,6 +119,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         energies["python"] = one.value_and_gradient
         found, expected = batched.value_and_gradient(x), one.value_and_gradient(x)
         energies["force field"] = CompiledEnergy(system).value_and_gradient
+        eager = CompiledEnergy(system)
+        eager.native = False
+        energies["eager"] = eager.value_and_gradient
+        energies["openmm"] = OpenMMEnergy(system, workers=1).value_and_gradient
         try:
             from tblite.ase import TBLite
 
@@ -122,9 +136,26 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "batch": batch,
         "microseconds": microseconds,
         "ratio": round(microseconds["python"] / microseconds["batched"], 2),
+        "training": _training(system, batched, microseconds, options.quick),
         "energies_apart": float((found[0] - expected[0]).abs().max()),
         "gradients_apart": float((found[1] - expected[1]).abs().max() / expected[1].abs().max()),
     }
+
+
+def _training(system: MolecularSystem, network: Energy, microseconds: dict[str, float], quick: bool) -> dict[str, Any]:
+    """Microseconds of everything else for each evaluation, by a short training; and a short one with the network, as
+    it was predicted and measured, seconds."""
+    found = {}
+    for name, energy in (("force field", None), ("batched", network)):
+        generator = BoltzmannGenerator(system, energy=energy)
+        limit = 500 if quick else SHORT[name]
+        last = generator.train(Budget(evaluations=limit), progress=False, evaluate_every=1e9)[-1]
+        found[name] = (last["seconds"], last["evaluations"])
+    seconds, evaluations = found["force field"]
+    rest = max(0.0, seconds / evaluations * 1e6 - microseconds["force field"])
+    seconds, evaluations = found["batched"]
+    predicted = evaluations * (rest + microseconds["batched"]) / 1e6
+    return {"rest": rest, "evaluations": evaluations, "seconds": seconds, "predicted": predicted}
 
 
 def _median(call: Callable[[Tensor], object], x: Tensor, least: float) -> float:
@@ -147,15 +178,19 @@ def title(figures: dict[str, Any]) -> str:
 
 
 def table(figures: dict[str, Any]) -> str:
-    rows = ["| energy and gradient | µs a structure | evaluations a second |", "|---|---|---|"]
+    training = figures["training"]
+    rows = ["| energy and gradient | µs a structure | evaluations a second | a training, hours |", "|---|---|---|---|"]
     for name, value in figures["microseconds"].items():
-        rows.append(f"| {ROWS[name]} | {value:,.1f} | {1e6 / value:,.0f} |")
+        hours = TRAINING * (value + training["rest"]) / 3.6e9
+        rows.append(f"| {ROWS[name]} | {value:,.1f} | {1e6 / value:,.0f} | {hours:.2g} |")
     return "\n".join(
         [
             *rows,
             "",
             f"Batched against PythonForce: {figures['ratio']} times as fast; energies at most "
             f"{figures['energies_apart']:.1e} kT apart, gradients {figures['gradients_apart']:.1e} of the largest "
-            "component.",
+            f"component. A training: {TRAINING:.2g} evaluations, {training['rest']:.0f} µs beside each energy, "
+            f"extrapolated; {training['evaluations']:,.0f} with the network took {training['seconds']:.0f} s, "
+            f"extrapolated {training['predicted']:.0f} s.",
         ]
     )
