@@ -16,7 +16,7 @@ from ..tools.adaptive_batch import AdaptiveBatch
 from ..tools.fields import Fields, check_fields
 from ..tools.progress import bar
 from ..weights import effective_sample_size, log_mean_exp, systematic_resample
-from .kernels import KERNELS, adapted, hmc
+from .kernels import KERNELS, Kernel, adapted, hmc, named
 from .path import AnnealedDensity, Path, Points
 
 SPACINGS = ("linear", "geometric", "adaptive")
@@ -39,8 +39,8 @@ class AISSettings(Fields):
         Leapfrog steps of an HMC trajectory; moves of the other kernels.
     step_size, acceptance : float
         First step, in units of z, and the acceptance it is adapted to, for each density on its own.
-    kernel : str
-        "hmc", "mala", "metropolis" or "latent", which is HMC in the flow's base; see `ais.kernels`.
+    kernel : str or callable
+        "hmc", "mala", "metropolis" or "latent", which is HMC in the flow's base; or your own, see `ais.kernels.Kernel`.
     flow_every : int
         Leapfrog steps of HMC from one gradient of the flow to the next; see `ais.kernels.hmc`.
     widths : bool
@@ -60,7 +60,7 @@ class AISSettings(Fields):
     leapfrogs: int = 3
     step_size: float = 0.1
     acceptance: float = 0.65
-    kernel: str = "hmc"
+    kernel: str | Kernel = "hmc"
     flow_every: int = 1
     widths: bool = False
     spacing: str = "linear"
@@ -68,6 +68,7 @@ class AISSettings(Fields):
     resample: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kernel", named(self.kernel))
         check_fields(
             self, positive=("alpha", "step_size"), at_least={"intermediate": 0, "leapfrogs": 1, "flow_every": 1}
         )
@@ -143,7 +144,7 @@ def run_ais(
 
     log w = sum_k log f_k(z_(k-1)) - log f_(k-1)(z_(k-1)), each term where the k-th transition starts (Neal 2001).
     """
-    path, kernel = Path(settings.alpha), KERNELS[settings.kernel]
+    path, kernel = Path(settings.alpha), KERNELS[named(settings.kernel)]
     if settings.flow_every > 1:
         kernel = partial(hmc, flow_every=settings.flow_every)
     z, log_q = flow.sample(n, rng)

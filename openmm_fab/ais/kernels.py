@@ -187,6 +187,23 @@ def _in_base(x: Tensor, density: AnnealedDensity) -> _InBase:
 KERNELS: dict[str, Kernel] = {"hmc": hmc, "mala": mala, "metropolis": metropolis, "latent": latent_hmc}
 
 
+def named(kernel: str | Kernel) -> str:
+    """Name under which `KERNELS` has a kernel; a function of one's own is added under its `__name__`, by which
+    settings in files call it, too.
+
+    Raises
+    ------
+    ValueError
+        A name that another kernel has.
+    """
+    if isinstance(kernel, str):
+        return kernel
+    name = getattr(kernel, "__name__", type(kernel).__name__)
+    if KERNELS.setdefault(name, kernel) is not kernel:
+        raise ValueError(f"Expected a kernel with a name of its own; another one is called {name!r}. Rename it.")
+    return name
+
+
 def adapt(step_size: float, acceptance: float, goal: float, factor: float = 1.05) -> float:
     """Lengthen a step size after too much acceptance, shorten it after too little."""
     return step_size * factor if acceptance > goal else step_size / factor

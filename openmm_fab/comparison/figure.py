@@ -102,7 +102,7 @@ def draw_projection(
     )
     image: Any = None
     for ax, (side, plane, title) in zip(axes, sides, strict=True):
-        found = surface(side, plane[:, 0], plane[:, 1], range=(low_a, high_a), range_b=(low_b, high_b))
+        found = surface(side, plane[:, 0], plane[:, 1], range=((low_a, high_a), (low_b, high_b)))
         image = draw_surface(ax, found.edges_a, found.edges_b, found.value)
         ax.set(xlabel=names[0], ylabel=names[1], title=f"{title}, {side.n} samples")
     figure.colorbar(image, ax=axes, label="F / kT", extend="max", shrink=0.9, pad=0.01)

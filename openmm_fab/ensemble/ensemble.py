@@ -30,6 +30,7 @@ from ..free_energy.profiles import (
     Basin,
     BasinDifference,
     Profile,
+    Ranges,
     Surface,
     basin_difference,
     profile,
@@ -234,13 +235,12 @@ class Ensemble(Frames):
         b: Coordinate,
         *,
         bins: int = 64,
-        range: tuple[float, float] | None = None,
-        range_b: tuple[float, float] | None = None,
+        range: Ranges | None = None,
         n_bootstrap: int = 0,
         seed: int = 0,
     ) -> Surface:
         """Free-energy surface, kT, over two coordinates: see `free_energy.surface`."""
-        return surface(self, a, b, bins=bins, range=range, range_b=range_b, n_bootstrap=n_bootstrap, seed=seed)
+        return surface(self, a, b, bins=bins, range=range, n_bootstrap=n_bootstrap, seed=seed)
 
     def basins(self, definitions: Mapping[str, Basin], *, n_bootstrap: int = 200, seed: int = 0) -> BasinPopulations:
         """Populations of named basins and the differences between them: see `free_energy.basin_populations`."""

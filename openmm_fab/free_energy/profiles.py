@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # A mask (n,) of bool, or a function of a trajectory that returns it.
 Basin: TypeAlias = "ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray]"
+Ranges: TypeAlias = "tuple[tuple[float, float] | None, tuple[float, float] | None]"  # of two coordinates
 PHI_POSITIVE = (0.0, 2.5)
 FEW_INSIDE = 10.0  # effective samples, or blocks: with fewer an error bar is a guess
 
@@ -195,17 +196,22 @@ def surface(
     b: Coordinate,
     *,
     bins: int = 64,
-    range: tuple[float, float] | None = None,
+    range: Ranges | None = None,
     n_bootstrap: int = 0,
     seed: int = 0,
-    range_b: tuple[float, float] | None = None,
 ) -> Surface:
     """Free-energy surface over `a` and `b`; arguments as in `profile`, without errors unless asked for.
 
-    `range` holds for both where `range_b` is not given.
+    Parameters
+    ----------
+    range : ((float, float), (float, float)), optional
+        Of a and of b, as numpy.histogram2d takes it; either of them may be None.
     """
-    index_a, edges_a = _bin(ensemble, a, bins, range)
-    index_b, edges_b = _bin(ensemble, b, bins, range if range_b is None else range_b)
+    if range is not None and (len(range) != 2 or not all(r is None or np.shape(r) == (2,) for r in range)):
+        raise ValueError(f"Expected range=((a from, a to), (b from, b to)), or None for either; got {range}.")
+    range_a, range_b = (None, None) if range is None else range
+    index_a, edges_a = _bin(ensemble, a, bins, range_a)
+    index_b, edges_b = _bin(ensemble, b, bins, range_b)
     index = np.where((index_a == bins) | (index_b == bins), bins * bins, index_a * bins + index_b)
     probability, error = _histogram(ensemble, index, bins * bins, n_bootstrap, seed)
     probability, error = probability.reshape(bins, bins), error.reshape(bins, bins)

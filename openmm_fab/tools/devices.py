@@ -16,14 +16,19 @@ def checked(device: str | torch.device) -> torch.device:
         If this PyTorch has no such device, or cannot use it.
     """
     try:
-        device = torch.device(device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f'Expected a device that PyTorch can use, such as "cpu" or "cuda"; got {str(device)!r}: '
-            f"{str(error).strip().splitlines()[0]}. openmm-fab doctor says what this machine has."
-        ) from error
-    return device
+        found = torch.device(device)
+    except RuntimeError:  # its words are a list of all types, of which no machine has more than a few
+        found, why = None, "PyTorch has no device of that name"
+    if found is not None:
+        try:
+            torch.zeros(1, device=found)
+            return found
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).strip().splitlines()[0]
+    raise ValueError(
+        f'Expected a device that PyTorch can use, such as "cpu" or "cuda"; got {str(device)!r}: {why}. '
+        "openmm-fab doctor says what this machine has."
+    )
 
 
 def core_count() -> int:

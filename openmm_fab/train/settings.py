@@ -125,7 +125,8 @@ class Budget:
         check_fields(self)
         limits = [v for v in (self.minutes, self.iterations, self.evaluations) if v is not None]
         if not limits or not all(v > 0 for v in limits):
-            raise ValueError(f"Expected a positive number of minutes, iterations or evaluations; got {self}.")
+            given = ", ".join(f"{k} = {v}" for k, v in vars(self).items() if v is not None) or "none of them"
+            raise ValueError(f"Expected a positive number of minutes, iterations or evaluations; got {given}.")
 
     def spent(self, seconds: float, iterations: int, evaluations: int) -> float:
         """Share of the budget that is used; training ends at 1."""

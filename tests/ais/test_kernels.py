@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import wraps
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from examples import GaussianFlow
 from scipy.stats import chi2
 from torch import Tensor
 
+from openmm_fab.ais.annealing import AISSettings, run_ais
 from openmm_fab.ais.kernels import KERNELS, _in_base, hmc, latent_hmc, mala, metropolis
 from openmm_fab.ais.path import AnnealedDensity, Path, Points
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
@@ -233,6 +236,26 @@ def test_a_hole_is_never_entered(name):
         points, _ = KERNELS[name](points, AnnealedDensity(Path(1.0), 1.0, flow, target), 0.9, 3, random)
     assert (points.z > 0).all()
     _check_counts(points.z[:, 0], lambda v: np.vectorize(math.erf)(v / math.sqrt(2)))
+
+
+def test_a_kernel_of_ones_own_is_taken_and_known_by_its_name():
+    def borrowed(points, density, step_size, steps, rng=None):
+        return hmc(points, density, step_size, steps, rng)
+
+    target, flow = ManyWell(2), GaussianFlow(torch.zeros(2).double(), torch.ones(2).double())
+    try:
+        settings = AISSettings(kernel=borrowed, intermediate=2)
+        runs = [
+            run_ais(flow, target, 10, s, [0.1, 0.1], rng=_random(1)).log_w
+            for s in (settings, replace(settings, kernel="borrowed"), replace(settings, kernel="hmc"))
+        ]
+        assert settings.kernel == "borrowed" and torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
+        with pytest.raises(ValueError, match="another one is called 'borrowed'"):
+            AISSettings(kernel=wraps(borrowed)(lambda *_: None))
+    finally:
+        KERNELS.pop("borrowed", None)
+    with pytest.raises(ValueError, match="Expected a kernel of"):
+        replace(settings, intermediate=3)
 
 
 def test_one_leapfrog_of_hmc_is_one_move_of_mala():

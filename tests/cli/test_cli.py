@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -481,7 +480,7 @@ def test_reference_refuses(folders, tmp_path, monkeypatch):
     def unstable(*_: object, **__: object):
         raise UnstableDynamicsError("Expected finite energies; got nan.")
 
-    monkeypatch.setattr(sys.modules["openmm_fab.md.reference"], "reference", unstable)
+    monkeypatch.setattr("openmm_fab.md.reference.run_reference", unstable)
     assert "openmm-fab: Expected finite energies; got nan." in refused()
 
 

@@ -138,7 +138,7 @@ def test_a_range_is_what_the_frames_with_weight_span() -> None:
 
 def test_what_lies_outside_a_surface_counts_for_neither() -> None:
     a, b = np.array([0.1, 0.9, 0.1, 5.0, 0.1]), np.array([0.1, 0.1, 0.9, 0.1, 5.0])
-    found = surface(flat(5), a, b, bins=2, range=(0.0, 1.0))
+    found = surface(flat(5), a, b, bins=2, range=((0.0, 1.0), (0.0, 1.0)))
     np.testing.assert_allclose(found.probability, [[0.2, 0.2], [0.2, 0.0]])
     assert np.isnan(found.error).all() and np.isinf(found.value[1, 1])
 

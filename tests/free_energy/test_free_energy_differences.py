@@ -293,7 +293,9 @@ def test_unweighted_profiles_and_surfaces_are_numpys_histograms() -> None:
     np.testing.assert_allclose(by_atoms.edges, edges)
     binomial = np.sqrt((1 - counts / 5000) / counts)
     np.testing.assert_allclose(by_atoms.error, binomial, rtol=0.25)
-    both = surface(ensemble, phi, lambda t: distance, bins=9, range=(-np.pi, np.pi), range_b=(0.2, 0.5))
+    both = surface(ensemble, phi, lambda t: distance, bins=9, range=((-np.pi, np.pi), (0.2, 0.5)))
+    with pytest.raises(ValueError, match="or None for either; got"):
+        surface(ensemble, phi, phi, range=(-np.pi, np.pi))
     expected = np.histogram2d(phi, distance, 9, ((-np.pi, np.pi), (0.2, 0.5)))[0] / 5000
     np.testing.assert_allclose(both.probability, expected, atol=1e-12)
     with pytest.raises(ValueError, match="differ"):
