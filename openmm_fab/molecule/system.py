@@ -27,6 +27,7 @@ from openmm import app, unit
 from . import inputs
 from .bias import biases
 from .checks import UnsupportedSystemError, check_supported, repeat_warnings
+from .chemistry import positions_of, topology_of
 from .distances import distance_bonds
 from .graph import BondGraph, bonds_of, constraints_of, repeated_bonds, tells_bonds
 from .ligand import prepared, read_sdf, read_smiles
@@ -327,7 +328,7 @@ class MolecularSystem:
         molecule: Any,
         name: str = "molecule",
         *,
-        forcefield: str | Sequence[str] = SMALL_MOLECULES,
+        forcefield: str | Sequence[str] | None = SMALL_MOLECULES,
         charges: str | ArrayLike | None = None,
         solvent: str | None = None,
         temperature: float | unit.Quantity = 300.0,
@@ -341,9 +342,10 @@ class MolecularSystem:
         ----------
         molecule : rdkit.Chem.Mol
             Its conformer, if it is 3-D, is the structure.
-        forcefield : str or sequence of str
+        forcefield : str, sequence of str, or None
             OpenFF's by name, "openff-2.2.1" (Sage), or GAFF's, "gaff-2.2.20", which needs AmberTools; or OpenMM's
-            force-field files (.xml) that have a template with these atoms and bonds.
+            force-field files (.xml) that have a template with these atoms and bonds. None: atoms and bonds alone, for
+            an energy of your own, see `from_structure`.
         charges : "nagl", "am1bcc", "gasteiger", or (atoms,), optional
             AM1-BCC by OpenFF's graph network (the default) or by AmberTools' sqm; RDKit's Gasteiger charges, which are
             for trying only; or numbers, elementary charges. A file has its own.
@@ -362,6 +364,12 @@ class MolecularSystem:
         UnsupportedSystemError
         """
         kelvin = in_kelvin(temperature)
+        if forcefield is None:
+            if charges is not None or solvent is not None or folder is not None:
+                raise ValueError("Expected no charges, solvent or folder without a force field; got one of them.")
+            whole = prepared(molecule)
+            topology = topology_of(whole)
+            return cls(topology, inputs.without_forces(topology), positions_of(whole), kelvin, name=name)
         texts = ligand_files(prepared(molecule), name, forcefield, charges, solvent, kelvin)
         if folder is not None:
             return cls.load(write_ligand(folder, texts))

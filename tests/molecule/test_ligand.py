@@ -273,6 +273,18 @@ def test_texts_of_a_folder_survive_odd_names(tmp_path: Path, without_openff: Non
         MolecularSystem.load(folder)
 
 
+def test_a_molecule_without_a_force_field_has_its_bonds() -> None:
+    """For an energy of one's own."""
+    system = MolecularSystem.from_smiles("CC(=O)[O-]", forcefield=None, temperature=310.0)
+    assert system.system.getNumForces() == 0 and not system.has_forces and system.temperature == 310.0
+    assert system.elements == list("CCOOHHH")
+    assert sorted(map(tuple, system.bonds.tolist())) == [(0, 1), (0, 4), (0, 5), (0, 6), (1, 2), (1, 3)]
+    apart = np.linalg.norm(system.positions[system.bonds[:, 0]] - system.positions[system.bonds[:, 1]], axis=1)
+    assert ((apart > 0.1) & (apart < 0.16)).all()
+    with pytest.raises(ValueError, match="no charges, solvent or folder without a force field"):
+        MolecularSystem.from_smiles("CCO", forcefield=None, solvent="gbn2")
+
+
 def test_an_rdkit_molecule_is_left_as_it_was() -> None:
     molecule = Chem.MolFromSmiles("CCO")
     assert prepared(molecule).GetNumAtoms() == 9
