@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.free_energy.profiles import phi_positive
+
 from .records import FIGURES, ROOT
 
 
@@ -74,21 +77,27 @@ def _run(options: argparse.Namespace, runs: Path) -> Path:
 
 
 def _read(folder: Path) -> dict[str, Any]:
+    """Without a reference: no differences from it, and phi > 0 of every residue from the ensemble alone."""
     settings = json.loads((folder / "settings.json").read_text())
-    comparison = json.loads((folder / "comparison.json").read_text())
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    ensemble, (basin, *_) = comparison["ensemble"], comparison["basins"]
+    compared = folder / "comparison.json"
+    found = _against_reference(json.loads(compared.read_text())) if compared.exists() else _alone(folder)
     shown = ("seconds", "evaluations", "ess", "ess_clipped", "khat", "basin_df", "basin_df_error")
     return {
         **{key: settings[key] for key in ("system", "preset", "seed", "minutes")},
         "seconds": round(metrics[-1]["seconds"], 1),
         "seconds_first_iteration": round(metrics[0]["seconds"], 1),
         "evaluations": metrics[-1]["evaluations"],
-        "samples": ensemble["n"],
-        "ess": ensemble["ess"] / ensemble["n"],
-        "ess_clipped": ensemble["ess_clipped"] / ensemble["n"],
         "ess_of_first_20000": _raw_ess(folder, 20_000),
-        "khat": ensemble["khat"],
+        **found,
+        "curve": [{key: m.get(key) for key in shown} for m in metrics if "ess" in m],
+    }
+
+
+def _against_reference(comparison: dict[str, Any]) -> dict[str, Any]:
+    ensemble, (basin, *_) = comparison["ensemble"], comparison["basins"]
+    return {
+        **_weights(ensemble["n"], ensemble["ess"], ensemble["ess_clipped"], ensemble["khat"]),
         "basin_df": basin["ensemble"]["value"],
         "basin_df_error": basin["ensemble"]["error"],
         "basin_df_reference": basin["reference"]["value"],
@@ -98,8 +107,22 @@ def _read(folder: Path) -> dict[str, Any]:
             for t in comparison["torsions"]
             if t["name"].startswith(("phi", "psi"))
         },
-        "curve": [{key: m.get(key) for key in shown} for m in metrics if "ess" in m],
     }
+
+
+def _alone(folder: Path) -> dict[str, Any]:
+    ensemble = Ensemble.load(folder / "ensemble.npz")
+    names = [name for name in ensemble.torsion_names if name.startswith("phi ")]  # in residue order, as phi()
+    rows = {name: ensemble.basin_difference(phi_positive(ensemble, k)) for k, name in enumerate(names)}
+    return {
+        **_weights(ensemble.n, ensemble.ess, ensemble.ess_clipped, ensemble.khat),
+        "phi": {name: {"df": row.value, "df_error": row.error} for name, row in rows.items()},
+        "torsions": {},
+    }
+
+
+def _weights(n: int, ess: float, clipped: float, khat: float) -> dict[str, Any]:
+    return {"samples": n, "ess": ess / n, "ess_clipped": clipped / n, "khat": khat}
 
 
 def _raw_ess(folder: Path, n: int) -> float:
@@ -123,17 +146,25 @@ def _figures_table(f: dict[str, Any]) -> str:
     rows.append(f"| raw ESS, N = {f['samples']:,} | {100 * f['ess']:.1f} % (clipped at 1e-4: {clipped}) |")
     if "ess_of_first_20000" in f:
         rows.append(f"| raw ESS of the first 20,000 | {100 * f['ess_of_first_20000']:.1f} % |")
-    rows += [
-        f"| k-hat | {_number(f['khat'], 2)} |",
-        f"| ΔF of 0 < φ < 2.5 | {_number(f['basin_df'], 2)} ± {_number(f['basin_df_error'], 2)} kT; reference "
-        f"{f['basin_df_reference']:.2f} ± {f['basin_df_reference_error']:.2f} kT |",
-    ]
+    rows.append(f"| k-hat | {_number(f['khat'], 2)} |")
+    rows += [f"| {name} | {value} kT |" for name, value in basins(f).items()]
     for name, t in f["torsions"].items():
         rows.append(
             f"| {name}: largest difference of F where the reference has F < 5 kT | {_number(t['max_df'], 2)} ± "
             f"{_number(t['max_df_error'], 2)} kT (rms {_number(t['rms_df'], 3)}) |"
         )
     return "\n".join(rows)
+
+
+def basins(f: dict[str, Any]) -> dict[str, str]:
+    """Free energies, in kT, of 0 < phi < 2.5 with their errors, and of the reference where there is one."""
+    if "phi" in f:
+        rows = {f"ΔF of 0 < φ < 2.5, {name.split()[-1]}": row for name, row in f["phi"].items()}
+        return {what: f"{_number(row['df'], 2)} ± {_number(row['df_error'], 2)}" for what, row in rows.items()}
+    own, given = (
+        f"{_number(f[key], 2)} ± {_number(f[f'{key}_error'], 2)}" for key in ("basin_df", "basin_df_reference")
+    )
+    return {"ΔF of 0 < φ < 2.5": f"{own} kT; reference {given}"}
 
 
 def _curve_table(curve: list[dict[str, Any]]) -> str:

@@ -197,9 +197,8 @@ def _jobs(of: Sequence[Record]) -> str:
             [
                 *(job, f"{f['seconds'] / 60:.0f} min", f"{f['evaluations']:.3g}", f"{100 * f['ess']:.1f}"),
                 *(f"{100 * f['ess_clipped']:.1f}", f"{f['khat']:.2f}"),
-                f"{f['basin_df']:.2f} ± {f['basin_df_error']:.2f}",
-                f"{f['basin_df_reference']:.2f} ± {f['basin_df_reference_error']:.2f}",
-                ", ".join(f"{rms:.2f}" for rms in torsions),
+                *_phi_positive(f),
+                ", ".join(f"{rms:.2f}" for rms in torsions) or "none",
             ]
         )
     columns = [
@@ -215,6 +214,14 @@ def _jobs(of: Sequence[Record]) -> str:
             f"![Raw ESS against time and target evaluations](figures/{CURVES})",
         ]
     )
+
+
+def _phi_positive(f: dict[str, Any]) -> tuple[str, str]:
+    """dF of phi > 0 with its error, of every residue where there is no reference; and the reference's."""
+    if "phi" in f:
+        return ", ".join(f"{row['df']:.2f} ± {row['df_error']:.2f}" for row in f["phi"].values()) or "no φ", "none"
+    own, given = (f"{f[key]:.2f} ± {f[f'{key}_error']:.2f}" for key in ("basin_df", "basin_df_reference"))
+    return own, given
 
 
 def _largest(of: Sequence[Record]) -> str:
