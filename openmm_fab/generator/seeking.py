@@ -33,6 +33,7 @@ FIRST, FIRST_SHARE = 20.0, 0.1  # s of training before the first look; of the li
 PILOT, PILOT_SHARE = 4096, 0.05  # plain samples of a look, at least; their time as a share of the training
 ANNEALED_PILOT = 512  # annealed samples of a look
 ANNEAL_BELOW, ANNEAL_AFTER = 0.1, 120.0  # ESS of plain samples, and s of training, for a look at annealed ones
+POOR = 0.01  # ESS of plain samples, as a share, below which their weights are of no use
 SEEN = 10.0  # effective samples in a basin, for which a pilot grows to four times the time
 INSIDE = 25.0  # effective samples in a basin, below which its error is not believed
 MARGIN = 1.2  # on the number of samples, for a variance that a pilot tells; larger for few samples
@@ -256,7 +257,8 @@ class Seeking:
         ess = effective_sample_size(log_w) / n if weighted else 0.0
         khat = pareto_khat(log_w) if weighted else math.nan
         variance, method = _needed(found, self.error), PLAIN
-        if not (khat <= KHAT_LIMIT and ess * n >= FEW and _tails(found)):
+        # What is usable with underrated errors is trained on: stated errors are all that is asked for.
+        if not (khat <= KHAT_RELIABLE and ess * n >= FEW and ess >= POOR and _tails(found)):
             variance = math.inf
         if (variance == math.inf or ess < ANNEAL_BELOW) and trained > ANNEAL_AFTER:
             # Where the weights of plain samples are of no use, they do not show where the basins are either.
