@@ -1,4 +1,4 @@
-"""Conformers that RDKit embeds, minimised by OpenMM: are they within reach of the flow that a molecule gets?
+"""Conformers that RDKit embeds, and OpenMM's dynamics from them: are they within reach of a molecule's flow?
 
 Puckers of rings and sides of nitrogens are what coordinates made from one minimum miss. Sage's parameters with
 Gasteiger charges, so that `pip install ".[ligand]"` is all it takes.
@@ -47,12 +47,31 @@ SMILES = {
     "fentanyl": "CCC(=O)N(C1CCN(CC1)CCc1ccccc1)c1ccccc1",
     "morphine": "CN1CC[C@]23c4c5ccc(O)c4O[C@H]2[C@@H](O)C=C[C@H]3[C@H]1C5",
     "testosterone": "C[C@]12CC[C@H]3[C@@H](CCC4=CC(=O)CC[C@]34C)[C@@H]1CC[C@@H]2O",
+    "imatinib": "Cc1ccc(NC(=O)c2ccc(CN3CCN(C)CC3)cc2)cc1Nc1nccc(n1)-c1cccnc1",
+    "cimetidine": "CC1=C(N=CN1)CSCCNC(=NC)NC#N",
+    "tofacitinib": "C[C@@H]1CCN(C[C@@H]1N(C)c1ncnc2[nH]ccc12)C(=O)CC#N",
+    "sucrose": "OC[C@H]1O[C@@](CO)(O[C@H]2O[C@H](CO)[C@@H](O)[C@H](O)[C@H]2O)[C@@H](O)[C@@H]1O",
+    "adenosine": "Nc1ncnc2n(cnc12)[C@@H]1O[C@H](CO)[C@@H](O)[C@H]1O",
+    "thymidine": "Cc1cn([C@H]2C[C@H](O)[C@@H](CO)O2)c(=O)[nH]c1=O",
+    "penicillin G": "CC1(C)S[C@@H]2[C@H](NC(=O)Cc3ccccc3)C(=O)N2[C@H]1C(=O)[O-]",
+    "captopril": "C[C@H](CS)C(=O)N1CCC[C@H]1C(=O)[O-]",
+    "lidocaine": "CCN(CC)CC(=O)Nc1c(C)cccc1C",
+    "ketamine": "CN[C@]1(CCCCC1=O)c1ccccc1Cl",
+    "haloperidol": "OC1(CCN(CCCC(=O)c2ccc(F)cc2)CC1)c1ccc(Cl)cc1",
+    "cyclooctane": "C1CCCCCCC1",
+    "12-crown-4": "C1COCCOCCOCCO1",
+    "oxacyclododecan-2-one": "O=C1CCCCCCCCCCO1",
+    "cyclo-pentaglycine": "O=C1CNC(=O)CNC(=O)CNC(=O)CNC(=O)CN1",
+    "cyclo-penta-L-alanine": "C[C@@H]1NC(=O)[C@H](C)NC(=O)[C@H](C)NC(=O)[C@H](C)NC(=O)[C@H](C)NC1=O",
 }
 HIGH = 6.0  # kT above the lowest conformer; what is higher holds little
+KELVIN = (300.0, 600.0)
+BEGUN, SAVED = 10, 0.5  # conformers that dynamics begins in; ps between frames
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--conformers", type=int, default=50, help="of each molecule that RDKit embeds")
+    parser.add_argument("--picoseconds", type=float, default=5.0, help="of dynamics from each of ten conformers")
     parser.add_argument("--molecules", nargs="+", default=list(SMILES))
 
 
@@ -65,13 +84,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             system = MolecularSystem.from_smiles(SMILES[name], name=name, charges="gasteiger")
         except ImportError as error:
             raise Skip(f"{error}") from error
-        row = {
-            "molecule": name,
-            **of(SMILES[name], system, minimised(SMILES[name], system, 8 if options.quick else options.conformers)),
-        }
+        x = minimised(SMILES[name], system, 8 if options.quick else options.conformers)
+        row = {"molecule": name, **of(SMILES[name], system, x, 0.5 if options.quick else options.picoseconds)}
         print(row, flush=True)
         found.append(row)
-    return {"conformers": options.conformers, "molecules": found}
+    return {"conformers": options.conformers, "picoseconds": options.picoseconds, "molecules": found}
 
 
 def embedded(smiles: str, system: MolecularSystem, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -99,11 +116,30 @@ def minimised(smiles: str, system: MolecularSystem, n: int) -> np.ndarray:
     return x[u < u.min() + HIGH]
 
 
-def of(smiles: str, system: MolecularSystem, x: np.ndarray) -> dict[str, Any]:
-    """Shares of the conformers x (n, n_atoms, 3) that are out of reach, with the search for minima and without."""
+def frames(system: MolecularSystem, x: np.ndarray, kelvin: float, length: float) -> np.ndarray:
+    """Structures (k, n_atoms, 3), nm, of OpenMM's dynamics, `length` ps from each of up to `BEGUN` conformers."""
+    integrator = openmm.LangevinMiddleIntegrator(kelvin, 5.0, 0.001)
+    integrator.setRandomNumberSeed(1)
+    platform = openmm.Platform.getPlatformByName("CPU")
+    context = openmm.Context(system.system, integrator, platform, {"Threads": "1"})
+    found = []
+    for one in x[:BEGUN]:
+        context.setPositions(one)
+        context.applyConstraints(1e-6)
+        context.setVelocitiesToTemperature(kelvin, 1)
+        for _ in range(round(length / SAVED)):
+            integrator.step(round(SAVED / 0.001))
+            found.append(context.getState(positions=True).getPositions(asNumpy=True)._value)
+    return np.array(found)
+
+
+def of(smiles: str, system: MolecularSystem, x: np.ndarray, length: float) -> dict[str, Any]:
+    """Shares of the conformers x (n, n_atoms, 3), and of dynamics from them, that are out of reach, with the search for
+    minima and without."""
     x = relabelled(smiles, x, system.minimum, system.graph)
     energy = CompiledEnergy(system)
     found: dict[str, Any] = {"atoms": system.n_atoms, "conformers": len(x)}
+    moving = {f"beyond at {kelvin:g} K": frames(system, x, kelvin, length) for kelvin in KELVIN}
     for label, settings in (
         ("search", CoordinateSettings(omega="sample")),
         ("one minimum", CoordinateSettings(omega="sample", puckers=0.0, nitrogens="as_given")),
@@ -113,8 +149,9 @@ def of(smiles: str, system: MolecularSystem, x: np.ndarray) -> dict[str, Any]:
         seconds = time.process_time() - start
         modes = [(m.columns, m.means, m.roots) for m in c.modes]
         flow = CouplingFlow(c.periodic, FlowSettings(layers=2, hidden=4, torsion_layers=2), modes=modes)
-        z, _ = c.to_internal(torch.as_tensor(x))
-        found[f"beyond, {label}"] = float((z.abs() > flow.reach).any(1).double().mean())
+        for what, structures in {"beyond": x, **moving}.items():
+            z, _ = c.to_internal(torch.as_tensor(structures))
+            found[f"{what}, {label}"] = float((z.abs() > flow.reach).any(1).double().mean())
         found[f"seconds, {label}"] = seconds
         found[f"minima, {label}"] = 1 if c.minima is None else len(c.minima.energies)
     return found

@@ -37,6 +37,7 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
         "What lies beyond the range of the splines?": (_turned, ("coordinates_range",)),
         "Which conformers are beyond reach?": (_each, ("conformers",)),
         "What do two minutes give for a ligand?": (_each, ("ligands",)),
+        "Are populations of puckers, sides and rotamers right?": (_each, ("populations",)),
         "What does the flow cost, beside other libraries?": (_first, ("flow",)),
         "What does an outer step of FAB cost, by part?": (_each, ("outer_step", "outer_step_peer")),
         "What does a GPU do?": (_turned, ("gpu",)),

@@ -23,6 +23,7 @@ MODULES = {
     "coordinates": "coordinates",
     "conformers": "conformers",
     "ligands": "ligands",
+    "populations": "populations",
     "flow": "flow",
     "ais": "ais",
     "outer_step": "outer_step",

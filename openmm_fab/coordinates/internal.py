@@ -23,7 +23,6 @@ from ..drawing.view import Mark, view
 from ..energy.compiled import CompiledEnergy
 from ..energy.given import GivenEnergy
 from ..energy.protocol import Energy
-from ..molecule.graph import BondGraph
 from ..molecule.names import atom_names
 from ..molecule.stereo import stereocentres
 from ..molecule.system import MolecularSystem
@@ -36,9 +35,10 @@ from .constraints import MassMetric, fixed_lengths
 from .isomers import NITROGENS, OMEGAS, amide_bonds, sides_of_nitrogens, with_trans_amides
 from .layout import Layout
 from .marks import marked_bonds, marked_centres
-from .minima import MANY, Flexible, Minima, Modes, distinct, search, varied
+from .minima import MANY, Flexible, Minima, Modes, distinct, search, unwrapped, varied, with_far
 from .native import NativePlacement
 from .placement import Placement
+from .quenching import reached
 from .scales import ValueAndGradient, around_all, both_sides, covariance_at_minimum, mixing_of, moments, soften
 from .scans import scan_bonds
 from .sparse import SparseProduct, sparse_pair
@@ -58,6 +58,7 @@ MODES = ("columns", "means", "roots")
 MINIMA = ("x", "energies", "higher", "limit")
 ROTOR = ("rows", "atoms", "frame", "exchange")
 FUSED_ATOMS, FUSED_BATCH = 50, 256
+FITS = 4  # of scales, at most, until all minima are within reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +245,7 @@ class InternalCoordinates(torch.nn.Module):
         made: dict[str, Any] = {"settings": settings, "lengths": fixed, "rotors": rotors, "metric": metric}
         batched = _batched(energy, system) if trajectory is None else None
         if batched is not None:
-            coordinates = cls._searched(zmatrix, system.graph, minimum, batched, settings, made)
+            coordinates = cls._searched(zmatrix, system, minimum, batched, settings, made)
         else:
             x = None if trajectory is None else np.asarray(trajectory.xyz, dtype=np.float64)
             inverting = sides_of_nitrogens(zmatrix, system.graph, minimum) if settings.nitrogens == "sample" else ()
@@ -257,29 +258,36 @@ class InternalCoordinates(torch.nn.Module):
     def _searched(
         cls,
         zmatrix: ZMatrix,
-        graph: BondGraph,
+        system: MolecularSystem,
         minimum: np.ndarray,
         energy: CompiledEnergy,
         settings: CoordinateSettings,
         made: dict[str, Any],
     ) -> InternalCoordinates:
         """Coordinates that hold all minima of rings and nitrogens which a search of the energy finds."""
+        graph = system.graph
         one = cls.fit(zmatrix, minimum, energy.value_and_gradient, **made, soft=False)
         width = one.mixing.square().sum(1).sqrt() / settings.inflate
-        flexible = Flexible(one.layout, graph, minimum, width.numpy(), settings.nitrogens == "sample")
+        choices = settings.nitrogens == "sample", settings.omega == "sample"
+        flexible = Flexible(one.layout, graph, minimum, width.numpy(), *choices)
         if not flexible.sets:
             return one
         with doing("looking for puckers", "minima"):
             one.use_c()
             function = energy_of(one.to_cartesian, energy.value_and_gradient)
             start = torch.as_tensor(minimum, dtype=torch.float64)
-            minima = search(one, function, start, graph, flexible, settings.puckers)
+            others = reached(system, energy.value_and_gradient, start) if flexible.large else None
+            minima = search(one, function, start, graph, flexible, settings.puckers, others)
         x = minima.x
         raw = one.mean + one.to_internal(x)[0][:, : one.n_stiff] @ one.mixing.T
         n_lengths = len(one.layout.free)
-        raw[:, n_lengths:] = raw[0, n_lengths:] + wrap(raw[:, n_lengths:] - raw[0, n_lengths:])
+        raw[:, n_lengths:] = unwrapped(raw[:, n_lengths:])
         sets = varied(flexible.sets, raw, width)
-        coordinates = cls.fit(zmatrix, x[0].numpy(), energy.value_and_gradient, **made, soft=False, several=(sets, raw))
+        for _ in range(FITS):
+            several = (sets, raw)
+            coordinates = cls.fit(zmatrix, x[0].numpy(), energy.value_and_gradient, **made, soft=False, several=several)
+            if sets == (sets := with_far(sets, coordinates.to_internal(x)[0][:, : one.n_stiff], raw)):
+                break
         coordinates.modes = cls._modes(coordinates, sets, x, energy.value_and_gradient, settings)
         coordinates.minima = minima
         return coordinates

@@ -10,7 +10,7 @@ import torch
 
 from ..molecule.graph import BondGraph
 from ..tools.vectors import bond_angle, torsion
-from .zmatrix import PLANAR, ZMatrix
+from .zmatrix import DOUBLE, LARGEST_RING, PARTIAL_DOUBLE, PLANAR, ZMatrix
 
 OMEGAS = ("as_given", "trans", "sample")
 NITROGENS = ("sample", "as_given")
@@ -70,6 +70,41 @@ def with_trans_amides(x: np.ndarray, graph: BondGraph, amides: Sequence[Amide]) 
         arm = x[moved] - x[amide[1]]
         x[moved] = x[amide[1]] + 2 * (arm @ axis)[:, None] * axis - arm
     return x
+
+
+def stiff_in_large_rings(graph: BondGraph, x: np.ndarray, sampled: bool) -> list[tuple[int, int, int, int]]:
+    """Torsions, within rings of more than `LARGEST_RING` atoms, of double bonds and amides; not of amides if they are
+    `sampled`. x (n_atoms, 3), nm, tells the bonds by their lengths."""
+    near, elements = graph.neighbours, graph.elements
+
+    def planar(i: int) -> bool:
+        arms = x[near[i]]
+        return len(near[i]) == 3 and bool(bond_angle(arms, x[i], np.roll(arms, 1, 0)).sum() > PLANAR)
+
+    def amide(i: int, j: int) -> bool:
+        carbonyl = any(elements[o] == "O" and len(near[o]) == 1 for o in near[i])
+        return elements[i] == "C" and elements[j] == "N" and carbonyl
+
+    found = []
+    for i, j in graph.bonds.tolist():
+        ring = graph.ring(i, j)
+        if len(ring) <= LARGEST_RING or (sampled and (amide(i, j) or amide(j, i))):
+            continue
+        length = float(np.linalg.norm(x[i] - x[j]))
+        if length < DOUBLE or (length < PARTIAL_DOUBLE and planar(i) and planar(j)):
+            found.append((ring[1], i, j, ring[-2]))
+    return found
+
+
+def kept_in_large_rings(graph: BondGraph, x: np.ndarray) -> list[tuple[int, int, str]]:
+    """Atoms of double bonds and amides in large rings that are "cis", or "trans", in all structures x (n, n_atoms,
+    3)."""
+    found = []
+    for four in stiff_in_large_rings(graph, x[0], sampled=False):
+        trans = {is_trans(one, four) for one in x}
+        if len(trans) == 1:
+            found.append((four[1], four[2], "trans" if trans.pop() else "cis"))
+    return found
 
 
 def pyramidal_nitrogens(graph: BondGraph, x: np.ndarray) -> list[int]:

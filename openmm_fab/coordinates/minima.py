@@ -1,7 +1,9 @@
 """All minima of rings and pyramidal nitrogens, by a search of the energy: what one minimum's Hessian cannot tell.
 
-Ring torsions and the sides of nitrogens are set at random, other torsions too, and all relaxes.  Coordinates that
-differ from one minimum to another get a centre and a width that hold all of them, and the flow's base a mode at each.
+Ring torsions and the sides of nitrogens are set at random, other torsions too, and all relaxes.  Rings of more than
+eight atoms, which hardly any random torsions close, get the minima that hot dynamics reaches, see `quenching`.
+Coordinates that differ from one minimum to another get a centre and a width that hold all of them, and the flow's base
+a mode at each.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ..molecule.graph import BondGraph
+from ..tools import vectors
 from ..tools.circle import wrap
-from .isomers import sides_of_nitrogens
+from .isomers import sides_of_nitrogens, stiff_in_large_rings
 from .layout import Layout
 from .scans import Function, relax
 from .zmatrix import LARGEST_RING, ZMatrix
@@ -32,6 +35,7 @@ STIFF = 0.05  # rad; a ring torsion of less width in the harmonic picture has on
 WIDE = 2.0  # of a coordinate whose minima are not known
 HOPELESS = (60, 40.0)  # after so many steps, so many kT above the limit, nothing comes down below it
 MANY = 48  # minima of one set, the lowest
+FAR = 4.0  # of z; what lies farther out at some minimum has modes, too
 
 
 @dataclass(frozen=True)
@@ -89,23 +93,35 @@ class Flexible:
         A minimum of the energy.
     width : ndarray, shape (n_stiff,)
         Of the stiff coordinates, in the harmonic picture, rad.
-    nitrogens : bool
-        Whether nitrogens may invert.
+    nitrogens, amides : bool
+        Whether nitrogens may invert, and amides in large rings turn.
 
     Attributes
     ----------
     sets : list of list of int
         Entries of z, by ring system or nitrogen.
+    large : list of list of int
+        Those of them that are of ring systems with a ring of more than `LARGEST_RING` atoms.
+    kept : list of four int
+        Atoms of torsions in large rings that stay cis or trans.
     """
 
     def __init__(
-        self, layout: Layout, graph: BondGraph, positions: np.ndarray, width: np.ndarray, nitrogens: bool
+        self,
+        layout: Layout,
+        graph: BondGraph,
+        positions: np.ndarray,
+        width: np.ndarray,
+        nitrogens: bool,
+        amides: bool = False,
     ) -> None:
         system_of = ring_systems(graph)
+        self.kept = stiff_in_large_rings(graph, positions, amides)
+        stiff = {frozenset(four[1:3]) for four in self.kept}
         turning: dict[int, int] = {}  # entry of z: set
         for row, axis in ring_rows(layout.zmatrix, graph).items():
             (entry,) = layout.stiff_torsions([row])
-            if width[entry] > STIFF:
+            if width[entry] > STIFF and frozenset(layout.zmatrix.rows[row, 1:3].tolist()) not in stiff:
                 turning[entry] = system_of[axis]
         inverting: dict[int, int] = {}
         for row, atom in sides_of_nitrogens(layout.zmatrix, graph, positions).items() if nitrogens else []:
@@ -114,7 +130,11 @@ class Flexible:
                     inverting[entry] = system_of.get(atom, -1 - atom)
         self.turning, self.inverting = sorted(turning), sorted(inverting)
         both = turning | inverting
-        self.sets = [[e for e in sorted(both) if both[e] == key] for key in sorted(set(both.values()))]
+        keys = sorted(set(both.values()))
+        self.sets = [[e for e in sorted(both) if both[e] == key] for key in keys]
+        rings = (graph.ring(i, j) for i, j in graph.bonds.tolist())
+        wide = {system_of[ring[0]] for ring in rings if len(ring) > LARGEST_RING}
+        self.large = [one for one, key in zip(self.sets, keys, strict=True) if key in wide]
 
     def changes(self, entries: Sequence[int], raw: Tensor, rng: torch.Generator) -> Tensor:
         """Random changes (DRAWN, n_stiff), rad, of some entries of stiff coordinates that are `raw` (n_stiff,)."""
@@ -141,7 +161,13 @@ class Chart(Protocol):
 
 
 def search(
-    chart: Chart, function: Function, minimum: Tensor, graph: BondGraph, flexible: Flexible, limit: float
+    chart: Chart,
+    function: Function,
+    minimum: Tensor,
+    graph: BondGraph,
+    flexible: Flexible,
+    limit: float,
+    others: Tensor | None = None,
 ) -> Minima:
     """Minima of u near `minimum` (n_atoms, 3) and beyond, up to `limit` kT above the lowest, each once.
 
@@ -154,18 +180,25 @@ def search(
         Coordinates centred on the minimum.
     function : callable
         z (n, dim) -> u and its gradient.
+    others : Tensor, shape (n, n_atoms, 3), optional
+        Structures near minima that were found otherwise: of large rings, which are not changed at random.
     """
     rng = torch.Generator().manual_seed(0)
     here, _ = chart.to_internal(minimum[None])
     x, u = minimum[None], function(here)[0]
     known = 0
-    for _ in range(ROUNDS):
-        z, after = _relaxed(function, _starts(chart, function, here, flexible, rng), here, limit)
-        x, u = torch.cat([x, chart.to_cartesian(z)[0]]), torch.cat([u, after])
-        x, u = _distinct_minima(chart, x, u, minimum, graph, flexible)
-        low = u <= u[0] + limit
-        if known == (known := int(low.sum())):
+
+    def also(z: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+        both = torch.cat([x, chart.to_cartesian(z)[0]]), torch.cat([u, after])
+        return _distinct_minima(chart, *both, minimum, graph, flexible)
+
+    if others is not None:
+        x, u = also(*_relaxed(function, chart.to_internal(others)[0], here, limit))
+    for _ in range(ROUNDS if len(flexible.sets) > len(flexible.large) else 0):
+        x, u = also(*_relaxed(function, _starts(chart, function, here, flexible, rng), here, limit))
+        if known == (known := int((u <= u[0] + limit).sum())):
             break
+    low = u <= u[0] + limit
     return Minima(x[low], u[low] - u[0], u[~low] - u[0], torch.tensor(limit, dtype=torch.float64))
 
 
@@ -173,8 +206,9 @@ def _starts(chart: Chart, function: Function, here: Tensor, flexible: Flexible, 
     """z (n, dim) to relax from: every set of coordinates changed alone, and all of them together."""
     n_stiff = chart.layout.n_stiff
     parts = []
-    every = [e for entries in flexible.sets for e in entries]
-    for entries in [*flexible.sets, *([every] if len(flexible.sets) > 1 else [])]:
+    sets = [entries for entries in flexible.sets if entries not in flexible.large]
+    every = [e for entries in sets for e in entries]
+    for entries in [*sets, *([every] if len(sets) > 1 else [])]:
         z = here.repeat(DRAWN, 1)
         changes = flexible.changes(entries, chart.mean, rng)
         z[:, :n_stiff] += changes @ chart.unmixing.T
@@ -208,6 +242,7 @@ def _distinct_minima(
     change[:, [*range(len(chart.layout.free)), *torsions]] = 0.0
     hands = _hands(x, graph)
     same = torch.isfinite(u) & (change < FLIPPED).all(1) & (hands == _hands(minimum[None], graph)).all(1)
+    same &= (_trans(x, flexible.kept) == _trans(minimum[None], flexible.kept)).all(1)
     x, u, raw = x[same], u[same], raw[1:][same][:, torsions]
     order = torch.argsort(u)
     single = order[distinct(raw[order])]
@@ -215,11 +250,11 @@ def _distinct_minima(
 
 
 def ring_systems(graph: BondGraph) -> dict[int, int]:
-    """The lowest atom of the ring system (rings that share atoms) of every atom in a ring of up to 8 atoms."""
+    """The lowest atom of the ring system (rings that share atoms) of every atom in a ring."""
     found: dict[int, int] = {}
     for i, j in graph.bonds.tolist():
         ring = graph.ring(i, j)
-        if not ring or len(ring) > LARGEST_RING:
+        if not ring:
             continue
         keys = {found[a] for a in ring if a in found} | {min(ring)}
         found |= {a: min(keys) for a, key in found.items() if key in keys} | dict.fromkeys(ring, min(keys))
@@ -227,12 +262,12 @@ def ring_systems(graph: BondGraph) -> dict[int, int]:
 
 
 def ring_rows(zmatrix: ZMatrix, graph: BondGraph) -> dict[int, int]:
-    """Rows whose torsion turns about a bond of a ring of 4 to 8 atoms, or closes it; and an atom of that ring."""
+    """Rows whose torsion turns about a bond of a ring of 4 atoms or more, or closes it; and an atom of that ring."""
     found = {}
     for k, (atom, bond, angle, torsion) in enumerate(zmatrix.rows[3:].tolist(), start=3):
         proper = zmatrix.leader[k] < 0 and torsion not in graph.neighbours[bond]
         ring = graph.ring(atom, bond) if zmatrix.closes[k] else graph.ring(bond, angle) if proper else []
-        if 3 < len(ring) <= LARGEST_RING and not zmatrix.periodic[k]:
+        if len(ring) > 3 and not zmatrix.periodic[k]:
             found[k] = bond
     return found
 
@@ -248,6 +283,35 @@ def _hands(x: Tensor, graph: BondGraph) -> Tensor:
         return torch.zeros(len(x), 0, dtype=torch.bool)
     a, b, c, d = (x[:, [around[k] for around in four]] for k in range(4))
     return (torch.linalg.cross(b - a, c - a) * (d - a)).sum(2) > 0
+
+
+def _trans(x: Tensor, torsions: Sequence[tuple[int, int, int, int]]) -> Tensor:
+    """Bool (n, torsions): which of them are trans in structures x (n, n_atoms, 3)."""
+    atoms = torch.tensor(torsions, dtype=torch.long).reshape(-1, 4)
+    return vectors.torsion(*x[:, atoms].unbind(2)).abs() > math.pi / 2
+
+
+def unwrapped(angles: Tensor) -> Tensor:
+    """Angles (n, k), rad, by columns without the widest gap on the circle between two of them."""
+    order = angles.sort(0).values
+    gaps = torch.cat([order[1:] - order[:-1], order[:1] + 2 * math.pi - order[-1:]])
+    first = torch.take_along_dim(order.roll(-1, 0), gaps.argmax(0, keepdim=True), 0)
+    return first + torch.remainder(angles - first + 1e-9, 2 * math.pi) - 1e-9
+
+
+def with_far(sets: Sequence[Sequence[int]], z: Tensor, values: Tensor) -> list[list[int]]:
+    """The sets, with every other entry of z that lies beyond `FAR` at some minimum in the one that it follows most.
+
+    z and `values` (n, n_stiff) are scaled and plain stiff coordinates at all minima.
+    """
+    found = [list(entries) for entries in sets]
+    known = {e for entries in sets for e in entries}
+    far = [e for e in (z.abs() > FAR).any(0).nonzero()[:, 0].tolist() if e not in known]
+    if far and found:
+        correlation = torch.corrcoef(values.T).nan_to_num(0.0).abs()
+        for e in far:
+            found[max(range(len(sets)), key=lambda k: float(correlation[e, list(sets[k])].max()))].append(e)
+    return [sorted(entries) for entries in found]
 
 
 def varied(sets: Sequence[Sequence[int]], values: Tensor, width: Tensor) -> list[list[int]]:

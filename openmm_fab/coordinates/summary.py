@@ -12,9 +12,9 @@ from ..molecule.system import MolecularSystem
 from ..molecule.torsions import names_of_bonds, rotatable_bonds
 from ..tools.tables import table
 from ..tools.vectors import bond_angle
-from .isomers import amide_bonds, is_trans, kept_nitrogens, pyramidal_nitrogens
+from .isomers import amide_bonds, is_trans, kept_in_large_rings, kept_nitrogens, pyramidal_nitrogens
 from .layout import Layout
-from .minima import Minima
+from .minima import MANY, Minima
 from .scans import BondScan, crossing_time
 from .symmetry import Rotor
 from .turning import Scans
@@ -156,11 +156,19 @@ def _chemistry(
     if soft:
         lines.append(f"Rings that pucker or are bent: {len(soft)}")
     large = [r for r in rings if len(r) > LARGEST_RING]
+    if kept_bonds := kept_in_large_rings(graph, structures):
+        named = ", ".join(f"{names[a]}-{names[b]} {isomer}" for a, b, isomer in kept_bonds)
+        lines.append(f"Amides and double bonds in large rings, kept: {named}")
     if large:
         sizes = ", ".join(str(len(r)) for r in sorted(large, key=len))
+        shapes = (
+            f"the {min(len(structures), MANY)} lowest that hot dynamics reached"
+            if len(structures) > 1
+            else "that given"
+        )
         lines.append(
-            f"Hard: rings of {sizes} atoms, closed by the energy alone, torsions near those given: other shapes of "
-            "them are missed, and the weights do not show that; expect a low effective sample size"
+            f"Hard: rings of {sizes} atoms, closed by the energy alone, shapes near {shapes}: others are missed, and "
+            "the weights do not show that; expect a low effective sample size"
         )
     return lines
 
@@ -215,7 +223,7 @@ def turning_in_words(
         "pucker of a ring": sum(
             not searched and 3 < len(r) <= LARGEST_RING and not is_planar(sorted(r), x) for r in rings
         ),
-        "large ring near its shape": sum(len(r) > LARGEST_RING for r in rings),
+        f"large ring near its shape{'s' if len(structures) > 1 else ''}": sum(len(r) > LARGEST_RING for r in rings),
     }
     found = [f"{n} x {what}" if n > 1 else what for what, n in kept.items() if n]
     return f"{text} Kept as given: {', '.join(found) or 'nothing'}."

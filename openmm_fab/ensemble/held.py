@@ -22,7 +22,7 @@ COSTS = {
     "pyramidal nitrogen": "The other side is missing. MD inverts most amines in its time, if not held by rings.",
     "ring pucker": "Higher minima are missing, and hold about as much weight as their energy says. Where none were "
     "looked for, other puckers are here only if training found them. CoordinateSettings(puckers=...) is the limit.",
-    "large ring": "Closed by the energy alone: shapes far from the one given are missing.",
+    "large ring": "Closed by the energy alone: shapes far from those kept are missing.",
     "bond length": "Nothing beside MD with the same constraints.",
 }
 NO_STATE = ("stereocentre", "bond length")  # kinds whose other side is no state of the same molecule

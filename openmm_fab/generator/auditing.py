@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..coordinates.quenching import WALKERS, Quenched, Searcher, with_springs
 from ..energy.compiled import CompiledEnergy
 from ..ensemble.audit import COVERED, EXCLUDED, MISSING, RARE, Audit, State
 from ..ensemble.ensemble import Ensemble
@@ -25,7 +26,6 @@ from ..molecule.shapes import SAME, Shapes, exchanges
 from ..molecule.system import MolecularSystem
 from ..train.settings import Budget
 from ..weights import rule_of_three, systematic_resample
-from .walkers import WALKERS, Quenched, Searcher, with_springs
 
 FRAMES = 50_000  # that are looked at; of more, as many are drawn by weight
 CHUNK = 4096  # frames at once
@@ -60,7 +60,7 @@ def audit(
     held : sequence of Held, optional
         What its coordinates keep by choice; by default `ensemble.held`.
     budget : Budget, optional
-        Of the search, at most; `minima.ROUNDS_WITHOUT` rounds in vain end it, too. None: only those.
+        Of the search, at most; `quenching.ROUNDS_WITHOUT` rounds in vain end it, too. None: only those.
     seed : int
     """
     rng = torch.Generator().manual_seed(seed)
@@ -70,7 +70,7 @@ def audit(
     searcher = Searcher(potential, system.graph, shapes, system.kT, system.temperature, rng)
     drawn = systematic_resample(ensemble.log_w, WALKERS, np.random.default_rng(seed))
     start = torch.as_tensor(ensemble.x[drawn], dtype=torch.float64)
-    search = searcher.run(start, budget)
+    search = searcher.run(start, None if budget is None else budget.spent)
     minima = _lowest(search.minima)
     log_shares = searcher.log_shares(minima)
     weights, features = _frames(ensemble, shapes, seed)

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from ..coordinates.internal import InternalCoordinates
-from ..coordinates.isomers import amide_bonds, is_trans, kept_nitrogens
+from ..coordinates.isomers import amide_bonds, is_trans, kept_in_large_rings, kept_nitrogens
+from ..coordinates.minima import MANY
 from ..coordinates.zmatrix import LARGEST_RING, LINEAR
 from ..ensemble.held import Held
 from ..molecule.graph import is_planar
@@ -17,6 +18,7 @@ from ..molecule.torsions import rotatable_bonds
 from ..tools.vectors import bond_angle
 
 ISOMERS = ("cis", "trans")
+NEAR = "near the shape given"
 
 
 def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[Held, ...]:
@@ -40,6 +42,10 @@ def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[
             trans = is_trans(x, amide)
             where = f"{names[amide[1]]}-{names[amide[2]]}"
             found.append(Held("peptide bond", where, ISOMERS[trans], ISOMERS[not trans], **bond(*amide[1:3])))
+    for i, j, isomer in kept_in_large_rings(graph, structures):
+        kind = "peptide bond" if {graph.elements[i], graph.elements[j]} == {"C", "N"} else "stiff bond"
+        other = ISOMERS[isomer == "cis"]
+        found.append(Held(kind, f"{names[i]}-{names[j]}", isomer, other, atoms=(i, j)))
     straight = {
         i
         for i, near in enumerate(graph.neighbours)
@@ -56,7 +62,8 @@ def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[
     for ring in sorted(rings.values(), key=lambda ring: (len(ring), sorted(ring))):
         where = "-".join(names[i] for i in ring)
         if len(ring) > LARGEST_RING:
-            found.append(Held("large ring", where, "near the shape given", "other shapes", atoms=tuple(ring)))
+            shapes = f"near the {min(len(structures), MANY)} shapes found" if len(structures) > 1 else NEAR
+            found.append(Held("large ring", where, shapes, "other shapes", atoms=tuple(ring)))
         elif coordinates.minima is None and len(ring) > 3 and not is_planar(sorted(ring), x):
             found.append(Held("ring pucker", where, "about the pucker given", "other puckers", atoms=tuple(ring)))
     if coordinates.minima is not None and len(higher := coordinates.minima.higher):

@@ -105,10 +105,15 @@ class Experience:
 
     def start_from(self, z: Tensor) -> None:
         """Points (n, dim) in basins that the flow does not know, found by other means: chains on the target p begin
-        there, and what they reach goes into the buffer now and then. Not part of the state that checkpoints keep."""
+        there, and what they reach is learned from now and then. Not part of the state that checkpoints keep."""
         self._found = z.to(self.buffer.z)
         for _ in range(EQUILIBRATION):
             self._follow_found()
+
+    def found(self) -> Points | None:
+        """What the chains reach that `start_from` began, one trajectory on, every `FOUND_EVERY` iterations; None in the
+        others, and without such chains."""
+        return self._follow_found() if self._found is not None and self._iteration % FOUND_EVERY == 0 else None
 
     def _follow_found(self) -> Points:
         """The chains that `start_from` began, one HMC trajectory on."""
@@ -120,12 +125,12 @@ class Experience:
         self._found = points.z
         return points
 
-    def _add_found(self) -> None:
+    def _add_found(self, points: Points) -> None:
         """Store what the chains reach, weighted as if they were draws of all of p, but no more than any that is stored.
 
         The flow lacks them by many nats: what that leaves of their weights, it is asked to reach step by step.
         """
-        points, s = self._follow_found(), self.settings
+        s = self.settings
         recent = torch.cat(list(self._recent)) if self._recent else torch.zeros(1, dtype=torch.float64)
         log_z = torch.logsumexp(recent[torch.isfinite(recent)], 0) - math.log(len(recent))
         log_w = (s.ais.alpha - 1) * (points.log_p - points.log_q).double() + log_z.to(points.z.device)
@@ -153,8 +158,8 @@ class Experience:
             points, own = result.points, s.control_variate and not annealed
             unbiased = self.target.remove_bias(points.grad_log_p, points.z)
             self.buffer.add(points.z, self._trusted(result.log_w), points.log_q, unbiased, own)
-        if self._found is not None and self._iteration % FOUND_EVERY == 0:
-            self._add_found()
+        if (found := self.found()) is not None:
+            self._add_found(found)
         if self._iteration % BASINS_EVERY == 0:
             self._follow_buffer()
 

@@ -32,6 +32,8 @@ arXiv 1810.04152; Vaitl et al. 2022, arXiv 2207.08219), and there no noise where
     -lam sum W_i (d/ds log p - d/ds log q)(s_i, t_i) . d s_i / d parameters.
 
 lam is left out: it changes the length of the step alone, which Adam sets.
+
+Points that `Experience.start_from` was given join the steps of the weights, in every phase.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ais.path import Points
 from ..flow.coupling import CouplingFlow
 from ..tools.gradients import with_gradient_of
 from ..weights import trusted_power
@@ -149,6 +152,8 @@ class Start:
                 pull[:, first] = _cut(gradient[:, first], PUSHED)
             divergence = ((log_q_t + log_q_s if joint else log_q_s) - (z * pull).sum(1))[inside].mean()
         step = ((share.exp() / n - weights).to(log_q) * log_q).sum()
+        if (chains := experience.found()) is not None and bool(inside.any()):
+            step = step - (self._beside(chains, log_w[inside], weights).to(log_q) * stepping(chains.z)).sum()
         seen = slice(-(SEEN // experience.ranks.size), None)
         found = (at[seen], weights[seen].log())
         self._drawn.append((experience.ranks.gathered(found[0]), experience.ranks.gathered(found[1])))
@@ -176,6 +181,12 @@ class Start:
             [log_q_t + math.log(1 - k / len(z)), flow.torsions_log_prob(z, layers) + math.log(k / len(z))]
         )
         return torch.logsumexp(parts, 0)
+
+    def _beside(self, points: Points, log_w: Tensor, weights: Tensor) -> Tensor:
+        """Weights (m,) of points that chains elsewhere reach, by the rule of the `weights` (n,) of samples with log_w,
+        and no more than the largest of them, until the flow gets there itself."""
+        above = (points.log_p - points.log_q).double() - log_w.max()
+        return weights.max() * (self.lam * above.clamp(max=0.0)).exp().nan_to_num(0.0)
 
     def _follow(self, lam: float, divergence: Tensor) -> None:
         """Enter the next phase, if this one has done what it can; both arguments are those of all ranks."""

@@ -12,8 +12,10 @@ import torch
 from openmm import app, unit
 
 from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
-from openmm_fab.coordinates.minima import _distinct_minima, distinct, ring_systems
+from openmm_fab.coordinates.isomers import kept_in_large_rings, stiff_in_large_rings
+from openmm_fab.coordinates.minima import _distinct_minima, distinct, ring_systems, unwrapped, with_far
 from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.graph import BondGraph
@@ -95,6 +97,60 @@ def test_every_minimum_that_hot_dynamics_reaches_is_found(n):
         assert np.abs(c.minima.energies.numpy() - energy).min() < 0.05
 
 
+def test_minima_of_a_large_ring_are_those_that_hot_dynamics_reaches():
+    """Of nine beads: those of OpenMM are within reach, and near one that has a mode."""
+    system = ring_of(9)
+    c = InternalCoordinates.from_system(system, CoordinateSettings(puckers=4.0))
+    energies, x = quenched(system, 25, seed=1)
+    energies -= float(CompiledEnergy(system)(c.minima.x[:1].clone())[0])
+    low = energies < 3.0
+    assert low.sum() > 5 and energies.min() > -1e-2 and len(c.minima.energies) > 4
+    for energy in energies[low]:
+        assert np.abs(c.minima.energies.numpy() - energy).min() < 0.05
+    z, log_det = c.to_internal(torch.as_tensor(x[low]))
+    modes = [(m.columns, m.means, m.roots) for m in c.modes]
+    flow = CouplingFlow(c.periodic, FlowSettings(layers=2, hidden=4, torsion_layers=2), modes=modes)
+    assert torch.isfinite(log_det).all() and (z.abs() < flow.reach).all()
+    assert "rings of 9 atoms" in c.summary() and "that hot dynamics reached" in c.summary()
+
+
+def test_amides_and_double_bonds_of_large_rings_stay_as_they_are():
+    """A ring of ten with a C=O beside an N and a C=C, drawn flat: lengths tell which bonds are stiff."""
+    n = 10
+    elements = [*("C", "N"), *["C"] * 8, "O", *["H"] * 3]
+    bonds = [(i, (i + 1) % n) for i in range(n)] + [(0, 10), (1, 11), (5, 12), (6, 13)]
+    graph = BondGraph(elements, np.array(bonds))
+    turn = 2 * math.pi * np.arange(n) / n
+    ring = 0.25 * np.stack([np.cos(turn), np.sin(turn), 0 * turn], 1)
+    x = np.concatenate([ring, 1.4 * ring[[0, 1, 5, 6]]])
+    assert 0.14 < np.linalg.norm(ring[1] - ring[0]) < 0.16
+    assert stiff_in_large_rings(graph, x, sampled=False) == []
+    x[[1, 6]] += 0.1 * (x[[0, 5]] - x[[1, 6]])
+    amide, double = (9, 0, 1, 2), (4, 5, 6, 7)
+    assert stiff_in_large_rings(graph, x, sampled=False) == [amide, double]
+    assert stiff_in_large_rings(graph, x, sampled=True) == [double]
+    other = x.copy()
+    other[2:5] = 2 * x[1] - other[2:5]  # C2 on the other side of the amide
+    assert kept_in_large_rings(graph, np.stack([x, x])) == [(0, 1, "cis"), (5, 6, "cis")]
+    assert kept_in_large_rings(graph, np.stack([x, other])) == [(5, 6, "cis")]
+
+
+def test_angles_are_unwrapped_at_their_widest_gap():
+    angles = torch.tensor([[3.0, -1.0, 0.5], [-3.0, 0.0, 0.5], [2.8, 1.2, 0.5]], dtype=torch.float64)
+    found = unwrapped(angles)
+    torch.testing.assert_close(found.sin(), angles.sin())
+    torch.testing.assert_close(found.cos(), angles.cos())
+    spread = torch.tensor([2 * math.pi - 5.8, 2.2, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(found.amax(0) - found.amin(0), spread)
+
+
+def test_what_lies_far_out_joins_the_set_that_it_follows():
+    values = torch.tensor([[0.0, 0, 0, 0, 1], [1, 0, 0, 0.9, 1], [0, 1, 0.1, 0.1, 1], [1, 1, 0.1, 1.1, 1]]).double()
+    z = values / torch.tensor([0.1, 0.1, 0.2, 0.2, 1.0])
+    assert with_far([[0], [1]], z, values) == [[0, 3], [1]]
+    assert with_far([[1]], z, values) == [[0, 1, 3]] and with_far([], z, values) == []
+
+
 def test_both_chairs_of_a_ring_of_equal_beads():
     """Mirror images: of one energy, their modes at opposite places; the boats are higher."""
     c = InternalCoordinates.from_system(ring_of(6, torsion=12.0))
@@ -154,6 +210,6 @@ def test_minima_of_another_hand_are_left_out():
     mean, mixing = torch.zeros(1).double(), torch.ones(1, 1).double()
     layout = SimpleNamespace(n_stiff=1, free=[])
     chart = SimpleNamespace(layout=layout, mean=mean, mixing=mixing, to_internal=to_internal)
-    flexible = SimpleNamespace(turning=[0], inverting=[])
+    flexible = SimpleNamespace(turning=[0], inverting=[], kept=[])
     found, u = _distinct_minima(chart, both, torch.tensor([1.0, 0.0], dtype=torch.float64), x, graph, flexible)
     assert u.tolist() == [1.0] and torch.equal(found, both[:1])

@@ -13,12 +13,12 @@ from alkanes import alkane, methylcyclohexane
 from molecules import BUTANE
 from openmm import app
 
+from openmm_fab.coordinates.quenching import Searcher, with_springs
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.ensemble.audit import COVERED, EXCLUDED, RARE, Audit
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.held import Held
 from openmm_fab.generator.auditing import audit, on_cpu
-from openmm_fab.generator.walkers import Searcher, with_springs
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.shapes import Shapes
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem

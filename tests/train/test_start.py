@@ -127,6 +127,42 @@ def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path)
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("phase", ["apart", "weights"])
+def test_chains_elsewhere_join_the_steps_of_the_weights(phase, monkeypatch):
+    """Their part of the gradient in closed form, where a batch of 128 has equal weights."""
+    start, trainer = Start(), trainer_of(1, tilt=-3.0)
+    start.phase = phase
+    learner, experience, flow = trainer.learner, trainer.experience, trainer.learner.flow
+    monkeypatch.setattr(
+        "openmm_fab.train.start.trusted_power", lambda log_w, *_: (torch.full_like(log_w, 1 / 128), 0.5)
+    )
+    log_w = []
+    monkeypatch.setattr(experience, "record_log_w", lambda of_batch, _: log_w.append(of_batch))
+
+    def gradient():
+        random.set_state(state)
+        parameters = flow.layers[0].parameters()
+        return torch.cat(
+            [g.flatten() for g in torch.autograd.grad(start._loss(flow, learner, experience, 128), parameters)]
+        )
+
+    random, state = experience.rng, experience.rng.get_state()
+    experience.begin(0)
+    without = gradient()
+    experience.start_from(torch.tensor([[0.0] * 5 + [math.pi]]).repeat(16, 1))
+    there = gradient() - without
+    z = experience._found
+    assert (z[:, 5].abs() > 2).all() and z.std(0).min() > 0.01, "chains move, and stay in the well"
+    log_q = flow.log_prob(z)
+    weights = (0.5 * (trainer.target.log_prob(z) - log_q - log_w[0].max()).clamp(max=0)).exp().detach() / 128
+    assert 0 < weights.min() < 0.9 / 128 and weights.max() <= 1 / 128
+    of = log_q if phase == "weights" else flow.torsions_log_prob(z)
+    expected = torch.autograd.grad(-(weights * of).sum(), flow.layers[0].parameters())
+    torch.testing.assert_close(there, torch.cat([g.flatten() for g in expected]), atol=1e-4, rtol=1e-3)
+    experience.begin(1)
+    torch.testing.assert_close(gradient(), without)
+
+
 def test_molecules_begin_so_and_the_papers_objective_can_be_asked_for(butane_generator):
     assert isinstance(objective_of("auto", butane_generator.flow, None), Start)
     assert not isinstance(objective_of("fab", butane_generator.flow, None), Start)

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..coordinates.scans import relax
 from ..energy.dynamics import LangevinMiddle, Motion, UnstableDynamicsError
 from ..molecule.graph import BondGraph
 from ..molecule.shapes import SAME, Shapes
+from ..molecule.system import MolecularSystem
 from ..molecule.torsions import rotatable_bonds
-from ..train.settings import Budget
+from .scans import relax
 
 Potential = Callable[[Tensor], tuple[Tensor, Tensor]]  # x (n, atoms, 3), nm -> u (n,), gradient
 
@@ -30,6 +30,7 @@ HOT = (600.0, 1000.0, 1600.0, 2500.0)  # K
 HOTTER = 1.5  # times the molecule's temperature, at least
 MASS, STEP, FRICTION = 12.0, 0.003, 5.0  # dalton, ps, 1/ps
 STEPS = 200  # of a round
+FEW_ROUNDS = 20  # where coordinates are made
 ROUNDS_WITHOUT = 5  # that find nothing new of low energy, and the search is over
 LOW = 8.0  # kT above the lowest
 RANGE = 20.0  # kT above the lowest; minima that walkers leave from
@@ -116,6 +117,18 @@ def with_springs(potential: Potential, pairs: np.ndarray, lengths: np.ndarray) -
     return sprung
 
 
+def reached(system: MolecularSystem, potential: Potential, x: Tensor) -> Tensor:
+    """Minima (n, atoms, 3) that walkers reach in `FEW_ROUNDS` rounds from a structure x (atoms, 3), the lowest first;
+    none higher than `RANGE`."""
+    rng = torch.Generator().manual_seed(0)
+    shapes = Shapes(system.graph, x.numpy())
+    potential = with_springs(potential, *system.constraints)
+    searcher = Searcher(potential, system.graph, shapes, system.kT, system.temperature, rng)
+    minima = searcher.run(x.repeat(WALKERS, 1, 1), lambda _, rounds, __: rounds / FEW_ROUNDS).minima
+    order = torch.argsort(minima.u)
+    return minima.x[order[minima.u[order] < minima.u.min() + RANGE]]
+
+
 class Searcher:
     """Walkers and quenches on one potential.
 
@@ -153,15 +166,21 @@ class Searcher:
         self.evaluations += len(x)
         return self._potential(x)
 
-    def run(self, x: Tensor, budget: Budget | None = None) -> Search:
-        """Search from structures x (walkers, atoms, 3) until nothing new turns up or the budget is spent."""
+    def run(self, x: Tensor, spent: Callable[[float, int, int], float] | None = None) -> Search:
+        """Search from structures x (walkers, atoms, 3) until nothing new turns up or a budget is spent.
+
+        Parameters
+        ----------
+        spent : callable, optional
+            Seconds, rounds and evaluations so far -> share of the budget.
+        """
         began, rounds, without = time.perf_counter(), 0, 0
         minima = Quenched(self.shapes, x[:0], x[:0, 0, 0])
         self._take_in(minima, *self.quench(x))
         hot = x
         while without < ROUNDS_WITHOUT:
-            spent = 0.0 if budget is None else budget.spent(time.perf_counter() - began, rounds, self.evaluations)
-            if spent >= 1 or not len(minima.x):
+            used = 0.0 if spent is None else spent(time.perf_counter() - began, rounds, self.evaluations)
+            if used >= 1 or not len(minima.x):
                 break
             half = len(x) // 2
             leaving = self.turned(self._known(minima, half))
