@@ -29,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="laptop")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="of training, instead of the preset's")
+    parser.add_argument("--objective", default="auto", help="as of the command line program: fab, cmt, ...")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
     parser.add_argument("--runs", type=Path, help="keep the run in this folder")
 
@@ -38,6 +39,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = _run(options, options.runs or Path(temporary))
         figures = {**_read(folder), "asked_minutes": options.minutes, "device": options.device}
+        figures["objective"] = options.objective
         if options.record:
             FIGURES.mkdir(exist_ok=True)
             shutil.copyfile(folder / "comparison.png", FIGURES / f"{section_name(figures)}_comparison.png")
@@ -47,13 +49,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def section_name(figures: dict[str, Any]) -> str:
     name = f"main_job_{figures['system']}_{figures['preset']}_{figures['seed']}"
     name += f"_{figures['asked_minutes']:g}min" if figures["asked_minutes"] else ""
+    name += f"_{figures['objective']}" if figures.get("objective", "auto") != "auto" else ""  # since there are several
     return name if figures["device"] == "cpu" else f"{name}_{figures['device']}"
 
 
 def title(figures: dict[str, Any]) -> str:
     minutes = f", {figures['asked_minutes']:g} minutes" if figures["asked_minutes"] else ""
     job = f"{figures['system']}, preset {figures['preset']}, seed {figures['seed']}"
-    return f"{job}{minutes}: FAB without MD data"
+    objective = figures.get("objective", "auto")
+    return f"{job}{minutes}{'' if objective == 'auto' else f', objective {objective}'}: training without MD data"
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -67,6 +71,7 @@ def _run(options: argparse.Namespace, runs: Path) -> Path:
     name = f"{options.system}-{options.preset}-{options.seed}"
     command = [sys.executable, "-m", "openmm_fab", "run", str(ROOT / "systems" / options.system)]
     command += ["--seed", str(options.seed), "--runs", str(runs), "--name", name, "--device", options.device]
+    command += ["--objective", options.objective]
     if options.quick:
         command += ["--preset", "smoke", "--minutes", "0.3", "--samples", "1000"]
     else:

@@ -84,8 +84,9 @@ def short(found: dict[str, Record]) -> str:
     """The README's table: main jobs on alanine dipeptide, seeds of the same training in one row."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in found.values():
-        if record["benchmark"] == "main_job" and record["figures"]["system"] == "alanine_dipeptide":
-            f = record["figures"]
+        f = record["figures"]
+        default = record["benchmark"] == "main_job" and f.get("objective", "auto") == "auto"
+        if default and f["system"] == "alanine_dipeptide":
             groups.setdefault((f["device"], round(f["seconds"] / 60), f["preset"]), []).append(record)
     rows = []
     for (device, minutes, preset), of in sorted(groups.items()):
@@ -193,6 +194,7 @@ def _jobs(of: Sequence[Record]) -> str:
     for number, record in enumerate(of, 1):
         f = record["figures"]
         job = f"{number}: {f['system']}, {f['preset']}, seed {f['seed']}"
+        job += f", {f['objective']}" if f.get("objective", "auto") != "auto" else ""
         torsions = [t["rms_df"] for t in f["torsions"].values()]
         rows.append(
             [
@@ -209,7 +211,7 @@ def _jobs(of: Sequence[Record]) -> str:
     samples = ", ".join(sorted({f"{record['figures']['samples']:,}" for record in of}))
     return "\n\n".join(
         [
-            f"FAB without MD data, {samples} samples; all time counts, that of compiling too.",
+            f"Trainings without MD data, {samples} samples; all time counts, that of compiling too.",
             markdown(columns, rows),
             ". ".join(f"{number}: {source(record)}" for number, record in enumerate(of, 1)) + ".",
             f"![Raw ESS against time and target evaluations](figures/{CURVES})",

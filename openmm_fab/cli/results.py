@@ -79,7 +79,7 @@ def write_results(
         lines += [] if ensemble.audit is None else [ensemble.audit.summary()]
         comparison, page = finish(folder, ensemble, molecule, early=early)
         lines += [] if comparison is None else [comparison.table()]
-        lines += map(str, training_findings(metrics_of(folder)))
+        lines += map(str, training_findings(metrics_of(folder), audited=ensemble.audit is not None))
         lines += filter(None, [generator.turning_in_words(), generator.temperatures_in_words()])
         made = run_settings_of(folder).get("made_with") or provenance(str(generator.device))
         lines += ["What made this:", table(None, list(made.items()))]

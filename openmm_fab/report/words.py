@@ -39,14 +39,15 @@ def findings(
         found += [*_ess(ensemble), _invalid(ensemble)] if len(weighted) < ensemble.n else []
         return found if comparison is None else [*found, _agreement(comparison, ensemble.audit)]
     found = [_khat(ensemble.khat), *_ess(ensemble), _largest(ensemble), _invalid(ensemble)]
-    found = [*training_findings(metrics), *found]
+    found = [*training_findings(metrics, audited=ensemble.audit is not None), *found]
     found += [*_range(metrics), *_cut(metrics), *_lost(metrics), *_audit(ensemble)]
     found.append(_agreement(comparison, ensemble.audit))
     return found
 
 
-def training_findings(metrics: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Findings on a training, from the rows of metrics.jsonl: too few iterations, no annealing, a long set-up."""
+def training_findings(metrics: Sequence[Mapping[str, Any]], *, audited: bool = False) -> list[Finding]:
+    """Findings on a training, from the rows of metrics.jsonl: too few iterations, a long set-up; and where no audit
+    looked for what the flow has lost, no annealing."""
     if not metrics:
         return []
     found, first, last = [], metrics[0], metrics[-1]
@@ -63,13 +64,13 @@ def training_findings(metrics: Sequence[Mapping[str, Any]]) -> list[Finding]:
             )
         )
     annealed = [row["ess_ais"] for row in metrics if "ess_ais" in row]
-    if annealed and not any(ess is not None and math.isfinite(ess) for ess in annealed):
+    if not audited and annealed and not any(ess is not None and math.isfinite(ess) for ess in annealed):
         found.append(
             Finding(
                 CARE,
                 "Nothing was annealed",
                 "Training did not come to FAB, whose annealing finds states that the flow has lost or never had: those "
-                "leave no trace in the weights. Train longer, and compare with dynamics.",
+                "leave no trace in the weights. Train longer, audit the ensemble, or compare with dynamics.",
             )
         )
     powers = [row["lam"] for row in metrics if (row.get("ess_ais") or math.nan) > 0 and row.get("lam") is not None]

@@ -102,6 +102,7 @@ def test_a_training_that_annealed_nothing_is_told() -> None:
     (found,) = training_findings([{**last, "ess_ais": None}, {**last, "ess_ais": math.nan}])
     assert (found.grade, found.head) == ("care", "Nothing was annealed")
     assert training_findings([{**last, "ess_ais": 0.3}, {**last, "ess_ais": None}]) == []
+    assert training_findings([{**last, "ess_ais": None}], audited=True) == [], "walkers looked for what was lost"
 
 
 def test_weights_that_stayed_tempered_are_told() -> None:
