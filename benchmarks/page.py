@@ -84,7 +84,7 @@ def short(found: dict[str, Record]) -> str:
     """The README's table: main jobs on alanine dipeptide, seeds of the same training in one row."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in found.values():
-        f = record["figures"]
+        f = record.get("figures", {})
         default = record["benchmark"] == "main_job" and f.get("objective", "auto") == "auto"
         if default and f["system"] == "alanine_dipeptide":
             groups.setdefault((f["device"], round(f["seconds"] / 60), f["preset"]), []).append(record)
