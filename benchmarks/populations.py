@@ -18,9 +18,9 @@ from typing import Any
 import mdtraj
 import numpy as np
 import openmm
-from openmm_fab.compare.comparing import compare
-from openmm_fab.compare.verdicts import DISAGREE
 
+from openmm_fab.comparison.comparing import compare
+from openmm_fab.comparison.verdicts import DISAGREE
 from openmm_fab.coordinates.internal import CoordinateSettings
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.generator.generator import BoltzmannGenerator
