@@ -109,7 +109,7 @@ def flow(molecule: Molecule, folder: Path, seed: int, error: float, cap: float) 
     spent = Spent()
     generator = fab.BoltzmannGenerator(system, seed=seed)
     of = {"basin": molecule.basin}
-    outcome = generator.run(error=error, of=of, at_most=cap / 60.0, progress=False)
+    outcome = generator.run(error=error, of=of, at_most=10.0 * cap / 60.0, progress=False)
     cpu, wall = spent.now()
     (row,) = outcome.rows
     cell = _step(cpu, wall, Estimate(row.value, row.error), generator.target.evaluations + outcome.n)

@@ -166,6 +166,7 @@ class Seeking:
             self.state.decision, self.state.asked = None, error
         self._missing: Audit | None = None
         self._pilot: tuple[int, int, str] = (0, 0, PLAIN)
+        self._defined = False  # the quantities, in this process
 
     def run(self) -> Outcome:
         """Train, sample and check until the result is believed, or the time is over."""
@@ -174,7 +175,7 @@ class Seeking:
         while True:
             if state.decision is None:
                 self._decide()
-            elif state.points:  # interrupted while samples were drawn: the same flow, basins and number
+            elif state.points and not self._defined:  # interrupted in the sampling: the same flow, basins and number
                 self._train(state.points[-1].seconds)
                 n, seed, method = state.decision["pilot"]
                 self._draw(n, seed, method, "pilot", "pilots")
@@ -354,6 +355,7 @@ class Seeking:
     def _draw(self, n: int, seed: int, method: str, purpose: str, what: str) -> Draw:
         with self._timed(what):
             found = self.work.draw(n, seed, method, purpose)
+        self._defined |= purpose == "pilot"
         return found
 
     def _timed(self, what: str) -> _Timed:

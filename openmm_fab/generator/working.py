@@ -126,12 +126,18 @@ def run_to_error(
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            _remove_samples(place)  # of a run that was killed
         work = Working(parts, quantities, place, folder is not None, resume)
         state = State.of(None if folder is None else folder / STATE, resume)
         seeking = Seeking(work, error, at_most, seed=seed, state=state, say=partial(say, show=progress))
         outcome = seeking.run()
         if folder is not None:
             write_atomically(folder / OUTCOME, lambda file: file.write(outcome.to_json()), "w")
-            for path in folder.glob(FINAL.format(seed="*")):  # the result has been handed over
-                path.unlink()
+            _remove_samples(folder)
     return outcome
+
+
+def _remove_samples(folder: Path) -> None:
+    for path in folder.glob(FINAL.format(seed="*")):
+        path.unlink()
