@@ -196,7 +196,8 @@ def run(
                 generator.save(folder / "model.safetensors")
                 lines, page, _ = write_results(folder, generator, molecule, chosen.samples, audit=search)
     typer.echo("\n".join(lines))
-    typer.echo(f"{(time.perf_counter() - started) / 60:.1f} minutes in all; everything is in {folder}")
+    since = "since it was resumed" if resume else "in all"
+    typer.echo(f"{duration(time.perf_counter() - started)} {since}; everything is in {folder}")
     typer.echo(f"Open {page}")
 
 

@@ -507,6 +507,10 @@ class InternalCoordinates(torch.nn.Module):
             x = rotor.turned(x, steps.to(x.device))
         return x
 
+    def __dir__(self) -> list[str]:
+        """What is of coordinates: a module's own methods, of which it needs none but `to`, are not offered."""
+        return sorted((set(super().__dir__()) - set(dir(torch.nn.Module))) | {"to"})
+
     def __repr__(self) -> str:
         name = "" if self.system is None else f"{self.system.name}, "
         return f"InternalCoordinates({name}{self.dim}: {self.n_stiff} stiff, {self.n_periodic} periodic)"

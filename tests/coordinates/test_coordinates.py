@@ -51,6 +51,13 @@ def _row(c: InternalCoordinates, z: Tensor, rows: np.ndarray) -> Tensor:
     return torsions[:, [int(np.flatnonzero(kinds == row)[0]) for row in rows]]
 
 
+def test_completion_offers_what_is_of_coordinates(coordinates):
+    offered = {name for name in dir(coordinates) if not name.startswith("_")}
+    assert {"dim", "to_cartesian", "to_internal", "summary", "view", "zmatrix", "to"} < offered
+    assert not {"train", "zero_grad", "register_forward_hook", "half", "requires_grad_"} & offered
+    assert all(hasattr(coordinates, name) for name in offered)
+
+
 def test_lengths_angles_and_torsions_are_mdtrajs(alanine_dipeptide):
     c = InternalCoordinates.from_system(alanine_dipeptide, CoordinateSettings(symmetry="none"))
     rows = c.zmatrix.rows
