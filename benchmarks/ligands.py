@@ -61,7 +61,7 @@ NEEDS = {  # of each part, those that come before
 PARTS = tuple(NEEDS)
 ONLY = {"walkers": WALKERS, "replicas": REPLICAS, "etkdg": ETKDG, "compared": WALKERS}
 SAMPLES, AUDIT, EMBEDDED = 20_000, 5.0, 200  # AUDIT: s of the processor
-EXCHANGE = {"walkers": 96, "time_ps": 100.0, "equilibration_ps": 10.0, "hydrogen_mass": 3.0, "step_fs": 2.0}
+EXCHANGE = {"walkers": 96, "time_ps": 50.0, "equilibration_ps": 10.0, "hydrogen_mass": 3.0, "step_fs": 2.0}
 ENOUGH, ONE_PERCENT = 10.0, 0.01  # effective samples; share of the weight
 SCRIPT = ROOT / "systems" / "ibuprofen" / "reference" / "make_reference.py"
 Figures = dict[str, Any]
@@ -119,7 +119,10 @@ class Bench:
     ) -> None:
         self.name, self.minutes, self.preset, self.replica_minutes = name, minutes, preset, replica_minutes
         self.record, self.home = folder / f"{name}.json", folder / name
-        self.found: Figures = json.loads(self.record.read_text("utf-8")) if self.record.exists() else {}
+        self.found = self._read()
+
+    def _read(self) -> Figures:
+        return json.loads(self.record.read_text("utf-8")) if self.record.exists() else {}
 
     def make(self, part: str) -> None:
         """Make a part that is due, and keep its figures, or why there are none."""
@@ -138,7 +141,7 @@ class Bench:
         found["cpu_seconds"] = round(time.process_time() - began, 1)
         if said := sorted({str(w.message)[:300] for w in told if issubclass(w.category, UserWarning)}):
             found["warnings"] = said
-        self.found[part] = found
+        self.found = self._read() | {part: found}  # another process may have made another part meanwhile
         for later in self._after(part):
             self.found.pop(later, None)
         self.record.write_text(json.dumps(self.found, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -234,9 +237,12 @@ class Bench:
         }
 
     def walkers(self) -> Figures:
-        """Parallel tempering on the compiled energy."""
-        folder, settings = self.home / "walkers", WalkersExchangeSettings(**EXCHANGE)
-        found = fab.run_reference(self.system(), settings, folder=folder, resume=True, progress=False)
+        """Parallel tempering on the compiled energy, from as many minima as RDKit's conformers lead to."""
+        system, settings = self.system(), WalkersExchangeSettings(**EXCHANGE)
+        x, _ = conformers.embedded(SMILES[self.name], system, settings.walkers)
+        start = conformers.relabelled(SMILES[self.name], x, system.minimum, system.graph)
+        folder = self.home / "walkers"
+        found = fab.run_reference(system, settings, folder=folder, resume=True, progress=False, start=start)
         found.save(self.home / "walkers.npz")
         return {"frames": found.n, "ess": found.ess, "convergence": str(found.convergence)}
 

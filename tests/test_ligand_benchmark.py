@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,11 @@ def test_parts_that_are_done_are_left_alone_and_failed_ones_are_made_again(tmp_p
     assert called == []
     run(tmp_path, minutes=3.0)  # longer: what was sampled of the shorter training is made anew
     assert called == ["trained", "sampled"]
+
+
+def test_minutes_are_those_of_the_processor() -> None:
+    budget = ligands.ProcessorTime(minutes=1.0, began=time.process_time() - 30.0)
+    assert budget.spent(seconds=1e6, iterations=10**6, evaluations=10**6) == pytest.approx(0.5, abs=0.05)
 
 
 def test_populations_are_compared_in_basins_that_both_have() -> None:

@@ -157,7 +157,7 @@ def round_trips(level: np.ndarray) -> int:
         ends = one[(one == 0) | (one == LEVELS - 1)]
         changes = int((np.diff(ends) != 0).sum())
         count += (changes - (len(ends) > 0 and ends[0] != 0)) // 2
-    return count
+    return int(count)
 
 
 def main() -> None:
