@@ -1,6 +1,6 @@
 """Energies that are no force field: a network of ANI's shape in batches and through PythonForce, and GFN2-xTB.
 
-Energy and gradient, microseconds of processor time a structure at one batch size, median of repeats. The network has random weights:
+Energy and gradient, microseconds of processor time a structure, median of repeats. The network has random weights:
 eight members of ANI-2x's depth over radial and angular functions of all atoms. Through OpenMM it is the same network,
 one structure a call. GFN2-xTB is tblite's by ASE, where both are installed. Beside them the force field: translated to
 C, by PyTorch alone, and by OpenMM. What a training costs with each is extrapolated: the evaluations of ten minutes of

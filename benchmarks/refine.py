@@ -202,8 +202,8 @@ def table(figures: dict[str, Any]) -> str:
         ["the correction", shown(figures["correction"]), ""],
     ]
     notes = (
-        f"Of processor time training took {figures['training_seconds']} s, `refine` {figures['refine_seconds']} s, an energy of GFN2-xTB "
-        f"{figures['milliseconds']} ms. Of the last round {100 * figures['ess_fraction']:.0f} % are effective, by "
+        f"Of processor time training took {figures['training_seconds']} s, `refine` {figures['refine_seconds']} s, an "
+        f"energy of GFN2-xTB {figures['milliseconds']} ms. Of the last round {100 * figures['ess_fraction']:.0f} % are effective, by "
         f"reweighting alone {100 * figures['overlap']:.2g} %; k-hat {figures['khat']}."
     )
     for method, md in figures["dynamics"].items():
