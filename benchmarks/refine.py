@@ -203,8 +203,8 @@ def table(figures: dict[str, Any]) -> str:
     ]
     notes = (
         f"Of processor time training took {figures['training_seconds']} s, `refine` {figures['refine_seconds']} s, an "
-        f"energy of GFN2-xTB {figures['milliseconds']} ms. Of the last round {100 * figures['ess_fraction']:.0f} % are effective, by "
-        f"reweighting alone {100 * figures['overlap']:.2g} %; k-hat {figures['khat']}."
+        f"energy of GFN2-xTB {figures['milliseconds']} ms. Of the last round {100 * figures['ess_fraction']:.0f} % are "
+        f"effective, by reweighting alone {100 * figures['overlap']:.2g} %; k-hat {figures['khat']}."
     )
     for method, md in figures["dynamics"].items():
         label = {"langevin": "Langevin", "opes": "OPES"}[method]
