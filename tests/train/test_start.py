@@ -38,7 +38,8 @@ def trainer_of(iterations=500, objective=None, tilt=0.5, settings=SETTINGS):
     )
 
 
-def test_phases_follow_each_other_and_the_wells_get_their_populations():
+def test_phases_follow_each_other_and_the_wells_get_their_populations(monkeypatch):
+    monkeypatch.setattr("openmm_fab.train.start.ENOUGH", 0.5)  # in time for a test
     start = Start()
     trainer = trainer_of(1500, start)
     seen = [start.phase]
