@@ -76,7 +76,7 @@ def test_temperatures_of_a_file_and_of_the_command_line(tmp_path) -> None:
         (
             "batch = 3",
             (
-                "out of ['preset', 'minutes', 'samples', 'seed', 'objective', 'device', 'molecule', 'coordinates',",
+                "out of ['preset', 'minutes', 'samples', 'seed', 'objective', 'device', 'error', 'at_most', 'molecule',",
                 "got 'batch'",
             ),
         ),
@@ -211,3 +211,19 @@ def test_times(text, minutes) -> None:
     for wrong in ("20 parsecs", "fast", "", [20], True, -3, 0, math.nan, math.inf):
         with pytest.raises(ValueError):
             parse_budget(wrong)
+
+
+def test_an_error_stands_in_place_of_minutes_and_samples(tmp_path) -> None:
+    file = _file(tmp_path, 'error = 0.05\nat_most = "30 min"')
+    found = run_settings(file, at_most="2h")
+    assert (found.error, found.at_most) == (0.05, 120.0)
+    kept = found.to_dict()
+    assert kept["at_most"] == 120.0 and not {"minutes", "samples"} & kept.keys()
+    assert run_settings(file).at_most == 30.0
+    assert not {"error", "at_most"} & run_settings(None).to_dict().keys()
+    with pytest.raises(ValueError, match="got both"):
+        run_settings(file, minutes="5")
+    with pytest.raises(ValueError, match="Expected error > 0, in kT; got -1"):
+        run_settings(None, error=-1.0)
+    with pytest.raises(ValueError, match="without one give minutes"):
+        run_settings(None, at_most="5")
