@@ -76,7 +76,7 @@ def test_temperatures_of_a_file_and_of_the_command_line(tmp_path) -> None:
         (
             "batch = 3",
             (
-                "out of ['preset', 'minutes', 'samples', 'seed', 'objective', 'device', 'error', 'at_most', 'molecule',",
+                "out of ['preset', 'minutes', 'samples', 'seed', 'objective', 'device', 'error', 'at_most',",
                 "got 'batch'",
             ),
         ),
