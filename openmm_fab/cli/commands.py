@@ -57,17 +57,17 @@ def main(
         context.call_on_close(lambda: hide_bars(False))
 
 
-for command in (
-    training.run,
-    training.train,
-    screen.screen,
-    structure.prepare,
-    analysis.sample,
-    dynamics.reference,
-    analysis.compare,
-    analysis.report,
-    analysis.systems,
-    checkup.doctor,
-    about.cite,
+for command, line in (  # of at most 60 letters, else the list of commands cuts them short
+    (training.run, "Train on a molecule's energy, sample, compare, report."),
+    (training.train, "Train on a molecule's energy, and save the model."),
+    (screen.screen, "Run a list of small molecules: one table, one page."),
+    (structure.prepare, "List what a structure file lacks, and correct it."),
+    (analysis.sample, "Draw structures with weights from a trained model."),
+    (dynamics.reference, "Sample a molecule by molecular dynamics, to compare with."),
+    (analysis.compare, "Compare a run's ensemble with a reference again."),
+    (analysis.report, "Write a run's report.html again."),
+    (analysis.systems, "List the molecules that come with the package."),
+    (checkup.doctor, "Check versions, devices, threads, compiler, energies."),
+    (about.cite, "Print what to cite, as BibTeX."),
 ):
-    app.command(epilog=EXIT_CODES)(command)
+    app.command(epilog=EXIT_CODES, short_help=line)(command)

@@ -83,6 +83,8 @@ class Source:
                     "them in its system.toml. Change them there, in a copy of the folder."
                 )
             return MolecularSystem.load(self.system)
+        if not path.is_file():
+            raise ValueError(f"Expected a file at {path}; there is none (working directory {Path.cwd()}).")
         options: dict[str, Any] = {"temperature": 300.0 if self.temperature is None else self.temperature}
         warn_if_cold(options["temperature"])
         if suffix in SDF:

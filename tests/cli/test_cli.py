@@ -456,10 +456,12 @@ def test_a_structure_file_wants_a_force_field(tmp_path):
     for command in (
         ("run", tmp_path / "my.pdb", "--dry-run"),
         ("prepare", tmp_path / "my.pdb"),
-        ("reference", "my.pdb"),
+        ("reference", tmp_path / "my.pdb"),
     ):
         result = _call(*command)
         assert result.exit_code == 1 and "has no default" in result.output and "gbn2.xml" in result.output
+    result = _call("run", tmp_path / "nothing.pdb")
+    assert result.exit_code == 1 and "there is none" in result.output and "has no default" not in result.output
 
 
 def test_reference_refuses(folders, tmp_path, monkeypatch):
@@ -584,7 +586,8 @@ def test_help_has_examples_and_exit_codes():
     for command in commands:
         shown = _call(command, "--help").output
         assert f"openmm-fab {command}" in shown and "Exit codes" in shown, command
-    assert all(f"\n  {command} " in _call("--help").output for command in commands)
+    listed = _call("--help").output
+    assert all(f"\n  {command} " in listed for command in commands) and "..." not in listed.partition("Commands:")[2]
 
 
 def test_version_and_citation():
