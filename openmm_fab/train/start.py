@@ -13,7 +13,8 @@ energy with its gradient a sample, no annealing; phases follow each other by wha
 `weights`  as `apart`, with rare basins lifted: the basins get their populations; and s is weighted
            as t is, against the heavy weights where a flow of least reverse divergence is too narrow.  Until the median
            of lam is above `FAR`.
-`paths`    the same, but s by path gradients (below).  Until the effective sample size is `ENOUGH`.
+`paths`    the same, but s by path gradients (below).  Until the effective sample size is `ENOUGH`; back to `weights`
+           if lam falls below `REACHING`.
 `fab`      what the objective was made with.
 
 The step of t: log w = log p(s, t) - log q(s | t) - log q(t) is an estimate of -F(t) - log q(t) from one sample, and t
@@ -190,11 +191,15 @@ class Start:
 
     def _follow(self, lam: float, divergence: Tensor) -> None:
         """Enter the next phase, if this one has done what it can; both arguments are those of all ranks."""
-        if self.phase in ("apart", "weights"):
+        if self.phase in ("apart", "weights", "paths"):
             self._lams.append(lam)
-            far, following = (REACHING, "joint") if self.phase == "apart" else (FAR, "paths")
-            if len(self._lams) == STEPS and statistics.median(self._lams) > far:
-                self._enter(following)
+            median = statistics.median(self._lams) if len(self._lams) == STEPS else math.nan
+            if self.phase == "apart" and median > REACHING:
+                self._enter("joint")
+            elif self.phase == "weights" and median > FAR:
+                self._enter("paths")
+            elif self.phase == "paths" and median < REACHING:  # where path gradients are the noisier ones
+                self._enter("weights")
         elif self.phase == "joint":
             self._divergences.append(float(divergence.median()) if len(divergence) else math.inf)
             before, now = list(self._divergences)[:LOOK], list(self._divergences)[LOOK:]

@@ -111,6 +111,18 @@ def test_the_rest_gets_the_gradient_of_its_weighted_density():
     assert float(got.mean()) == pytest.approx(float(expected.mean()), abs=3 * error)
 
 
+def test_path_gradients_come_and_go_with_the_reach_of_the_samples():
+    start, some = Start(), torch.zeros(8)
+    for phase, lam, following in (("weights", 0.4, "weights"), ("weights", 0.6, "paths"), ("paths", 0.3, "paths")):
+        start._enter(phase)
+        for _ in range(STEPS):
+            start._follow(lam, some)
+        assert start.phase == following
+    for _ in range(STEPS):
+        start._follow(0.1, some)
+    assert start.phase == "weights"
+
+
 def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path):
     whole, first, second = trainer_of(42), trainer_of(42), trainer_of(42)
     for trainer in (whole, first):
