@@ -33,7 +33,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             settings = fab.PRESETS["smoke"].settings if options.quick else fab.GeneratorSettings()
             generator = fab.BoltzmannGenerator(system, settings, seed=seed)
             history = generator.train(
-                fab.Budget(evaluations=evaluations), temperatures=temperatures, evaluate_every=5.0, progress=False
+                fab.Budget(evaluations=evaluations),
+                temperatures=temperatures,
+                evaluate_every=10.0,
+                evaluate_samples=2048,
+                progress=False,
             )
             curve = [(int(row["evaluations"]), float(row["ess"])) for row in history if "ess" in row]
             runs.append(

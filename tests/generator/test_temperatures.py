@@ -15,6 +15,7 @@ from scipy.integrate import trapezoid
 from test_generator import _interrupt_after
 
 from openmm_fab.ais.annealing import AISSettings
+from openmm_fab.ensemble.audit import Audit, State
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.flow.coupling import CouplingFlow
 from openmm_fab.free_energy import heat_capacity, mean_energy, reweight_temperature, temperature_curve
@@ -22,6 +23,7 @@ from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.partition import log_z_ais
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.system import GAS_CONSTANT
+from openmm_fab.train.experience import Experience
 from openmm_fab.train.settings import Budget
 
 SEVERAL = (300.0, 400.0, 600.0)
@@ -162,6 +164,24 @@ def test_resumed_training_is_uninterrupted_training(system, tmp_path, monkeypatc
         other.train(Budget(iterations=14), folder=tmp_path / "parts", resume=True, **QUIET)
     rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == list(range(1, 15))
+
+
+def test_chains_that_an_audit_starts_are_of_the_systems_own_temperature(system, monkeypatch):
+    x = tuple(map(tuple, system.minimum.tolist()))
+    audit = Audit((State("the other side", "missing", 0.0, 0.4, 0.0, x=x),), 0.01, 1, 1.0, True)
+    seen, follow = [], Experience._follow_found
+
+    def followed(experience):
+        points = follow(experience)
+        seen.append(points.z)
+        return points
+
+    monkeypatch.setattr(Experience, "_follow_found", followed)
+    generator = BoltzmannGenerator(system, replace(SMALL, temperatures=SEVERAL))
+    generator.train(Budget(iterations=1), audit=audit, **QUIET)
+    assert len(seen) > 1
+    assert all(z.shape[1] == generator.coordinates.dim + 1 and not z[:, -1].any() for z in seen)
+    assert not torch.equal(seen[0][:, :-1], seen[1][:, :-1])
 
 
 def test_samples_in_a_file_and_annealed_ones(trained, tmp_path):
