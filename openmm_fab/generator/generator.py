@@ -219,7 +219,8 @@ class BoltzmannGenerator:
             the first step as published, "fab_no_buffer", "alpha_divergence", "reverse_kl" or "maximum_likelihood", see
             `train.objectives`.
         samples : Ensemble, optional
-            What maximum likelihood learns from; drawn from by its weights.
+            What maximum likelihood learns from; drawn from by its weights. A flow of several temperatures learns it at
+            that of the samples.
         measure : callable, optional
             Takes the samples that are evaluated, with their weights, and returns more metrics by name, such as their
             distance from a reference.
@@ -304,9 +305,13 @@ class BoltzmannGenerator:
         self._begin(None)
 
     def _internal(self, samples: Ensemble) -> Tensor:
-        """Internal coordinates z (n, dim) of samples drawn by their weights."""
+        """Internal coordinates z (n, dim) of samples drawn by their weights, as the flow has them."""
         drawn = samples.resample(samples.n, seed=self.seed)
-        return self.to_internal(torch.as_tensor(drawn.x, dtype=torch.float64))[0]
+        z = self.to_internal(torch.as_tensor(drawn.x, dtype=torch.float64))[0]
+        if not self.settings.temperatures:
+            return z
+        kelvin = self._checked_temperature(samples.temperature)
+        return torch.cat([z, torch.full_like(z[:, :1], math.log(kelvin / self.system.temperature))], 1)
 
     def _use_c(self) -> None:
         """On a CPU coordinates and splines are C, as the energy is: compiled in a second, once a machine."""

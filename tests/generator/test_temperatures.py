@@ -25,6 +25,7 @@ from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.system import GAS_CONSTANT
 from openmm_fab.train.experience import Experience
 from openmm_fab.train.settings import Budget
+from openmm_fab.weights import weighted_mean
 
 SEVERAL = (300.0, 400.0, 600.0)
 
@@ -182,6 +183,16 @@ def test_chains_that_an_audit_starts_are_of_the_systems_own_temperature(system, 
     assert len(seen) > 1
     assert all(z.shape[1] == generator.coordinates.dim + 1 and not z[:, -1].any() for z in seen)
     assert not torch.equal(seen[0][:, :-1], seen[1][:, :-1])
+
+
+def test_maximum_likelihood_learns_the_temperature_of_its_samples(trained, system):
+    samples = trained.sample(600, seed=3, temperature=500)
+    generator = BoltzmannGenerator(system, replace(SMALL, temperatures=SEVERAL))
+    before = weighted_mean(samples.log_w, generator.log_prob(samples.x, 500).numpy())
+    generator.train(Budget(iterations=40), **QUIET, objective="maximum_likelihood", samples=samples)
+    after = weighted_mean(samples.log_w, generator.log_prob(samples.x, 500).numpy())
+    assert after.value > before.value + 0.3
+    assert after.value > weighted_mean(samples.log_w, generator.log_prob(samples.x, 300).numpy()).value + 0.3
 
 
 def test_samples_in_a_file_and_annealed_ones(trained, tmp_path):
