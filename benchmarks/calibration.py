@@ -164,4 +164,6 @@ def table(figures: dict[str, Any]) -> str:
             *(f"{s['within']} of {s['believed']}", f"{s['mean']:+.2f}", f"{s['sd']:.2f}", f"{s['seconds']:.0f}"),
         ]
         rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+    left = [target for target in TARGETS if target not in figures["truths"]]
+    notes = [f"Not run yet: {', '.join(left)}.", ""] if left else []
+    return "\n".join([*notes, *rows])
