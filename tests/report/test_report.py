@@ -206,7 +206,8 @@ def test_weights_that_cannot_be_used_get_no_tick() -> None:
 def page() -> str:
     ensemble = flow(3000, seed=0)
     comparison = compare(ensemble, two_basins(3000, 0.1, seed=1, name="md"), n_bootstrap=30)
-    return report_html(ensemble, comparison, metrics=METRICS, settings={"seed": 0, "name": "<b>&"}, title="my <run>")
+    settings = {"seed": 0, "name": "<b>&", "temperatures": [300.0, 400.0]}
+    return report_html(ensemble, comparison, metrics=METRICS, settings=settings, title="my <run>")
 
 
 class Parsed(HTMLParser):
@@ -238,6 +239,7 @@ def test_the_page_says_what_it_should(page) -> None:
     assert "reload" not in page and "Early:" not in page
     assert '<a href="#glossary">' in page and "<dt>k-hat</dt>" in page
     assert "my &lt;run&gt;" in page and "my <run>" not in page and "&lt;b&gt;&amp;" in page
+    assert "One flow of the temperatures 300, 400 K; this page is of 300 K." in page
     for words in ("k-hat", "ESS", "phi &gt; 0 ALA2", "agree within errors", "30 iterations, 15,360 energy evaluations"):
         assert words in page, words
     for title in (
