@@ -87,7 +87,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"0 to this, {SEEDS} unless given")
     parser.add_argument("--error", type=float, default=0.1, help="kT")
     parser.add_argument("--at-most", type=float, default=60.0, help="minutes for a run")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="no run is begun after so many; 0: what is there")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no run begins after so many; 0: what is there")
     parser.add_argument("--anew", action="store_true", help="measure the chosen targets anew")
 
 
