@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ TARGETS = (0.1, 0.05)  # kT
 OFF = 3.0  # standard errors of the result and the reference, beyond which a result is wrong
 FIRST_PS = {"langevin": 2000.0, "replica-exchange": 200.0, "opes": 1000.0, "app.Metadynamics": 500.0}
 WALKERS_PS = 4.0
+SHARED = 2.5  # load of the machine, by which others are at work; where it is not known, too
 WARMER = 30.0  # K, of the second question
 
 
@@ -267,9 +269,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             except ImportError as error:
                 print(f"{key}: {error}", flush=True)
                 continue
-            cells[key] = cell
+            cells[key] = cell | {"load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
             if not options.quick:
-                pieces.keep(key, cell)
+                pieces.keep(key, cells[key])
     names = [name for name in MOLECULES if any(key.split()[0] == name for key in cells)]
     return {"cells": cells, "truths": {name: list(MOLECULES[name].truth()) for name in names}}  # type: ignore[misc]
 
@@ -294,6 +296,10 @@ def table(figures: dict[str, Any]) -> str:
         texts.append("as much" if second is None else f"{second['cpu']:.0f}")
         rows.append("| " + " | ".join([name, method, *texts]) + " |")
     lines = [f"Truth, {name}: {Estimate(*t[:2])} kT, {t[2]}." for name, t in figures["truths"].items()]
+    shared = [key for key, cell in figures["cells"].items() if (cell.get("load") or math.inf) > SHARED]
+    lines += [f"On a core that other processes shared, so that CPU seconds are too many: {', '.join(shared)}."] * bool(
+        shared
+    )
     waiting = [name for name in MOLECULES if name not in figures["truths"]]
     lines += [f"Not run yet: {', '.join(waiting)}."] if waiting else []
     return "\n".join([" ".join(lines), "", *rows])
