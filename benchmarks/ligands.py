@@ -353,12 +353,14 @@ def failure(figures: Figures) -> str | None:
 def table(figures: Figures) -> str:
     """Two molecules a row, then beside other methods."""
     found = figures["molecules"]
-    return "\n\n".join(text for text in (_about(figures), _thirty(found), _beside(found)) if text)
+    return "\n\n".join(text for text in (_about(figures), _thirty(figures), _beside(found)) if text)
 
 
 def _about(figures: Figures) -> str:
+    made, trained = (sum(p in of for of in figures["molecules"].values()) for p in ("made", "sampled"))
     return (
-        f"Sage, NAGL's charges, GBn2 (OBC2 with phosphorus), 300 K; preset {figures['preset']}, "
+        f"So far {made} were parametrised, {trained} trained. Sage, NAGL's charges, GBn2 (OBC2 with phosphorus), "
+        f"300 K; preset {figures['preset']}, "
         f"{figures['minutes']:g} minutes of one core for training, {figures['samples']:,} samples. t: torsions that "
         "turn. s: of the processor, for parameters, coordinates, training, samples and audit. Clipped: share of the "
         "weight above its 1e-4 quantile. Basins: of the torsions, with ten effective samples and more, then all that "
@@ -370,13 +372,19 @@ def _about(figures: Figures) -> str:
     )
 
 
-def _thirty(found: dict[str, Figures]) -> str:
+def _thirty(figures: Figures) -> str:
+    cells = [_row(_named(name, of, figures["minutes"]), of) for name, of in figures["molecules"].items()]
     head = "| atoms, t | s | ESS | k-hat | clipped, % | basins | missing, % "
-    cells = [_row(name, of) for name, of in found.items()]
     half = -(-len(cells) // 2)
     right = [*cells[half:], *[" | " * 7] * (2 * half - len(cells))]
     rows = [f"| {a} | {b} |" for a, b in zip(cells[:half], right, strict=True)]
     return "\n".join([f"| molecule {head}| molecule {head}|", "|" + "---|" * 16, *rows])
+
+
+def _named(name: str, of: Figures, minutes: float) -> str:
+    """With its own minutes of training, where they are others."""
+    own = of.get("trained", {}).get("minutes", minutes)
+    return name if own == minutes else f"{name} ({own:g} min)"
 
 
 def _row(name: str, of: Figures) -> str:
