@@ -326,6 +326,11 @@ def diagnosed(ess: float, khat: float) -> str:
     return tail + (f"; effective sample size {ess:.0f}: too few, draw more samples" if ess < FEW else "")
 
 
+def tail_in_words(khat: float) -> str:
+    """ "k-hat 0.28", or "no tail" where the largest weights are equal."""
+    return "no tail" if khat == -np.inf else f"k-hat {khat:.2f}"
+
+
 def relative_free_energy(probability: np.ndarray) -> np.ndarray:
     """-ln p in kT above its minimum, of probabilities of any shape; inf where p is zero."""
     with np.errstate(divide="ignore"):

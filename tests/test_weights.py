@@ -57,6 +57,7 @@ def test_khat_of_a_pareto_tail_and_not_of_its_mirror_image(k: float) -> None:
 
 def test_khat_without_a_tail() -> None:
     assert weights.pareto_khat(np.zeros(1000)) == -np.inf
+    assert (weights.tail_in_words(-np.inf), weights.tail_in_words(0.284)) == ("no tail", "k-hat 0.28")
     assert np.isnan(weights.pareto_khat(np.arange(20.0)))
     hopeless = weights.pareto_khat(-10_000.0 * np.random.default_rng(0).random(1000))
     assert hopeless == np.inf

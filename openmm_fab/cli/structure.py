@@ -12,10 +12,10 @@ from .common import ForcefieldOption, errors_in_words
 from .source import required
 
 FileArgument = Annotated[Path, typer.Argument(help="PDB or PDBx/mmCIF file.")]
-OutOption = Annotated[Path | None, typer.Option(help="Mend what is safe, and write here; ends in .pdb or .cif.")]
+OutOption = Annotated[Path | None, typer.Option(help="Correct what is safe, and write here; ends in .pdb or .cif.")]
 FixOption = Annotated[
     list[str] | None,
-    typer.Option("--fix", help="Mend this kind of problem, or 'safe': all that keep the formula. Repeatable."),
+    typer.Option("--fix", help="Correct this kind of problem, or 'safe': all that keep the formula. Repeatable."),
 ]
 PHOption = Annotated[float, typer.Option("--ph", help="Decides the protonation of residues that lack hydrogens.")]
 

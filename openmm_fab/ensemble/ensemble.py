@@ -425,7 +425,8 @@ class Ensemble(Frames):
             return f"{head}, equal weights{blocks}{tail}"
         return (
             f"{head}, ESS {self.ess:.0f} ({100 * self.ess_fraction:.1f} %), {self.ess_clipped:.0f} with "
-            f"the top {_weights.CLIP_FRACTION:g} clipped, k-hat {self.khat:.2f}, {self.invalid} invalid{tail}"
+            f"the top {_weights.CLIP_FRACTION:g} clipped, {_weights.tail_in_words(self.khat)}, "
+            f"{self.invalid} invalid{tail}"
         )
 
     def _repr_html_(self) -> str:

@@ -205,7 +205,7 @@ class StreamedEnsemble:
         held = f"; {in_one_line(from_json(self.about['held']))}" if "held" in self.about else ""
         return (
             f"{head}, {self.about['temperature']:g} K, ESS {self.ess:.0f} ({100 * self.ess_fraction:.1f} %), "
-            f"k-hat {self.khat:.2f}, {self.invalid} invalid, in {self.path}{held})"
+            f"{_weights.tail_in_words(self.khat)}, {self.invalid} invalid, in {self.path}{held})"
         )
 
 

@@ -393,10 +393,10 @@ def _two_sides(
         agree = False
     unseen = float((w_r > NEGLIGIBLE - w_f.min()).mean())
     if unseen > UNSEEN:
-        words.append(f"{100 * unseen:.0f} % of {names[1]} lie where {names[0]} never went")
+        words.append(f"{100 * unseen:.0f} % of {names[1]} lie where {names[0]} has no frames")
     unseen = float((w_f > NEGLIGIBLE - w_r.min()).mean())
     if unseen > UNSEEN:
-        words.append(f"{100 * unseen:.0f} % of {names[0]} lie where {names[1]} never went")
+        words.append(f"{100 * unseen:.0f} % of {names[0]} lie where {names[1]} has no frames")
     return words, agree
 
 

@@ -74,7 +74,7 @@ class Findings:
         safe = [kind for kind in self.kinds if kind not in ASKED]
         if not self.kinds:
             return ["fix mends none of these."]
-        lines = [f"Mend what leaves the molecule as it is with fix(), or some: fix({safe})."] if safe else []
+        lines = [f"Correct what leaves the molecule as it is with fix(), or some: fix({safe})."] if safe else []
         if self.asked:
             named = [*([SAFELY] if safe else []), *self.asked]
             lines += [f"Another formula, so look first: {', '.join(self.asked)}. To have it: fix({named})."]

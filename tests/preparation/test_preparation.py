@@ -647,7 +647,7 @@ def test_table(tmp_path):
     assert str(findings).splitlines() == [
         "bare.pdb (C6N2O2, 10 atoms, 10 heavy), for amber96.xml, implicit/obc1.xml:",
         "  fix  missing hydrogens    ACE 1 (3), ALA 2 (5), NME 3 (4): " + FIXES["missing hydrogens"],
-        "Mend what leaves the molecule as it is with fix(), or some: fix(['missing hydrogens']).",
+        "Correct what leaves the molecule as it is with fix(), or some: fix(['missing hydrogens']).",
     ]
     assert repr(findings) == str(findings)
     assert repr(findings.fix(FIXES)).splitlines() == [
