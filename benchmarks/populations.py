@@ -123,7 +123,7 @@ CASES = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--molecules", nargs="+", default=list(CASES), choices=list(CASES), metavar="NAME")
     parser.add_argument("--minutes", type=float, default=1.0, help="of training, each")
-    parser.add_argument("--picoseconds", type=float, default=400.0, help="of each replica of the reference")
+    parser.add_argument("--picoseconds", type=float, default=1600.0, help="of each replica of the reference")
     parser.add_argument("--folder", type=Path, default=Path("runs/populations"), help="of what is done already")
     parser.add_argument("--references", action="store_true", help="make the references only")
 
