@@ -1,4 +1,4 @@
-"""One flow of several temperatures beside flows of one: ESS at 300 K against energies, ESS and log Z at each.
+"""One flow of several temperatures beside flows of one: ESS, log Z and heat capacity at each.
 
 Every training has as many target evaluations. The flow of one temperature is reweighted to the others.
 """
@@ -11,8 +11,6 @@ from typing import Any
 
 import openmm_fab as fab
 from openmm_fab import free_energy as fe
-
-LEVELS = (0.1, 0.5)  # ESS of the flow that is trained
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -80,11 +78,6 @@ def title(figures: dict[str, Any]) -> str:
     return f"Several temperatures: {figures['system']}"
 
 
-def _when(curve: list[tuple[int, float]], level: float) -> str:
-    """Evaluations at which the ESS was first at the level."""
-    return next((f"{evaluations:.2g}" for evaluations, ess in curve if ess >= level), "")
-
-
 def table(figures: dict[str, Any]) -> str:
     runs = figures["runs"]
     kelvin = list(runs[0]["at"])
@@ -107,7 +100,6 @@ def table(figures: dict[str, Any]) -> str:
                 ", ".join(f"{t:g}" for t in run["temperatures"] or [figures["own"]]) + " K",
                 str(run["seed"]),
                 f"{run['processor'] / 60:.1f}",
-                *(_when(run["curve"], level) for level in LEVELS),
                 *(f"{100 * run['at'][t]['ess']:.1f}" for t in kelvin),
                 *(
                     f"{1e3 * run['at'][t]['heat_capacity']:.0f} ± {1e3 * run['at'][t]['heat_capacity_error']:.0f}"
