@@ -78,6 +78,12 @@ def title(figures: dict[str, Any]) -> str:
     return f"Several temperatures: {figures['system']}"
 
 
+def _ratio(a: dict[str, float], b: dict[str, float]) -> str:
+    """log Z of a less that of b, whose samples are others, or the same reweighted: then the error is an upper bound."""
+    error = (a["log_z_error"] ** 2 + b["log_z_error"] ** 2) ** 0.5
+    return f"{a['log_z'] - b['log_z']:.3f} ± {error:.3f}"
+
+
 def table(figures: dict[str, Any]) -> str:
     runs = figures["runs"]
     kelvin = list(runs[0]["at"])
@@ -86,9 +92,9 @@ def table(figures: dict[str, Any]) -> str:
         "flow of",
         "seed",
         "processor minutes",
-        *(f"energies to {100 * level:g} % at {own} K" for level in LEVELS),
     ]
     columns += [f"ESS at {t} K, %" for t in kelvin]
+    columns += [f"ln Z({t} K) / Z({own} K)" for t in kelvin if t != own]
     columns += [f"C_V at {t} K, J/mol/K" for t in kelvin]
     columns += [f"ΔF(φ > 0) at {own} K / kT"]
     rows = []
@@ -101,6 +107,7 @@ def table(figures: dict[str, Any]) -> str:
                 str(run["seed"]),
                 f"{run['processor'] / 60:.1f}",
                 *(f"{100 * run['at'][t]['ess']:.1f}" for t in kelvin),
+                *(_ratio(run["at"][t], own_at) for t in kelvin if t != own),
                 *(
                     f"{1e3 * run['at'][t]['heat_capacity']:.0f} ± {1e3 * run['at'][t]['heat_capacity_error']:.0f}"
                     for t in kelvin
