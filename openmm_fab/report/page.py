@@ -40,7 +40,7 @@ summary { cursor: pointer; padding: .3rem 0; }
 button { font: inherit; padding: .2rem .7rem; border: 1px solid var(--line); border-radius: 6px;
   background: var(--paper); color: var(--ink); cursor: pointer; }
 @media (max-width: 45rem) { #viewer { grid-template-columns: minmax(0, 1fr); } #canvas { height: 20rem; }
-  body { padding: .7rem; } }
+  body { padding: .7rem; } td:not(.number) { min-width: 7rem; } td.good, td.care, td.bad { min-width: 12rem; } }
 """
 
 # Of a page that will be written again: how old it is; it reloads, unless someone is just looking around in it.
