@@ -358,9 +358,14 @@ def table(figures: Figures) -> str:
 
 
 def _about(figures: Figures) -> str:
-    made, trained = (sum(p in of for of in figures["molecules"].values()) for p in ("made", "sampled"))
+    found = figures["molecules"]
+    made = [of["made"] for of in found.values() if "atoms" in of["made"]]
+    seconds = [of["cpu_seconds"] for of in made]
+    untrained = [name for name, of in found.items() if "trained" not in of and "atoms" in of["made"]]
+    spans = f"{min(seconds):.0f} to {max(seconds):.0f} s of the processor" if made else "-"
     return (
-        f"So far {made} were parametrised, {trained} trained. Sage, NAGL's charges, GBn2 (OBC2 with phosphorus), "
+        f"{len(made)} of {len(found)} were parametrised and have coordinates, in {spans} each. Not trained yet: "
+        f"{', '.join(untrained) or 'none'}. Sage, NAGL's charges, GBn2 (OBC2 with phosphorus), "
         f"300 K; preset {figures['preset']}, "
         f"{figures['minutes']:g} minutes of one core for training, {figures['samples']:,} samples. t: torsions that "
         "turn. s: of the processor, for parameters, coordinates, training, samples and audit. Clipped: share of the "
@@ -374,7 +379,9 @@ def _about(figures: Figures) -> str:
 
 
 def _thirty(figures: Figures) -> str:
-    cells = [_row(_named(name, of, figures["minutes"]), of) for name, of in figures["molecules"].items()]
+    """Those that were trained, and what failed."""
+    begun = {name: of for name, of in figures["molecules"].items() if "trained" in of or "failure" in of["made"]}
+    cells = [_row(_named(name, of, figures["minutes"]), of) for name, of in begun.items()]
     head = "| atoms, t | s | ESS | k-hat | clipped, % | basins | missing, % "
     half = -(-len(cells) // 2)
     right = [*cells[half:], *[" | " * 7] * (2 * half - len(cells))]

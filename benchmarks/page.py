@@ -13,6 +13,7 @@ from typing import Any
 from . import records
 from .records import Record, load
 
+LONG = 12  # rows
 CURVES = "learning_curves.png"
 HEAD = """# Results
 
@@ -36,7 +37,7 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
         "What do the coordinates cost?": (_each, ("coordinates_speed",)),
         "What lies beyond the range of the splines?": (_turned, ("coordinates_range",)),
         "Which conformers are beyond reach?": (_each, ("conformers",)),
-        "What do two minutes give for a ligand?": (_each, ("ligands",)),
+        "What do minutes of training give for a ligand?": (_each, ("ligands",)),
         "Are populations of puckers, sides and rotamers right?": (_each, ("populations",)),
         "What does the flow cost, beside other libraries?": (_first, ("flow",)),
         "What does an outer step of FAB cost, by part?": (_each, ("outer_step", "outer_step_peer")),
@@ -179,10 +180,15 @@ def _joined(of: Sequence[Record]) -> str:
     heads = {tables[0].split("\n")[0] for _, tables in parts}
     if len(heads) > 1:
         return _each(of)
-    rows = "\n".join("\n".join(tables[0].split("\n")[2:]) for _, tables in parts)
-    start = "\n".join(parts[0][1][0].split("\n")[:2])
+    start, line = parts[0][1][0].split("\n")[:2]
+    rows = [row for _, tables in parts for row in tables[0].split("\n")[2:]]
+    if len(rows) > LONG:  # two rows side by side
+        half, empty = -(-len(rows) // 2), "|" + " |" * (start.count("|") - 1)
+        right = [*rows[half:], *[empty] * (2 * half - len(rows))]
+        rows = [a + b[1:] for a, b in zip(rows[:half], right, strict=True)]
+        start, line = start + start[1:], line + line[1:]
     about = "\n".join(f"{number}. {_shown(r, parts[number - 1][0], [])}" for number, r in enumerate(of, 1))
-    return f"{about}\n\n{start}\n{rows}"
+    return "\n".join([about, "", start, line, *rows])
 
 
 # --- sections with tables of their own ---
@@ -275,7 +281,7 @@ def _faults(of: Sequence[Record]) -> str:
         for f in (record["figures"] for record in of)
     ]
     sources = "\n".join(sorted({source({**record, "command": "python -m benchmarks mutation"}) for record in of}))
-    return f"{sources}\n\n{markdown(['modules', 'possible faults', 'tried', 'noticed'], rows)}"
+    return f"{sources}\n\n{transposed(markdown(['modules', 'possible faults', 'tried', 'noticed'], rows))}"
 
 
 # --- the command ---
