@@ -26,10 +26,11 @@ from ..tools.circle import circular_bins, circular_density, label_basins
 from ..tools.metrics import StepMetrics
 from ..weights import effective_share
 from .errors import TrainingError
-from .experience import Experience
+from .experience import RECENT, Experience
 from .learner import Learner
 
 WINDOW = 20  # iterations that a running mean or median is over
+LONG = 5 * RECENT  # the same of the ESS: one heavy sample stays in it for RECENT passes, and two do not make the median
 KEEP_EVERY = 25  # iterations between two states to go back to
 LOOK_EVERY = 100  # iterations between two looks at buffer and basins
 TRIES = 3
@@ -57,7 +58,7 @@ class Health:
         self.restored = 0
         self.lost: list[str] = []
         self._losses: deque[float] = deque(maxlen=WINDOW)
-        self._ess: deque[float] = deque(maxlen=WINDOW)
+        self._ess: deque[float] = deque(maxlen=LONG)
         self._lowest, self._best = math.inf, 0.0
         self._dead = [0, 0]  # iterations in a row that refused everything, that took everything
         self._told: set[str] = set()
@@ -145,13 +146,13 @@ class Health:
         if math.isnan(ess):
             return
         self._ess.append(ess)
-        if len(self._ess) < WINDOW:
+        if len(self._ess) < LONG:
             return
         now = statistics.median(self._ess)
         if self._best > HIGH and now < COLLAPSED * self._best:
             self._tell(
                 "ess",
-                f"The flow's ESS collapsed from {100 * self._best:.1f} % to {100 * now:.2g} % (medians of {WINDOW} "
+                f"The flow's ESS collapsed from {100 * self._best:.1f} % to {100 * now:.2g} % (medians of {LONG} "
                 "iterations). Either a mode was found that the flow does not know yet, which passes; or training is "
                 "unstable: then lower the learning rate.",
             )
@@ -215,7 +216,7 @@ class Health:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.restored, self.lost = state["restored"], list(state["lost"])
-        self._losses, self._ess = deque(state["losses"], WINDOW), deque(state["ess"], WINDOW)
+        self._losses, self._ess = deque(state["losses"], WINDOW), deque(state["ess"], LONG)
         (self._lowest, self._best), self._dead = state["best"], list(state["dead"])
         self._told, self._good = set(state["told"]), state["good"]
 

@@ -15,6 +15,7 @@ from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.target import ManyWell, VonMises
 from openmm_fab.train import health as watch
 from openmm_fab.train.errors import TrainingError
+from openmm_fab.train.experience import RECENT
 from openmm_fab.train.health import missing_basins
 from openmm_fab.train.objectives import OBJECTIVES, MaximumLikelihood
 from openmm_fab.train.settings import Budget, TrainSettings
@@ -127,11 +128,20 @@ def test_a_hopeless_step_size_is_found_again() -> None:
 def test_an_ess_that_collapses_is_told_once() -> None:
     trainer = _trainer()
     with pytest.warns(UserWarning, match=r"ESS collapsed from 60.0 % to 1 %") as caught:
-        for ess in [0.6] * 30 + [0.01] * 60:
+        for ess in [0.6] * 100 + [0.01] * 100:
             _check(trainer, {"loss": math.nan, "acceptance": math.nan, "ess_flow": ess})
     assert len(caught) == 1
     with pytest.warns(UserWarning, match="ESS collapsed"):  # again, after it was well in between
-        for ess in [0.6] * 30 + [0.01] * 60:
+        for ess in [0.6] * 100 + [0.01] * 100:
+            _check(trainer, {"loss": math.nan, "acceptance": math.nan, "ess_flow": ess})
+
+
+def test_a_heavy_sample_of_a_good_flow_is_no_collapse() -> None:
+    """It stays in the ESS of so many passes as that is made of, twice in a while."""
+    trainer = _trainer()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for ess in ([0.6] * 70 + [0.01] * RECENT + [0.6] * 20 + [0.01] * RECENT) * 3:
             _check(trainer, {"loss": math.nan, "acceptance": math.nan, "ess_flow": ess})
 
 
