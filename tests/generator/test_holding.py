@@ -66,7 +66,9 @@ def test_samples_carry_it(alanine_dipeptide, tmp_path) -> None:
         k: v for k, v in StreamedEnsemble(out).about.items() if k in ("fingerprint", "temperature", "name", "seed")
     }
     about |= {"batch": generator.batch, "model": generator.digest}
-    sample_to_file(tmp_path / "old.nc", 40, generator._draw, alanine_dipeptide.md_topology, about)
+    sample_to_file(
+        tmp_path / "old.nc", 40, lambda rng: generator._draw(rng, 300.0), alanine_dipeptide.md_topology, about
+    )
     assert Ensemble.load(tmp_path / "old.nc").held is None
     assert generator.sample(60, seed=1, out=tmp_path / "old.nc", resume=True).n == 60
 
