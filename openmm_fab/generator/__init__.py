@@ -2,8 +2,8 @@
 
 `settings` and `presets` configure it, `training` and `sampling` implement its methods, `models` its file format,
 `partition` estimates log Z by annealing and by BAR, `refining` carries the ensemble to another energy, `auditing`
-looks for states that it lacks. `chains` check an estimate without weights, `seeking` trains and samples until an error is reached, `planning` divides the
-time, `quantities` are what has the error, `outcome` is what comes of it.
+looks for states that it lacks. `chains` check an estimate without weights, `seeking` trains and samples until an error
+is reached, `planning` divides the time, `quantities` are what has the error, `outcome` is what comes of it.
 """
 
 from __future__ import annotations
