@@ -1,9 +1,9 @@
 """All minima of rings and pyramidal nitrogens, by a search of the energy: what one minimum's Hessian cannot tell.
 
 Ring torsions and the sides of nitrogens are set at random, other torsions too, and all relaxes.  Rings of more than
-eight atoms, which hardly any random torsions close, get the minima that hot dynamics reaches, see `quenching`.
-Coordinates that differ from one minimum to another get a centre and a width that hold all of them, and the flow's base
-a mode at each.
+eight atoms, which hardly any random torsions close, get the minima that hot dynamics reaches, see
+`coordinates.quenching`.  Coordinates that differ from one minimum to another get a centre and a width that hold all of
+them, and the flow's base a mode at each.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class StepMetrics(_Looked):
 
 
 class IterationMetrics(StepMetrics):
-    """As a `Trainer` yields them."""
+    """Metrics of one iteration with the time and budget that are spent, as iterating over a `Trainer` yields them."""
 
     seconds: float  # of training until now
     spent: float  # share of the budget

@@ -179,7 +179,10 @@ def test_gromacs_files_are_a_system() -> None:
         ((None,), "Expected SYSTEM"),
     ],
 )
-def test_options_that_do_not_fit_the_molecule(given, words) -> None:
+def test_options_that_do_not_fit_the_molecule(given, words, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.pdb", "a.prmtop", "a.psf", "a.crd", "a.inpcrd"):
+        (tmp_path / name).touch()
     with pytest.raises(ValueError, match=words):
         Source.of(*given).load()
 

@@ -98,7 +98,7 @@ def test_expectation_takes_callables_arrays_and_skips_invalid_frames() -> None:
     )
     assert ensemble.expectation([1.0, 2.0, np.nan]).value == pytest.approx(1.5)
     assert ensemble.log_z.value == pytest.approx(np.log(2 / 3))
-    assert "1 invalid" in repr(ensemble) and "k-hat" in repr(ensemble)
+    assert "1 invalid" in repr(ensemble) and "no tail" in repr(ensemble), "of k-hat: of two weights"
     assert "no frame" in repr(backbone(phi, phi, log_w=np.full(3, -np.inf)))
 
 

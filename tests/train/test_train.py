@@ -511,7 +511,7 @@ def test_path_gradients_come_in_late_once_the_flow_is_good():
         trainer = _trainer(Mixed(), replace(SMALL, path_above=above), iterations=10)
         trainer.iteration = done
         for _ in range(passes):
-            trainer.experience.record_log_w(log_w)
+            trainer.experience.record_log_w(log_w, torch.zeros(len(log_w), 2))
         assert path_share(trainer.learner, trainer.experience, trainer.settings) == share, (above, passes, done)
         without = replace(SMALL, path_gradient=0.0, path_above=above)
         trainer = _trainer(Mixed(), without, iterations=3)
