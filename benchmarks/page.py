@@ -30,10 +30,10 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
     """Of each section its question, what makes its text, and the names of its records, a star for any ending."""
     return {
         "How good is the ensemble, after how long a training?": (_jobs, ("main_job_*",)),
-        "How long from the command to the first metrics?": (_each, ("cold_start",)),
+        "How long from the command to the first metrics?": (_abreast, ("cold_start",)),
         "What is an iteration, beside an older build?": (_each, ("steady",)),
         "Is the translated energy that of OpenMM?": (_largest, ("energy_accuracy",)),
-        "What does an energy cost, with its gradient?": (_each, ("energy_*", "bridge_*", "own_energy_*")),
+        "What does an energy cost, with its gradient?": (_abreast, ("energy_*", "bridge_*", "own_energy_*")),
         "What do the coordinates cost?": (_each, ("coordinates_speed",)),
         "What lies beyond the range of the splines?": (_turned, ("coordinates_range",)),
         "Which conformers are beyond reach?": (_each, ("conformers",)),
@@ -43,8 +43,8 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
         "What does an outer step of FAB cost, by part?": (_each, ("outer_step", "outer_step_peer")),
         "What does a GPU do?": (_turned, ("gpu",)),
         "What do several processes give?": (_first, ("scaling",)),
-        "Which method learns targets with known answers?": (_each, ("paper_gmm40_*", "paper_manywell32_*")),
-        "Which method learns alanine dipeptide?": (_each, ("paper_alanine_dipeptide_*",)),
+        "Which method learns targets with known answers?": (_abreast, ("paper_gmm40_*", "paper_manywell32_*")),
+        "Which method learns alanine dipeptide?": (_abreast, ("paper_alanine_dipeptide_*",)),
         "What does a flow built by bgflow learn?": (_turned, ("bgflow_fab",)),
         "What is annealing worth?": (_annealing, ("ais",)),
         "What is each default of the training worth?": (_joined, ("ablations_*",)),
@@ -52,7 +52,7 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
         "What does one flow of several temperatures give?": (_each, ("temperatures",)),
         "Do runs until an error tell the truth?": (_each, ("calibration",)),
         "What does 0.1 kT cost, by a flow and by MD?": (_each, ("race",)),
-        "What does a better energy cost, from a cheap one?": (_each, ("refine_*",)),
+        "What does a better energy cost, from a cheap one?": (_abreast, ("refine_*",)),
         "How often does MD hop with proposals of the flow?": (_each, ("hops",)),
         "Is memory flat over hours, do killed runs resume?": (_words, ("soak", "kill9")),
         "Which faults do the tests notice?": (_faults, ("mutation_*",)),
@@ -180,15 +180,26 @@ def _joined(of: Sequence[Record]) -> str:
     heads = {tables[0].split("\n")[0] for _, tables in parts}
     if len(heads) > 1:
         return _each(of)
-    start, line = parts[0][1][0].split("\n")[:2]
+    head = parts[0][1][0].split("\n")[:2]
     rows = [row for _, tables in parts for row in tables[0].split("\n")[2:]]
-    if len(rows) > LONG:  # two rows side by side
-        half, empty = -(-len(rows) // 2), "|" + " |" * (start.count("|") - 1)
-        right = [*rows[half:], *[empty] * (2 * half - len(rows))]
-        rows = [a + b[1:] for a, b in zip(rows[:half], right, strict=True)]
-        start, line = start + start[1:], line + line[1:]
     about = "\n".join(f"{number}. {_shown(r, parts[number - 1][0], [])}" for number, r in enumerate(of, 1))
-    return "\n".join([about, "", start, line, *rows])
+    whole = "\n".join([*head, *rows])
+    return f"{about}\n\n{abreast(whole) if len(rows) > LONG else whole}"
+
+
+def _abreast(of: Sequence[Record]) -> str:
+    """Record by record, two rows side by side."""
+    found = [(record, *_parts(record)) for record in of]
+    return "\n\n".join(_shown(record, notes, [abreast(table) for table in tables]) for record, notes, tables in found)
+
+
+def abreast(table: str) -> str:
+    """A table with its second half beside the first."""
+    start, line, *rows = table.split("\n")
+    half, empty = -(-len(rows) // 2), "|" + " |" * (start.count("|") - 1)
+    right = [*rows[half:], *[empty] * (2 * half - len(rows))]
+    rows = [a + b[1:] for a, b in zip(rows[:half], right, strict=True)]
+    return "\n".join([start + start[1:], line + line[1:], *rows])
 
 
 # --- sections with tables of their own ---
@@ -271,7 +282,8 @@ def _free_energies(of: Sequence[Record]) -> str:
         (table,) = record["tables"]
         rows += [[f"{number}: {question}", *(row + ["", ""])[:4]] for row in table["rows"]]
         sources.append(f"{number}: {source(record)}. {' '.join(record['notes'])}".replace("\n", "; "))
-    return markdown(["", "estimate", "ΔF / kT", "effective samples", "k-hat"], rows) + "\n\n" + " ".join(sources)
+    table = markdown(["", "estimate", "ΔF / kT", "effective samples", "k-hat"], rows)
+    return abreast(table) + "\n\n" + " ".join(sources)
 
 
 def _faults(of: Sequence[Record]) -> str:
