@@ -40,7 +40,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         folder = _run(options, options.runs or Path(temporary))
         figures = {**_read(folder), "asked_minutes": options.minutes, "device": options.device}
         figures["objective"] = options.objective
-        if options.record:
+        if options.record and (folder / "comparison.png").exists():
             FIGURES.mkdir(exist_ok=True)
             shutil.copyfile(folder / "comparison.png", FIGURES / f"{section_name(figures)}_comparison.png")
     return figures

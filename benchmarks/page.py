@@ -228,9 +228,10 @@ def _jobs(of: Sequence[Record]) -> str:
     samples = ", ".join(sorted({f"{record['figures']['samples']:,}" for record in of}))
     return "\n\n".join(
         [
-            f"Trainings without MD data, {samples} samples; all time counts, that of compiling too.",
             markdown(columns, rows),
-            ". ".join(f"{number}: {source(record)}" for number, record in enumerate(of, 1)) + ".",
+            f"Without MD data, {samples} samples; all time counts, that of compiling too. "
+            + ". ".join(f"{number}: {source(record)}" for number, record in enumerate(of, 1))
+            + ".",
             f"![Raw ESS against time and target evaluations](figures/{CURVES})",
         ]
     )
