@@ -64,4 +64,6 @@ def test_the_records_of_the_targets_are_of_the_files_beside_them():
         for kept, result in zip(record["figures"]["results"], mine, strict=True):
             assert kept == {key: value for key, value in result.items() if key != "curve"}
         columns = molecule.COLUMNS if target == molecule.TARGET else tables.COLUMNS
-        assert tables.table(mine, columns) in (BENCHMARKS / "RESULTS.md").read_text()
+        page = (BENCHMARKS / "RESULTS.md").read_text()
+        for row in tables.table(mine, columns).split("\n")[2:]:  # the page may have two of them in a line
+            assert row.strip("| ") in page
