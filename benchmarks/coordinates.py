@@ -21,7 +21,8 @@ from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.interop.bgflow.installed import import_bgflow
 from openmm_fab.interop.bgflow.outward import z_matrix
-from openmm_fab.molecule.system import MolecularSystem, available_systems
+from openmm_fab.molecule.folders import available_systems
+from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.memory import keep_freed_memory
 from openmm_fab.train.settings import Budget
 

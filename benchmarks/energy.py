@@ -31,7 +31,8 @@ import torch
 
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.molecule.system import MolecularSystem, available_systems
+from openmm_fab.molecule.folders import available_systems
+from openmm_fab.molecule.system import MolecularSystem
 
 from .records import ROOT
 from .runner import Skip

@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from .md.convergence import Convergence, ReferenceEnsemble
     from .md.reference import run_reference
     from .molecule.checks import UnsupportedSystemError
-    from .molecule.system import PAPER_FORCEFIELD, MolecularSystem, available_systems
+    from .molecule.folders import available_systems
+    from .molecule.system import PAPER_FORCEFIELD, MolecularSystem
     from .preparation.findings import find_problems
     from .tools.errors import OpenMMFabError
     from .train.errors import TrainingError
@@ -138,7 +139,8 @@ if not TYPE_CHECKING:
             "md.convergence": "Convergence ReferenceEnsemble",
             "md.reference": "run_reference",
             "molecule.checks": "UnsupportedSystemError",
-            "molecule.system": "MolecularSystem PAPER_FORCEFIELD available_systems",
+            "molecule.folders": "available_systems",
+            "molecule.system": "MolecularSystem PAPER_FORCEFIELD",
             "preparation.findings": "find_problems",
             "tools.errors": "OpenMMFabError",
             "train.errors": "TrainingError",

@@ -19,7 +19,7 @@ from examples import chain
 from openmm import app
 
 from openmm_fab.energy.bridge import OpenMMEnergy
-from openmm_fab.molecule import inputs
+from openmm_fab.molecule import forcefields
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.memory import keep_freed_memory
 
@@ -46,7 +46,7 @@ def energy(system: MolecularSystem) -> Iterator[OpenMMEnergy]:
         yield energy
 
 
-_read_forcefield = inputs.read_forcefield
+_read_forcefield = forcefields.read_forcefield
 
 
 @cache
@@ -63,5 +63,5 @@ def _forcefield_once(files: Sequence[str]) -> app.ForceField:
 def force_fields_are_read_once() -> Iterator[None]:
     """For a module that reads the same ones in many tests, and has no `residueTemplates`, which stay in them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs, "read_forcefield", _forcefield_once)
+        patch.setattr(forcefields, "read_forcefield", _forcefield_once)
         yield

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from openmm_fab.cli.settings import run_settings
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.shipped import load_reference
-from openmm_fab.molecule.inputs import read_settings
+from openmm_fab.molecule.folders import read_settings
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.preparation.findings import find_problems
 from openmm_fab.tools.files import load_torch, save_torch

@@ -13,8 +13,8 @@ import typer
 
 from openmm_fab.cli.commands import app
 from openmm_fab.cli.settings import run_settings
-from openmm_fab.molecule.inputs import tomllib
 from openmm_fab.report.glossary import WORDS
+from openmm_fab.tools.toml import tomllib
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -156,7 +156,7 @@ def systems() -> None:
     Examples:
       openmm-fab systems
     """
-    from ..molecule.system import available_systems
+    from ..molecule.folders import available_systems
 
     typer.echo("\n".join(available_systems()))
 

@@ -212,7 +212,8 @@ def _energy() -> Iterator[Finding]:
     from ..energy.agreement import DisagreementError
     from ..energy.compiled import CompiledEnergy
     from ..energy.verify import check
-    from ..molecule.system import MolecularSystem, available_systems
+    from ..molecule.folders import available_systems
+    from ..molecule.system import MolecularSystem
 
     if "alanine_dipeptide" not in available_systems():
         yield _finding(BAD, "shipped molecules", "alanine_dipeptide is missing", "Install openmm_fab again.")

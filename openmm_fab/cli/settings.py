@@ -117,7 +117,7 @@ def run_settings(file: Path | None, assignments: Sequence[str] = (), **flags: An
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read the tables of a TOML file; raises ValueError if it is missing or invalid."""
-    from ..molecule.inputs import tomllib
+    from ..tools.toml import tomllib
 
     if not path.is_file():
         raise ValueError(f"Expected a TOML file of settings at {path}; there is none.")
@@ -129,7 +129,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def parse_assignments(assignments: Sequence[str], example: str) -> dict[str, Any]:
     """Parse assignments `key=value`, the value as in TOML; strings may omit their quotes."""
-    from ..molecule.inputs import tomllib
+    from ..tools.toml import tomllib
 
     found: dict[str, Any] = {}
     for text in assignments:

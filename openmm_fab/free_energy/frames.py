@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 
 from .. import weights as _weights
 from ..molecule.chemistry import find_pattern, molecule_of
-from ..molecule.system import GAS_CONSTANT
 from ..molecule.torsions import slow_torsions
+from ..molecule.units import GAS_CONSTANT
 from .estimators import FreeEnergy, exponential_average
 
 F = TypeVar("F", bound="Frames")

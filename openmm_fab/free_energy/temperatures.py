@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..molecule.system import GAS_CONSTANT
+from ..molecule.units import GAS_CONSTANT
 from ..tools.tables import table
 from ..weights import Estimate
 from .frames import Frames

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from ..molecule.system import GAS_CONSTANT
+from ..molecule.units import GAS_CONSTANT
 from ..weights import Estimate
 
 CALORIE = 4.184  # kJ a kcal

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..molecule.inputs import read_settings
-from ..molecule.system import MolecularSystem, available_systems, find_folder
+from ..molecule.folders import available_systems, find_folder, read_settings
+from ..molecule.system import MolecularSystem
 from ..tools.fields import check_fields
 from ..train.settings import TrainSettings
 from .generator import BoltzmannGenerator

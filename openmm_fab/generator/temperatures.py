@@ -9,7 +9,7 @@ from typing import Any
 from ..flow.base import TrainableFlow
 from ..flow.conditional import AtTemperature
 from ..flow.coupling import CouplingFlow
-from ..molecule.system import in_kelvin
+from ..molecule.units import in_kelvin
 
 TINY = 1e-6  # K
 

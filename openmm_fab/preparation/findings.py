@@ -17,9 +17,10 @@ from openmm import app, unit
 
 from ..molecule.checks import some
 from ..molecule.distances import HYDROGENS
+from ..molecule.forcefields import Forcefield, open_forcefield
 from ..molecule.graph import topology_bonds
-from ..molecule.inputs import MMCIF, Forcefield, naming, open_forcefield
 from ..molecule.names import formula
+from ..molecule.structures import MMCIF, naming
 from ..tools.files import write_atomically
 from .bonding import as_bonded, bonding_of, in_nanometers
 from .fixing import add_heavy_atoms, add_hydrogens

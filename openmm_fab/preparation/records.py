@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from openmm import app
 
-from ..molecule.inputs import MMCIF, check_pdb, naming
 from ..molecule.mmcif import connect
 from ..molecule.openmm_private import drop_repeated_bonds, standard_bonds
+from ..molecule.structures import MMCIF, check_pdb, naming
 from .problems import AMINO, PROTONATED, VARIANTS
 
 # Where the line of an atom has what: columns of PDB, names in PDBx/mmCIF (of several the first that is there).

@@ -1,10 +1,18 @@
-"""Nested dictionaries as text of a TOML file."""
+"""TOML: the standard library's reader, where Python has one, and a writer of nested dictionaries."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["to_toml", "tomllib"]
 
 
 def to_toml(values: Mapping[str, Any], name: str = "") -> str:

@@ -18,9 +18,8 @@ from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.presets import PRESETS, Preset
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.md.settings import METHODS, WalkersSettings, settings_of
-from openmm_fab.molecule.inputs import tomllib
 from openmm_fab.tools.fields import checked
-from openmm_fab.tools.toml import to_toml
+from openmm_fab.tools.toml import to_toml, tomllib
 from openmm_fab.train.settings import Budget, TrainSettings, parse_budget
 
 pytestmark = pytest.mark.base

@@ -9,7 +9,7 @@ import pytest
 from ensembles import flat
 
 from openmm_fab.free_energy import heat_capacity, mean_energy, temperature_curve
-from openmm_fab.molecule.system import GAS_CONSTANT
+from openmm_fab.molecule.units import GAS_CONSTANT
 
 WELLS, STIFF = 8, 5.0  # U = sum of STIFF x^4, kJ/mol
 

@@ -22,7 +22,7 @@ from openmm_fab.free_energy import heat_capacity, mean_energy, reweight_temperat
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.partition import log_z_ais
 from openmm_fab.generator.settings import GeneratorSettings
-from openmm_fab.molecule.system import GAS_CONSTANT
+from openmm_fab.molecule.units import GAS_CONSTANT
 from openmm_fab.train.experience import Experience
 from openmm_fab.train.settings import Budget
 from openmm_fab.weights import weighted_mean

@@ -15,7 +15,8 @@ from generators import SETTINGS, chain_marginals
 from openmm import unit
 
 from openmm_fab.generator.generator import BoltzmannGenerator
-from openmm_fab.molecule.system import GAS_CONSTANT, MolecularSystem
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.units import GAS_CONSTANT
 from openmm_fab.train.settings import Budget
 
 pytest.importorskip("openmmtools")

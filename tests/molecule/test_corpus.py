@@ -18,8 +18,9 @@ import torch
 from openmm import app, unit
 
 from openmm_fab.energy.backends import reduced_energy
-from openmm_fab.molecule import inputs
+from openmm_fab.molecule.folders import CONSTRAINTS
 from openmm_fab.molecule.graph import topology_bonds
+from openmm_fab.molecule.structures import read_structure
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.preparation.findings import find_problems
 
@@ -39,7 +40,7 @@ def read(entry: dict[str, Any]) -> MolecularSystem:
     if "implicitSolvent" in options:
         options["implicitSolvent"] = getattr(app, options["implicitSolvent"])
     if "constraints" in options:
-        options["constraints"] = inputs.CONSTRAINTS[options["constraints"]]
+        options["constraints"] = CONSTRAINTS[options["constraints"]]
     if entry["door"] == "pdb":
         fields = [str(CORPUS / f) if (CORPUS / f).is_file() else f for f in entry["forcefield"]]
         return MolecularSystem.from_pdb(*files, forcefield=fields, **options)
@@ -71,7 +72,7 @@ def test_what_is_read_is_right_or_refused_with_the_reason(entry) -> None:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", ResourceWarning)  # OpenMM leaves files of GROMACS open
         if entry["door"] == "structure":  # without a force field
-            topology, _ = inputs.read_structure(CORPUS / entry["files"][0])
+            topology, _ = read_structure(CORPUS / entry["files"][0])
             assert formula([atom.element.symbol for atom in topology.atoms()]) == entry["formula"]
             assert " ".join(f"{i}-{j}" for i, j in topology_bonds(topology)) == entry["bonds"]
             assert "missing bonds" not in str(find_problems(CORPUS / entry["files"][0], PAPER_FORCEFIELD))

@@ -11,7 +11,8 @@ import pytest
 from openmm import app, unit
 
 from openmm_fab.molecule.checks import UnsupportedSystemError
-from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem, available_systems
+from openmm_fab.molecule.folders import available_systems
+from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.preparation.findings import find_problems
 
 pytestmark = pytest.mark.base

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from openmm import app
 
-from openmm_fab.molecule.inputs import read_structure
+from openmm_fab.molecule.structures import read_structure
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.preparation.findings import Prepared, _check_same, find_problems
 from openmm_fab.preparation.problems import ASKED

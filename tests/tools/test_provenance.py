@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import openmm_fab as fab
-from openmm_fab.molecule.inputs import tomllib
 from openmm_fab.tools.provenance import command, commit_of, provenance
-from openmm_fab.tools.toml import to_toml
+from openmm_fab.tools.toml import to_toml, tomllib
 
 pytestmark = pytest.mark.base
 

@@ -29,10 +29,11 @@ from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.shipped import load_reference
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.md.store import Store
-from openmm_fab.molecule.inputs import read_forcefield, tomllib
+from openmm_fab.molecule.forcefields import read_forcefield
 from openmm_fab.molecule.safe_xml import check_serialized
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.files import DamagedFileError, load_npz, load_torch, save_torch
+from openmm_fab.tools.toml import tomllib
 
 ROOT = Path(__file__).parents[2]
 BUTANE, PEPTIDE = ROOT / "systems/butane/input.pdb", ROOT / "systems/alanine_dipeptide/input.pdb"
