@@ -14,7 +14,8 @@ import numpy as np
 import openmm
 import torch
 
-from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.molecule.graph import BondGraph

@@ -21,7 +21,7 @@ import openmm
 
 from openmm_fab.comparison.comparing import compare
 from openmm_fab.comparison.verdicts import DISAGREE
-from openmm_fab.coordinates.internal import CoordinateSettings
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.presets import PRESETS

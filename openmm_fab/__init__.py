@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .ais.annealing import AISSettings
     from .comparison.comparing import compare
     from .comparison.comparison import Comparison
-    from .coordinates.internal import CoordinateSettings, InternalCoordinates
+    from .coordinates.internal import InternalCoordinates
+    from .coordinates.settings import CoordinateSettings
     from .coordinates.zmatrix import ZMatrix, build_zmatrix
     from .energy.backends import reduced_energy
     from .energy.bridge import OpenMMEnergy
@@ -118,7 +119,8 @@ if not TYPE_CHECKING:
             "ais.annealing": "AISSettings",
             "comparison.comparing": "compare",
             "comparison.comparison": "Comparison",
-            "coordinates.internal": "CoordinateSettings InternalCoordinates",
+            "coordinates.internal": "InternalCoordinates",
+            "coordinates.settings": "CoordinateSettings",
             "coordinates.zmatrix": "ZMatrix build_zmatrix",
             "energy.backends": "reduced_energy",
             "energy.bridge": "OpenMMEnergy",

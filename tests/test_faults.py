@@ -17,7 +17,7 @@ from examples import chain
 
 from openmm_fab import generator
 from openmm_fab.ais.annealing import AISSettings
-from openmm_fab.coordinates.internal import CoordinateSettings
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings

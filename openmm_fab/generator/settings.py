@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..coordinates.internal import CoordinateSettings
+from ..coordinates.settings import CoordinateSettings
 from ..flow.coupling import FlowSettings
 from ..tools.fields import Fields, check_fields, updated
 from ..train.settings import TrainSettings

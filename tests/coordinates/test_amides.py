@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.isomers import amide_bonds, is_trans, with_trans_amides
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
 

@@ -12,8 +12,9 @@ import zoo
 from openmm import app, unit
 
 from openmm_fab.ais.annealing import AISSettings
-from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.isomers import pyramidal_nitrogens, sides_of_nitrogens
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.coordinates.zmatrix import build_zmatrix
 from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator

@@ -13,7 +13,8 @@ from openmm import app
 from torch import Tensor
 
 from openmm_fab.coordinates.constraints import MassMetric, fixed_lengths
-from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.coordinates.zmatrix import build_zmatrix
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.tools.circle import wrap

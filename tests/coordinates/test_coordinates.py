@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.coordinates.zmatrix import build_zmatrix
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem

@@ -11,9 +11,10 @@ import pytest
 import torch
 from openmm import app, unit
 
-from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.isomers import kept_in_large_rings, stiff_in_large_rings
 from openmm_fab.coordinates.minima import _distinct_minima, distinct, ring_systems, unwrapped, with_far
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator

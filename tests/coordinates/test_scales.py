@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.coordinates.zmatrix import build_zmatrix, puckering
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.flow.coupling import FlowSettings

@@ -12,7 +12,8 @@ import zoo
 from openmm import app
 
 from openmm_fab.coordinates import marks
-from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.coordinates.summary import turning_in_words
 from openmm_fab.coordinates.zmatrix import build_zmatrix
 from openmm_fab.energy.compiled import CompiledEnergy

@@ -10,9 +10,10 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.isomers import amide_bonds
 from openmm_fab.coordinates.scans import BondScan, crossing_time
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.coordinates.turning import Turning
 from openmm_fab.coordinates.zmatrix import ZMatrix, build_zmatrix, turning_rows
 from openmm_fab.energy.bridge import OpenMMEnergy

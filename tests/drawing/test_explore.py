@@ -12,7 +12,7 @@ from ensembles import two_basins
 from matplotlib.backend_bases import MouseEvent
 
 from openmm_fab import InternalCoordinates, MolecularSystem
-from openmm_fab.coordinates.internal import CoordinateSettings
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.drawing.explore import Explorer
 from openmm_fab.energy.compiled import CompiledEnergy
 

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from scipy.integrate import trapezoid
 
 from openmm_fab.coordinates import internal as coordinates
-from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.flow.coupling import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.presets import PRESETS

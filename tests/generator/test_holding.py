@@ -8,7 +8,8 @@ from collections import Counter
 from generators import SMALL
 from openmm import app
 
-from openmm_fab.coordinates.internal import CoordinateSettings, InternalCoordinates
+from openmm_fab.coordinates.internal import InternalCoordinates
+from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.held import Held
