@@ -41,6 +41,9 @@ class Target(ABC):
     evaluations: int = 0
     log_temperatures: tuple[float, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.dim} coordinates, {int(self.periodic.sum())} of them periodic)"
+
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) (batch,), up to a constant; -inf where the density is zero or z is invalid."""

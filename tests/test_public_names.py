@@ -137,6 +137,8 @@ def test_public_names_are_there_and_say_what_they_are(module: str) -> None:
     found = {name: getattr(importlib.import_module(module), name) for name in PUBLIC[module]}
     assert found
     for name, value in found.items():
+        if inspect.isclass(value) and not getattr(value, "_is_protocol", False) and module not in NEEDS:
+            assert value.__repr__ is not object.__repr__, f"{name} is shown as an address of memory"
         if inspect.isclass(value) or inspect.isfunction(value):
             assert len(vars(value).get("__doc__") or inspect.getdoc(value) or "") > 20, f"{module}.{name}"
 

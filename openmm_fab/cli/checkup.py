@@ -9,11 +9,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..tools.findings import BAD, CARE, GOOD, Finding, worst
+from ..tools.version import VERSION
 
 NEEDED = ("torch", "openmm", "numpy", "scipy", "mdtraj", "matplotlib", "netCDF4")
 OPTIONAL = {
@@ -70,6 +72,7 @@ def _finding(grade: str, what: str, found: str, advice: str = "") -> Finding:
 
 def _packages() -> Iterator[Finding]:
     version = sys.version.split()[0]
+    yield _finding(GOOD, "openmm_fab", f"{VERSION}, in {Path(__file__).parents[1]}")
     yield _finding(GOOD, "Python", f"{version}, {sys.executable}")
     for name in NEEDED:
         yield _finding(GOOD, name, metadata.version(name))

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import mdtraj
 import numpy as np
 
-from ..coordinates.isomers import amide_bonds
 from ..ensemble.states import nitrogen_sides, pucker_torsions
 from ..molecule.graph import graph_of
-from ..molecule.torsions import named_torsions, rotatable_bonds
+from ..molecule.torsions import named_torsions, peptide_torsions, rotatable_bonds
 from ..tools.vectors import bond_angle
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 
 Four = tuple[int, int, int, int]
-NAMED = ("chi1", "chi2", "chi3", "chi4", "chi5")
 STRAIGHT = math.radians(170.0)
 SPREAD = 0.3  # mean of unit phases: CH3 and planar NH2 are near 0, a pyramidal NH2 and isopropyl near 0.5
 LOOKED_AT = 200  # frames
@@ -64,7 +62,7 @@ def rotatable_torsions(reference: Ensemble) -> list[Torsion]:
     named = [Torsion(name, (atoms,)) for name, atoms in named_torsions(topology).items()]
     found = [torsion for torsion in named if not _straight(few, torsion)]
     taken = {frozenset(t.atoms[0][1:3]) for t in found}
-    names = _names(topology)
+    peptide = {frozenset(atoms[1:3]): (name, (atoms,)) for name, atoms in peptide_torsions(topology).items()}
     for torsion in _turning(topology):
         j, k = torsion.atoms[0][1:3]
         if frozenset((j, k)) in taken or _straight(few, torsion):
@@ -75,8 +73,8 @@ def rotatable_torsions(reference: Ensemble) -> list[Torsion]:
             fold = 1
         if fold > 1:
             torsion = replace(torsion, name=f"{torsion.name}, {fold}-fold", fold=fold)
-        elif frozenset((j, k)) in names:
-            torsion = Torsion(*names[frozenset((j, k))])
+        elif frozenset((j, k)) in peptide:
+            torsion = Torsion(*peptide[frozenset((j, k))])
         # Residues of two chains may share name and number.
         if any(torsion.name == other.name for other in found):
             torsion = replace(torsion, name=f"{torsion.name} ({j},{k})")
@@ -131,20 +129,6 @@ def end_to_end(topology: mdtraj.Topology) -> tuple[int, int] | None:
     pairs = [(-far, i, j) for i in heavy for j, far in graph.distances(i).items() if i < j and j in set(heavy)]
     far, i, j = min(pairs, default=(0, 0, 0))
     return (i, j) if far <= -3 else None
-
-
-def _names(topology: mdtraj.Topology) -> dict[frozenset[int], tuple[str, tuple[Four, ...]]]:
-    """Omega, also of caps, and chi, by the two atoms of the bond; omega by the residue that the nitrogen is in."""
-    named: dict[frozenset[int], tuple[str, tuple[Four, ...]]] = {
-        frozenset(amide[1:3]): (f"omega {topology.atom(amide[2]).residue}", (amide,))
-        for amide in amide_bonds(graph_of(topology))
-    }
-    empty = mdtraj.Trajectory(np.zeros((1, topology.n_atoms, 3)), topology)
-    for kind in NAMED:
-        for row in getattr(mdtraj, f"compute_{kind}")(empty, periodic=False)[0]:
-            i, j, k, m = map(int, row)
-            named[frozenset((j, k))] = f"{kind} {topology.atom(j).residue}", ((i, j, k, m),)
-    return named
 
 
 def _turning(topology: mdtraj.Topology) -> Iterator[Torsion]:

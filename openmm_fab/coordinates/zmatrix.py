@@ -57,6 +57,9 @@ class ZMatrix:
         """Z-matrix whose blocks follow from its rows."""
         return cls(rows, leader, periodic, closes, _blocks(rows))
 
+    def __repr__(self) -> str:
+        return f"ZMatrix({self.n_atoms} atoms, {int(self.periodic.sum())} bonds that turn, {len(self.blocks)} blocks)"
+
     @property
     def n_atoms(self) -> int:
         return len(self.rows)

@@ -141,6 +141,8 @@ class Ensemble(Frames):
             Where a file has rounded the coordinates so that u is not that of the structures that were sampled
             (`rounding`): XTC's 0.001 nm. Nothing is corrected.
         """
+        if not hasattr(system, "md_topology"):
+            raise ValueError(f"Expected a trajectory, then its MolecularSystem; got a {type(system).__name__} there.")
         if isinstance(trajectory, str | Path):
             trajectory = load_trajectory(trajectory, system.md_topology)
         check_same_atoms(trajectory.topology, system.md_topology)
@@ -478,6 +480,11 @@ class Ensemble(Frames):
         if Path(path).suffix == SUFFIX:
             with WeightedTrajectory.open(path) as frames:
                 return cls(**frames.read())
+        if Path(path).suffix.lower() in TRAJECTORIES:
+            raise ValueError(
+                f"Expected a file with weights, as Ensemble.save writes to .npz; {Path(path).name} is a trajectory: "
+                "Ensemble.from_mdtraj(path, system) takes it."
+            )
         path = Path(path) if Path(path).exists() else _with_suffix(path)
         if not path.exists():
             raise FileNotFoundError(f"Expected an ensemble file; there is none at {path}.")

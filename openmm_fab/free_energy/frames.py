@@ -214,8 +214,8 @@ class Frames:
 
     # Structures
 
-    def torsions(self, which: str | ArrayLike) -> np.ndarray:
-        """Torsion angles (n, torsions), rad in (-pi, pi].
+    def torsions(self, which: str | ArrayLike | None = None) -> np.ndarray:
+        """Torsion angles (n, torsions), rad in (-pi, pi]; those of `torsion_names` unless others are asked for.
 
         Parameters
         ----------
@@ -223,6 +223,10 @@ class Frames:
             A pattern of four atoms, `"[H][C][C][H]"`, or with those to take marked 1 to 4, gives every torsion that it
             matches; it needs RDKit, and a molecule whose bonds have orders (`MolecularSystem.from_sdf`, `from_smiles`).
         """
+        if which is None:
+            which = list(slow_torsions(self.topology).values())
+            if not which:
+                return np.zeros((self.n, 0))
         if isinstance(which, str) and which in ("phi", "psi"):
             compute = mdtraj.compute_phi if which == "phi" else mdtraj.compute_psi
             return compute(self.to_mdtraj(), periodic=False)[1].astype(np.float64)

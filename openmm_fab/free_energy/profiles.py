@@ -3,14 +3,17 @@ errors."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..drawing.curves import draw_profile
+from ..drawing.view import png
 from ..weights import Estimate, block_sums, kish, relative_free_energy, rule_of_three
 from .coordinate import Coordinate, coordinate_name, coordinate_values, is_atoms
 from .units import InUnits
@@ -69,7 +72,11 @@ class Profile(InUnits):
 
     def __repr__(self) -> str:
         span = f"{len(self.value)} bins from {self.edges[0]:.3g} to {self.edges[-1]:.3g}"
-        return f"Profile({self.name}: {span}, {_range_of(self.value, self.error)} {self.unit})"
+        return f"Profile({self.name}: {span}, {_range_of(self)})"
+
+    def _repr_html_(self) -> str:
+        picture = base64.b64encode(png(self.plot())).decode("ascii")
+        return f'<p>{escape(repr(self))}</p><img alt="" src="data:image/png;base64,{picture}">'
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,15 +95,18 @@ class Surface(InUnits):
 
     def __repr__(self) -> str:
         bins = "x".join(map(str, self.value.shape))
-        return f"Surface({self.name}: {bins} bins, {_range_of(self.value, self.error)} {self.unit})"
+        return f"Surface({self.name}: {bins} bins, {_range_of(self)})"
 
 
-def _range_of(value: np.ndarray, error: np.ndarray) -> str:
-    """ "F up to 7.2 ± 0.3, 5 bins empty": the highest value with its error, and how many have none."""
-    filled = np.isfinite(value)
+def _range_of(result: Profile | Surface) -> str:
+    """ "F up to 7.2 ± 0.3 kT, 5 bins empty": the highest value with its error, and how many bins have none."""
+    value, filled = result.value, np.isfinite(result.value)
+    if not filled.any():
+        return "all bins empty"
     top = np.unravel_index(int(np.argmax(np.where(filled, value, -np.inf))), value.shape)
-    empty = int((~filled).sum())
-    return f"F up to {Estimate(float(value[top]), float(error[top]))}" + (f", {empty} bins empty" if empty else "")
+    error, empty = float(result.error[top]), int((~filled).sum())
+    highest = str(Estimate(float(value[top]), error)) if np.isfinite(error) else f"{value[top]:.3g}"
+    return f"F up to {highest} {result.unit}" + (f", {empty} bins empty" if empty else "")
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -126,14 +127,15 @@ def read(path: str | Path, system: MolecularSystem, own_coordinates: bool, own_f
     check_format(header.get("format"), MODEL_FORMAT, "a file", path, advice)
     if header["fingerprint"] != system.fingerprint:
         kelvin = float(header.get("temperature", "nan"))
-        if header["system"] == system.name and abs(kelvin - system.temperature) > 1e-9:
+        if _only_the_temperature_differs(system, kelvin, header["fingerprint"]):
             raise ValueError(
                 f"Expected a model of {system.name} at {system.temperature:g} K; {path} was trained at {kelvin:g} K. "
                 "Load it with the system at that temperature; reweight_temperature carries its ensemble to another one."
             )
         raise ValueError(
-            f"Expected a model of this molecule, force field and temperature ({system.name}); {path} was trained "
-            f"for another one ({header['system']}). Load it with the system it was trained with."
+            f"Expected a model of this molecule, force field and temperature ({system.name}, {system.temperature:g} "
+            f"K); {path} was trained for another one ({header['system']}, {kelvin:g} K). Load it with the system it "
+            "was trained with."
         )
     given = {name for name, own in (("coordinates", own_coordinates), ("flow", own_flow)) if not own}
     foreign = set(header.get("foreign", "").split())
@@ -164,6 +166,13 @@ def _refuse_other_stereoisomer(path: str | Path, coordinates: InternalCoordinate
             f"Expected a model of this stereoisomer of {system.name}; that of {path} has the opposite chirality at "
             f"{', '.join(wrong)}. Load it with the structure it was trained with."
         )
+
+
+def _only_the_temperature_differs(system: MolecularSystem, kelvin: float, fingerprint: str) -> bool:
+    """Whether the fingerprint is that of the same molecule at kelvin."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # all was said when the system was made
+        return kelvin > 0.0 and replace(system, temperature=kelvin).fingerprint == fingerprint
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

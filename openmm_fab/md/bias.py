@@ -43,6 +43,9 @@ class TorsionBias:
         self._atoms = torch.tensor(atoms)
         self._places = [[atoms.index(i) for i in t] for t in self.torsions]
 
+    def __repr__(self) -> str:
+        return f"TorsionBias(torsions {self.torsions}, hills {self.width:.3g} rad wide)"
+
     def angles(self, x: Tensor) -> Tensor:
         """The biased torsions (batch, torsions), rad, of structures (batch, atoms, 3)."""
         return self._angles(x[:, self._atoms.to(x.device)])

@@ -40,6 +40,9 @@ class HybridWalkers:
         self.target = BoltzmannTarget(generator.energy, generator.coordinates)
         self.start = start
 
+    def __repr__(self) -> str:
+        return f"HybridWalkers({self.system!r}, {self.settings.walkers} walkers, {self.settings.sweeps} sweeps)"
+
     @property
     def intervals(self) -> tuple[int, int]:
         """Numbers of intervals of `frame_every` sweeps before production, and in all."""

@@ -41,6 +41,9 @@ class BondGraph:
             self.neighbours[i].append(j)
             self.neighbours[j].append(i)
 
+    def __repr__(self) -> str:
+        return f"BondGraph({self.n_atoms} atoms, {len(self.bonds)} bonds)"
+
     @property
     def n_atoms(self) -> int:
         return len(self.elements)

@@ -28,25 +28,42 @@ def named_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, 
 
 
 def slow_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
-    """The `named_torsions` and one for every other bond with heavy atoms on both sides (side chains, omega); without
-    any, of bonds to polar hydrogens (OH of a carboxylic acid)."""
-    named = named_torsions(topology)
+    """The `named_torsions` and one for every other bond with heavy atoms on both sides; without any, of bonds to polar
+    hydrogens (OH of a carboxylic acid). Those of `peptide_torsions` have the names and atoms that they have there."""
+    named, peptide = named_torsions(topology), peptide_torsions(topology)
+    names = {frozenset(atoms[1:3]): name for name, atoms in peptide.items()}
     taken = {frozenset(atoms[1:3]) for atoms in named.values()}
-    others = _rotatable(topology) or _rotatable(topology, polar=True)
-    return named | {name: atoms for name, atoms in others.items() if frozenset(atoms[1:3]) not in taken}
+    slow = dict(named)
+    for own, atoms in (_rotatable(topology) or _rotatable(topology, polar=True)).items():
+        bond = frozenset(atoms[1:3])
+        if bond not in taken:
+            name = names.get(bond, own)
+            slow[name] = peptide.get(name, atoms)
+    return slow
+
+
+def peptide_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
+    """Torsions of amino acids by name: phi, psi, omega (of caps, too; by the residue of the nitrogen), chi1 to chi5."""
+    dummy = mdtraj.Trajectory(np.zeros((1, topology.n_atoms, 3)), topology)
+    found: dict[str, tuple[int, int, int, int]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kind in ("phi", "psi", "chi1", "chi2", "chi3", "chi4", "chi5"):
+            for row in getattr(mdtraj, f"compute_{kind}")(dummy, periodic=False)[0]:
+                found[f"{kind} {_residue(topology, row[2] if kind == 'phi' else row[1])}"] = _four(row)
+    for bond in topology.bonds:
+        c, n = sorted(bond, key=lambda atom: atom.name)
+        if (c.name, n.name) == ("C", "N") and c.residue is not n.residue:
+            before = next((atom for atom in c.residue.atoms if atom.name in ("CA", "CH3")), None)
+            after = next((atom for atom in n.residue.atoms if atom.name in ("CA", "CH3", "C")), None)
+            if before and after:
+                found[f"omega {_residue(topology, n.index)}"] = (before.index, c.index, n.index, after.index)
+    return found
 
 
 def names_of_bonds(topology: mdtraj.Topology) -> dict[frozenset[int], str]:
-    """Biochemical names of torsions, "phi ALA2", "omega ALA2", "chi1 PHE3", by the two atoms of their bond."""
-    dummy = mdtraj.Trajectory(np.zeros((1, topology.n_atoms, 3)), topology)
-    found: dict[frozenset[int], str] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for kind in ("phi", "psi", "omega", "chi1", "chi2", "chi3", "chi4", "chi5"):
-            for row in getattr(mdtraj, f"compute_{kind}")(dummy, periodic=False)[0]:
-                of = row[1] if kind == "psi" or kind.startswith("chi") else row[2]
-                found.setdefault(frozenset(map(int, row[1:3])), f"{kind} {_residue(topology, of)}")
-    return found
+    """Names of `peptide_torsions`, "phi ALA2", "omega ALA2", "chi1 PHE3", by the two atoms of their bond."""
+    return {frozenset(atoms[1:3]): name for name, atoms in reversed(peptide_torsions(topology).items())}
 
 
 def backbone_pairs(topology: mdtraj.Topology) -> dict[str, tuple[str, str]]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from dataclasses import field as attribute
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,17 @@ class Findings:
             return f"{title} nothing to mend."
         return "\n".join([title, *map(_line, self.problems), *self._closing()])
 
-    __repr__ = __str__  # what a notebook shows
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{_mark(p)}</td><td>{escape(p.kind)}</td><td>{escape(some(p.places))}</td>"
+            f"<td>{escape(p.advice)}</td></tr>"
+            for p in self.problems
+        )
+        title, *lines = str(self).splitlines()
+        closing = "".join(f"<p>{escape(line)}</p>" for line in lines[len(self.problems) :])
+        return f"<p>{escape(title)}</p>" + (f"<table>{rows}</table>" if rows else "") + closing
 
     def _closing(self) -> list[str]:
         safe = [kind for kind in self.kinds if kind not in ASKED]
@@ -206,10 +217,15 @@ def _with_conect(pdb: str, bonds: Sequence[tuple[int, int]]) -> str:
     return "\n".join([*lines[:end], *records, *lines[end:]]) + "\n"
 
 
+def _mark(problem: Problem) -> str:
+    """Who corrects it: fix, ask, you; or note."""
+    if problem.fixable:
+        return "ask" if problem.kind in ASKED else "fix"
+    return "note" if problem.kind == "D-amino acids" else "you"
+
+
 def _line(problem: Problem) -> str:
-    mark = "note" if problem.kind == "D-amino acids" else "you"
-    mark = ("ask" if problem.kind in ASKED else "fix") if problem.fixable else mark
-    return f"  {mark:<4} {problem.kind:<20} {some(problem.places)}: {problem.advice}"
+    return f"  {_mark(problem):<4} {problem.kind:<20} {some(problem.places)}: {problem.advice}"
 
 
 def _composition(elements: Counter[str]) -> str:

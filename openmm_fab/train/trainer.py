@@ -88,6 +88,9 @@ class Trainer:
         self.iteration, self.seconds = 0, 0.0
         self._before, self._evaluations = target.evaluations, 0
 
+    def __repr__(self) -> str:
+        return f"Trainer({self.flow!r}, {self.target!r}, {self.budget!r}; {self.iteration} iterations made)"
+
     @property
     def evaluations(self) -> int:
         """Number of target evaluations in this training; with several ranks of all of them, as of the last

@@ -62,6 +62,10 @@ class ConstrainedMassTransport:
         self._left = 0
         self._z, self._log_w = torch.zeros(0, 0), torch.zeros(0)
 
+    def __repr__(self) -> str:
+        stage = f"{self.samples} samples and {self.steps} steps a stage"
+        return f"ConstrainedMassTransport({stage}, divergence {self.divergence:g}, entropy {self.entropy:g})"
+
     @property
     def lam(self) -> float:
         """Power of p in the density of the current stage, 1 in the end."""

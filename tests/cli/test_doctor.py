@@ -13,6 +13,7 @@ from openmm_fab.cli.commands import app
 from openmm_fab.energy.agreement import DisagreementError
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.tools import fusing, memory, native
+from openmm_fab.tools.version import VERSION
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="needs a C compiler")
 
@@ -24,7 +25,14 @@ def _doctor(*options: str):
 def test_a_sound_machine() -> None:
     result = _doctor("--no-compile")
     assert result.exit_code == 0, result.output
-    for word in ("torch", "openmm", "OpenMM's platforms: Reference", "cores for this process", "agrees with OpenMM"):
+    for word in (
+        f"openmm_fab: {VERSION}, in ",
+        "torch",
+        "openmm",
+        "OpenMM's platforms: Reference",
+        "cores for this process",
+        "agrees with OpenMM",
+    ):
         assert word in result.output
     if native.compiler():
         assert f"C compiler: {native.compiler()} works" in result.output and "in C\n" in result.output

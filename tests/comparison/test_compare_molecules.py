@@ -14,6 +14,8 @@ from openmm_fab.comparison.projections import circle_features, principal_compone
 from openmm_fab.comparison.regions import ramachandran_regions, wells
 from openmm_fab.comparison.torsions import end_to_end, rotatable_torsions, torsion_values
 from openmm_fab.ensemble.ensemble import Ensemble
+from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.molecule.torsions import slow_torsions
 
 
 def test_butane() -> None:
@@ -86,6 +88,12 @@ def test_torsions_of_molecules() -> None:
     peptide = [t.name for t in rotatable_torsions(one("elil"))]
     assert {"chi1 GLU1", "chi2 ILE3", "omega LEU2"} <= set(peptide)
     # Two chains with residues of the same name and number.
+    for name in ("alanine_dipeptide", "elil", "cystine"):  # the names of a comparison are those that an ensemble takes
+        known = slow_torsions(MolecularSystem.load(name).md_topology)
+        for torsion in rotatable_torsions(one(name)):
+            if torsion.name.split()[0] in ("phi", "psi", "omega", "chi1", "chi2", "chi3"):
+                assert known[torsion.name] == torsion.atoms[0]
+    assert slow_torsions(MolecularSystem.load("alanine_dipeptide").md_topology)["omega NME3"] == (8, 14, 16, 18)
     cystine = [t.name for t in rotatable_torsions(one("cystine"))]
     assert len(cystine) == len(set(cystine)) == 17 and "CB-SG-SG-CB (15,37)" in cystine
 

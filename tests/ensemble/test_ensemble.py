@@ -176,6 +176,10 @@ def test_foreign_and_truncated_files_say_so(tmp_path) -> None:
             Ensemble.load(tmp_path / f"{name}.npz")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         Ensemble.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"md.dcd is a trajectory: Ensemble.from_mdtraj\(path, system\) takes it"):
+        Ensemble.load(tmp_path / "md.dcd")
+    with pytest.raises(ValueError, match=r"then its MolecularSystem; got a PosixPath there"):
+        Ensemble.from_mdtraj("md.dcd", tmp_path)  # type: ignore[arg-type]
 
 
 def test_what_bonds_charges_and_chains_are_called_survives_a_file(tmp_path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from ensembles import butane, two_basins
@@ -61,6 +63,7 @@ def test_methods_are_the_functions() -> None:
 
 def test_torsions_by_their_names() -> None:
     assert MD.torsion_names == ["phi ALA2", "psi ALA2"]
+    np.testing.assert_array_equal(MD.torsions(), np.stack([MD.phi()[:, 0], MD.psi()[:, 0]], 1))
     gauche = butane(300, 0.2, seed=0)
     (name,) = gauche.torsion_names
     cosine = np.cos(gauche.torsions((0, 1, 2, 3))[:, 0])
@@ -80,7 +83,9 @@ def test_reprs_are_a_line() -> None:
     assert repr(Estimate(1.234, 0.05)) == "Estimate(1.23 ± 0.05)"
     assert repr(Estimate(np.zeros(400), np.ones(400))).startswith("Estimate(array of shape (400,)")
     shown = repr(MD.profile("phi", bins=30))
-    assert shown.startswith("Profile(phi: 30 bins from -3.14 to 3.14, F up to ") and shown.endswith(" kT)")
+    assert re.fullmatch(r"Profile\(phi: 30 bins from -3.14 to 3.14, F up to .* ± .* kT(, \d+ bins empty)?\)", shown)
+    assert repr(MD.surface("phi", "psi")).count("kT") == 1 and "?" not in repr(MD.surface("phi", "psi"))
+    assert "Profile(phi: 30" in (cell := MD.profile("phi", bins=30)._repr_html_()) and "data:image/png;base64," in cell
     for thing in (
         *(MD, MD.surface("phi", "psi"), MD.basin_difference(), MD.basins({"a": phi_positive(MD)})),
         *(exponential_average(MD.u), MD.free_energy_difference(MD.u)),

@@ -149,6 +149,9 @@ def test_models_of_others_are_refused(trained, tmp_path):
         BoltzmannGenerator.load(path, _with_a_stiffer_bond(tmp_path / "stiff"))
     with pytest.raises(ValueError, match=r"Expected a model of chain at 310 K; .* was trained at 300 K"):
         BoltzmannGenerator.load(path, chain(tmp_path / "hot", temperature=310.0))
+    renamed = replace(chain(tmp_path / "again", temperature=310.0), name="input")
+    with pytest.raises(ValueError, match=r"Expected a model of input at 310 K; .* was trained at 300 K"):
+        BoltzmannGenerator.load(path, renamed)
 
 
 def _with_a_stiffer_bond(folder) -> MolecularSystem:

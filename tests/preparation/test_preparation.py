@@ -650,6 +650,7 @@ def test_table(tmp_path):
         "Correct what leaves the molecule as it is with fix(), or some: fix(['missing hydrogens']).",
     ]
     assert repr(findings) == str(findings)
+    assert findings._repr_html_().count("<tr>") == len(findings.problems) and "fix()" in findings._repr_html_()
     assert repr(findings.fix(FIXES)).splitlines() == [
         "22 atoms; done: 1, left: 0",
         "  before C6N2O2, 10 atoms, 10 heavy",
