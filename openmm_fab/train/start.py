@@ -6,10 +6,11 @@ begins with objectives of little noise, and goes over to FAB once the flow's eff
 energy with its gradient a sample, no annealing; phases follow each other by what is measured:
 
 `apart`    s by the reverse Kullback-Leibler divergence with t held fixed, by which no torsional basin can be lost; t by
-           its weights (below), which leave the clashes.  Until such a step reaches as far as lam = `REACHING`.
+           its weights (below), which leave the clashes.  Until such a step reaches as far as lam = `APART`.
 `joint`    the reverse Kullback-Leibler divergence of both, the forces acting on t, too.  It learns the shape of every
            basin, since it hardly moves weight from one to another; rare ones are lifted, see `train.lifting`.  Until
-           it falls no more.
+           it falls no more.  The forces on t are whole: where those of clashes are cut, the entropy is stronger, and
+           q(t) spreads into the clashes.
 `weights`  as `apart`, with rare basins lifted: the basins get their populations; and s is weighted
            as t is, against the heavy weights where a flow of least reverse divergence is too narrow.  Until the median
            of lam is above `FAR`.
@@ -60,11 +61,10 @@ from .settings import TrainSettings
 PHASES = ("apart", "joint", "weights", "paths", "fab")
 RATE = 2e-3  # of learning, before FAB
 TORSIONS = 0.25  # of it, for the layers of torsions: their gradient is the noisier
-PUSHED = 20.0  # kT/rad; longer gradients of log p in t are cut
-STEEP = 20.0  # sqrt(dim); the same in s
+STEEP = 20.0  # sqrt(dim); longer gradients of log p in s are cut
 LOOK, FALL = 150, 0.25  # iterations; kT by which the divergence falls in so many while the joint phase pays
 TRUST = 0.3
-REACHING, FAR, STEPS = 0.2, 0.5, 20  # lam, the median of so many steps: samples that clash leave less than 0.2
+APART, REACHING, FAR, STEPS = 0.1, 0.2, 0.5, 20  # lam, the median of so many steps
 ENOUGH = 0.9
 LIFT_EVERY = 20  # iterations
 DEFENSIVE = 8
@@ -142,15 +142,13 @@ class Start:
         experience.record_log_w(log_w[drawn_from_q], at[drawn_from_q])
         inside = torch.isfinite(log_w) & torch.isfinite(gradient).all(1)
         weights, self.lam = trusted_power(torch.where(inside, log_w, -torch.inf), TRUST, share)
-        pull = torch.zeros_like(gradient)
+        pull = torch.where(first, gradient if joint else 0.0, gradient)
         pull[:, ~first] = _cut(gradient[:, ~first], STEEP * math.sqrt(target.dim))
         if self.phase == "paths":
             pull -= torch.where(first, 0.0, flow.log_prob_and_gradient(at)[1])
             learner.counted.evaluations += n
             divergence = -(weights.to(z) * (z * pull).sum(1))[inside].sum()
         else:
-            if joint:
-                pull[:, first] = _cut(gradient[:, first], PUSHED)
             divergence = ((log_q_t + log_q_s if joint else log_q_s) - (z * pull).sum(1))[inside].mean()
         step = ((share.exp() / n - weights).to(log_q) * log_q).sum()
         if (chains := experience.found()) is not None and bool(inside.any()):
@@ -194,7 +192,7 @@ class Start:
         if self.phase in ("apart", "weights", "paths"):
             self._lams.append(lam)
             median = statistics.median(self._lams) if len(self._lams) == STEPS else math.nan
-            if self.phase == "apart" and median > REACHING:
+            if self.phase == "apart" and median > APART:
                 self._enter("joint")
             elif self.phase == "weights" and median > FAR:
                 self._enter("paths")
