@@ -140,7 +140,7 @@ def run(name: str, seconds: float, shipped: bool, quick: bool = False) -> dict[s
         for _ in Trainer(copy.deepcopy(generator.flow), generator.target, Budget(iterations=3), settings=train):
             pass
     budget = Budget(iterations=2) if quick else Budget(minutes=seconds / 60)
-    trainer = OwnTime(generator.flow, generator.target, budget, train, generator._random)
+    trainer = OwnTime(generator.flow, generator.target, budget, settings=train, rng=generator._rng)
     start = generator.sample(500 if quick else SAMPLES, seed=10).ess_fraction
     before, started = generator.target.evaluations, time.process_time()
     for _ in trainer:

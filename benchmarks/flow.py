@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.interop.bgflow.installed import import_bgflow
 from openmm_fab.tools.memory import keep_freed_memory
 

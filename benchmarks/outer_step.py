@@ -42,7 +42,7 @@ import numpy as np
 import torch
 
 from openmm_fab.ais.annealing import AISSettings
-from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.system import MolecularSystem

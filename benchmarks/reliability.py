@@ -36,7 +36,7 @@ import openmm_fab.generator.training
 import openmm_fab.md.langevin
 import openmm_fab.md.walkers
 from openmm_fab.ais.annealing import AISSettings
-from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.free_energy.estimators import import_pymbar
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.train.settings import Budget, TrainSettings

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .ensemble.ensemble import Ensemble
     from .ensemble.shipped import load_reference
     from .ensemble.stream import StreamedEnsemble
-    from .flow.coupling import FlowSettings
+    from .flow.settings import FlowSettings
     from .free_energy.differences import (
         free_energy_difference,
         free_energy_difference_bar,
@@ -127,7 +127,7 @@ if not TYPE_CHECKING:
             "ensemble.ensemble": "Ensemble",
             "ensemble.shipped": "load_reference",
             "ensemble.stream": "StreamedEnsemble",
-            "flow.coupling": "FlowSettings",
+            "flow.settings": "FlowSettings",
             "free_energy.differences": "free_energy_difference free_energy_difference_bar mbar reweight_temperature "
             "temperature_difference",
             "free_energy.estimators": "FreeEnergy",

@@ -6,7 +6,7 @@ import numpy as np
 from examples import ANGLES, BONDS, TORSIONS
 
 from openmm_fab.ais.annealing import AISSettings
-from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.train.settings import TrainSettings
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from examples import losses_of
 
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.target import ManyWell
 from openmm_fab.train.buffer import ReplayBuffer
 from openmm_fab.train.distributed import RankLostError, Ranks, process_group

@@ -18,7 +18,8 @@ from examples import chain
 from openmm_fab import generator
 from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.coordinates.settings import CoordinateSettings
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.md.reference import run_reference
@@ -26,7 +27,7 @@ from openmm_fab.md.store import Store
 from openmm_fab.target import Gaussian, ManyWell
 from openmm_fab.tools import files
 from openmm_fab.tools.files import DamagedFileError, FormatError, NotWrittenError, load_torch, previous, save_torch
-from openmm_fab.tools.progress import read_metrics
+from openmm_fab.tools.run_log import read_metrics
 from openmm_fab.train.checkpoints import CHECKPOINT_FORMAT
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.trainer import Trainer

@@ -18,7 +18,8 @@ from openmm_fab.ais.annealing import AISSettings, anneal_to_target
 from openmm_fab.energy.agreement import DisagreementError
 from openmm_fab.energy.bridge import OpenMMEnergy, WorkerError, _Worker
 from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.system import MolecularSystem

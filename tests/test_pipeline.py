@@ -16,9 +16,9 @@ import torch
 from examples import ANGLES, BONDS, TORSIONS
 
 from openmm_fab.ais.annealing import AISSettings, anneal_to_target, run_ais
-from openmm_fab.energy.bridge import regularize
+from openmm_fab.energy.regularization import regularize
 from openmm_fab.ensemble.ensemble import Ensemble
-from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.target import BoltzmannTarget

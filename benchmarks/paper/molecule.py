@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import openmm_fab as fab
-from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.tools.devices import stream

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from openmm_fab.ais.annealing import AISSettings
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.target import GaussianMixture, ManyWell, Multimodal
 from openmm_fab.tools.devices import stream
 from openmm_fab.tools.files import write_atomically

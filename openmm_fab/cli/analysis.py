@@ -235,7 +235,7 @@ def _ensemble(run: Path) -> Ensemble:
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:
     """The rows of a run's metrics.jsonl; none without one."""
-    from ..tools.progress import read_metrics
+    from ..tools.run_log import read_metrics
 
     path = folder / "metrics.jsonl"
     return read_metrics(path) if path.exists() else []

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import weights as _weights
 from ..ensemble.held import in_one_line
-from ..free_energy.estimators import FEW_BLOCKS
+from ..free_energy.diagnosis import FEW_BLOCKS
 from ..free_energy.profiles import BasinDifference
 from ..tools.tables import table
 from ..weights import Estimate, count_blocks

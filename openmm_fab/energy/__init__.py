@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from .agreement import DisagreementError
 from .backends import reduced_energy
-from .bridge import OpenMMEnergy, WorkerError, regularize
+from .bridge import OpenMMEnergy, WorkerError
 from .compiled import CompiledEnergy
 from .given import GivenEnergy, from_ase, from_function, from_torch
 from .potential import UntranslatedSystemError
 from .protocol import Energy
+from .regularization import regularize
 from .slopes import check_gradient
 from .verify import VerifiedEnergy, check, refuse_fixed_in_space
 

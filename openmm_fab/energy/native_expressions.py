@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..tools.errors import OpenMMFabError
-from .expressions import Expression, Node, evaluate
+from .expression_graph import Node, evaluate
+from .expressions import Expression
 
 LARGEST_POWER = 12  # of a whole exponent that is written as products
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +15,8 @@ from numpy.typing import ArrayLike
 
 from .. import weights as _weights
 from ..drawing.explore import Explorer
-from ..drawing.structures import MOST_ATOMS, STRUCTURES, Structures, pdb_models, superposed
 from ..drawing.view import view
-from ..energy.backends import reduced_energy
-from ..energy.evaluate import Rounding, energies_of
+from ..energy.evaluate import Rounding
 from ..free_energy.coordinate import Coordinate, coordinate_values, is_atoms
 from ..free_energy.differences import Energy, free_energy_difference
 from ..free_energy.estimators import FreeEnergy
@@ -36,28 +32,22 @@ from ..free_energy.profiles import (
     profile,
     surface,
 )
-from ..molecule.stereo import check_chirality, stereocentres
 from ..molecule.system import MolecularSystem
-from ..molecule.torsions import map_axes, named_torsions, slow_torsions
-from ..tools.circle import circular_bins
-from ..tools.files import check_format, load_npz, write_atomically
-from ..weights import Estimate, relative_free_energy, systematic_resample
+from ..molecule.torsions import named_torsions, slow_torsions
+from ..tools.files import write_atomically
+from ..weights import Estimate
 from .audit import Audit
-from .blocks import slowest_inefficiency, time_blocks
 from .conformers import Conformers, conformers
 from .export import Table, extra_columns, to_arviz, to_pandas, to_xarray, write_colvar
-from .held import Held, from_json, in_one_line, to_json
+from .files import read_npz, write_npz
+from .held import Held, in_one_line
 from .netcdf import SUFFIX, WeightedTrajectory
-from .states import slow_states
+from .pictures import draw_structures, torsion_map
+from .reading import read_frames
+from .states import slow_angles
 from .strain import Strain, strains
 from .trajectories import (
     HDF5,
-    check_same_atoms,
-    coordinate_grid,
-    load_trajectory,
-    topology_from_arrays,
-    topology_to_arrays,
-    whole_structures,
 )
 
 if TYPE_CHECKING:
@@ -65,12 +55,8 @@ if TYPE_CHECKING:
     import xarray
 
 
-_FORMAT = "openmm_fab ensemble 1"
 TABLES = (".csv", ".colvar")  # suffixes of tables that `write_ensemble` knows
 TRAJECTORIES = (".dcd", ".xtc", ".trr", ".nc", ".h5", ".pdb", ".cif", ".gro", ".xyz")  # that `Ensemble.save` writes
-COARSE = 1e-3  # nm
-KEEP = "Keep frames as DCD, TRR or NetCDF, or as XTC with more digits (in GROMACS compressed-x-precision = 100000)."
-MAP_BINS = 64  # of either torsion in the map of `Ensemble.explore`
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,51 +127,8 @@ class Ensemble(Frames):
             Where a file has rounded the coordinates so that u is not that of the structures that were sampled
             (`rounding`): XTC's 0.001 nm. Nothing is corrected.
         """
-        if not hasattr(system, "md_topology"):
-            raise ValueError(f"Expected a trajectory, then its MolecularSystem; got a {type(system).__name__} there.")
-        if isinstance(trajectory, str | Path):
-            trajectory = load_trajectory(trajectory, system.md_topology)
-        check_same_atoms(trajectory.topology, system.md_topology)
-        if weights is not None and log_weights is not None:
-            raise ValueError("Expected weights or log_weights; got both.")
-        if subsample and block is not None:
-            raise ValueError("Expected subsample=True, for one run, or block, for several; got both.")
-        x = whole_structures(trajectory, system.graph, system.positions)
-        check_chirality(x, stereocentres(system.graph), system.positions, system.md_topology)
-        n = trajectory.n_frames
-        log_w = np.zeros(n) if log_weights is None else np.array(log_weights, dtype=np.float64)
-        if weights is not None:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                log_w = np.log(np.asarray(weights, dtype=np.float64))
-        ensemble = cls(x, np.full(n, np.nan), log_w, system.md_topology, float(system.temperature), name=name)
-        if u is not None:
-            ensemble = replace(ensemble, u=np.asarray(u, dtype=np.float64))
-        if subsample:
-            if (slowest := slowest_inefficiency(ensemble.slow_angles())) is None:
-                raise ImportError("subsample=True needs pymbar: pip install openmm_fab[md].")
-            ensemble = ensemble[:: int(np.ceil(slowest))]
-            block = np.arange(ensemble.n)
-        block = time_blocks(ensemble.slow_angles()) if block is None else np.asarray(block)
-        grid = coordinate_grid(trajectory.xyz)
-        if u is not None or not energies:
-            u = ensemble.u
-            rounding = Rounding(grid) if grid >= COARSE else None
-            spoilt = "The u given stands; energies of another force field, on these frames, do not fit it."
-        else:
-            energy = reduced_energy(system)
-            u = energies_of(energy, ensemble.x)
-            rounding = Rounding.of(energy, ensemble.x, grid) if grid else None
-            rounding = rounding if rounding is not None and rounding.matters else None
-            spoilt = "Torsions and populations stand; averages of u, its distribution and what is made from it do not."
-        ensemble = replace(ensemble, block=block, rounding=rounding)
-        if not energies:
-            return ensemble
-        if rounding is not None:
-            warnings.warn(f"{name!r} has {rounding}. {spoilt} {KEEP}", stacklevel=2)
-        log_w = np.where(np.isfinite(u), ensemble.log_w, -np.inf)
-        return replace(ensemble, u=u, log_w=log_w, invalid=int((~np.isfinite(u)).sum()))
-
-    # Structures
+        frames, rounding = read_frames(trajectory, system, weights, log_weights, block, energies, u, name, subsample)
+        return cls(**{f.name: getattr(frames, f.name) for f in fields(frames)}, rounding=rounding)
 
     # Estimates
 
@@ -265,8 +208,7 @@ class Ensemble(Frames):
     def slow_angles(self) -> np.ndarray:
         """Torsions (n, torsions), rad, of bonds, rings and nitrogens that change slowly:
         `ensemble.states.slow_states`."""
-        quadruples = list(slow_states(self.topology, self.x).values())
-        return self.torsions(quadruples) if quadruples else np.zeros((self.n, 0))
+        return slow_angles(self)
 
     def conformers(self, n: int = 10, seed: int = 0) -> Conformers:
         """The n most populated torsional basins, each with population, error, free energy and a structure.
@@ -406,12 +348,8 @@ class Ensemble(Frames):
         structures = draw_structures(self, seed, n)
         if not structures.axes:
             raise ValueError("Expected a molecule with two torsions to make a map of; ensemble.view() shows any.")
-        torsions = named_torsions(self.topology)
-        angles = self.torsions([torsions[name] for name in structures.axes])
-        w = self.weights
-        a, b = circular_bins(angles[w > 0.0], MAP_BINS).T
-        p = np.bincount(a * MAP_BINS + b, weights=w[w > 0.0], minlength=MAP_BINS**2).reshape(MAP_BINS, MAP_BINS)
-        return Explorer(structures, self.topology, self.u[structures.frame], relative_free_energy(p))
+        surface = torsion_map(self, structures.axes)
+        return Explorer(structures, self.topology, self.u[structures.frame], surface)
 
     def __repr__(self) -> str:
         head = f"Ensemble({self.name!r}: {self.n} frames of {self.topology.n_atoms} atoms"
@@ -453,22 +391,7 @@ class Ensemble(Frames):
         if path.suffix.lower() in (*TABLES, *TRAJECTORIES):
             return write_ensemble(self, path)[0]
         path = _with_suffix(path)
-        arrays = {
-            key: value for key in ("x", "u", "log_w", "block", "log_q") if (value := getattr(self, key)) is not None
-        }
-        about: dict[str, Any] = {"temperature": self.temperature, "name": self.name, "invalid": self.invalid}
-        if self.rounding is not None:
-            about["rounding"] = asdict(self.rounding)
-        if self.held is not None:
-            about["held"] = to_json(self.held)
-        if self.audit is not None:
-            about["audit"] = self.audit.to_json()
-        arrays |= topology_to_arrays(self.topology) | {
-            "about": np.array(json.dumps(about)),
-            "format": np.array(_FORMAT),
-        }
-        write_atomically(path, lambda file: np.savez(file, **arrays))
-        return path
+        return write_npz(self, path, self.rounding, self.held, self.audit)
 
     @classmethod
     def load(cls, path: str | Path) -> Ensemble:
@@ -488,23 +411,7 @@ class Ensemble(Frames):
         path = Path(path) if Path(path).exists() else _with_suffix(path)
         if not path.exists():
             raise FileNotFoundError(f"Expected an ensemble file; there is none at {path}.")
-        try:
-            arrays = load_npz(path, "an ensemble file")
-            check_format(str(arrays["format"]), _FORMAT, "an ensemble", path, "Read it with the version that wrote it.")
-            fields: dict[str, Any] = {key: arrays.get(key) for key in ("x", "u", "log_w", "block", "log_q")}
-            about = json.loads(str(arrays["about"]))
-            if "rounding" in about:
-                about["rounding"] = Rounding(**about["rounding"])
-            if "held" in about:
-                about["held"] = from_json(about["held"])
-            if "audit" in about:
-                about["audit"] = Audit.from_json(about["audit"])
-            return cls(**fields, topology=topology_from_arrays(arrays), **about)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"Expected a file written by Ensemble.save; {path} is truncated or something else ({error}). "
-                "Write it again, or read a trajectory with mdtraj.load and Ensemble.from_mdtraj."
-            ) from error
+        return cls(**read_npz(path))
 
 
 def write_ensemble(ensemble: Ensemble, path: str | Path) -> list[Path]:
@@ -539,16 +446,3 @@ def write_ensemble(ensemble: Ensemble, path: str | Path) -> list[Path]:
 def _with_suffix(path: str | Path) -> Path:
     path = Path(path)
     return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
-
-
-def draw_structures(ensemble: Ensemble, seed: int = 0, n: int | None = None) -> Structures:
-    """Draw n structures by weight, or about 40; copies of a frame are shown once, with their share."""
-    n = n or int(np.clip(MOST_ATOMS // ensemble.topology.n_atoms, 4, STRUCTURES))
-    drawn, counts = np.unique(systematic_resample(ensemble.log_w, n, np.random.default_rng(seed)), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    frame, share = drawn[order], counts[order] / n
-    chosen = ensemble[frame]
-    trajectory = superposed(chosen.to_mdtraj())
-    torsions, axes = named_torsions(ensemble.topology), map_axes(ensemble.topology)
-    angles = chosen.torsions([torsions[name] for name in axes]) if axes else np.zeros((len(frame), 0))
-    return Structures(trajectory.xyz, frame, share, axes, angles, pdb_models(trajectory))

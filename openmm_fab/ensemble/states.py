@@ -7,6 +7,7 @@ import mdtraj
 import numpy as np
 
 from ..coordinates.isomers import pyramidal_nitrogens
+from ..free_energy.frames import Frames
 from ..molecule.graph import graph_of, is_planar
 from ..molecule.torsions import slow_torsions
 
@@ -53,6 +54,12 @@ def slow_states(topology: mdtraj.Topology, x: np.ndarray) -> dict[str, Four]:
     invert in the frames x (n, atoms, 3), nm."""
     rings = {name: four for ring in pucker_torsions(topology, x) for name, four in ring.items()}
     return slow_torsions(topology) | rings | nitrogen_sides(topology, x)
+
+
+def slow_angles(frames: Frames) -> np.ndarray:
+    """Angles (n, torsions), rad, of the `slow_states` of frames."""
+    quadruples = list(slow_states(frames.topology, frames.x).values())
+    return frames.torsions(quadruples) if quadruples else np.zeros((frames.n, 0))
 
 
 def _few(x: np.ndarray) -> np.ndarray:

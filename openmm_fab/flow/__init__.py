@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from .base import Flow, Invertible, TrainableFlow
-from .coupling import CouplingFlow, FlowSettings
+from .coupling import CouplingFlow
+from .settings import FlowSettings
 
 __all__ = [
     "CouplingFlow",

@@ -16,71 +16,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
-from ..tools.circle import wrap_periodic
-from ..tools.fields import Fields, check_fields
 from ..tools.graphs import Function, Graphs
 from ..tools.native import NotCompiledError
-from . import native, splines
+from . import native
+from .layers import Arrays, Coupling, apply_layer, halves, move, move_in_c
 from .modes import Mixture, mixtures_of
 from .resampled import POINTS, Resampling
+from .settings import FlowSettings
 
-MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
 GRAPHS = 128  # that a process may compile of a layer
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlowSettings(Fields):
-    """Architecture of the flow.
-
-    Attributes
-    ----------
-    layers : int
-        Coupling layers of splines; each pair moves every coordinate once.  Where torsions come first, these layers move
-        the other coordinates, given the torsions.
-    hidden : int
-        Units in each of the two hidden layers of a conditioner.
-    bins : int
-        Bins of each spline.
-    bound : float
-        Splines of straight coordinates act on [-bound, bound] times scale.
-    scale : float
-        Unit of the straight coordinates: the base's standard deviation in them.
-    resampled : bool
-        The base learns where to keep its samples, see `flow.resampled`.
-    torsion_layers : int
-        0: every layer moves torsions and other coordinates alike.  Else the flow is q(t) q(s | t), t the circular and s
-        the straight coordinates: so many layers of circular splines move t alone, and all others s given t.
-    affine_layers : int
-        Further layers that move s by a scale and a shift without a spline, the nearest to the data; a tenth of the
-        arithmetic.  Only where torsions come first.
-    """
-
-    layers: int = 16
-    hidden: int = 128
-    bins: int = 8
-    bound: float = 5.0
-    scale: float = 1.0
-    resampled: bool = False
-    torsion_layers: int = 0
-    affine_layers: int = 0
-
-    def __post_init__(self) -> None:
-        none = {"torsion_layers": 0, "affine_layers": 0}
-        check_fields(self, positive=("bound", "scale"), at_least={"layers": 2, "hidden": 1, "bins": 2, **none})
-        if self.layers % 2:
-            raise ValueError(f"Expected an even number of layers; got {self.layers}.")
-        if self.torsion_layers % 2 or self.affine_layers % 2:
-            raise ValueError(f"Expected even numbers of torsion_layers and affine_layers, 0 or more; got {self}.")
-        if self.affine_layers and not self.torsion_layers:
-            raise ValueError(f"Expected torsion_layers >= 2 where there are affine_layers; got {self}.")
 
 
 class CouplingFlow(nn.Module):
@@ -166,8 +116,8 @@ class CouplingFlow(nn.Module):
             for _ in range(pairs // 2 if len(lines) + len(circles) else 0):
                 lines = lines[torch.randperm(len(lines), generator=rng)]
                 circles = circles[torch.randperm(len(circles), generator=rng)]
-                for half in _halves(lines, circles):
-                    layer = _Coupling(half, read, periodic, self.settings.hidden, bins, bound[half], spread)
+                for half in halves(lines, circles):
+                    layer = Coupling(half, read, periodic, self.settings.hidden, bins, bound[half], spread)
                     layer.reset(rng)
                     self.layers.append(layer)
 
@@ -219,7 +169,7 @@ class CouplingFlow(nn.Module):
         # One graph each for both directions, with gradients and without, of every shape; after 8, the default, PyTorch
         # would compile no more of this function in the process, and go on slowly.
         config.cache_size_limit = max(config.cache_size_limit, GRAPHS)
-        self._compiled = {batch: torch.compile(_couple, dynamic=False)}
+        self._compiled = {batch: torch.compile(apply_layer, dynamic=False)}
         self._graphs = Graphs(batch) if self.periodic.is_cuda else None
 
     def uncompile(self) -> None:
@@ -240,18 +190,18 @@ class CouplingFlow(nn.Module):
     def couple(self, z: Tensor, layer: nn.Module, inverse: bool = False, frozen: bool = False) -> tuple[Tensor, Tensor]:
         """Apply one of `layers` to z (batch, dim), data -> base, or base -> data if `inverse`; returns z and log |det|
         (batch,)."""
-        couple = self._compiled.get(len(z), _couple)
+        couple = self._compiled.get(len(z), apply_layer)
         z = z.T.contiguous().T  # layers work along the batch, and leave z so: only the first has to copy
-        arrays = cast(_Coupling, layer).arrays()
+        arrays = cast(Coupling, layer).arrays()
         if frozen:
-            arrays = _Arrays(*(a.detach() for a in arrays))
-        if self._native and z.device.type == "cpu" and couple is _couple:
+            arrays = Arrays(*(a.detach() for a in arrays))
+        if self._native and z.device.type == "cpu" and couple is apply_layer:
             try:
-                return couple(z, arrays, inverse, self.matmul_dtype, _move_in_c)
+                return couple(z, arrays, inverse, self.matmul_dtype, move_in_c)
             except NotCompiledError as error:
                 self._native = False
                 warnings.warn(f"The flow is PyTorch's own, and slower. {error}", stacklevel=2)
-        return couple(z, arrays, inverse, self.matmul_dtype, _move)
+        return couple(z, arrays, inverse, self.matmul_dtype, move)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) (batch,) of z (batch, dim); angles may lie anywhere on the line."""
@@ -468,153 +418,6 @@ class CouplingFlow(nn.Module):
         return log_prob if self.resampling is None else log_prob + self.resampling.log_ratio(base)
 
 
-class _Arrays(NamedTuple):
-    """What differs from one coupling layer to the next.
-
-    Attributes
-    ----------
-    kept_lines, kept_circles, moved : Tensor of int
-        Coordinates that the layer reads, straight and circular, and those that it moves.
-    spread : Tensor, shape (n_kept_lines,)
-        Deviation of the straight ones over all modes of the base: the conditioner reads them in units of it.
-    circular : Tensor of bool, shape (n_moved,)
-        Which of the moved ones are angles.
-    bound : Tensor, shape (n_moved,)
-        Of the splines of straight coordinates.
-    untouched : Tensor of int
-        Coordinates that it neither reads nor moves.
-    restore : Tensor of int, shape (dim,)
-        Order that takes (kept_lines, kept_circles, moved, untouched) back to that of z.
-    w1, b1, w2, b2, w3, b3 : Tensor
-        Weights (n_out, n_in) and biases (n_out,) of the conditioner.
-    """
-
-    kept_lines: Tensor
-    spread: Tensor
-    kept_circles: Tensor
-    moved: Tensor
-    circular: Tensor
-    bound: Tensor
-    untouched: Tensor
-    restore: Tensor
-    w1: Tensor
-    b1: Tensor
-    w2: Tensor
-    b2: Tensor
-    w3: Tensor
-    b3: Tensor
-
-
-class _Coupling(nn.Module):
-    """Weights and index sets of one coupling layer; `_couple` is what it does with them."""
-
-    kept_lines: Tensor
-    spread: Tensor
-    kept_circles: Tensor
-    moved: Tensor
-    circular: Tensor
-    bound: Tensor
-    untouched: Tensor
-    restore: Tensor
-    w1: nn.Parameter
-    w2: nn.Parameter
-    b3: nn.Parameter
-
-    def __init__(
-        self, moved: Tensor, read: Tensor, periodic: Tensor, hidden: int, bins: int, bound: Tensor, spread: Tensor
-    ) -> None:
-        super().__init__()
-        kept = torch.ones_like(periodic)
-        kept[moved] = False
-        untouched = torch.nonzero(kept & ~read)[:, 0]
-        kept = kept & read
-        kept_lines, kept_circles = torch.nonzero(kept & ~periodic)[:, 0], torch.nonzero(kept & periodic)[:, 0]
-        circular = periodic[moved]
-        self.register_buffer("kept_lines", kept_lines)
-        self.register_buffer("spread", spread[kept_lines], persistent=False)
-        self.register_buffer("kept_circles", kept_circles)
-        self.register_buffer("moved", moved)
-        self.register_buffer("circular", circular)
-        self.register_buffer("bound", bound)
-        self.register_buffer("restore", torch.argsort(torch.cat([kept_lines, kept_circles, moved, untouched])))
-        self.register_buffer("untouched", untouched, persistent=False)
-        features = len(kept_lines) + 2 * len(kept_circles)
-        sizes = [features, hidden, hidden, (3 * bins + 2) * len(moved)]
-        for k, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
-            setattr(self, f"w{k}", nn.Parameter(torch.zeros(fan_out, fan_in)))
-            setattr(self, f"b{k}", nn.Parameter(torch.zeros(fan_out)))
-
-    def reset(self, rng: torch.Generator | None) -> None:
-        """Random hidden layers; an output of zero, so that the layer is the identity."""
-        with torch.no_grad():
-            for w in (self.w1, self.w2):
-                w.normal_(0.0, max(w.shape[1], 1) ** -0.5, generator=rng)
-
-    def arrays(self) -> _Arrays:
-        """What `_couple` needs to know of this layer."""
-        return _Arrays(*(getattr(self, name) for name in _Arrays._fields))
-
-
-def _couple(
-    z: Tensor,
-    layer: _Arrays,
-    inverse: bool,
-    matmul_dtype: torch.dtype | None,
-    move: Callable[..., tuple[Tensor, Tensor]],
-) -> tuple[Tensor, Tensor]:
-    """One layer, data -> base (or back, if `inverse`): z (batch, dim) -> z and log |det| (batch,) of this direction.
-
-    With products of less precision it is as exact a bijection: whatever the conditioner gives, it gives to both
-    directions.
-    """
-    z = z.T
-    kept, angles, x = z[layer.kept_lines], z[layer.kept_circles], z[layer.moved]
-    circular, bound = layer.circular, layer.bound
-    features = torch.cat([kept / layer.spread[:, None], angles.cos(), angles.sin()])
-    hidden = silu(_product(layer.w1, features, matmul_dtype).to(x.dtype) + layer.b1[:, None])
-    hidden = silu(_product(layer.w2, hidden, matmul_dtype).to(x.dtype) + layer.b2[:, None])
-    product = _product(layer.w3, hidden, matmul_dtype)
-    if len(layer.b3) == 2 * len(x):
-        x, log_det = _scale_and_shift(x, product, layer.b3, inverse)
-    else:
-        x, log_det = move(x, product, layer.b3, bound, circular, inverse)
-    return torch.cat([kept, angles, x, z[layer.untouched]])[layer.restore].T, log_det
-
-
-def _move(
-    x: Tensor, product: Tensor, bias: Tensor, bound: Tensor, circular: Tensor, inverse: bool
-) -> tuple[Tensor, Tensor]:
-    """Move x (dim, batch) by a conditioner's product ((2 + 3 bins) dim, batch) and bias; also log |det| (batch,)."""
-    raw = (product.to(x.dtype) + bias[:, None]).view(len(bias) // len(x), *x.shape)
-    log_scale = torch.where(circular[:, None], 0.0, MAX_LOG_SCALE * torch.tanh(raw[0] / MAX_LOG_SCALE))
-    shift = raw[1]
-    if inverse:
-        x, log_det = splines.spline(x, raw[2:], bound, circular, inverse=True)
-        x, log_det = (x - shift) * (-log_scale).exp(), log_det - log_scale
-        x = wrap_periodic(x, circular[:, None])
-    else:
-        x = x * log_scale.exp() + shift
-        x, log_det = splines.spline(wrap_periodic(x, circular[:, None]), raw[2:], bound, circular)
-        log_det = log_det + log_scale
-    return x, log_det.sum(0)
-
-
-def _scale_and_shift(x: Tensor, product: Tensor, bias: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    """Move straight coordinates by scale and shift alone: product (2 dim, batch), bias (2 dim,)."""
-    log_scale, shift = (product.to(x.dtype) + bias[:, None]).chunk(2)
-    log_scale = MAX_LOG_SCALE * torch.tanh(log_scale / MAX_LOG_SCALE)
-    if inverse:
-        return (x - shift) * (-log_scale).exp(), -log_scale.sum(0)
-    return x * log_scale.exp() + shift, log_scale.sum(0)
-
-
-def _move_in_c(
-    x: Tensor, product: Tensor, bias: Tensor, bound: Tensor, circular: Tensor, inverse: bool
-) -> tuple[Tensor, Tensor]:
-    """Compute `_move` in C."""
-    return native.couple(x, product, bias, bound, circular, inverse, MAX_LOG_SCALE)
-
-
 def _check_temperatures(log_temperatures: tuple[float, ...], settings: FlowSettings) -> None:
     steps = [b - a for a, b in pairwise(log_temperatures)]
     if len(log_temperatures) < 2 or not min(steps) > 0 or not all(map(math.isfinite, log_temperatures)):
@@ -625,19 +428,3 @@ def _check_temperatures(log_temperatures: tuple[float, ...], settings: FlowSetti
 
 def _mixture(module: nn.Module) -> Mixture:
     return cast(Mixture, module)
-
-
-def _product(w: Tensor, x: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """w @ x, of that type where one is given."""
-    return w @ x if dtype is None else w.to(dtype) @ x.to(dtype)
-
-
-def _halves(lines: Tensor, circles: Tensor) -> list[Tensor]:
-    """Two sets that together hold every coordinate; they share one where a number is odd: all layers have one shape.
-
-    A single coordinate is in both, and depends on nothing.
-    """
-    if len(lines) == len(circles) == 1:
-        return [lines, circles]
-    a, b = (len(lines) + 1) // 2, (len(circles) + 1) // 2
-    return [torch.cat([lines[:a], circles[:b]]), torch.cat([lines[len(lines) - a :], circles[len(circles) - b :]])]

@@ -17,15 +17,11 @@ from scipy.special import expit
 
 from .. import weights as _weights
 from ..tools.quiet import quiet
-from ..weights import FEW, Estimate, log_ratio
+from ..weights import Estimate, log_ratio
+from .diagnosis import OVERLAP_LIMIT, about_blocks, about_states, one_sided, two_sides
 from .units import InUnits
 
-OVERLAP_LIMIT = 0.06  # O_ij + O_ji; an overlap-matrix element of 0.03 for equal numbers: Klimovich et al. 2015
-DISAGREEMENT = 5.0  # combined standard errors
-NEGLIGIBLE = 1e-3  # kT: what round-off of energies in single precision adds up to, and no question depends on
-UNSEEN = 0.05
 CONSTANT = 1e-9  # kT: of works that differ by less pymbar, which divides by differences of theirs, may find nothing
-FEW_BLOCKS = 10
 INFINITE = 1e4  # kT above the largest finite work: exp(-INFINITE) is 0 in float64, and pymbar can subtract it
 
 
@@ -155,9 +151,9 @@ def exponential_average(
     """
     log_a = np.asarray(log_a, dtype=np.float64)
     found = log_ratio(log_a, np.zeros_like(log_a) if log_b is None else log_b, block)
-    words, trusted, ess, khat = _one_sided(log_a, block)
+    words, trusted, ess, khat = one_sided(log_a, block)
     if log_b is not None:
-        below, fine, ess_b, khat_b = _one_sided(np.asarray(log_b, dtype=np.float64), block)
+        below, fine, ess_b, khat_b = one_sided(np.asarray(log_b, dtype=np.float64), block)
         if not fine:
             words += f"; of the weights that it starts from: {below}"
         trusted, ess, khat = trusted and fine, min(ess, ess_b), float(np.fmax(khat, khat_b))
@@ -225,8 +221,8 @@ def bar_estimate(
     if overlap < OVERLAP_LIMIT:
         notes[0] = f"overlap {overlap:.2g}: too little, neither value nor error can be trusted"
         trusted = False
-    words, agree = _two_sides(w_f, w_r, labels, value, names)
-    notes += words + _about_blocks(labels)
+    words, agree = two_sides(w_f, w_r, labels, value, names)
+    notes += words + about_blocks(labels)
     return FreeEnergy(value, error, method, "; ".join(notes), trusted and agree, overlap=overlap)
 
 
@@ -289,9 +285,9 @@ def mbar_estimate(
     with np.errstate(invalid="ignore"):
         error = np.sqrt(np.diag(covariance))
     ess = np.asarray(_weights.kish(w, total=1.0))
-    words, trusted = _about_states(overlap, ess, n_k)
+    words, trusted = about_states(overlap, ess, n_k)
     trusted = trusted and bool(np.isfinite(error).all())
-    return StateFreeEnergies(value, error, covariance, overlap, ess, "; ".join(words + _about_blocks(blocks)), trusted)
+    return StateFreeEnergies(value, error, covariance, overlap, ess, "; ".join(words + about_blocks(blocks)), trusted)
 
 
 def import_pymbar() -> Any:
@@ -361,68 +357,3 @@ def _block_covariance(w: np.ndarray, n_k: np.ndarray, blocks: Sequence[ArrayLike
     inverse = np.linalg.pinv(derivative[:, 1:], rcond=1e-12)
     covariance[1:, 1:] = inverse @ noise @ inverse.T
     return covariance
-
-
-def _one_sided(log_w: np.ndarray, block: ArrayLike | None) -> tuple[str, bool, float, float]:
-    """What log weights (n,) are worth, in words, whether they can be trusted, their effective number and k-hat."""
-    ess, khat = _weights.effective_sample_size(log_w), _weights.pareto_khat(log_w)
-    words, trusted = _weights.diagnosis(log_w), _weights.trusted(log_w)
-    if block is not None:
-        words = "; ".join([words, *_about_blocks([block])])
-        shares = _weights.block_sums(_weights.normalized_weights(log_w), block)
-        if len(shares) >= FEW_BLOCKS and (carrying := _weights.kish(shares, total=1.0)) < 5.0:
-            words, trusted = words + f"; only {carrying:.1f} of {len(shares)} blocks carry the weight", False
-    return words, trusted, ess, khat
-
-
-def _two_sides(
-    w_f: np.ndarray, w_r: np.ndarray, blocks: Sequence[ArrayLike | None], value: float, names: tuple[str, str]
-) -> tuple[list[str], bool]:
-    """Do the two one-sided estimates agree, and does either side lie where the other never goes?"""
-    forward, reverse = log_ratio(-w_f, np.zeros_like(w_f), blocks[0]), log_ratio(-w_r, np.zeros_like(w_r), blocks[1])
-    # A stricter k-hat: an infinite variance would raise the alarm by itself.
-    reliable = all(_weights.trusted(-w) and _weights.pareto_khat(-w) < _weights.KHAT_RELIABLE for w in (w_f, w_r))
-    gap = -float(forward.value) - float(reverse.value)
-    spread = float(np.hypot(forward.error, reverse.error))
-    words, agree = [], True
-    if reliable and abs(gap) > max(DISAGREEMENT * spread, NEGLIGIBLE):
-        words.append(
-            f"{names[0]} alone gives {-float(forward.value):.3f}, {names[1]} alone {float(reverse.value):.3f}: "
-            "one of them misses a part of the other"
-        )
-        agree = False
-    unseen = float((w_r > NEGLIGIBLE - w_f.min()).mean())
-    if unseen > UNSEEN:
-        words.append(f"{100 * unseen:.0f} % of {names[1]} lie where {names[0]} has no frames")
-    unseen = float((w_f > NEGLIGIBLE - w_r.min()).mean())
-    if unseen > UNSEEN:
-        words.append(f"{100 * unseen:.0f} % of {names[0]} lie where {names[1]} has no frames")
-    return words, agree
-
-
-def _about_states(overlap: np.ndarray, ess: np.ndarray, n_k: np.ndarray) -> tuple[list[str], bool]:
-    """What the overlap matrix (K, K) and the effective samples (K,) of K states say, and whether all can be trusted."""
-    from scipy.sparse.csgraph import connected_components  # not above: it takes a while to import
-
-    _, group = connected_components(overlap + overlap.T >= OVERLAP_LIMIT, directed=False)
-    words, trusted = [], True
-    apart = np.flatnonzero(group != group[0]).tolist()
-    if apart:
-        words.append(f"states {apart} have too little overlap with state 0 and those joined to it")
-        trusted = False
-    few = [int(k) for k in np.flatnonzero(ess < FEW)]
-    if few:
-        words.append(f"states {few} rest on fewer than {FEW:.0f} effective samples")
-        trusted = False
-    if not words:
-        sums = (overlap + overlap.T)[~np.eye(len(n_k), dtype=bool)]
-        neighbours = (overlap + overlap.T - np.diag(np.diag(2 * overlap))).max(0).min() if sums.size else 1.0
-        words = [f"all states overlap: {neighbours:.2f} or more with the nearest one"]
-    return words, trusted
-
-
-def _about_blocks(blocks: Sequence[ArrayLike | None]) -> list[str]:
-    """A sentence where there are few independent blocks; none otherwise."""
-    counts = [_weights.count_blocks(0, block) for block in blocks]
-    few = [count for count in counts if 0 < count < FEW_BLOCKS]
-    return [f"only {min(few)} independent blocks: the error is itself uncertain"] if few else []

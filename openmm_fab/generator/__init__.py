@@ -1,6 +1,7 @@
 """`BoltzmannGenerator`: energy, coordinates and flow of a molecule in one object that is trained, sampled and saved.
 
-`settings` and `presets` configure it, `training` and `sampling` implement its methods, `models` its file format,
+`settings` and `presets` configure it, `sampler` is what of it draws samples, `sampling` and `training` implement its
+methods, `models` its file format,
 `partition` estimates log Z by annealing and by BAR, `refining` carries the ensemble to another energy, `auditing`
 looks for states that it lacks. `chains` check an estimate without weights, `seeking` trains and samples until an error
 is reached, `planning` divides the time, `quantities` are what has the error, `outcome` is what comes of it.

@@ -21,9 +21,10 @@ import numpy as np
 from ..ensemble.audit import Audit
 from ..ensemble.ensemble import Ensemble
 from ..tools.files import load_json, write_atomically
-from ..tools.findings import BAD, CARE, GOOD, Finding
+from ..tools.findings import BAD, CARE, Finding
 from ..tools.progress import duration
 from ..weights import FEW, KHAT_LIMIT, KHAT_RELIABLE, effective_sample_size, pareto_khat
+from .checking import INSIDE, SEEN, agreement, tail_checks, tails
 from .outcome import Outcome, Row
 from .planning import Plan, Point, plan
 from .quantities import Measured, measured
@@ -34,13 +35,10 @@ PILOT, PILOT_SHARE = 4096, 0.05  # plain samples of a look, at least; their time
 ANNEALED_PILOT = 512  # annealed samples of a look
 ANNEAL_BELOW, ANNEAL_AFTER = 0.1, 120.0  # ESS of plain samples, and s of training, for a look at annealed ones
 POOR = 0.01  # ESS of plain samples, as a share, below which their weights are of no use
-SEEN = 10.0  # effective samples in a basin, for which a pilot grows to four times the time
-INSIDE = 25.0  # effective samples in a basin, below which its error is not believed
 MARGIN = 1.2  # on the number of samples, for a variance that a pilot tells; larger for few samples
 CHECK, CHECK_LEAST = 0.5, 5.0  # time of the independent estimate as a share of the sampling; s, at least
 WIDER = 2.0  # its error, in units of the one asked for; a smaller one is not needed
 TRIAL = 512  # states of chains that tell what one takes
-APART = 3.0  # standard errors between two estimates of one of few quantities
 AUDIT, AUDIT_LEAST = 0.05, 10.0  # of the training; s
 ROUNDS = 3  # results, at most
 
@@ -259,7 +257,7 @@ class Seeking:
         khat = pareto_khat(log_w) if weighted else math.nan
         variance, method = _needed(found, self.error), PLAIN
         # What is usable with underrated errors is trained on: stated errors are all that is asked for.
-        if not (khat <= KHAT_RELIABLE and ess * n >= FEW and ess >= POOR and _tails(found)):
+        if not (khat <= KHAT_RELIABLE and ess * n >= FEW and ess >= POOR and tails(found)):
             variance = math.inf
         if (variance == math.inf or ess < ANNEAL_BELOW) and trained > ANNEAL_AFTER:
             # Where the weights of plain samples are of no use, they do not show where the basins are either.
@@ -293,9 +291,9 @@ class Seeking:
         method, n, seed = (state.decision[key] for key in ("method", "n", "seed"))
         draw = self._draw(n, seed, method, "final", "sampling")
         found = draw.measured()
-        checks = [*_tail_checks(draw.log_w, found)]
+        checks = [*tail_checks(draw.log_w, found)]
         other = self._check(found, seed + 1)
-        checks.append(_agreement(found, other))
+        checks.append(agreement(found, other))
         with self._timed("audit"):
             audit, startable = self.work.audit(draw, self._audit_seconds(state.points[-1].seconds))
         if audit is None:
@@ -384,9 +382,6 @@ class _Timed:
         self._run.state.save()
 
 
-# --- checks ---
-
-
 def _needed(found: Mapping[str, Measured], error: float) -> float:
     """Variance of a sample, of the quantity that needs most, with a margin; inf where one cannot be told."""
     most = 0.0
@@ -406,47 +401,3 @@ def _annealed(trial: Draw, variance: float, ess: float, error: float) -> float:
     if math.isfinite(variance):  # few are too few for rare basins: evener weights are what is gained
         return variance * ess * len(log_w) / effective
     return _needed(trial.measured(), error)
-
-
-def _tails(found: Mapping[str, Measured]) -> bool:
-    """Whether k-hat inside the basins, where it can be told, allows the weights to be used."""
-    return not any(m.khat > KHAT_LIMIT for m in found.values())
-
-
-def _tail_checks(log_w: np.ndarray, found: Mapping[str, Measured]) -> list[Finding]:
-    """Findings on k-hat, of all weights and of those inside each basin, and on the samples inside."""
-    khats = {"all weights": pareto_khat(log_w), **{name: m.khat for name, m in found.items()}}
-    where, worst_khat = max(khats.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
-    head = f"k-hat {worst_khat:.2f} at most ({where})"
-    if not worst_khat <= KHAT_LIMIT:
-        first = Finding(BAD, head, "A few samples to come would change the result.")
-    elif worst_khat > KHAT_RELIABLE:
-        first = Finding(CARE, head, "Errors are underrated.")
-    else:
-        first = Finding(GOOD, head, "")
-    few = min((m.effective for m in found.values()), default=0.0)
-    ess = effective_sample_size(log_w)
-    head = f"{few:,.0f} effective samples inside each basin, at least; {ess:,.0f} in all"
-    if few < INSIDE or ess < FEW:
-        return [first, Finding(BAD, head, f"Below {INSIDE:g} the error is itself uncertain.")]
-    return [first, Finding(GOOD, head, "")]
-
-
-def _agreement(found: Mapping[str, Measured], other: Mapping[str, Measured]) -> Finding:
-    """Finding on an independent estimate."""
-    z, errors = {}, []
-    for name, m in found.items():
-        o = other.get(name)
-        if o is not None and math.isfinite(o.error) and o.effective >= SEEN and math.isfinite(m.error):
-            z[name] = abs(m.value - o.value) / math.hypot(m.error, o.error)
-            errors.append(o.error)
-    if not z:
-        return Finding(CARE, "no independent estimate of use", "It has too few effective samples inside the basins.")
-    name = max(z, key=lambda key: z[key])
-    # Of several quantities the largest of so many is looked at: as likely as beyond APART for one.
-    limit = APART + max(0.0, math.log(len(z))) / APART
-    head = (
-        f"an independent estimate of {len(z)} of {len(found)} quantities, its error {max(errors):.2g} at most, "
-        f"{'agrees' if z[name] < limit else 'disagrees'} ({z[name]:.1f} standard errors apart at most, {name})"
-    )
-    return Finding(GOOD if z[name] < limit else BAD, head, "" if z[name] < limit else "Train longer.")

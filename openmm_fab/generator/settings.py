@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..coordinates.settings import CoordinateSettings
-from ..flow.coupling import FlowSettings
+from ..flow.settings import FlowSettings
 from ..tools.fields import Fields, check_fields, updated
 from ..train.settings import TrainSettings
 from .temperatures import in_order

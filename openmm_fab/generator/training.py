@@ -16,7 +16,8 @@ from torch import Tensor
 from ..tools.activity import doing
 from ..tools.files import latest, previous, set_aside
 from ..tools.metrics import FlowMetrics, TrainingMetrics
-from ..tools.progress import History, LivePlot, RunLog, TrainingBar, duration
+from ..tools.progress import History, LivePlot, TrainingBar, duration
+from ..tools.run_log import RunLog
 from ..train.trainer import Trainer
 from ..weights import OUTSIDE_LIMIT
 

@@ -15,8 +15,8 @@ from ..comparison.verdicts import AGREE
 from ..drawing.structures import Structures, elements_and_bonds
 from ..ensemble.audit import COLUMNS as AUDIT_COLUMNS
 from ..ensemble.audit import TITLE as AUDIT_TITLE
-from ..ensemble.ensemble import draw_structures
 from ..ensemble.held import COLUMNS, TITLE, costs
+from ..ensemble.pictures import draw_structures
 from ..generator.outcome import COLUMNS as OUTCOME_COLUMNS
 from ..generator.outcome import Outcome
 from ..tools.files import write_atomically

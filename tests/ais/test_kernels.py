@@ -16,7 +16,8 @@ from torch import Tensor
 from openmm_fab.ais.annealing import AISSettings, run_ais
 from openmm_fab.ais.kernels import KERNELS, _in_base, hmc, latent_hmc, mala, metropolis
 from openmm_fab.ais.path import AnnealedDensity, Path, Points
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
 
 CHAINS = 20_000

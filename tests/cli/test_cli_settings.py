@@ -14,7 +14,7 @@ from openmm_fab.ais.annealing import AISSettings
 from openmm_fab.cli.settings import WHOLE_RUN, parse_assignments, run_settings
 from openmm_fab.cli.source import kelvins
 from openmm_fab.coordinates.settings import CoordinateSettings
-from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.presets import PRESETS, Preset
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.md.settings import METHODS, WalkersSettings, settings_of

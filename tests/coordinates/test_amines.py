@@ -16,7 +16,7 @@ from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.isomers import pyramidal_nitrogens, sides_of_nitrogens
 from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.coordinates.zmatrix import build_zmatrix
-from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.system import MolecularSystem

@@ -18,7 +18,8 @@ from torch.autograd.functional import jacobian
 
 from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.zmatrix import build_zmatrix
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.flow.splines import spline
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.tools.circle import wrap

@@ -16,7 +16,8 @@ from openmm_fab.coordinates.isomers import kept_in_large_rings, stiff_in_large_r
 from openmm_fab.coordinates.minima import _distinct_minima, distinct, ring_systems, unwrapped, with_far
 from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.graph import BondGraph

@@ -11,7 +11,7 @@ from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.coordinates.zmatrix import build_zmatrix, puckering
 from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.molecule.graph import is_planar
 from openmm_fab.molecule.system import MolecularSystem
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from openmm_fab.energy.backends import reduced_energy
-from openmm_fab.energy.bridge import OpenMMEnergy, WorkerError, regularize
+from openmm_fab.energy.bridge import OpenMMEnergy, WorkerError
 from openmm_fab.energy.processes import ProcessError
+from openmm_fab.energy.regularization import regularize
 from openmm_fab.molecule.system import MolecularSystem
 
 SIGMA = 0.003  # nm

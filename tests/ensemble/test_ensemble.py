@@ -413,7 +413,7 @@ def test_frames_without_a_finite_energy_get_weight_zero_and_are_counted(monkeypa
     import torch
 
     energies = torch.tensor([1.0, float("inf"), float("nan"), 2.0])
-    monkeypatch.setattr("openmm_fab.ensemble.ensemble.reduced_energy", lambda system: lambda x: energies[: len(x)])
+    monkeypatch.setattr("openmm_fab.ensemble.reading.reduced_energy", lambda system: lambda x: energies[: len(x)])
     ensemble = Ensemble.from_mdtraj(flat(4).to_mdtraj(), stub_system(), block=np.arange(4))
     np.testing.assert_array_equal(ensemble.weights, [0.5, 0.0, 0.0, 0.5])
     assert ensemble.invalid == 2 and ensemble.n == 4

@@ -22,7 +22,7 @@ from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.netcdf import WeightedTrajectory
 from openmm_fab.ensemble.stream import RunningWeights, StreamedEnsemble, sample_to_file
-from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator import sampling
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from openmm_fab.flow.conditional import AtTemperature
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 
 SETTINGS = {
     "all alike": FlowSettings(layers=4, hidden=8, bins=4, scale=0.7),

@@ -12,7 +12,8 @@ import torch
 from examples import slopes_along
 from torch import Tensor
 
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 
 SMALL = FlowSettings(layers=4, hidden=16, bins=5, bound=4.0)
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from openmm_fab.flow import native as c
-from openmm_fab.flow.coupling import MAX_LOG_SCALE, CouplingFlow, FlowSettings, _move, _move_in_c
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.layers import MAX_LOG_SCALE, move, move_in_c
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.tools import native
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="needs a C compiler")
@@ -35,7 +37,7 @@ def couple(x, raw, bound, circular, inverse, max_log_scale):
 
 
 def by_torch(x, raw, bound, circular, inverse):
-    return _move(x, raw.reshape(-1, x.shape[1]), raw.new_zeros(len(raw) * len(x)), bound, circular, inverse)
+    return move(x, raw.reshape(-1, x.shape[1]), raw.new_zeros(len(raw) * len(x)), bound, circular, inverse)
 
 
 def derivatives(function, x, raw, *rest):
@@ -80,13 +82,13 @@ def test_bias_and_products_of_less_precision(product, threads, monkeypatch) -> N
     bias = 0.3 * torch.randn(len(raw) * DIM, generator=random)
     above, above_det = torch.randn(x.shape, generator=random), torch.randn(300, generator=random)
     found = []
-    for move in (_move, _move_in_c):
+    for either in (move, move_in_c):
         given = [
             x.clone().requires_grad_(),
             raw.reshape(-1, 300).to(product).requires_grad_(),
             bias.clone().requires_grad_(),
         ]
-        y, log_det = move(*given, bound, circular, False)
+        y, log_det = either(*given, bound, circular, False)
         ((y * above).sum() + (log_det * above_det).sum()).backward()
         found.append([y.detach(), log_det.detach(), *(t.grad for t in given)])
     for k, (a, b) in enumerate(zip(found[1], found[0], strict=True)):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy.stats import chi2, norm
 
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.target import GaussianMixture
 from openmm_fab.train.objectives import MaximumLikelihood
 from openmm_fab.train.settings import Budget, TrainSettings

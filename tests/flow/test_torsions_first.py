@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
 from openmm_fab.flow.modes import BROAD
+from openmm_fab.flow.settings import FlowSettings
 
 SETTINGS = FlowSettings(layers=2, torsion_layers=4, affine_layers=4, hidden=8, bins=4)
 PERIODIC = torch.tensor([False, False, False, True, True])

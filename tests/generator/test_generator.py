@@ -20,13 +20,13 @@ from scipy.integrate import trapezoid
 from openmm_fab.coordinates import internal as coordinates
 from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.settings import CoordinateSettings
-from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.presets import PRESETS
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.tools.metrics import FlowMetrics, TrainingMetrics
-from openmm_fab.tools.progress import RunLog
+from openmm_fab.tools.run_log import RunLog
 from openmm_fab.train.settings import Budget, TrainSettings, parse_budget
 from openmm_fab.train.trainer import Trainer
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from generators import SMALL
 
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.interop.bgflow.inward import from_generator
 from openmm_fab.interop.bgflow.outward import (

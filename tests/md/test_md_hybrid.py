@@ -12,7 +12,7 @@ from md_examples import z_scores
 
 import openmm_fab as fab
 from openmm_fab.ais.path import Points
-from openmm_fab.flow.coupling import FlowSettings
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.md.hybrid import HybridWalkers, acceptance
 from openmm_fab.md.settings import HybridSettings
 from openmm_fab.target import VonMises

@@ -17,7 +17,7 @@ import pytest
 from ensembles import butane, flat, flow, two_basins
 
 from openmm_fab.comparison.comparing import compare
-from openmm_fab.ensemble.ensemble import draw_structures
+from openmm_fab.ensemble.pictures import draw_structures
 from openmm_fab.report import figures, html
 from openmm_fab.report.html import end_reloading, report_html, write_report
 from openmm_fab.report.page import RELOAD

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 import openmm_fab as fab
 from openmm_fab.ais.kernels import hmc, widths
 from openmm_fab.ais.path import AnnealedDensity, Path, Points
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.tools import devices

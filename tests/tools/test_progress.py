@@ -17,17 +17,8 @@ from ensembles import butane, flow
 from openmm_fab.plots import PLOT_SAMPLES, training_figures
 from openmm_fab.tools import progress
 from openmm_fab.tools.activity import doing
-from openmm_fab.tools.progress import (
-    History,
-    LivePlot,
-    RunLog,
-    Ticking,
-    TrainingBar,
-    bar,
-    duration,
-    dynamics_bar,
-    hide_bars,
-)
+from openmm_fab.tools.progress import History, LivePlot, Ticking, TrainingBar, bar, duration, dynamics_bar, hide_bars
+from openmm_fab.tools.run_log import RunLog
 
 INFO = {
     **{"iteration": 1, "loss": 1.5, "ess_flow": 0.25, "ess_ais": 0.5, "acceptance": 0.65, "evaluations": 1000},

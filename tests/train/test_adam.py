@@ -93,7 +93,8 @@ def test_training_does_not_load_the_compiler() -> None:
     code = """if True:
         import sys
         import torch
-        from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+        from openmm_fab.flow.coupling import CouplingFlow
+        from openmm_fab.flow.settings import FlowSettings
         from openmm_fab.target import Gaussian
         from openmm_fab.train.settings import Budget, TrainSettings
         from openmm_fab.train.trainer import Trainer

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.target import GaussianMixture
 from openmm_fab.train.distributed import Ranks
 from openmm_fab.train.experience import FOUND_EVERY, Experience

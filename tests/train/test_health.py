@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from openmm_fab.ais.annealing import AISSettings
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.target import ManyWell, VonMises
 from openmm_fab.train import health as watch
 from openmm_fab.train.errors import TrainingError

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.train import pathwise
 
 PERIODIC = torch.tensor([False, True])

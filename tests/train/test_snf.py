@@ -9,7 +9,8 @@ import pytest
 import torch
 from examples import slopes_along
 
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.target import Gaussian, GaussianMixture, ManyWell, VonMises
 from openmm_fab.train.settings import Budget, TrainSettings
 from openmm_fab.train.snf import PathSampler, StochasticFlow

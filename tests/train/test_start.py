@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.parts import objective_of
 from openmm_fab.target import Target
 from openmm_fab.train.settings import Budget, TrainSettings

@@ -14,7 +14,8 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 
 from openmm_fab.ais.annealing import AISSettings
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.target import Gaussian, ManyWell, Target, VonMises
 from openmm_fab.tools.metrics import IterationMetrics
 from openmm_fab.train.errors import TrainingError

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from openmm_fab.flow.coupling import CouplingFlow, FlowSettings
+from openmm_fab.flow.coupling import CouplingFlow
+from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.target import Gaussian, ManyWell
 from openmm_fab.train.objectives import objective_by_name
 from openmm_fab.train.settings import Budget, TrainSettings
