@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..tools.warn import warn
 from .common import (
     DeviceOption,
     ForcefieldOption,
@@ -192,10 +192,9 @@ def finish(
         against = as_ensemble(reference, ensemble, system=molecule)
         ours, theirs = (run_settings_of(place).get("fingerprint") for place in (folder, reference))
         if ours and theirs and ours != theirs:
-            warnings.warn(
+            warn(
                 f"{reference} was made with another molecule, force field or temperature than {folder}: what differs "
                 "may be that. `openmm-fab reference` takes --forcefield and --temperature.",
-                stacklevel=2,
             )
     elif molecule is not None:
         against = load_reference(molecule)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..tools.warn import warn
+
 if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
 
@@ -89,7 +91,7 @@ def digest(file: Path) -> str:
 def warn_if_cold(kelvin: float | None) -> None:
     """A temperature that looks like °C is told of."""
     if kelvin is not None and 0 < kelvin < COLD:
-        warnings.warn(f"--temperature is in K: {kelvin:g} K is {kelvin - 273.15:.0f} °C.", stacklevel=3)
+        warn(f"--temperature is in K: {kelvin:g} K is {kelvin - 273.15:.0f} °C.")
 
 
 def energies_in_words(generator: BoltzmannGenerator) -> str:

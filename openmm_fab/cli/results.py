@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..tools.warn import warn
 from .analysis import finish, metrics_of
 from .common import run_settings_of, write
 
@@ -109,7 +110,7 @@ def early_results(
                 n = early_samples(generator, samples, info["seconds"])
                 write_results(folder, generator, molecule, n, early)
         except Exception as error:
-            warnings.warn(f"There is no report {early}: {type(error).__name__}: {error}", stacklevel=2)
+            warn(f"There is no report {early}: {type(error).__name__}: {error}")
 
     return report
 

@@ -9,7 +9,6 @@ rotation.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from ..tools.circle import wrap
 from ..tools.fusing import FusedMap
 from ..tools.native import NotCompiledError
+from ..tools.warn import warn
 from .constraints import MassMetric
 from .layout import Layout
 from .native import NativePlacement
@@ -169,7 +169,7 @@ class Bijection(torch.nn.Module):
         try:
             self._native = NativePlacement(self.zmatrix)
         except NotCompiledError as error:
-            warnings.warn(f"The placement of atoms is PyTorch's own, and slower. {error}", stacklevel=2)
+            warn(f"The placement of atoms is PyTorch's own, and slower. {error}")
         return self
 
     def compile(self: B, chunk: int | None = None) -> B:  # type: ignore[override]

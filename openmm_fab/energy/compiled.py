@@ -8,7 +8,6 @@ OpenMM evaluates one structure at a time; here every term runs over a whole batc
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from ..molecule.system import MolecularSystem
 from ..tools.fusing import fuse
 from ..tools.memory import keep_freed_memory
 from ..tools.native import NotCompiledError
+from ..tools.warn import warn
 from .geometry import Value
 from .native import NativeEnergy
 from .potential import LivePotential, Potential
@@ -285,7 +285,7 @@ class CompiledEnergy(nn.Module):
                 self._in_c = NativeEnergy(self.potential, self.defaults, self.system.kT, self.system.n_atoms)
             except NotCompiledError as error:
                 self.native = False
-                warnings.warn(f"The energy is PyTorch's own, and slower. {error}", stacklevel=2)
+                warn(f"The energy is PyTorch's own, and slower. {error}")
             else:
                 self._left = self.potential.of_terms(self._in_c.left) if self._in_c.left else None
         return self._in_c if self.native and not self.leaves else None

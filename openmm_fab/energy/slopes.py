@@ -7,7 +7,6 @@ tell whether its forces belong to them.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..molecule.openmm_private import magnitude
+from ..tools.warn import warn
 from .agreement import DisagreementError, uncounted
 from .bridge import OpenMMEnergy
 
@@ -95,13 +95,12 @@ def check_gradient(energy: Callable[[Tensor], Tensor], x: Tensor) -> None:
             "of the structure itself: energy(torch.as_tensor(system.positions)[None])."
         )
     if found.noise > NOISY:
-        warnings.warn(
+        warn(
             f"The energy has a noise of {found.noise:.2g} kT, which weights show. In single precision a total of 1e6 "
             "kJ/mol is rounded to 0.06 kJ/mol: calculate in float64, or take the energies of the separate atoms off.",
-            stacklevel=3,
         )
     if found.hidden:
-        warnings.warn("The energy is too noisy to tell whether its gradient is right.", stacklevel=3)
+        warn("The energy is too noisy to tell whether its gradient is right.")
     elif found.wrong.any():
         forces = _wrong_forces(energy, x) if isinstance(energy, OpenMMEnergy) else ""
         raise DisagreementError(_message(found, forces))

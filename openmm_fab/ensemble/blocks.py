@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..tools.quiet import quiet
+from ..tools.warn import warn
 
 
 def time_blocks(angles: np.ndarray, blocks: int = 50) -> np.ndarray:
@@ -28,11 +28,10 @@ def time_blocks(angles: np.ndarray, blocks: int = 50) -> np.ndarray:
         return np.arange(n) * min(20, n) // n
     count = min(blocks, int(n / (2.0 * slowest)))
     if count < 10:
-        warnings.warn(
+        warn(
             f"The slowest torsion stays correlated over {slowest:.0f} of {n} frames, which leaves "
             f"{max(count, 0)} independent time blocks: error bars are rough. Sample longer, or use replica "
             "exchange.",
-            stacklevel=3,
         )
     return np.arange(n) * min(max(count, 2), n) // n
 

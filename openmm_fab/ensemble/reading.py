@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ..energy.evaluate import Rounding, energies_of
 from ..free_energy.frames import Frames
 from ..molecule.stereo import check_chirality, stereocentres
 from ..molecule.system import MolecularSystem
+from ..tools.warn import warn
 from .blocks import slowest_inefficiency, time_blocks
 from .states import slow_angles
 from .trajectories import check_same_atoms, coordinate_grid, load_trajectory, whole_structures
@@ -78,6 +78,6 @@ def read_frames(
     if not energies:
         return frames, rounding
     if rounding is not None:
-        warnings.warn(f"{name!r} has {rounding}. {spoilt} {KEEP}", stacklevel=2)
+        warn(f"{name!r} has {rounding}. {spoilt} {KEEP}")
     log_w = np.where(np.isfinite(u), frames.log_w, -np.inf)
     return replace(frames, u=u, log_w=log_w, invalid=int((~np.isfinite(u)).sum())), rounding

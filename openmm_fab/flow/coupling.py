@@ -14,7 +14,6 @@ harmonic ones are; `conditional.AtTemperature` is the flow at one temperature.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import pairwise
 from typing import cast
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from ..tools.graphs import Function, Graphs
 from ..tools.native import NotCompiledError
+from ..tools.warn import warn
 from . import native
 from .layers import Arrays, Coupling, apply_layer, halves, move, move_in_c
 from .modes import Mixture, mixtures_of
@@ -200,7 +200,7 @@ class CouplingFlow(nn.Module):
                 return couple(z, arrays, inverse, self.matmul_dtype, move_in_c)
             except NotCompiledError as error:
                 self._native = False
-                warnings.warn(f"The flow is PyTorch's own, and slower. {error}", stacklevel=2)
+                warn(f"The flow is PyTorch's own, and slower. {error}")
         return couple(z, arrays, inverse, self.matmul_dtype, move)
 
     def log_prob(self, z: Tensor) -> Tensor:

@@ -108,9 +108,9 @@ class BoltzmannGenerator(Sampler):
         progress : bool or "plot"
             A bar; "plot": in a notebook also learning curves and the Ramachandran plot, redrawn as training goes on.
         temperatures : sequence of float (K), text or Quantity, optional
-            Two or more, the system's own within their range: one flow for all of them and those between, see `sample`.
-            The energy is the system's at each, and so is what an implicit solvent's salt screens. Metrics are those at
-            the system's own. The generator has to be untrained, or to have these in its settings.
+            Two or more, the system's own within their range: one flow for all of them and those between, from which
+            `sample` draws. The energy is the system's at each, and so is what an implicit solvent's salt screens.
+            Metrics are those at the system's own. The generator has to be untrained, or to have these in its settings.
         compile : bool
             On a GPU, fuse the flow and a translated energy with `torch.compile`. On a CPU they are C in any case.
         evaluate_every : float, s

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from ..tools.fields import whole_number
 from ..tools.graphs import Graphs
 from ..tools.memory import keep_freed_memory
 from ..tools.progress import bar
+from ..tools.warn import warn
 from . import sampling
 from .energies import checked_energy, exact_energy, relaxed
 from .holding import held_by
@@ -89,10 +89,9 @@ class Sampler:
                     f"{tuple(z.shape)}."
                 )
             if share := share_outside_circle(z, coordinates.periodic):
-                warnings.warn(
+                warn(
                     f"{100 * share:.2g} % of the flow's samples have angles beyond +-pi, where the circle begins anew: "
                     "places that count more than once make weights wrong. Take a flow whose angles stay on the circle.",
-                    stacklevel=2,
                 )
         minimum = torch.as_tensor(system.minimum, device="cpu" if energy is None else self.device)[None]
         self._lowest = float(self.energy(minimum))
@@ -161,10 +160,9 @@ class Sampler:
             self.flow.sample(batch, stream(self.device, 0))
         except Exception as error:
             self.flow.uncompile()
-            warnings.warn(
+            warn(
                 f"Goes on without torch.compile, slower: {type(error).__name__}: "
                 f"{str(error).strip().splitlines()[0]}. It needs Triton and a C compiler (gcc or clang).",
-                stacklevel=3,
             )
 
     @overload

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..tools.files import latest, previous, set_aside
 from ..tools.metrics import FlowMetrics, TrainingMetrics
 from ..tools.progress import History, LivePlot, TrainingBar, duration
 from ..tools.run_log import RunLog
+from ..tools.warn import warn
 from ..train.trainer import Trainer
 from ..weights import OUTSIDE_LIMIT
 
@@ -125,19 +125,17 @@ def run(
         if checkpoint is not None:  # not after an error: the checkpoint that is there may be the better one
             trainer.save(checkpoint)
     if history and history[-1].get("annealed_above_cut", 0.0) > ABOVE:
-        warnings.warn(
+        warn(
             f"{100 * history[-1]['annealed_above_cut']:.0f} % of the weight of annealed structures lies above the cut, "
             f"{energy_cut:g} kT over thermal motion, where training counts them for less. Train "
             "longer, raise energy_cut (of GeneratorSettings), or check the energy.",
-            stacklevel=3,
         )
     outside = next((m["annealed_outside"] for m in reversed(history) if "annealed_outside" in m), 0.0)
     if outside > OUTSIDE_LIMIT:
-        warnings.warn(
+        warn(
             f"{100 * outside:.0f} % of the weight of annealed structures lies beyond the splines' range, where the "
             "flow cannot follow the energy. Raise CoordinateSettings.inflate, or give coordinates made from a "
             "trajectory.",
-            stacklevel=3,
         )
     return history
 

@@ -7,7 +7,6 @@ flow=...)``.  Parameters are shared with the given object.
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ..flow.base import Flow, share_outside_circle
 from ..tools.circle import wrap_periodic
+from ..tools.warn import warn
 
 TEAR = 0.1  # nats at +-pi that are worth a warning
 SAMPLES = 1000  # drawn to check a flow
@@ -206,17 +206,15 @@ def _check(flow: ForeignFlow, dim: int) -> ForeignFlow:
     with torch.no_grad(), seeded(torch.Generator().manual_seed(0), next(flow.parameters()).device):
         z, _ = flow._sample(SAMPLES)
     if share := share_outside_circle(z, flow.periodic):
-        warnings.warn(
+        warn(
             f"{100 * share:.2g} % of this flow's samples have angles beyond +-pi. They are taken back to the circle "
             "with the log q of where they were, which makes their weights wrong. Take a flow whose angles stay on the "
             "circle, such as openmm_fab's CouplingFlow or normflows' circular couplings.",
-            stacklevel=3,
         )
     if (jump := tear(flow, flow.periodic)) > TEAR:
-        warnings.warn(
+        warn(
             f"log q of this flow jumps by up to {jump:.1f} nats where an angle closes at +-pi. Its networks seem to "
             "see raw angles: give them (cos, sin), or take a flow that does, such as openmm_fab's CouplingFlow or "
             "normflows' circular couplings.",
-            stacklevel=3,
         )
     return flow

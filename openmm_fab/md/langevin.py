@@ -8,7 +8,6 @@ import os
 import struct
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
 from ..tools.files import DamagedFileError, latest, load_npz, previous, write_atomically
 from ..tools.progress import bar, dynamics_bar
+from ..tools.warn import warn
 from .convergence import ReferenceEnsemble, assess_convergence, reported
 from .settings import LangevinSettings
 from .start import starting_structures
@@ -133,7 +133,7 @@ def _run(
     if stopped:
         if not u:
             raise KeyboardInterrupt("Stopped before the first frame of production.")
-        warnings.warn(stopped_message(len(u) / total, kept), stacklevel=5)
+        warn(stopped_message(len(u) / total, kept))
     return np.array(u)
 
 

@@ -18,6 +18,7 @@ from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
 from ..tools.progress import dynamics_bar
 from ..tools.quiet import quiet
+from ..tools.warn import warn
 from .convergence import ReferenceEnsemble, assess_convergence, count_round_trips, reported
 from .ladder import mbar_log_weights, temperature_ladder
 from .settings import ReplicaExchangeSettings
@@ -63,7 +64,7 @@ def replica_exchange(
         if len(read["u"]) <= first + 1:
             raise KeyboardInterrupt("Stopped before the first frame of production.")
         if stopped:
-            warnings.warn(stopped_message((len(read["u"]) - 1) / total, kept), stacklevel=4)
+            warn(stopped_message((len(read["u"]) - 1) / total, kept))
     # Iteration 0 is the start.
     return _ensemble(system, settings, {k: v[first + 1 :] for k, v in read.items()}, basin)
 

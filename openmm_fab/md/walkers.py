@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from ..energy.compiled import CompiledEnergy
 from ..energy.dynamics import LangevinMiddle, Motion, UnstableDynamicsError, repartitioned
 from ..molecule.system import MolecularSystem
 from ..tools.progress import dynamics_bar
+from ..tools.warn import warn
 from .bias import TorsionBias, chosen_torsions
 from .ladder import temperature_ladder
 from .settings import MetadynamicsSettings, MethodSettings, WalkersExchangeSettings, WalkersSettings
@@ -315,7 +315,7 @@ def sample(method: Method, store: Store, progress: bool) -> Sampled:
     if stopped:
         if not store.frames:
             raise KeyboardInterrupt("Stopped before the first frame of production.")
-        warnings.warn(stopped_message(state["interval"] / total, store.folder is not None), stacklevel=5)
+        warn(stopped_message(state["interval"] / total, store.folder is not None))
     arrays = {key: np.stack([frame[key] for frame in store.frames]) for key in store.frames[0]}
     return Sampled(arrays, method.about(state), stopped)
 

@@ -5,10 +5,10 @@ Protonation, tautomer and stereo stay as drawn; what is not said is an error tha
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..tools.warn import warn
 from .checks import some
 from .chemistry import rdkit_chem, silent, without_hydrogens
 
@@ -125,9 +125,8 @@ def prepared(molecule: Mol, where: str = "an RDKit molecule") -> Mol:
     if solid:
         Chem.AssignStereochemistryFrom3D(whole)
         if added:
-            warnings.warn(
+            warn(
                 f"{where}: {added} hydrogens were added to a 3-D structure without them, as its valences ask for.",
-                stacklevel=3,
             )
     whole = with_stereo(whole, where)
     return whole if solid else embedded(whole, where)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-import warnings
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+from ..tools.warn import warn
 from .bias import biases
 from .checks import check_supported, repeat_warnings
 from .copies import canonical_xml, copied, digest
@@ -61,7 +61,7 @@ class Molecule:
         object.__setattr__(self, "_contents", digest(self.system))
         told = repeat_warnings(self.topology, self.system), default_parameters(self.topology, self.system)
         for text in itertools.chain(*told, biases(self.system)):
-            warnings.warn(f"{self.name}: {text}", stacklevel=4)
+            warn(f"{self.name}: {text}")
 
     def __repr__(self) -> str:
         return f"MolecularSystem({self.name!r}, {self.n_atoms} atoms, {self.temperature:g} K; {self.physics})"

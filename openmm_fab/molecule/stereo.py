@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import mdtraj
 import numpy as np
 
+from ..tools.warn import warn
 from .graph import BondGraph
 
 ARMS = {"C": 4, "N": 4, "Si": 4, "P": 4, "S": 3}  # neighbours of a stereocentre; beside three there is a lone pair
@@ -43,10 +42,9 @@ def check_chirality(
     some = {i: share for i, share in inverted.items() if share > 0.0}
     if some:
         found = ", ".join(f"{atoms[i]} in {100 * share:.2g} %" for i, share in list(some.items())[:5])
-        warnings.warn(
+        warn(
             f"Stereocentres have the opposite chirality to the system's structure: {found} of the frames. Such frames "
             "are another molecule; leave them out.",
-            stacklevel=4,
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from openmm import app, unit
 
+from ..tools.warn import warn
 from .checks import UnsupportedSystemError, some
 from .chemistry import positions_of, topology_of
 from .ligand import SUFFIXES as SDF
@@ -47,7 +48,7 @@ def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
     ignored = [str(warning.message) for warning in said if "duplicate atom" in str(warning.message)]
     for warning in said:
         if str(warning.message) not in ignored:
-            warnings.warn(str(warning.message), warning.category, stacklevel=5)
+            warn(str(warning.message), warning.category)
     if ignored:
         raise ValueError(_same_names(path, ignored, read.topology.getNumAtoms()))
     drop_repeated_bonds(read.topology)
@@ -57,11 +58,11 @@ def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
     if read.topology.getNumAtoms() == 0:
         raise ValueError(f"Expected atoms in {path}; there are none. Is it a {'PDBx/mmCIF' if mmcif else 'PDB'} file?")
     if read.getNumFrames() > 1:
-        warnings.warn(f"{path} holds {read.getNumFrames()} models; the first is used.", stacklevel=5)
+        warn(f"{path} holds {read.getNumFrames()} models; the first is used.")
     places = alternate_locations(path)
     if places:
-        warnings.warn(
-            f"{path} has alternate locations ({len(places)} lines); of each atom the first one is used.", stacklevel=5
+        warn(
+            f"{path} has alternate locations ({len(places)} lines); of each atom the first one is used.",
         )
     return read.topology, read.positions
 

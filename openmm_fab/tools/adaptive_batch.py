@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+
+from .warn import warn
 
 T = TypeVar("T")
 
@@ -65,10 +66,9 @@ class AdaptiveBatch:
     def halve(self, rows: int) -> None:
         """Limit pieces to half as many rows from now on."""
         self.limit = (rows + 1) // 2
-        warnings.warn(
+        warn(
             f"{self.what}: out of memory with {rows} rows at once; goes on with {self.limit}. A smaller batch "
             "(TrainSettings.batch) would save the attempt.",
-            stacklevel=3,
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -16,7 +16,6 @@ import pickle
 import struct
 import time
 import uuid
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 
 from .errors import OpenMMFabError
+from .warn import warn
 
 T = TypeVar("T")
 MAX_RATIO = 200  # unpacked to packed; more, and above 64 MiB, is a zip bomb
@@ -175,7 +175,7 @@ def latest(path: str | Path, load: Callable[[Path], T]) -> T:
         if path.exists():
             with contextlib.suppress(OSError):
                 os.replace(path, path.with_name(f"{path.stem}.damaged{path.suffix}"))
-        warnings.warn(f"Goes on from {previous(path)}, the one before: {error}", stacklevel=3)
+        warn(f"Goes on from {previous(path)}, the one before: {error}")
         return loaded
 
 

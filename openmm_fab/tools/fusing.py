@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .warn import warn
 
 Function = Callable[..., Sequence[Tensor]]
 
@@ -35,7 +36,7 @@ def fuse(function: Function, example: Sequence[Tensor], what: str) -> Function:
         fused(*example)
     except Exception as error:
         message = str(error).strip().splitlines() or [""]
-        warnings.warn(f"{what} is not fused, and slower: {type(error).__name__}: {message[0]}", stacklevel=3)
+        warn(f"{what} is not fused, and slower: {type(error).__name__}: {message[0]}")
         return function
 
     def filled_up(*inputs: Tensor) -> Sequence[Tensor]:

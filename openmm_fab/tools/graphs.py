@@ -6,12 +6,13 @@ at once. A graph reads and writes the same memory each time, so inputs are copie
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .warn import warn
 
 WARM_UP = 3  # calls before one is recorded: compilers and libraries set themselves up in the first ones
 
@@ -69,7 +70,7 @@ class Graphs:
             raise
         except RuntimeError as error:
             first = str(error).strip().splitlines() or [""]
-            warnings.warn(f"Goes on without CUDA graphs, slower: {type(error).__name__}: {first[0]}", stacklevel=4)
+            warn(f"Goes on without CUDA graphs, slower: {type(error).__name__}: {first[0]}")
             return function
 
 

@@ -16,7 +16,6 @@ import shutil
 import stat
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from .activity import doing
 from .errors import OpenMMFabError
+from .warn import warn
 
 LANES = 16  # structures that are worked on side by side
 ALIGNED = 64  # bytes; of work space
@@ -165,7 +165,7 @@ def _folder() -> Path:
     reason = cache_fault()
     if not reason:
         return cache_folder()
-    warnings.warn(f"Compiled code is not kept: {reason}. It is compiled in every process.", stacklevel=2)
+    warn(f"Compiled code is not kept: {reason}. It is compiled in every process.")
     return Path(_own_folder.name)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-import warnings
 from array import array
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 
 from .activity import current
 from .metrics import TrainingMetrics
+from .warn import warn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -300,7 +300,7 @@ class LivePlot:
             try:
                 self.draw()
             except Exception as error:  # a picture is no reason to end a training
-                warnings.warn(f"The live plot stops: {type(error).__name__}: {error}", stacklevel=3)
+                warn(f"The live plot stops: {type(error).__name__}: {error}")
                 self.every = math.inf
             self._drawn = time.perf_counter()
 

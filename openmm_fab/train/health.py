@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-import warnings
 from collections import deque
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from ..tools.circle import circular_bins, circular_density, label_basins
 from ..tools.metrics import StepMetrics
+from ..tools.warn import warn
 from ..weights import effective_share
 from .errors import TrainingError
 from .experience import RECENT, Experience
@@ -95,10 +95,9 @@ class Health:
                 f"{seen} This is the {self.restored}. time, each with half the learning rate of the one before. Lower "
                 f"TrainSettings.learning_rate (now {learner.settings.learning_rate:.1e}), or raise batch."
             )
-        warnings.warn(
+        warn(
             f"{seen} Training goes back to its last good state, with half the learning rate "
             f"({self.restored} of at most {TRIES - 1} times).",
-            stacklevel=5,
         )
 
     def begin_anew(self) -> None:
@@ -199,7 +198,7 @@ class Health:
     def _tell(self, kind: str, message: str) -> None:
         """Warn once of each kind, until it was well in between."""
         if kind not in self._told:
-            warnings.warn(message, stacklevel=5)
+            warn(message)
         self._told.add(kind)
 
     def state_dict(self) -> dict[str, Any]:
