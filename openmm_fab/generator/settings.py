@@ -26,7 +26,7 @@ class GeneratorSettings(Fields):
         Settings of the parts, or dictionaries of what differs from their defaults: `train={"batch": 512}`.
     energy_cut : float, kT
         In training, energies higher than this above thermal motion, which is dim / 2 over the minimum, count as dim
-        times a logarithm; see `energy.bridge.regularize`.
+        times a logarithm; see `energy.regularization.regularize`.
     temperatures : sequence of float, K
         Two or more that one flow learns together, each a text or Quantity, too; in rising order after the checks. None
         for the system's own alone.
