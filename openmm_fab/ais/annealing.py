@@ -240,12 +240,12 @@ def anneal_to_target(
     def run(chains: int) -> AISResult:
         return run_ais(flow, target, chains, settings, steps, rng=rng, ladder=ladder)
 
-    for _ in bar(range(pilots if settings.intermediate else 0), "adapting steps", progress):
+    for _ in bar(range(pilots if settings.intermediate else 0), "adapting step sizes", progress, unit="pilots"):
         pilot = in_passes(run, min(batch, PILOT_CHAINS), adaptive, rng)
         steps = adapted(steps, pilot.acceptance, settings.acceptance, 1.3)
     if settings.spacing == "adaptive" and pilots and settings.intermediate:
         ladder = pilot.ladder
-    passes = bar(range(0, n, batch), "annealing", progress)
+    passes = bar(range(0, n, batch), "annealing", progress, unit="chains", size=batch)
     whole = concatenate([in_passes(run, min(batch, n - k), adaptive, rng) for k in passes])
     if not torch.isfinite(whole.start.log_q).all():
         raise FloatingPointError("Expected finite densities of the flow's own samples; the flow is broken.")

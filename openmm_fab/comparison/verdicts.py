@@ -60,7 +60,8 @@ class Reliability:
     def __str__(self) -> str:
         equal = self.khat == -math.inf
         size = f"{self.n:,} frames of equal weight" if equal and self.ess > self.n - 0.5 else ""
-        size = size or f"{self.ess:,.0f} effective samples of {self.n:,}"
+        number = f"{self.ess:,.0f}"
+        size = size or f"{number} effective sample{'' if number == '1' else 's'} of {self.n:,}"
         tail = "" if equal else "k-hat cannot be estimated, " if math.isnan(self.khat) else f"k-hat {self.khat:.2f}, "
         if self.usable:
             return f"{self.name}: the weights can be used ({tail}{size})."

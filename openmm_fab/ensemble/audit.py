@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from ..tools.findings import BAD, CARE, GOOD, Finding
 from ..tools.tables import table
+from ..weights import FEW, rule_of_three
 
 TITLE = "An audit: states that walkers on the energy reach"
 COVERED, RARE, EXCLUDED, MISSING = VERDICTS = ("covered", "rare", "excluded", "missing")
@@ -114,6 +115,13 @@ class Audit:
                 f"{_states(len(kept))} kept out by choice would hold some {_percent(_odds(kept))} of the weight",
                 f"{'; '.join(s.where for s in kept[:3])}: see what is held fixed, and how it is let go.",
             )
+        if self.undecided:
+            return Finding(
+                CARE,
+                "No verdict on missing states: too few effective samples",
+                f"{self.counts}. What was reached has frames, or little is due there; {FEW:.0f} effective samples or "
+                "more tell whether their share is what it should be.",
+            )
         rest = "" if self.exhausted else " The search ended with its budget: a longer one may reach more."
         return Finding(
             GOOD,
@@ -122,13 +130,18 @@ class Audit:
         )
 
     @property
+    def undecided(self) -> bool:
+        """Whether nothing is missing for certain, and the ensemble has too few effective samples to rule it out."""
+        return not self.missing and self.bound > rule_of_three(FEW)
+
+    @property
     def counts(self) -> str:
         """ "5 covered, 2 rare (below 0.1 % of the weight each), 1 excluded, 0 missing"."""
         found = {verdict: len(self.of(verdict)) for verdict in VERDICTS}
         rare = f" (below {_percent(self.bound)} of the weight each)" if found[RARE] else ""
         return (
             f"{found[COVERED]} covered, {found[RARE]} rare{rare}, {found[EXCLUDED]} excluded by choice, "
-            f"{found[MISSING]} missing"
+            f"{'no verdict on what is missing' if self.undecided else f'{found[MISSING]} missing'}"
         )
 
     def table(self, most: int | None = None) -> str:

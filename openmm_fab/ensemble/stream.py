@@ -271,7 +271,7 @@ def _fill(
     committed = time.monotonic()
     done = (first, first, _state(rng))
     try:
-        for start in bar(range(first, n, size), "sampling", progress):
+        for start in bar(range(first, n, size), "sampling", progress, unit="samples", size=size):
             before = _state(rng)
             x, u, log_w, log_q = (part[: n - start].cpu().numpy() for part in draw(rng))
             # A batch that is not kept whole is drawn again when more is asked for.

@@ -237,7 +237,7 @@ class Sampler:
                 *(self.flow_at(kelvin), self.coordinates, self.energy_at(kelvin), n, rng, refine, self.batch, progress)
             )
         else:
-            batches = bar(range(math.ceil(n / self.batch)), "sampling", progress)
+            batches = bar(range(math.ceil(n / self.batch)), "sampling", progress, unit="samples", size=self.batch)
             parts = zip(*(self._draw(rng, kelvin) for _ in batches), strict=True)
             x, u, log_w, log_q = (torch.cat(part)[:n] for part in parts)
         return Ensemble(

@@ -57,7 +57,7 @@ class HybridWalkers:
 
     def bar(self, intervals: range, show: bool) -> Iterable[int]:
         """Iterate over intervals with a bar."""
-        return bar(intervals, f"{self.settings.name}, {self.settings.frame_every} sweeps each", show)
+        return bar(intervals, self.settings.name, show, unit="sweeps", size=self.settings.frame_every)
 
     def first(self) -> State:
         """Initial state: walkers at flow samples, or at the given structures in turn.

@@ -140,7 +140,7 @@ def _run(
 def _steps(integrator: openmm.Integrator, steps: int, progress: bool) -> None:
     """Integrate some steps in up to 100 pieces, so that Ctrl-C is heard and the progress bar moves."""
     edges = np.linspace(0, steps, min(steps, 100) + 1).astype(int)
-    for piece in bar(np.diff(edges).tolist(), "equilibration", progress):
+    for piece in bar(np.diff(edges).tolist(), "equilibration", progress, unit="parts"):
         integrator.step(piece)
 
 

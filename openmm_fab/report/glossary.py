@@ -37,7 +37,8 @@ WORDS: dict[str, str] = {
     ),
     "covered, rare, excluded, missing": (
         "verdicts of an audit: there are frames; there are none and few are due; the coordinates keep another side by "
-        "choice; 20 effective samples or more are due and next to none are there"
+        "choice; 20 effective samples or more are due and next to none are there. With fewer than 100 effective "
+        "samples there is no verdict on what is missing"
     ),
     "eff. inside": "effective samples inside a basin; below 10 its error bar is not to be trusted",
     "energy cut": "energy above which training, and only training, counts energies logarithmically",
@@ -45,11 +46,8 @@ WORDS: dict[str, str] = {
         "Kish's effective sample size, (Σw)²/Σw²: number of equally weighted independent structures of the "
         "same precision. It sees only what the flow samples"
     ),
-    "FAB, flow, unw.": (
-        "labels of the same generator: FAB on the command line, flow in Python; unw. is short for unweighted"
-    ),
     "floor": "the reference's own noise: how far two halves of it differ",
-    "flow": "normalizing flow: the density q that can be sampled and evaluated",
+    "flow": "normalizing flow: the density q that can be sampled and evaluated; in tables, the samples drawn from it",
     "held": ("what coordinates keep as in the given structure: isomers, stereocentres, puckers, constrained lengths"),
     "invalid": "samples without a finite energy; weight zero, still counted in n",
     "iteration": "one pass of samples into the buffer, then the gradient steps on what it draws",
@@ -94,7 +92,7 @@ WORDS: dict[str, str] = {
     "preset": "named settings for a machine: smoke, laptop, gpu",
     "raw": "of the weights as they are, not clipped",
     "reference": "an independent ensemble to compare with, usually MD of the same System at the same temperature",
-    "reweighted, unweighted": "the flow's samples with and without their importance weights",
+    "reweighted, unweighted, unw.": "the flow's samples with and without their importance weights",
     "rotor, sector": (
         "a group of equivalent atoms (methyl, NH₃⁺) and the part of its circle that is sampled; log Z counts all"
     ),

@@ -107,9 +107,10 @@ def say(line: str, show: bool = True) -> None:
         tqdm.write(line)
 
 
-def bar(items: Iterable[T], label: str, show: bool = True) -> Iterable[T]:
-    """Progress bar over the items of an iterable."""
-    return tqdm(items, desc=label, disable=hidden(show), leave=False)
+def bar(items: Iterable[T], label: str, show: bool = True, *, unit: str, size: int = 1) -> Iterable[T]:
+    """Iterate with a progress bar that counts in `unit` ("samples"), `size` of them an item."""
+    scale = {"unit_scale": size} if size > 1 else {}
+    return tqdm(items, desc=label, disable=hidden(show), leave=False, unit=f" {unit}", **scale)
 
 
 class _DynamicsBar(tqdm):

@@ -171,7 +171,7 @@ def test_an_effective_sample_of_one_agrees_with_nothing() -> None:
     ever disagree."""
     alone = replace(flow(5000, seed=7), log_w=np.r_[50.0, np.random.default_rng(0).normal(size=4999)])
     result = compare(alone, two_basins(4000, 0.1, seed=9), n_bootstrap=20)
-    assert _verdicts(result) == {NO_WEIGHTS} and "1 effective samples of 5,000" in result.words()
+    assert _verdicts(result) == {NO_WEIGHTS} and "1 effective sample of 5,000" in result.words()
     assert "of none of which it can be said" in result.words()
 
 

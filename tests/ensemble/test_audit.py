@@ -39,6 +39,15 @@ def test_the_verdict(states, grade, words) -> None:
     assert found.finding in findings(ensemble)
 
 
+def test_too_few_effective_samples_are_no_verdict() -> None:
+    few = replace(audit(HERE, THIN), bound=3.0 / 99.0)
+    assert few.finding.grade == "care" and few.finding.head.startswith("No verdict on missing states")
+    assert "missing" not in few.counts.replace("no verdict on what is missing", "") and "0 missing" not in repr(few)
+    enough = replace(few, bound=3.0 / 100.0)
+    assert enough.finding.grade == "good" and enough.counts.endswith("0 missing")
+    assert replace(audit(LOST), bound=0.5).finding.grade == "bad"  # what is missing for certain
+
+
 def test_the_table_has_what_is_missing_first() -> None:
     found = audit(THIN, HERE, KEPT, LOST)
     assert [row[0] for row in found.rows()] == ["missing", "covered", "excluded", "rare"]

@@ -290,11 +290,14 @@ def test_dynamics_are_shown_in_ps_with_their_speed() -> None:
 def test_bars_can_be_hidden(capsys) -> None:
     try:
         hide_bars()
-        assert list(bar(range(3), "sampling")) == [0, 1, 2] and list(dynamics_bar(range(3), "md", 1.0)) == [0, 1, 2]
+        assert list(bar(range(3), "sampling", unit="samples")) == [0, 1, 2] and list(
+            dynamics_bar(range(3), "md", 1.0)
+        ) == [0, 1, 2]
         with Ticking("set-up"):
             pass
         assert capsys.readouterr() == ("", "")
     finally:
         hide_bars(False)
-    list(bar(range(3), "sampling"))
-    assert "sampling" in capsys.readouterr().err
+    list(bar(range(3), "sampling", unit="samples", size=256))
+    shown = capsys.readouterr().err
+    assert "sampling" in shown and "/768 [" in shown and "samples/s]" in shown
