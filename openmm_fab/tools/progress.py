@@ -109,8 +109,8 @@ def say(line: str, show: bool = True) -> None:
 
 def bar(items: Iterable[T], label: str, show: bool = True, *, unit: str, size: int = 1) -> Iterable[T]:
     """Iterate with a progress bar that counts in `unit` ("samples"), `size` of them an item."""
-    scale = {"unit_scale": size} if size > 1 else {}
-    return tqdm(items, desc=label, disable=hidden(show), leave=False, unit=f" {unit}", **scale)
+    scale = size if size > 1 else False
+    return tqdm(items, desc=label, disable=hidden(show), leave=False, unit=f" {unit}", unit_scale=scale)
 
 
 class _DynamicsBar(tqdm):
