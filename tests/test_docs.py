@@ -15,6 +15,7 @@ from openmm_fab.cli.commands import app
 from openmm_fab.cli.settings import run_settings
 from openmm_fab.report.glossary import WORDS
 from openmm_fab.tools.toml import tomllib
+from openmm_fab.train import start
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -263,6 +264,16 @@ def test_the_glossary_of_reports_is_that_of_the_docs() -> None:
     rows = re.findall(r"^\| (\*\*.*?) \| (.*) \|$", (DOCS / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert {without_markup(word): without_markup(meaning) for word, meaning in rows} == WORDS
     assert len(WORDS) > 40
+
+
+def test_the_phases_are_those_of_the_code() -> None:
+    """Names and limits of the start's phases in the tables and equations."""
+    text = (DOCS / "how_it_works.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| (\w+) \|", text[text.index("| phase |") :], re.MULTILINE)[1:6]) == start.PHASES
+    limits = re.findall(r"^\| (?:apart|weights|paths) \|.* ([\d.]+)(?: %)? \|$", text, re.MULTILINE)
+    assert list(map(float, limits)) == [start.APART, start.FAR, 100 * start.ENOUGH]
+    theory = (DOCS / "theory.md").read_text(encoding="utf-8")
+    assert f"effective sample size of ${start.TRUST}\\,n$" in theory and f"\\tfrac1{start.DEFENSIVE} r(t)" in theory
 
 
 def test_an_init_names_modules_that_are_there() -> None:
