@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+import mdtraj
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..ais.annealing import anneal_to_target
-from ..ais.correction import Corrected, Correction
 from ..energy.backends import reduced_energy
+from ..energy.correction import Correction
 from ..energy.evaluate import energies_of
 from ..ensemble.ensemble import Ensemble
+from ..free_energy.differences import free_energy_difference_bar
 from ..free_energy.estimators import FreeEnergy, exponential_average
+from ..free_energy.profiles import BasinDifference, basin_difference
 from ..molecule.system import MolecularSystem
 from ..target import BoltzmannTarget
 from ..tools.devices import stream
-from ..weights import effective_sample_size, systematic_resample
+from ..weights import effective_sample_size, log_mean_weight, systematic_resample
 from . import sampling
 from .generator import BoltzmannGenerator
 
-CHAINS, FEWEST_CHAINS, MOST = 4, 1000, 32  # samples of the flow for each expensive energy; at least; at most
-ANNEALED = 200  # of these, at least, where they are annealed
+# Cheap samples for each expensive energy: effective ones that are enough, and chains where the flow has not so many.
+POOL, CHAINS = 4, 4
+LAST_POOL, LAST_CHAINS = 20, 10  # of the last round, whose samples are part of the result
+FEWEST_CHAINS = 200
+PILOTS = 10  # passes of chains in which step sizes are found
+LEAST_SHARE = 0.02  # effective share of the flow's samples, below which they are annealed
 BATCH = 512
 FEWEST = 40  # expensive energies
+
+Energy = Callable[[Tensor], Tensor]  # x (batch, n_atoms, 3), nm -> u (batch,)
+Basin = np.ndarray | Callable[[mdtraj.Trajectory], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,18 +47,27 @@ class Refinement:
     ----------
     ensemble : Ensemble
         Of the expensive energy: structures, its u, weights; a block is one structure, which may be there several times.
+    surrogate : Ensemble
+        Of the fitted energy, from which those of `ensemble` were drawn: many more structures.
     difference : FreeEnergy
         F(expensive) - F(the generator's energy), kT.
     evaluations : int
         Expensive energies that were spent.
     overlap : float
         Between 0 and 1: the effective share of samples of the cheap energy, had they only been reweighted.
+    energy : callable
+        The fitted energy: x (batch, n_atoms, 3), nm -> u (batch,).
+    step : FreeEnergy
+        F(fitted) - F(the generator's energy), kT.
     """
 
     ensemble: Ensemble
+    surrogate: Ensemble
     difference: FreeEnergy
     evaluations: int
     overlap: float
+    energy: Energy = field(repr=False)
+    step: FreeEnergy
 
     def __str__(self) -> str:
         return (
@@ -56,10 +76,42 @@ class Refinement:
             f"reweighting alone keeps {100 * self.overlap:.2g} %"
         )
 
+    def basin_difference(self, basin: Callable[[mdtraj.Trajectory], np.ndarray]) -> BasinDifference:
+        """Free energy of a basin relative to everything else at the expensive energy, kT.
+
+        The fitted energy's own, from its many structures, and what the fit has left, averaged on either side: a
+        smaller error than `ensemble` alone has, in which chance decides how many structures are inside.
+
+        Parameters
+        ----------
+        basin : callable taking an mdtraj.Trajectory and returning (n,) bool
+        """
+        fitted = basin_difference(self.surrogate, basin)
+        alone = basin_difference(self.ensemble, inside := np.asarray(basin(self.ensemble.to_mdtraj())))
+        if not np.isfinite(fitted.value) or not np.isfinite(alone.value):
+            return alone
+        left = [log_mean_weight(part.log_w, part.block) for part in (self.ensemble[inside], self.ensemble[~inside])]
+        value = fitted.value - float(left[0].value) + float(left[1].value)
+        error = float(np.linalg.norm([fitted.error, *(float(part.error) for part in left)]))
+        return replace(alone, value=value, error=error, probability=float(1.0 / (1.0 + np.exp(value))))
+
+    def bar(self, frames: Ensemble) -> FreeEnergy:
+        """F(expensive) - F(the generator's energy) in kT by BAR, with frames of the expensive energy.
+
+        Parameters
+        ----------
+        frames : Ensemble
+            Of dynamics on the expensive energy, say, with its u at the level that `refine` was given.
+        """
+        u = energies_of(self.energy, self.ensemble.x)
+        drawn = replace(self.ensemble, u=u, log_w=np.zeros(self.ensemble.n), invalid=0)
+        found = free_energy_difference_bar(drawn, frames, self.energy, self.ensemble.u)
+        return _sum([found, self.step], found)
+
 
 def refine(
     generator: BoltzmannGenerator,
-    energy: MolecularSystem | Callable[[Tensor], Tensor],
+    energy: MolecularSystem | Energy,
     *,
     budget: int = 1000,
     rounds: int = 3,
@@ -68,14 +120,14 @@ def refine(
     """Carry a trained generator's ensemble to another energy with few evaluations of it, and no gradient.
 
     In rounds: samples of the cheap energy, corrected by what is known of the difference of both; expensive energies of
-    these; a fit of all of them, see `ais.correction`. The last round, of half the budget, weights its samples by what
-    the fit has left, so that the result is exact whatever the fit.
+    these; a fit of all of them, see `energy.correction`. The last round, of half the budget, weights its samples by
+    what the fit has left, so that the result is exact whatever the fit.
 
     Parameters
     ----------
     generator : BoltzmannGenerator
-        Trained: its samples are annealed to its own energy, with or without correction, before an expensive one is
-        asked for.
+        Trained: its samples are weighted, or annealed, to its own energy, with or without correction, before an
+        expensive one is asked for.
     energy : MolecularSystem, or callable
         Of the same atoms at the same temperature; x (batch, n_atoms, 3), nm -> u (batch,). See `energy.from_torch`,
         `energy.from_ase`. Its level is free, and part of `difference`.
@@ -88,7 +140,8 @@ def refine(
     Returns
     -------
     Refinement
-        Its `ensemble` gives profiles, populations and basin differences at the expensive energy, with errors.
+        Its `basin_difference` is the sharpest; its `ensemble` gives profiles and populations at the expensive energy,
+        with errors.
 
     Raises
     ------
@@ -101,56 +154,80 @@ def refine(
             f"{budget} and {rounds} rounds."
         )
     dear, rng = _dear(energy, generator.system), stream(generator.device, seed)
-    cheap = BoltzmannTarget(generator.energy, generator.coordinates)
-    learned = Correction(cheap.periodic)
-    z_seen, d_seen, spent, overlap = [], [], 0, 0.0
+    fit: Correction | None = None
+    x_seen, d_seen, spent, overlap = [], [], 0, 0.0
     cheap_log_z: FreeEnergy | None = None
     for number in range(rounds):
         last = number == rounds - 1
         n = budget - spent if last else budget // 2 // (rounds - 1)
-        target = Corrected(cheap, learned)
-        z, index, log_z = _samples(generator, target, n, rng)
-        x, d = _differences(generator, dear, z)
-        spent += len(z)
+        fitted = _less(generator.energy, fit)
+        pool = _pool(generator, fitted, n * (LAST_POOL if last else POOL), n * (LAST_CHAINS if last else CHAINS), rng)
+        drawn, index = pool.pick(n, rng)
+        x, d = _differences(generator, dear, pool.z[drawn])
+        spent += len(x)
         if cheap_log_z is None:
-            cheap_log_z, overlap = log_z, _effective(d[index]) / n
+            cheap_log_z, overlap = exponential_average(pool.log_w), _effective(d[index]) / n
         if not last:
-            z_seen.append(z)
+            x_seen.append(x)
             d_seen.append(d)
             if np.isfinite(np.concatenate(d_seen)).sum() >= FEWEST // 4:
-                learned = Correction.fitted(cheap.periodic, torch.cat(z_seen), np.concatenate(d_seen))
-    log_w = d - learned(z).detach().cpu().numpy()
-    if not np.isfinite(log_w[index]).any():
-        raise ValueError("Expected finite expensive energies; got none of any structure of the cheap one.")
-    weighted = exponential_average(log_w[index], block=index, method="reweighting a learned difference")
-    # ln of Z(expensive) / Z(corrected), Z(corrected), 1 / Z(cheap); without a correction the last two are one.
-    parts = [weighted] if cheap_log_z is None or rounds == 1 else [weighted, log_z, -cheap_log_z]
-    difference = FreeEnergy(
-        -sum(float(part.value) for part in parts),
-        float(np.sqrt(sum(float(part.error) ** 2 for part in parts))),
-        "reweighting" if rounds == 1 else weighted.method,
-        weighted.diagnosis,
-        all(part.trusted for part in parts),
-        weighted.ess,
-        weighted.khat,
-    )
+                fit = Correction.fitted(generator.system.graph, torch.cat(x_seen), np.concatenate(d_seen))
     with torch.no_grad():
-        u = generator.energy(x).cpu().numpy() - d
-    ensemble = Ensemble(
-        x=sampling.relabelled(generator.coordinates, x[torch.from_numpy(index).to(x.device)], rng).cpu().numpy(),
-        u=u[index],
-        log_w=log_w[index],
-        topology=generator.system.md_topology,
-        temperature=generator.system.temperature,
-        block=index,
-        name="refined",
-        invalid=int((~np.isfinite(log_w[index])).sum()),
-        held=generator.held,
+        u, u_fitted = (function(x).cpu().numpy() for function in (generator.energy, fitted))
+        x_pool = torch.cat([generator.coordinates.to_cartesian(z)[0] for z in pool.z.split(BATCH)])
+        u_pool = torch.cat([fitted(part) for part in x_pool.split(BATCH)]).cpu().numpy()
+    log_w = (d - u + u_fitted)[index]
+    if not np.isfinite(log_w).any():
+        raise ValueError("Expected finite expensive energies; got none of any structure of the cheap one.")
+    surrogate = _ensemble(generator, x_pool, u_pool, pool.log_w, "fitted", rng)
+    frames = _ensemble(generator, x[torch.from_numpy(index).to(x.device)], (u - d)[index], log_w, "refined", rng)
+    found = -exponential_average(
+        log_w, block=index, method="reweighting" if fit is None else "reweighting a learned difference"
     )
-    return Refinement(ensemble, difference, spent, overlap)
+    step = _step(generator.energy, surrogate, None if fit is None else cheap_log_z, pool.annealed)
+    return Refinement(replace(frames, block=index), surrogate, _sum([found, step], found), spent, overlap, fitted, step)
 
 
-def _dear(energy: MolecularSystem | Callable[[Tensor], Tensor], own: MolecularSystem) -> Callable[[Tensor], Tensor]:
+# --- inside ---
+
+
+class _Pool(NamedTuple):
+    """Samples z (n, dim), float64, of an energy, with log weights (n,); the flow's own, or annealed."""
+
+    z: Tensor
+    log_w: np.ndarray
+    annealed: bool
+
+    def pick(self, n: int, rng: torch.Generator) -> tuple[Tensor, np.ndarray]:
+        """Numbers of k <= n different samples, and which of them (n,) equally weighted ones are."""
+        seed = int(torch.randint(2**62, (1,), generator=rng, device=rng.device))
+        drawn, index = np.unique(systematic_resample(self.log_w, n, np.random.default_rng(seed)), return_inverse=True)
+        return torch.from_numpy(drawn).to(self.z.device), index
+
+
+def _pool(generator: BoltzmannGenerator, energy: Energy, enough: int, chains: int, rng: torch.Generator) -> _Pool:
+    """The flow's samples, until `enough` of them are effective; where it has too few of these, annealed chains."""
+    target, flow = BoltzmannTarget(energy, generator.coordinates), generator.flow_at()
+    batch = max(generator.batch, BATCH)
+    drawn: list[Tensor] = []
+    log_w = np.zeros(0)
+    with torch.no_grad():
+        while (effective := _effective(log_w)) < enough:
+            if len(log_w) >= enough and effective < LEAST_SHARE * len(log_w):
+                break
+            z, log_q = flow.sample(batch, rng)
+            found = (target.log_prob(z.double()) - log_q.double()).cpu().numpy()
+            drawn.append(z.double())
+            log_w = np.concatenate([log_w, np.where(np.isfinite(found), found, -np.inf)])
+    if effective >= enough:
+        return _Pool(torch.cat(drawn), log_w, annealed=False)
+    with torch.enable_grad():
+        n = max(chains, FEWEST_CHAINS)
+        points, annealed = anneal_to_target(flow, target, n, sampling.ANNEALING, rng=rng, batch=batch, pilots=PILOTS)
+    return _Pool(points.z.double(), annealed.cpu().numpy(), annealed=True)
+
+
+def _dear(energy: MolecularSystem | Energy, own: MolecularSystem) -> Energy:
     if not isinstance(energy, MolecularSystem):
         return energy
     if energy.elements != own.elements or abs(energy.temperature - own.temperature) > 1e-6 * own.temperature:
@@ -161,39 +238,30 @@ def _dear(energy: MolecularSystem | Callable[[Tensor], Tensor], own: MolecularSy
     return reduced_energy(energy)
 
 
-def _samples(
-    generator: BoltzmannGenerator, target: Corrected, n: int, rng: torch.Generator
-) -> tuple[Tensor, np.ndarray, FreeEnergy]:
-    """Different samples z (k, dim) of the target, k <= n; which of them (n,) equally weighted ones are; log Z.
+def _less(energy: Energy, fit: Correction | None) -> Energy:
+    """The energy less a fit."""
+    return energy if fit is None else lambda x: energy(x) - fit(x)
 
-    They are the flow's, by weight; where too few of these are effective, annealed ones.
+
+def _step(energy: Energy, surrogate: Ensemble, log_z: FreeEnergy | None, annealed: bool) -> FreeEnergy:
+    """F(fitted) - F(cheap), kT, from samples of the former and log Z of the latter; 0 without.
+
+    Samples of the flow have weights of both energies, whose ratio is known better than either.
     """
-    z, log_w = _weighted(generator, target, n, rng)
-    if _effective(log_w) < n:
-        with torch.enable_grad():
-            chains, batch = max(CHAINS * n, ANNEALED), max(generator.batch, BATCH)
-            points, annealed = anneal_to_target(
-                generator.flow_at(), target, chains, sampling.ANNEALING, rng=rng, batch=batch
-            )
-        z, log_w = points.z, annealed.cpu().numpy()
-    seed = int(torch.randint(2**62, (1,), generator=rng, device=rng.device))
-    drawn, index = np.unique(systematic_resample(log_w, n, np.random.default_rng(seed)), return_inverse=True)
-    return z[torch.from_numpy(drawn).to(z.device)].double(), index, exponential_average(log_w, method="the flow")
+    if log_z is None:
+        return FreeEnergy(0.0, 0.0, "the same energy")
+    if annealed:
+        return log_z - exponential_average(surrogate.log_w, method="annealed importance sampling")
+    change = energies_of(energy, surrogate.x) - surrogate.u  # cheap less fitted
+    below = np.where(np.isfinite(change), surrogate.log_w - change, -np.inf)
+    return -exponential_average(surrogate.log_w, below, method="importance sampling")
 
 
-@torch.no_grad()
-def _weighted(
-    generator: BoltzmannGenerator, target: Corrected, n: int, rng: torch.Generator
-) -> tuple[Tensor, np.ndarray]:
-    """Samples z (m, dim) of the flow with log weights (m,): until as many as n are effective, or m is MOST times n."""
-    drawn: list[Tensor] = []
-    log_w = np.zeros(0)
-    while len(log_w) < max(CHAINS * n, FEWEST_CHAINS) or (_effective(log_w) < n and len(log_w) < MOST * n):
-        z, log_q = generator.flow_at().sample(max(generator.batch, BATCH), rng)
-        found = (target.log_prob(z.double()) - log_q.double()).cpu().numpy()
-        drawn.append(z)
-        log_w = np.concatenate([log_w, np.where(np.isfinite(found), found, -np.inf)])
-    return torch.cat(drawn), log_w
+def _sum(parts: list[FreeEnergy], said: FreeEnergy) -> FreeEnergy:
+    """Sum of independent free energies, with the words of one."""
+    error = float(np.linalg.norm([part.error for part in parts]))
+    value, trusted = float(sum(part.value for part in parts)), all(part.trusted for part in parts)
+    return replace(said, value=value, error=error, trusted=trusted)
 
 
 def _effective(log_w: np.ndarray) -> float:
@@ -201,12 +269,25 @@ def _effective(log_w: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def _differences(
-    generator: BoltzmannGenerator, dear: Callable[[Tensor], Tensor], z: Tensor
-) -> tuple[Tensor, np.ndarray]:
+def _differences(generator: BoltzmannGenerator, dear: Energy, z: Tensor) -> tuple[Tensor, np.ndarray]:
     """Structures x (n, n_atoms, 3), nm, and u of its energy less that of the expensive one, (n,); -inf where the
     latter has no density."""
     x, _ = generator.coordinates.to_cartesian(z)
     cheap, found = generator.energy(x).cpu().numpy(), energies_of(dear, x.cpu().numpy())
     with np.errstate(invalid="ignore"):
         return x, np.where(np.isfinite(found) & np.isfinite(cheap), cheap - found, -np.inf)
+
+
+def _ensemble(
+    generator: BoltzmannGenerator, x: Tensor, u: np.ndarray, log_w: np.ndarray, name: str, rng: torch.Generator
+) -> Ensemble:
+    return Ensemble(
+        x=sampling.relabelled(generator.coordinates, x, rng).cpu().numpy(),
+        u=u,
+        log_w=log_w,
+        topology=generator.system.md_topology,
+        temperature=generator.system.temperature,
+        name=name,
+        invalid=int((~np.isfinite(log_w)).sum()),
+        held=generator.held,
+    )
