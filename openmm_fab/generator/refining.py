@@ -18,7 +18,7 @@ from ..energy.evaluate import energies_of
 from ..ensemble.ensemble import Ensemble
 from ..free_energy.differences import free_energy_difference_bar
 from ..free_energy.estimators import FreeEnergy, exponential_average
-from ..free_energy.profiles import BasinDifference, basin_difference
+from ..free_energy.profiles import BasinDifference, basin_difference, phi_positive
 from ..molecule.system import MolecularSystem
 from ..target import BoltzmannTarget
 from ..tools.devices import stream
@@ -36,7 +36,6 @@ BATCH = 512
 FEWEST = 40  # expensive energies
 
 Energy = Callable[[Tensor], Tensor]  # x (batch, n_atoms, 3), nm -> u (batch,)
-Basin = np.ndarray | Callable[[mdtraj.Trajectory], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +75,7 @@ class Refinement:
             f"reweighting alone keeps {100 * self.overlap:.2g} %"
         )
 
-    def basin_difference(self, basin: Callable[[mdtraj.Trajectory], np.ndarray]) -> BasinDifference:
+    def basin_difference(self, basin: Callable[[mdtraj.Trajectory], np.ndarray] | None = None) -> BasinDifference:
         """Free energy of a basin relative to everything else at the expensive energy, kT.
 
         The fitted energy's own, from its many structures, and what the fit has left, averaged on either side: a
@@ -84,10 +83,14 @@ class Refinement:
 
         Parameters
         ----------
-        basin : callable taking an mdtraj.Trajectory and returning (n,) bool
+        basin : callable taking an mdtraj.Trajectory and returning (n,) bool, optional
+            By default `free_energy.phi_positive` of the first phi.
         """
-        fitted = basin_difference(self.surrogate, basin)
-        alone = basin_difference(self.ensemble, inside := np.asarray(basin(self.ensemble.to_mdtraj())))
+        inside, of_surrogate = (
+            phi_positive(frames) if basin is None else np.asarray(basin(frames.to_mdtraj()))
+            for frames in (self.ensemble, self.surrogate)
+        )
+        fitted, alone = basin_difference(self.surrogate, of_surrogate), basin_difference(self.ensemble, inside)
         if not np.isfinite(fitted.value) or not np.isfinite(alone.value):
             return alone
         left = [log_mean_weight(part.log_w, part.block) for part in (self.ensemble[inside], self.ensemble[~inside])]
