@@ -202,7 +202,7 @@ def _fitted_khat(log_w: np.ndarray, tail: int) -> float:
         try:
             import arviz
         except ImportError as error:
-            raise ImportError("k-hat needs arviz-stats: pip install openmm_fab, or pip install arviz-stats.") from error
+            raise ImportError("k-hat needs arviz-stats: pip install arviz-stats.") from error
         # reff is there for the tail's size: arviz rounds 3 sqrt(n / reff) up, arviz-stats down.
         return float(arviz.psislw(log_w, reff=9.0 * log_w.size / (tail - 0.5) ** 2)[1])
     # arviz-stats is made for log likelihoods and negates what it gets: +log_w would fit the smallest weights.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.free_energy.profiles import surface
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.molecule.torsions import named_torsions
+from openmm_fab.tools.install import install
 
 pytest.importorskip("matplotlib")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -130,7 +132,7 @@ def test_a_short_training_shows_what_each_pass_had() -> None:
 
 def test_viewer_says_how_to_install_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "nglview", None)
-    with pytest.raises(ImportError, match=r"pip install openmm_fab\[notebook\]"):
+    with pytest.raises(ImportError, match=re.escape(install("notebook"))):
         flat(3).view()
 
 

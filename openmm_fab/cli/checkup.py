@@ -15,9 +15,10 @@ from typing import Annotated
 import typer
 
 from ..tools.findings import BAD, CARE, GOOD, Finding, worst
+from ..tools.install import install
 from ..tools.version import VERSION
 
-NEEDED = ("torch", "openmm", "numpy", "scipy", "mdtraj", "matplotlib", "netCDF4")
+NEEDED = ("torch", "openmm", "numpy", "scipy", "mdtraj", "matplotlib", "jinja2", "netCDF4")
 OPTIONAL = {
     "nglview": ("structures in notebooks and reports", "notebook"),
     "openmmtools": ("replica exchange by openmmtools, the flow as an MCMC move", "md"),
@@ -80,7 +81,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield _finding(GOOD, name, metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield _finding(CARE, name, "not installed", f"For {use}: pip install openmm_fab[{extra}]")
+            yield _finding(CARE, name, "not installed", f"For {use}: {install(extra)}")
 
 
 def _openmm() -> Iterator[Finding]:

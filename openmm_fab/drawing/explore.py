@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import mdtraj
 import numpy as np
 
+from ..tools.install import install
 from .sticks import sticks
 from .structures import Structures, elements_and_bonds
 from .style import REWEIGHTED, angle_axis, draw_surface, new_figure, torsion_label
@@ -121,7 +122,7 @@ class Explorer:
             from ipympl.backend_nbagg import Canvas, FigureManager
         except ImportError:
             self._picture = ipywidgets.Image(format="png", width=480)
-            side, hint = self._picture, "For clicks on the map: pip install openmm_fab[notebook]."
+            side, hint = self._picture, f"For clicks on the map: {install('notebook')}."
         else:
             side, hint = Canvas(self.figure), "Click a dot."
             FigureManager(side, 0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import mdtraj
 import numpy as np
 
+from ..tools.install import install
 from .sticks import structure_picture
 from .structures import elements_and_bonds, superposed
 
@@ -96,5 +97,5 @@ def _nglview() -> Any:
     try:
         import nglview
     except ImportError as error:
-        raise ImportError("Viewing structures needs nglview: pip install openmm_fab[notebook].") from error
+        raise ImportError(f"Viewing structures needs nglview: {install('notebook')}.") from error
     return nglview

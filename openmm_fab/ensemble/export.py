@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..tools.files import write_atomically
+from ..tools.install import install
 from ..weights import normalized_weights, systematic_resample
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import xarray
 
 
-INSTALL = "pip install openmm_fab[export]"
 TAKEN = ("frame", "block", "u", "log_w", "weight", "log_q")
 
 
@@ -125,7 +125,7 @@ def to_pandas(table: Table) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError as error:
-        raise ImportError(f"A table of an ensemble needs pandas: {INSTALL}.") from error
+        raise ImportError(f"A table of an ensemble needs pandas: {install('export')}.") from error
     data: dict[str, Any] = {"u": table.u, "log_w": table.log_w, "weight": table.weight}
     data |= {**table.optional, **table.angles, **table.extra}
     frame = pandas.DataFrame(data, index=pandas.RangeIndex(table.n, name="frame"))
@@ -144,7 +144,7 @@ def to_xarray(table: Table, x: np.ndarray | None = None, atoms: Sequence[str] = 
     try:
         import xarray
     except ImportError as error:
-        raise ImportError(f"A data set of an ensemble needs xarray: {INSTALL}.") from error
+        raise ImportError(f"A data set of an ensemble needs xarray: {install('export')}.") from error
 
     def variable(values: np.ndarray, about: str, *dims: str) -> tuple[tuple[str, ...], np.ndarray, dict[str, str]]:
         return (("chain", "draw", *dims), values[None], {"units": about})
@@ -175,6 +175,6 @@ def to_arviz(table: Table, n: int, seed: int = 0) -> Any:
         try:
             import arviz
         except ImportError as error:
-            raise ImportError(f"An ArviZ view of an ensemble needs arviz-base: {INSTALL}.") from error
+            raise ImportError(f"An ArviZ view of an ensemble needs arviz-base: {install('export')}.") from error
         return arviz.from_dict(**groups)
     return from_dict(groups)

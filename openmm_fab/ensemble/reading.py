@@ -14,6 +14,7 @@ from ..energy.evaluate import Rounding, energies_of
 from ..free_energy.frames import Frames
 from ..molecule.stereo import check_chirality, stereocentres
 from ..molecule.system import MolecularSystem
+from ..tools.install import install
 from ..tools.warn import warn
 from .blocks import slowest_inefficiency, time_blocks
 from .states import slow_angles
@@ -59,7 +60,7 @@ def read_frames(
         frames = replace(frames, u=np.asarray(u, dtype=np.float64))
     if subsample:
         if (slowest := slowest_inefficiency(slow_angles(frames))) is None:
-            raise ImportError("subsample=True needs pymbar: pip install openmm_fab[md].")
+            raise ImportError(f"subsample=True needs pymbar: {install('md')}.")
         frames = frames[:: int(np.ceil(slowest))]
         block = np.arange(frames.n)
     block = time_blocks(slow_angles(frames)) if block is None else np.asarray(block)

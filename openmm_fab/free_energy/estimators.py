@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from .. import weights as _weights
+from ..tools.install import install
 from ..tools.quiet import quiet
 from ..weights import Estimate, log_ratio
 from .diagnosis import OVERLAP_LIMIT, about_blocks, about_states, one_sided, two_sides
@@ -296,7 +297,7 @@ def import_pymbar() -> Any:
         with quiet("pymbar"):
             import pymbar
     except ImportError as error:
-        raise ImportError('BAR and MBAR need pymbar: pip install "openmm_fab[md]", or pip install pymbar.') from error
+        raise ImportError(f"BAR and MBAR need pymbar: {install('md')}, or pip install pymbar.") from error
     return pymbar
 
 

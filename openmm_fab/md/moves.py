@@ -14,14 +14,13 @@ from scipy.spatial.transform import Rotation
 
 from ..generator.generator import BoltzmannGenerator
 from ..molecule.openmm_private import composed_states, system_hash
+from ..tools.install import install
 from .independence import run_chain
 
 try:
     from openmmtools.mcmc import MCMCMove
 except ImportError as error:
-    raise ImportError(
-        'FlowProposalMove needs openmmtools: pip install "openmm_fab[md]", or conda install openmmtools.'
-    ) from error
+    raise ImportError(f"FlowProposalMove needs openmmtools: {install('md')}, or conda install openmmtools.") from error
 
 ENERGIES = ("generator", "context")
 SILENT = ("CMMotionRemover", "AndersenThermostat")  # forces without energy

@@ -14,6 +14,7 @@ from openmm import app, unit
 from ..energy.dynamics import UnstableDynamicsError
 from ..free_energy.profiles import Profile, Surface
 from ..molecule.system import MolecularSystem
+from ..tools.install import install
 from ..tools.progress import dynamics_bar
 from .bias import chosen_torsions
 from .langevin import integrator_of, load_checkpoint, platform_of
@@ -43,9 +44,7 @@ class OPESWalker:
         try:
             from openmm_opes import OPES
         except ImportError as error:
-            raise ImportError(
-                "OPES needs openmm-opes, of Python 3.11 or newer: pip install openmm_fab[opes]."
-            ) from error
+            raise ImportError(f"OPES needs openmm-opes, of Python 3.11 or newer: {install('opes')}.") from error
         system.require_unchanged()
         self.system, self.settings, self.seed = system, settings, seed
         self.torsions = chosen_torsions(system.md_topology, settings.torsions)

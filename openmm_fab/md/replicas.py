@@ -16,6 +16,7 @@ from openmm import unit
 
 from ..ensemble.ensemble import Ensemble
 from ..molecule.system import MolecularSystem
+from ..tools.install import install
 from ..tools.progress import dynamics_bar
 from ..tools.quiet import quiet
 from ..tools.warn import warn
@@ -76,7 +77,7 @@ def _sampler(
     try:
         from openmmtools import cache, mcmc, multistate, states
     except ImportError as error:
-        raise ImportError("Replica exchange needs openmmtools: pip install openmm_fab[md].") from error
+        raise ImportError(f"Replica exchange needs openmmtools: {install('md')}.") from error
     system.require_unchanged()
     first = round(settings.equilibration_ps / settings.frame_ps)
     reporter = multistate.MultiStateReporter(

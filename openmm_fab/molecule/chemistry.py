@@ -10,10 +10,11 @@ import mdtraj
 import numpy as np
 from openmm import app
 
+from ..tools.install import install
+
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-INSTALL = "pip install 'openmm_fab[ligand]'"
 RESIDUE = "LIG"
 BONDS = {1: app.Single, 2: app.Double, 3: app.Triple}
 
@@ -23,7 +24,7 @@ def rdkit_chem() -> Any:
     try:
         from rdkit import Chem
     except ImportError as error:
-        raise ImportError(f"What has to know bond orders needs RDKit: {INSTALL}.") from error
+        raise ImportError(f"What has to know bond orders needs RDKit: {install('ligand')}.") from error
     return Chem
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .chemistry import INSTALL, rdkit_chem, silent
+from ..tools.install import install
+from .chemistry import rdkit_chem, silent
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -25,7 +26,6 @@ FAMILIES = ("openff-", "smirnoff99Frosst-", "gaff-")
 CHARGES = ("nagl", "am1bcc", "gasteiger")
 NAGL_MODEL = "openff-gnn-am1bcc-1.0.0.pt"
 SOLVENTS = {name: f"implicit/{name}.xml" for name in ("gbn2", "gbn", "obc2", "obc1", "hct")} | {"none": None}
-INSTALL_AMBERTOOLS = "pip install 'openmm_fab[ligand-ambertools]'"
 
 
 def solvent_files(solvent: str) -> list[str]:
@@ -152,7 +152,7 @@ def _by_openff(described: Any, charges: str) -> np.ndarray:
     if charges == "nagl":
         wrapper, method = registry.NAGLToolkitWrapper, NAGL_MODEL
         if not wrapper.is_available():
-            raise ImportError(f'Charges by "nagl" need openff-nagl and its models: {INSTALL}.')
+            raise ImportError(f"Charges by 'nagl' need openff-nagl and its models: {install('ligand')}.")
     else:
         wrapper, method = registry.AmberToolsToolkitWrapper, "am1bcc"
         _check_program("sqm", 'Charges by "am1bcc"')
@@ -166,14 +166,14 @@ def _imported(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"Parameters of a small molecule need {package}: {INSTALL} ({error}).") from error
+        raise ImportError(f"Parameters of a small molecule need {package}: {install('ligand')} ({error}).") from error
 
 
 def _check_program(program: str, what: str) -> None:
     import shutil
 
     if shutil.which(program) is None:
-        raise ImportError(f"{what} needs {program} of AmberTools on the PATH: {INSTALL_AMBERTOOLS}.")
+        raise ImportError(f"{what} needs {program} of AmberTools on the PATH: {install('ligand-ambertools')}.")
 
 
 def given_files(forcefield: str | Sequence[str]) -> list[str] | None:

@@ -283,7 +283,7 @@ class MolecularSystem(Molecule):
     ) -> MolecularSystem:
         """Make a small molecule of an rdkit.Chem.Mol, atoms in its order and missing hydrogens behind them.
 
-        Protonation, tautomer and stereo are as drawn. Every bond is flexible. Needs `pip install openmm_fab[ligand]`.
+        Protonation, tautomer and stereo are as drawn. Every bond is flexible. Needs the extra `ligand`.
 
         Parameters
         ----------

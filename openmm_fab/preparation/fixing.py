@@ -17,6 +17,7 @@ from ..molecule.checks import AMBIGUOUS, some
 from ..molecule.graph import topology_bonds
 from ..molecule.names import residue_label
 from ..molecule.openmm_private import residues_with_hydrogens
+from ..tools.install import install
 from .bonding import in_nanometers, is_hydrogen
 from .problems import BUILT
 from .records import residue_key
@@ -41,7 +42,7 @@ def add_heavy_atoms(model: app.Modeller, field: app.ForceField) -> list[str]:
         from pdbfixer import PDBFixer
     except ImportError as error:
         raise ImportError(
-            "Adding missing heavy atoms needs PDBFixer: pip install openmm_fab[prepare], or with conda: conda install "
+            f"Adding missing heavy atoms needs PDBFixer: {install('prepare')}, or with conda: conda install "
             "-c conda-forge pdbfixer. To do without it, leave 'missing heavy atoms' out of what fix accepts."
         ) from error
     hydrogens = sum(map(is_hydrogen, model.topology.atoms()))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..drawing import sticks
 from ..drawing.structures import elements_and_bonds
 from ..molecule.torsions import backbone_pairs
 from .figures import INK, svg
-from .tables import html_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,14 +24,16 @@ LEAD = (
 )
 
 
-def conformer_table(ensemble: Ensemble) -> tuple[str, list[str]]:
-    """A table, HTML, of the most populated conformers, and SVG pictures of the first of them; empty for a molecule with
-    a peptide's backbone, which has Ramachandran plots, and for one with a single conformer."""
+def conformers_of(ensemble: Ensemble) -> dict[str, Any]:
+    """Head, rows and last line of a table of the most populated conformers, and SVG pictures of the first of them.
+
+    Empty for a molecule with a peptide's backbone, which has Ramachandran plots, and for one with a single conformer.
+    """
     if backbone_pairs(ensemble.topology) or not (ensemble.weights > 0.0).any():
-        return "", []
+        return {}
     found = ensemble.conformers(SHOWN)
     if found.count < 2:
-        return "", []
+        return {}
     names = list(found[0].torsions)
     headings = ["", "population", "F / kT", "effective frames", *names]
     rows: list[list[str]] = []
@@ -42,8 +42,7 @@ def conformer_table(ensemble: Ensemble) -> tuple[str, list[str]]:
         cells = [f"{number}", str(one.population), str(one.free_energy), f"{one.effective:,.0f}{few}"]
         cells += [f"{math.degrees(one.torsions[name]):.0f}°" for name in names]
         rows.append(cells)
-    others = f"<p>All others: {escape(str(found.others))}, in {found.count - len(found)} more basins.</p>"
-    table = f"{html_table(headings, rows)}{others}"
+    others = f"All others: {found.others}, in {found.count - len(found)} more basins."
     elements, bonds = elements_and_bonds(ensemble.topology)
 
     def panel(k: int) -> Callable[[], Figure]:
@@ -55,4 +54,4 @@ def conformer_table(ensemble: Ensemble) -> tuple[str, list[str]]:
         return draw
 
     drawings = [svg(f"conformer{k}", f"Conformer {k + 1}", panel(k)) for k in range(min(DRAWN, len(found)))]
-    return table, drawings
+    return {"lead": LEAD, "head": headings, "rows": rows, "others": others, "drawings": drawings}

@@ -6,6 +6,8 @@ import re
 from importlib import metadata
 from pathlib import Path
 
+from ..tools.install import install
+
 MARK = "BallAndStickRepresentation:"  # found in NGL's module only
 
 
@@ -18,7 +20,7 @@ def ngl_library() -> tuple[str, str]:
     try:
         files = metadata.files("nglview") or []
     except metadata.PackageNotFoundError:
-        return "", "nglview is not installed: pip install openmm_fab[notebook], then write the report again."
+        return "", f"nglview is not installed: {install('notebook')}, then write the report again."
     paths = [Path(str(file.locate())) for file in files if file.suffix == ".js" and "labextensions" in file.parts]
     bundles = {
         path: path.read_text(encoding="utf-8") for path in paths if path.exists() and "remoteEntry" not in path.name

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from tqdm.auto import tqdm
 
 from .activity import current
+from .install import install
 from .metrics import TrainingMetrics
 from .warn import warn
 
@@ -288,7 +289,7 @@ class LivePlot:
         except ImportError:
             get_ipython = None
         if get_ipython is None or get_ipython() is None:
-            raise ImportError("A live plot needs a notebook: pip install openmm_fab[notebook]. Else use progress=True.")
+            raise ImportError(f"A live plot needs a notebook: {install('notebook')}. Else use progress=True.")
         self.figures, self.every = figures, every
         self.history = History()
         self._handles: list[Any] = []

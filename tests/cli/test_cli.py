@@ -20,7 +20,9 @@ from openmm_fab.cli.commands import app
 from openmm_fab.ensemble.audit import Audit, State
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.generator.generator import BoltzmannGenerator
+from openmm_fab.generator.outcome import COLUMNS
 from openmm_fab.report import html
+from openmm_fab.report.templates import TEMPLATES
 from openmm_fab.tools.native import compiler
 from openmm_fab.train.errors import TrainingError
 from openmm_fab.train.trainer import Trainer
@@ -226,7 +228,7 @@ def test_run_until_an_error(folders, tmp_path, monkeypatch):
     """Its verdict in report.txt and on the page; with more time it goes on."""
 
     def page(ensemble, comparison, *, outcome=None, **_: object) -> str:
-        return html.outcome_section(outcome)
+        return TEMPLATES.get_template("parts.jinja").module.asked(outcome, COLUMNS)
 
     monkeypatch.setattr(html, "report_html", page)
     options = ["run", folders[0], "--preset", "smoke", "--no-compile", "--runs", tmp_path, "--report-every", "0"]

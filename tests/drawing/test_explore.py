@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import sys
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from openmm_fab import InternalCoordinates, MolecularSystem
 from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.drawing.explore import Explorer
 from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.tools.install import install
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -128,7 +130,7 @@ def test_pages_without_widgets_get_a_picture(ensemble, monkeypatch) -> None:
 
 def test_without_nglview_the_error_has_the_command(ensemble, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "nglview", None)
-    with pytest.raises(ImportError, match=r"pip install openmm_fab\[notebook\]"):
+    with pytest.raises(ImportError, match=re.escape(install("notebook"))):
         _ = ensemble.explore(10).box
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import inspect
+import re
 from dataclasses import replace
 
 import mdtraj
@@ -13,6 +14,7 @@ import pytest
 from ensembles import backbone, flat, flow
 
 from openmm_fab.ensemble.ensemble import Ensemble, write_ensemble
+from openmm_fab.tools.install import install
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_missing_packages_name_the_command(ensemble, monkeypatch, method, packag
         return original(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=rf"{package}.*pip install openmm_fab\[export\]"):
+    with pytest.raises(ImportError, match=rf"{package}.*{re.escape(install('export'))}"):
         getattr(ensemble, method)(*([10] if method == "to_arviz" else []))
 
 

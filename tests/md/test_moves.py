@@ -241,7 +241,7 @@ sys.modules["openmmtools"] = None
 try:
     import openmm_fab.md.moves
 except ImportError as error:
-    assert 'FlowProposalMove needs openmmtools: pip install "openmm_fab[md]"' in str(error), error
+    assert f"FlowProposalMove needs openmmtools: {install('md')}" in str(error), error
 else:
     raise AssertionError("it is loaded without openmmtools")
 del sys.modules["openmmtools"]

@@ -21,6 +21,7 @@ from openmm_fab.molecule.graph import topology_bonds
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.preparation.findings import Findings, Prepared, find_problems
 from openmm_fab.preparation.problems import FIXES
+from openmm_fab.tools.install import install
 
 ROOT = Path(__file__).parents[2]
 FF14SB = ("amber14/protein.ff14SB.xml", "implicit/obc2.xml")
@@ -236,9 +237,7 @@ def test_hydrogens_wait_for_heavy_atoms(tmp_path):
 def test_without_pdbfixer(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pdbfixer", None)
     findings = find_problems(_write(tmp_path / "short.pdb", _ala("CB")), PAPER_FORCEFIELD)
-    with pytest.raises(
-        ImportError, match=r"PDBFixer: pip install openmm_fab\[prepare\], .*conda-forge pdbfixer.*leave"
-    ):
+    with pytest.raises(ImportError, match=rf"PDBFixer: {re.escape(install('prepare'))}, .*conda-forge pdbfixer.*leave"):
         findings.fix(FIXES)
     assert findings.fix(set(FIXES) - {"missing heavy atoms", "missing hydrogens"}).done == ()
     find_problems(_write(tmp_path / "bare.pdb", _bare(_lines("alanine_dipeptide"))), PAPER_FORCEFIELD).fix(

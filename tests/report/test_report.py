@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,7 @@ from openmm_fab.report.html import end_reloading, report_html, write_report
 from openmm_fab.report.page import RELOAD
 from openmm_fab.report.viewer import ngl_library
 from openmm_fab.report.words import findings, training_findings, usable
+from openmm_fab.tools.install import install
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 NODE = shutil.which("node")
@@ -341,7 +343,7 @@ def test_without_nglview_there_is_a_picture(monkeypatch) -> None:
 
     monkeypatch.setattr(metadata, "files", files)
     text = report_html(flow(1000, seed=0))
-    assert "No 3-D viewer: nglview is not installed: pip install openmm_fab[notebook]" in text
+    assert f"No 3-D viewer: nglview is not installed: {install('notebook')}, then" in unescape(text)
     assert "Superposed structures of the molecule" in text and "<script" not in text
 
 
