@@ -46,7 +46,7 @@ class Source:
         solvent: str | None = None,
         table: Mapping[str, Any] | None = None,
     ) -> Source:
-        """What a command line says; where it names no SYSTEM, what the [molecule] table of its settings says.
+        """Source of the molecule that a command line names, or else the [molecule] table of its settings.
 
         Raises
         ------

@@ -63,7 +63,7 @@ class Modes:
 
 @dataclass(frozen=True)
 class Minima:
-    """What a search found.
+    """Minima of the energy that a search over rings and nitrogens found, and how high others lie.
 
     Attributes
     ----------
@@ -234,7 +234,7 @@ def _relaxed(function: Function, z: Tensor, here: Tensor, limit: float) -> tuple
 def _distinct_minima(
     chart: Chart, x: Tensor, u: Tensor, minimum: Tensor, graph: BondGraph, flexible: Flexible
 ) -> tuple[Tensor, Tensor]:
-    """Those of x and u that keep hands and double bonds of `minimum`, each once, the lowest first."""
+    """Minima x and energies u (n,) with the stereochemistry of the one given, each once, the lowest first."""
     torsions = flexible.turning + flexible.inverting
     z, _ = chart.to_internal(torch.cat([minimum[None], x]))
     raw = chart.mean + z[:, : chart.layout.n_stiff] @ chart.mixing.T

@@ -90,7 +90,7 @@ class Quenched:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found and what it took; `exhausted` where its last rounds found nothing new."""
+    """Minima that quenched walkers found, and the effort; `exhausted`: the last rounds found nothing new."""
 
     minima: Quenched
     evaluations: int

@@ -235,7 +235,7 @@ def _energies(scan: BondScan) -> str:
 
 
 def _how_decided(scans: Scans | None) -> list[str]:
-    """What told which bonds turn, and what the limit means in time."""
+    """Lines on how it was decided which bonds turn, by scans or by the structure, and on the time of a crossing."""
     if scans is None or (scans.batched and not scans.bonds):
         return []
     if not scans.batched:

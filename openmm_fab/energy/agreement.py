@@ -22,7 +22,7 @@ class DisagreementError(OpenMMFabError, RuntimeError):
 
 @contextmanager
 def uncounted(energy: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """What is evaluated in here does not count; an energy without counts is let be."""
+    """Context manager that restores the energy's counts of evaluations and invalid structures, if it has any."""
     counts = {name: getattr(energy, name) for name in ("evaluations", "invalid") if hasattr(energy, name)}
     try:
         yield

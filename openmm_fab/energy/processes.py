@@ -118,7 +118,7 @@ def _send(process: subprocess.Popen[bytes], what: Any) -> None:
 
 
 def _answer(process: subprocess.Popen[bytes], seconds: float) -> Any:
-    """What a process sends within so many seconds."""
+    """Unpickle the answer of a process, which has to come within so many seconds; ProcessError otherwise."""
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], seconds)
     if not ready:

@@ -162,7 +162,7 @@ class Audit:
 
     @property
     def effort(self) -> str:
-        """What the search took, and what ended it."""
+        """Sentence on the energies and the time that the search took, and on why it ended."""
         ended = "nothing new of low energy turned up" if self.exhausted else "the budget was spent"
         return f"{self.evaluations:,} energies and gradients in {self.seconds:.0f} s, until {ended}."
 
@@ -175,7 +175,7 @@ class Audit:
 
     @classmethod
     def from_json(cls, text: str) -> Audit:
-        """What `to_json` wrote."""
+        """Audit out of the text that `to_json` wrote."""
         fields = json.loads(text)
         states = tuple(State(**{**s, "x": tuple(tuple(point) for point in s["x"])}) for s in fields.pop("states"))
         return cls(states, **fields)

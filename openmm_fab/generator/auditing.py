@@ -218,7 +218,7 @@ class Lookup:
         of_block = [[b for b in range(len(self.shapes.blocks)) if b in self.shapes.orbit(w.block)] for w in wells]
 
         def excluded_by(k: int) -> Held | None:
-            """What is kept by choice, of which the minimum is the other side."""
+            """The property held fixed whose other side minimum k is; None if it is excluded by none."""
             for well, blocks in zip(wells, of_block, strict=True):
                 if well.inside[k] and well.share < FEW:
                     for b in blocks:

@@ -155,7 +155,7 @@ class Outcome:
 
     @classmethod
     def from_json(cls, text: str) -> Outcome:
-        """What `to_json` wrote."""
+        """Outcome out of the text that `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
         kinds: Sequence[tuple[str, type]] = (("rows", Row), ("checks", Finding), ("points", Point))
         for key, kind in kinds:

@@ -50,7 +50,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """What comes next.
+    """Decision on a run until an error: how long to train before the next look, and what is expected of it.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def steepness(points: Sequence[Point]) -> float:
 
 
 def plan(points: Sequence[Point], error: float, left: float, beside: float = 1.0) -> Plan:
-    """What to do after the last of the points.
+    """Decide between training on and sampling, from what the flows of a run were worth so far.
 
     Parameters
     ----------

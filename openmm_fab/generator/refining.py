@@ -40,7 +40,7 @@ Energy = Callable[[Tensor], Tensor]  # x (batch, n_atoms, 3), nm -> u (batch,)
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """What `refine` found.
+    """Ensemble of an expensive energy, made from a cheap one's by `refine`, with the difference of free energies.
 
     Attributes
     ----------

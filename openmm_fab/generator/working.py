@@ -26,7 +26,7 @@ FINAL = "samples-{seed}.nc"  # of the result, as it is drawn, with which a run t
 
 @dataclass(frozen=True)
 class Parts:
-    """What a generator does, as `BoltzmannGenerator` has it.
+    """Functions that a run until an error calls: methods of `BoltzmannGenerator`, with options filled in.
 
     Parameters
     ----------

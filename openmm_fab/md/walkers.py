@@ -112,7 +112,7 @@ class Walkers:
         return torch.zeros(self.settings.walkers, 1, dtype=torch.long, device=self.device)
 
     def _extra(self) -> State:
-        """What the state holds besides the walkers."""
+        """Further entries of the state at the start, by name, which a method keeps besides the walkers."""
         return {}
 
     def _potential(self, state: State) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -124,7 +124,7 @@ class Walkers:
         return state
 
     def _frame(self, state: State) -> Frame:
-        """What is kept of the state: arrays (walkers, ...)."""
+        """Frame to record of the state: arrays (walkers, ...) by name."""
         return self._recorded(state["x"])
 
     def _recorded(self, x: Tensor) -> Frame:

@@ -30,7 +30,7 @@ def rdkit_chem() -> Any:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """What RDKit finds to say does not go to the terminal meanwhile."""
+    """Context manager that keeps RDKit's messages from the terminal."""
     rdkit_chem()
     from rdkit import rdBase
 

@@ -61,7 +61,7 @@ class Findings:
 
     @property
     def asked(self) -> list[str]:
-        """Those of `kinds` that change the formula beyond hydrogens; `fix` corrects them only if they are named."""
+        """Kinds of problems whose correction adds or removes more than hydrogens; `fix` corrects only those named."""
         return [kind for kind in self.kinds if kind in ASKED]
 
     def __str__(self) -> str:
