@@ -24,6 +24,7 @@ from ..molecule.graph import BondGraph
 from ..molecule.names import atom_names
 from ..molecule.shapes import SAME, Shapes, exchanges
 from ..molecule.system import MolecularSystem
+from ..molecule.torsions import peptide_torsions
 from ..train.settings import Budget
 from ..weights import rule_of_three, systematic_resample
 
@@ -277,6 +278,10 @@ class Words:
         names = atom_names(system.topology)
         single = len({name.partition(":")[0] for name in names}) == 1
         self.names = [name.partition(":")[2] for name in names] if single else names
+        known = peptide_torsions(system.md_topology)
+        self.torsions: dict[tuple[int, ...], str] = {
+            order: name for name, atoms in known.items() for order in (atoms, atoms[::-1])
+        }
 
     def __call__(self, features: Tensor, other: Tensor) -> str:
         """Name one structure (1, n_features) by the blocks in which it differs from another, equal atoms exchanged."""
@@ -292,15 +297,17 @@ class Words:
             elif len(block.atoms) == 1:
                 parts[block.atoms] = f"other side of {self.names[block.atoms[0]]}"
             else:
-                bond = "-".join(self.names[i] for i in block.atoms)
-                parts.setdefault(block.atoms, f"{bond} {self._angle(b, images[best])}")
+                parts.setdefault(block.atoms, self._turned(b, images[best]))
         return ", ".join(parts.values()) or "as most of the weight"
 
-    def _angle(self, block: int, values: Tensor) -> str:
-        column = self.shapes.columns(block)
-        if self.shapes.blocks[block].width > 2:
-            return "turned"
-        cosine, sine = values[column].tolist()
-        four = self.shapes.blocks[block].fours[0]
-        degrees = np.degrees(np.arctan2(sine, cosine))
-        return f"at {degrees:.0f}° ({'-'.join(self.names[i].rpartition(':')[2] for i in four)})"
+    def _turned(self, block: int, values: Tensor) -> str:
+        """ "phi ALA2 at -65°", or a bond with the four atoms that its angle is counted by."""
+        made_of = self.shapes.blocks[block]
+        bond = "-".join(self.names[i] for i in made_of.atoms)
+        if made_of.width > 2:
+            return f"{bond} turned"
+        cosine, sine = values[self.shapes.columns(block)].tolist()
+        degrees, four = f"{np.degrees(np.arctan2(sine, cosine)):.0f}°", made_of.fours[0]
+        if (name := self.torsions.get(tuple(map(int, four)))) is not None:
+            return f"{name} at {degrees}"
+        return f"{bond} at {degrees} ({'-'.join(self.names[i].rpartition(':')[2] for i in four)})"

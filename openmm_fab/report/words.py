@@ -188,7 +188,10 @@ def _cut(metrics: Sequence[Mapping[str, Any]]) -> list[Finding]:
     share = next((m["annealed_above_cut"] for m in reversed(metrics) if m.get("annealed_above_cut") is not None), 0.0)
     if share <= ABOVE_CUT:
         return []
-    because = "Training takes them for less bad than they are. Train longer; else raise energy_cut."
+    because = (
+        "Training counts what lies above the cut logarithmically, and so rates these structures as more probable than "
+        "they are; the weights of the samples do not. Train longer; else raise energy_cut."
+    )
     return [Finding(CARE, f"{_percent(share)} of the annealed weight lies above the energy cut", because)]
 
 

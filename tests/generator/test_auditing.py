@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from functools import cache
 
+import mdtraj
 import numpy as np
 import pytest
 import torch
@@ -18,10 +19,11 @@ from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.ensemble.audit import COVERED, EXCLUDED, RARE, Audit
 from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.ensemble.held import Held
-from openmm_fab.generator.auditing import audit, on_cpu
+from openmm_fab.generator.auditing import Words, audit, on_cpu
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.shapes import Shapes
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
+from openmm_fab.molecule.torsions import peptide_torsions
 
 FRAMES = 4000
 KINDS = ("butane", "methylcyclohexane")
@@ -107,6 +109,21 @@ def test_a_rotamer_that_is_cut_out_is_missing_and_kept_by_choice_is_excluded() -
     (left_out,) = kept.of(EXCLUDED)
     assert kept.missing == [] and left_out.barrier == 7.0 and left_out.where == lost.where
     assert kept.finding.grade == "care" and "kept out by choice" in kept.finding.head
+
+
+def test_a_torsion_of_a_peptide_has_its_name() -> None:
+    system = MolecularSystem.load("alanine_dipeptide")
+    four = peptide_torsions(system.md_topology)["psi ALA2"]
+    branch = system.graph.branch(four[2], four[1])
+    x = system.minimum
+    axis = (x[four[2]] - x[four[1]]) / np.linalg.norm(x[four[2]] - x[four[1]])
+    turned = x.copy()
+    arm = x[list(branch)] - x[four[2]]
+    turned[list(branch)] += 2 * (np.outer(arm @ axis, axis) - arm)  # by half a circle
+    shapes = Shapes(system.graph, x, [np.arange(len(x))])
+    of_x, of_turned = (shapes(torch.as_tensor(np.asarray(one)[None])) for one in (x, turned))
+    angle = mdtraj.compute_dihedrals(mdtraj.Trajectory(turned[None], system.md_topology), [four])[0, 0]
+    assert Words(shapes, system)(of_turned, of_x) == f"psi ALA2 at {np.degrees(angle):.0f}°"
 
 
 def test_one_chair_of_two() -> None:
