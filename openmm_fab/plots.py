@@ -200,7 +200,7 @@ def draw_learning_basin(ax: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 
 def has_basin(row: Mapping[str, Any]) -> bool:
-    """Whether a row of metrics has the basin's free energy."""
+    """Whether a row of metrics has the free energy of the basin phi > 0 (`basin_df`)."""
     return _has(row, "basin_df")
 
 

@@ -197,8 +197,8 @@ class TemperedTarget(BoltzmannTarget):
         return 0.5 * self._straight * c
 
     def level(self, c: Tensor) -> Tensor:
-        """What is taken from log p at c (batch,), float64: `levels` between which lines are drawn, and those of
-        harmonic coordinates."""
+        """Level l(c) (batch,), float64, that is taken from log p at c = log(T / T0) (batch,): linear between `levels`,
+        plus that of harmonic coordinates."""
         given = torch.tensor(self.log_temperatures, dtype=torch.float64, device=c.device)
         c, levels = c.double(), self.levels.to(c.device)
         k = torch.searchsorted(given, c.contiguous()).clamp(1, len(given) - 1)

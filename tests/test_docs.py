@@ -246,7 +246,7 @@ def fragments(source: str) -> list[str]:
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
     ]
-    return [line for line in found if re.match(r"(Of|The same|As|Likewise|It|Them|Same) ", line)]
+    return [line for line in found if re.match(r"(Of|The same|As|Likewise|It|Its|Them|Same|See) ", line)]
 
 
 def test_docstrings_are_understood_without_the_name() -> None:

@@ -89,7 +89,7 @@ def digest(file: Path) -> str:
 
 
 def warn_if_cold(kelvin: float | None) -> None:
-    """A temperature that looks like °C is told of."""
+    """Warn of a temperature that looks like °C."""
     if kelvin is not None and 0 < kelvin < COLD:
         warn(f"--temperature is in K: {kelvin:g} K is {kelvin - 273.15:.0f} °C.")
 

@@ -21,7 +21,7 @@ CONFORMERS = 100
 
 @dataclass(frozen=True)
 class Job:
-    """One molecule of a list.
+    """Run of one molecule of a screen: its options, folder and budget.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """What a run has left, or why it has not.
+    """Results of one molecule of a screen, or why it has none.
 
     Parameters
     ----------

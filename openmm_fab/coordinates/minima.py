@@ -148,7 +148,7 @@ class Flexible:
 
 
 class Chart(Protocol):
-    """What a search asks of coordinates: those that `InternalCoordinates` has under these names."""
+    """Interface of coordinates that a search for minima needs; `InternalCoordinates` has it."""
 
     layout: Layout
     mean: Tensor

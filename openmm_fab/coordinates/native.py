@@ -51,7 +51,7 @@ class NativePlacement:
         return found.place, found.place_back
 
     def run(self, call: Callable[..., None], q: Tensor, *others: Tensor) -> None:
-        """Call one of the C functions for a batch, in pieces."""
+        """Call a C function on q (n_entries, batch) and others, which it fills or reads, in pieces and threads."""
         rows, closes, given = self._rows.data_ptr(), self._closes.data_ptr(), [t.data_ptr() for t in others]
 
         def piece(start: int, stop: int) -> None:

@@ -63,7 +63,8 @@ class Quenched:
         self.features = self.shapes(self.x)
 
     def like(self, features: Tensor) -> int | None:
-        """Which of them the features (n_features,) of a structure are like, equal atoms exchanged; None for none."""
+        """Number of the minimum that features (n_features,) of a structure belong to, equal atoms exchanged; None for
+        none."""
         if not len(self.x):
             return None
         apart = self.shapes.apart(self.shapes.images(self.features), features).amax(2).amin(0)
@@ -71,7 +72,7 @@ class Quenched:
         return which if apart[which] < SAME else None
 
     def unknown(self, x: Tensor) -> Tensor:
-        """Bool (n,): structures (n, atoms, 3) that are like none of them."""
+        """Bool (n,): structures x (n, atoms, 3), nm, that belong to none of the minima."""
         return torch.tensor([self.like(features) is None for features in self.shapes(x)], dtype=torch.bool)
 
     def add(self, x: Tensor, u: Tensor) -> Tensor:

@@ -155,7 +155,8 @@ def relax(function: Function, z: Tensor, held: Tensor, steps: int = MOST) -> tup
 
 
 def _inverse_hessian(g: Tensor, steps: Tensor, changes: Tensor, weights: Tensor, k: int) -> Tensor:
-    """Its product with the gradient g (batch, dim), by the last steps before number k (the two-loop recursion)."""
+    """Product of the inverse Hessian and the gradient g (batch, dim), by the last steps before number k (the two-loop
+    recursion)."""
     recent = [j % MEMORY for j in range(k - 1, max(k - MEMORY, 0) - 1, -1)]
     kept = {}
     scaled = torch.ones_like(g[:, 0])

@@ -173,7 +173,7 @@ class CompiledEnergy(nn.Module):
         return self
 
     def forward(self, x: Tensor, parameters: Mapping[str, Value] | None = None) -> Tensor:
-        """Reduced energies.
+        """Reduced energies u (batch,) of structures.
 
         Parameters
         ----------

@@ -48,7 +48,7 @@ class Expression:
 
     @classmethod
     def parse(cls, text: str, functions: Mapping[str, int] = NONE) -> Expression:
-        """Parse an expression.
+        """Parse an algebraic expression of OpenMM's custom forces.
 
         Parameters
         ----------

@@ -217,8 +217,11 @@ class Source:
         self.write("    EACH {", *inside, "    }", "  }")
 
     def over_pairs(self, rows: np.ndarray, atoms: np.ndarray, columns: Columns, *inside: str, values: int = 0) -> None:
-        """A loop over pairs of the frame by their rows: r, q[l] the slope by r, parameters p; of each computed value k
-        v<k>i[l], v<k>j[l] at both atoms, and the slopes s<k>i[l], s<k>j[l]."""
+        """Write a C loop over pairs of atoms, by the rows of their distances, around the lines `inside`.
+
+        These have the names r (distance), q[l] (slope of u by r), p (parameters of the pair) and, of each computed
+        value k, v<k>i[l] and v<k>j[l] at both atoms and their slopes s<k>i[l] and s<k>j[l].
+        """
         at = self._table_of_integers(np.column_stack([rows, atoms]))
         numbers, n = self._table_of_numbers(columns, len(rows)), self._of("size", len(rows))
         self.write(f"  for (integer t = 0; t < {n}; t++) {{", f"    const integer *row = I + {at} + 3 * t;")

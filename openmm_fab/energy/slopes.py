@@ -61,7 +61,7 @@ class Slopes:
 
     @property
     def wrong(self) -> Tensor:
-        """Bool (lines,)."""
+        """Bool (lines,): where the slope given differs from the one found by more than rounding explains."""
         return (self.given - self.found).abs() > self.tolerance
 
 

@@ -93,7 +93,7 @@ class Audit:
 
     @property
     def missing_in_words(self) -> str:
-        """Where the first three of them are."""
+        """The first three missing states, by how they differ from the one with the most weight."""
         return "; ".join(s.where for s in self.missing[:3]) + (" ..." if len(self.missing) > 3 else "")
 
     @property

@@ -41,7 +41,7 @@ class Angle:
     fold: int = 1
 
     def values(self, x: np.ndarray) -> np.ndarray:
-        """Values (n,), rad in (-pi, pi], in structures x (n, atoms, 3), nm."""
+        """Angles (n,), rad in (-pi, pi], of structures x (n, atoms, 3), nm; see the class for those that are folded."""
         phases = [np.exp(1j * self.fold * torsions(x, four)) for four in self.atoms]
         return np.angle(np.sum(phases, axis=0))
 

@@ -20,7 +20,7 @@ MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
 
 
 class Arrays(NamedTuple):
-    """What differs from one coupling layer to the next.
+    """Tensors of one coupling layer, as `apply_layer` takes them.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class Coupling(nn.Module):
                 w.normal_(0.0, max(w.shape[1], 1) ** -0.5, generator=rng)
 
     def arrays(self) -> Arrays:
-        """What `apply_layer` needs to know of this layer."""
+        """Tensors of this layer, as `apply_layer` takes them."""
         return Arrays(*(getattr(self, name) for name in Arrays._fields))
 
 

@@ -69,8 +69,8 @@ class Mixture(nn.Module):
         return wider - len(self.columns) * width.log()
 
     def sample(self, normal: Tensor, uniform: Tensor, width: Tensor | None = None) -> Tensor:
-        """Its entries (batch, k), from standard normal ones (batch, k) and numbers (batch,) between 0 and 1, which
-        choose the modes, `width` (batch,) times as wide."""
+        """Samples (batch, k) of the mixture, from standard normal numbers (batch, k) and uniform ones (batch,), which
+        choose the modes; modes `width` (batch,) times as wide."""
         bounds = self.shares.to(uniform).cumsum(0)
         mode = torch.bucketize(uniform.contiguous(), bounds).clamp(max=len(bounds) - 1)
         normal = normal if width is None else normal * width[:, None]

@@ -54,7 +54,7 @@ class Resampling(nn.Module):
                     p.zero_()
 
     def log_acceptance(self, z: Tensor) -> Tensor:
-        """log a(z) (batch,)."""
+        """log of the acceptance a(z) (batch,), between 0 and 1, of samples of the base before resampling."""
         angles = z[:, self.circles]
         features = torch.cat([z[:, self.lines], angles.cos(), angles.sin()], 1)
         return logsigmoid(self.net(features)[:, 0])

@@ -40,7 +40,8 @@ def one_sided(log_w: np.ndarray, block: ArrayLike | None) -> tuple[str, bool, fl
 def two_sides(
     w_f: np.ndarray, w_r: np.ndarray, blocks: Sequence[ArrayLike | None], value: float, names: tuple[str, str]
 ) -> tuple[list[str], bool]:
-    """Do the two one-sided estimates agree, and does either side lie where the other never goes?"""
+    """Findings in words, and whether none speaks against BAR: do the two one-sided estimates agree, and does either
+    side lie where the other never goes?"""
     forward, reverse = log_ratio(-w_f, np.zeros_like(w_f), blocks[0]), log_ratio(-w_r, np.zeros_like(w_r), blocks[1])
     # A stricter k-hat: an infinite variance would raise the alarm by itself.
     reliable = all(_weights.trusted(-w) and _weights.pareto_khat(-w) < _weights.KHAT_RELIABLE for w in (w_f, w_r))

@@ -87,7 +87,8 @@ def audit(
 
 
 def on_cpu(energy: Callable[[Tensor], Tensor], system: MolecularSystem, device: torch.device) -> ValueAndGradient:
-    """An energy on some device as u and its gradient (batch, n_atoms, 3) of small batches of structures on the CPU."""
+    """Function of x (batch, n_atoms, 3), nm, on the CPU that returns u (batch,) and its gradient there, for small
+    batches, of an energy on any device."""
     if isinstance(energy, CompiledEnergy):  # one that is fused takes as long for a few structures as for thousands
         return (CompiledEnergy(system) if energy.fused else energy).value_and_gradient
 
@@ -271,7 +272,7 @@ class Lookup:
 
 
 class Words:
-    """States in words, by how they differ from another one."""
+    """Names of minima: the torsions, rings and centres in which one differs from another."""
 
     def __init__(self, shapes: Shapes, system: MolecularSystem) -> None:
         self.shapes, self.graph = shapes, system.graph

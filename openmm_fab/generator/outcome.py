@@ -47,7 +47,7 @@ class Row:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """Texts for `COLUMNS`."""
+        """Cells of a table, one for each of `COLUMNS`."""
         population = "" if math.isnan(self.population) else f"{100 * self.population:.2g} %"
         check = "" if math.isnan(self.check) else str(Estimate(self.check, self.check_error))
         khat = f"{self.khat:.2f}" if math.isfinite(self.khat) else "-"

@@ -52,7 +52,7 @@ class Measured:
 
 
 def measured(log_w: np.ndarray, values: np.ndarray, block: np.ndarray | None = None) -> Measured:
-    """Estimate a quantity.
+    """Estimate a weighted average or the free energy of a basin, with its error.
 
     Parameters
     ----------

@@ -71,7 +71,7 @@ class Draw:
 
 
 class Work(Protocol):
-    """What is trained and sampled: a generator, or in tests something of which all is known."""
+    """Interface of what `Seeking` trains and samples: a generator, or a model with a known answer."""
 
     @property
     def left_out(self) -> Sequence[str]:
@@ -89,7 +89,7 @@ class Work(Protocol):
 
 @dataclass
 class State:
-    """What a run that was interrupted goes on from; kept in a file, if there is one.
+    """State of a run until an error, from which an interrupted run is resumed; kept in a file, if there is one.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class State:
         return cls(path, **{**fields, "points": [Point(**point) for point in fields["points"]]})
 
     def save(self) -> None:
-        """Write the file."""
+        """Write the state as JSON to its file, if there is one."""
         if self.path is not None:
             fields = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "path"}
             text = json.dumps(fields | {"points": [asdict(point) for point in self.points]})

@@ -73,7 +73,8 @@ class Working:
         return self.quantities.left_out
 
     def train(self, seconds: float, audit: Audit | None) -> tuple[float, int]:
-        """Train on, or bring back the flow where it was trained as long before: then 0 evaluations are told of."""
+        """Train until `seconds` in all; returns these and the evaluations. A flow that was trained as long already, in
+        an interrupted run, is read from its file: 0 evaluations."""
         goes_on, self._begun = self._begun, True
         rows = self.parts.train(Budget(minutes=seconds / 60.0), self.folder, resume=goes_on, audit=audit)
         return (float(rows[-1]["seconds"]), int(rows[-1]["evaluations"])) if rows else (seconds, 0)

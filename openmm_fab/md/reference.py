@@ -130,14 +130,14 @@ class Task:
 
 
 def by_langevin(task: Task) -> ReferenceEnsemble:
-    """One trajectory by OpenMM."""
+    """Sample one trajectory of Langevin dynamics with OpenMM."""
     s = task.settings
     assert isinstance(s, LangevinSettings)
     return langevin(task.system, s, task.open_folder(), task.seed, task.progress, task.start, task.basin)
 
 
 def by_replica_exchange(task: Task) -> ReferenceEnsemble:
-    """Parallel tempering by openmmtools."""
+    """Sample by parallel tempering with openmmtools."""
     s = task.settings
     assert isinstance(s, ReplicaExchangeSettings)
     return replica_exchange(task.system, s, task.open_folder(), task.seed, task.progress, task.start, task.basin)

@@ -272,7 +272,7 @@ class Sampled:
 
 
 class Method(Protocol):
-    """Interface of what `sample` runs: `Walkers` and `HybridWalkers` implement it."""
+    """Interface of a sampling method of many walkers, which `sample` runs: `Walkers` and `HybridWalkers` have it."""
 
     @property
     def settings(self) -> MethodSettings: ...

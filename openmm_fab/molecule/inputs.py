@@ -34,7 +34,7 @@ Read = tuple[app.Topology, openmm.System, unit.Quantity]
 
 
 def read_pdb(path: FilePath, forcefield: Forcefield | None, **options: Any) -> Read:
-    """See `MolecularSystem.from_pdb`."""
+    """Topology, System and positions of a PDB or PDBx/mmCIF file and a force field; see `MolecularSystem.from_pdb`."""
     topology, positions = read_structure(path)
     x = positions.value_in_unit(unit.nanometer)
     gaps = gap_problems(topology, x)
@@ -67,7 +67,7 @@ def read_pdb(path: FilePath, forcefield: Forcefield | None, **options: Any) -> R
 
 
 def read_atoms(path: FilePath) -> Read:
-    """See `MolecularSystem.from_structure`."""
+    """Topology, System without forces, and positions of a file; see `MolecularSystem.from_structure`."""
     topology, positions = read_structure(path)
     return topology, without_forces(topology), positions
 
@@ -81,7 +81,7 @@ def without_forces(topology: app.Topology) -> openmm.System:
 
 
 def read_amber(prmtop: FilePath, coordinates: FilePath, **options: Any) -> Read:
-    """See `MolecularSystem.from_amber`."""
+    """Topology, System and positions of Amber files; see `MolecularSystem.from_amber`."""
     path = existing(prmtop, "an Amber topology")
     with naming(path, "an Amber topology"):
         read = app.AmberPrmtopFile(str(path))
@@ -94,7 +94,7 @@ def read_amber(prmtop: FilePath, coordinates: FilePath, **options: Any) -> Read:
 def read_charmm(
     psf: FilePath, coordinates: FilePath, parameters: FilePath | Sequence[FilePath], **options: Any
 ) -> Read:
-    """See `MolecularSystem.from_charmm`."""
+    """Topology, System and positions of CHARMM files; see `MolecularSystem.from_charmm`."""
     path = existing(psf, "a CHARMM structure file (psf)")
     with naming(path, "a CHARMM structure file (psf)"):
         read = app.CharmmPsfFile(str(path))
@@ -112,7 +112,7 @@ def read_charmm(
 def read_gromacs(
     top: FilePath, coordinates: FilePath, include_dir: FilePath | None, defines: dict[str, str] | None, **options: Any
 ) -> Read:
-    """See `MolecularSystem.from_gromacs`."""
+    """Topology, System and positions of GROMACS files; see `MolecularSystem.from_gromacs`."""
     path = str(existing(top, "a GROMACS topology"))
     with naming(path, "a GROMACS topology"):
         read = GromacsTopology(path, includeDir=None if include_dir is None else str(include_dir), defines=defines)
@@ -126,7 +126,7 @@ def read_gromacs(
 
 
 def read_xml(system_xml: FilePath, structure: FilePath) -> Read:
-    """See `MolecularSystem.from_xml`."""
+    """Topology, System and positions of a serialized System and a structure file; see `MolecularSystem.from_xml`."""
     path = existing(system_xml, "a serialized openmm.System")
     topology, positions = read_structure(structure)
     try:

@@ -79,7 +79,7 @@ def _write(text: str, file: Any) -> None:
 
 
 def sdf_text(molecule: Mol, title: str) -> str:
-    """A record of an SDF file."""
+    """Text of one record of an SDF file, with a title."""
     Chem = rdkit_chem()
     copy = Chem.Mol(molecule)
     copy.SetProp("_Name", title)

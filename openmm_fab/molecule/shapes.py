@@ -85,7 +85,7 @@ class Shapes:
         self.permutations = np.array(sorted({tuple(p.tolist()) for p in found if p is not None}), dtype=np.int64)
 
     def columns(self, block: int) -> slice:
-        """Where the features of a block stand."""
+        """Slice of the features that belong to a block, by its number."""
         return slice(int(self._starts[block]), int(self._starts[block + 1]))
 
     def _permuted(self, exchange: np.ndarray) -> np.ndarray | None:

@@ -111,8 +111,8 @@ class Experience:
             self._follow_found()
 
     def found(self) -> Points | None:
-        """What the chains reach that `start_from` began, one trajectory on, every `FOUND_EVERY` iterations; None in the
-        others, and without such chains."""
+        """Points of the chains that `start_from` began, after one more HMC trajectory, every `FOUND_EVERY` iterations;
+        None in the others, and without such chains."""
         return self._follow_found() if self._found is not None and self._iteration % FOUND_EVERY == 0 else None
 
     def _follow_found(self) -> Points:

@@ -103,7 +103,7 @@ class Learner:
         self.optimizer.factors = dict.fromkeys(parameters, factor)
 
     def begin(self) -> None:
-        """Start an iteration."""
+        """Begin an iteration: no gradient steps yet; a quasi-random base gets new points."""
         self.steps = []
         if isinstance(self.flow, CouplingFlow):  # from the random numbers of a checkpoint, which has no points
             self.flow.renew_points(self.rng)

@@ -72,7 +72,7 @@ class ConstrainedMassTransport:
         return 1 / (1 + sum(self.multipliers))
 
     def __call__(self, learner: Learner, experience: Experience, settings: TrainSettings) -> None:
-        """Make one iteration."""
+        """Make the gradient steps of one iteration; where a stage has ended, draw samples for the next one before."""
         for _ in range(settings.updates):
             if self._left == 0:
                 self._begin_stage(learner, experience, settings.batch)
