@@ -11,7 +11,7 @@ import numpy as np
 
 from ..molecule.chemistry import conformer_of, molecule_of, rdkit_chem
 from ..tools.files import write_atomically
-from ..weights import Estimate, kish
+from ..weights import Estimate, diagnosis, kish, trusted
 from .weighted import Weighted
 from .wells import TorsionWells
 
@@ -59,6 +59,8 @@ class Conformers:
         Share of the weight that is in none of them.
     count : int
         Of all basins that any frame with weight lies in.
+    objection : str
+        Why the populations are no result; empty where the weights can be used.
     """
 
     found: tuple[Conformer, ...]
@@ -67,6 +69,7 @@ class Conformers:
     label: np.ndarray
     others: Estimate
     count: int
+    objection: str = ""
 
     def __len__(self) -> int:
         return len(self.found)
@@ -87,7 +90,7 @@ class Conformers:
         widths = [max(len(row[k]) for row in rows) for k in range(4)]
         lines = ["  ".join([*(cell.rjust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         lines.append(f"others: {self.others}, in {self.count - len(self)} more")
-        return "\n".join(lines)
+        return "\n".join([*filter(None, [self.objection]), *lines])
 
     __repr__ = __str__
 
@@ -163,7 +166,11 @@ def conformers(ensemble: Weighted, n: int = 10, seed: int = 0) -> Conformers:
         )
     frames = np.array([one.frame for one in found], dtype=int)
     others = Estimate(float(p[0]), float(error[0]))
-    return Conformers(tuple(found), np.asarray(ensemble.x[frames]), ensemble.topology, label, others, count)
+    objection = ""
+    if not trusted(ensemble.log_w):
+        objection = f"The weights cannot be used, and these populations are no result: {diagnosis(ensemble.log_w)}."
+    x = np.asarray(ensemble.x[frames])
+    return Conformers(tuple(found), x, ensemble.topology, label, others, count, objection)
 
 
 def _middle(basins: TorsionWells, x: np.ndarray, w: np.ndarray) -> int:
