@@ -25,7 +25,10 @@ from .layout import Layout
 from .scans import Function, relax
 from .zmatrix import LARGEST_RING, ZMatrix
 
-DRAWN, STARTS = 4096, 32  # changes of each set; structures relaxed for each of its coordinates
+DRAWN, STARTS = (
+    4096,
+    (32, 16),
+)  # changes of each set; structures relaxed for each of its coordinates, at first and later
 BEST = 8  # half of these are the lowest of so many times more
 ROUNDS = 6  # of search, at most: until one finds nothing new below the limit
 FARTHEST = 2.4  # rad; ring torsions begin so far from where they are, at most
@@ -33,7 +36,8 @@ ALIKE = 0.1  # rad; minima that differ by less in every torsion count as one
 FLIPPED = 1.2  # rad; a torsion that holds a hand or a double bond differs by less from one pucker to another
 STIFF = 0.05  # rad; a ring torsion of less width in the harmonic picture has one minimum (aromatic rings)
 WIDE = 2.0  # of a coordinate whose minima are not known
-HOPELESS = (60, 40.0)  # after so many steps, so many kT above the limit, nothing comes down below it
+STAGES = ((20, 300.0), (20, 100.0), (20, 40.0))  # steps; kT above the limit from where nothing comes down below it
+TOGETHER = (0.3, 0.5)  # rad; of ring torsions and sides, and of periodic ones: these come down to one minimum
 MANY = 48  # minima of one set, the lowest
 FAR = 4.0  # of z; what lies farther out at some minimum has modes, too
 
@@ -193,17 +197,20 @@ def search(
         return _distinct_minima(chart, *both, minimum, graph, flexible)
 
     if others is not None:
-        x, u = also(*_relaxed(function, chart.to_internal(others)[0], here, limit))
-    for _ in range(ROUNDS if len(flexible.sets) > len(flexible.large) else 0):
-        x, u = also(*_relaxed(function, _starts(chart, function, here, flexible, rng), here, limit))
+        x, u = also(*_relaxed(chart, function, chart.to_internal(others)[0], here, limit, flexible))
+    for k in range(ROUNDS if len(flexible.sets) > len(flexible.large) else 0):
+        starts = _starts(chart, function, here, flexible, STARTS[k > 0], rng)
+        x, u = also(*_relaxed(chart, function, starts, chart.to_internal(x)[0], limit, flexible))
         if known == (known := int((u <= u[0] + limit).sum())):
             break
     low = u <= u[0] + limit
     return Minima(x[low], u[low] - u[0], u[~low] - u[0], torch.tensor(limit, dtype=torch.float64))
 
 
-def _starts(chart: Chart, function: Function, here: Tensor, flexible: Flexible, rng: torch.Generator) -> Tensor:
-    """z (n, dim) to relax from: every set of coordinates changed alone, and all of them together."""
+def _starts(
+    chart: Chart, function: Function, here: Tensor, flexible: Flexible, each: int, rng: torch.Generator
+) -> Tensor:
+    """z (n, dim) to relax from, so many for each coordinate: every set of them changed alone, and all together."""
     n_stiff = chart.layout.n_stiff
     parts = []
     sets = [entries for entries in flexible.sets if entries not in flexible.large]
@@ -216,7 +223,7 @@ def _starts(chart: Chart, function: Function, here: Tensor, flexible: Flexible, 
         anywhere = (2 * _uniform(rng, DRAWN, z.shape[1] - n_stiff) - 1) * math.pi
         z[:, n_stiff:] = torch.where(turned, z[:, n_stiff:], anywhere)
         # Most changes of a ring leave it open.
-        n = STARTS * len(entries)
+        n = each * len(entries)
         z = z[torch.isfinite(chart.to_cartesian(z)[1]) & changes.any(1)][: BEST * n]
         order = torch.argsort(function(z)[0])
         others = torch.randperm(len(order[n // 2 :]), generator=rng)[: n // 2]
@@ -224,10 +231,21 @@ def _starts(chart: Chart, function: Function, here: Tensor, flexible: Flexible, 
     return torch.cat(parts)
 
 
-def _relaxed(function: Function, z: Tensor, here: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    """z and u of those that come down to about the limit above the lowest, `here` (1, dim) among them."""
-    z, u = relax(function, z, torch.zeros_like(z, dtype=torch.bool), HOPELESS[0])
-    z = torch.cat([here, z[u < u.min() + limit + HOPELESS[1]]])
+def _relaxed(
+    chart: Chart, function: Function, z: Tensor, known: Tensor, limit: float, flexible: Flexible
+) -> tuple[Tensor, Tensor]:
+    """z and u of those that come down to about the limit above the lowest, and of the minima `known` (k, dim).
+
+    On the way those that are too high are given up, and those that are like a lower one.
+    """
+    n_stiff, torsions = chart.layout.n_stiff, flexible.turning + flexible.inverting
+    alike = torch.tensor([TOGETHER[0]] * len(torsions) + [TOGETHER[1]] * (z.shape[1] - n_stiff), dtype=torch.float64)
+    for steps, above in STAGES:
+        z, u = relax(function, z, torch.zeros_like(z, dtype=torch.bool), steps)
+        z, u = torch.cat([known, z]), torch.cat([function(known)[0], u])
+        z = z[torch.argsort(u)[: int((u < u.min() + limit + above).sum())]]
+        angles = torch.cat([(z[:, :n_stiff] @ chart.mixing.T)[:, torsions], z[:, n_stiff:]], 1)
+        z = z[distinct(angles, alike)]
     return relax(function, z, torch.zeros_like(z, dtype=torch.bool))
 
 
@@ -324,10 +342,10 @@ def varied(sets: Sequence[Sequence[int]], values: Tensor, width: Tensor) -> list
     return [entries for entries in found if entries]
 
 
-def distinct(torsions: Tensor) -> list[int]:
-    """Rows of torsions (n, k), rad, that are no copies of earlier ones."""
+def distinct(torsions: Tensor, alike: float | Tensor = ALIKE) -> list[int]:
+    """Rows of torsions (n, k), rad, that differ from all earlier ones by `alike` or more: of all, or of each (k,)."""
     kept: list[int] = []
     for k in range(len(torsions)):
-        if not kept or bool((wrap(torsions[kept] - torsions[k]).abs().amax(1) >= ALIKE).all()):
+        if not kept or bool((wrap(torsions[kept] - torsions[k]).abs() >= alike).any(1).all()):
             kept.append(k)
     return kept
