@@ -21,6 +21,8 @@ PACKAGE = "openmm_fab"
 ROOT = Path(__file__).parents[1] / PACKAGE
 SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))}
 
+LONGEST = 420  # lines of a file
+
 # A wing may import those before it.
 ORDER = (
     *("tools", "weights"),
@@ -328,6 +330,12 @@ def test_files_that_modules_read_travel_with_them() -> None:
 
 def test_an_init_is_a_face() -> None:
     none(not_a_face(SOURCES))
+
+
+def test_files_are_short() -> None:
+    """A file that is longer holds two subjects: each can have its own, under a name that says which."""
+    lengths = {path: len(source.splitlines()) for path, source in SOURCES.items()}
+    assert not {path: length for path, length in lengths.items() if length > LONGEST}
 
 
 def test_the_atoms_stop_at_the_seam() -> None:

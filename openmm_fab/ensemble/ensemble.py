@@ -20,7 +20,6 @@ from ..energy.evaluate import Rounding
 from ..free_energy.coordinate import Coordinate, coordinate_values, is_atoms
 from ..free_energy.differences import Energy, free_energy_difference
 from ..free_energy.estimators import FreeEnergy
-from ..free_energy.frames import Frames
 from ..free_energy.populations import BasinPopulations, basin_populations
 from ..free_energy.profiles import (
     Basin,
@@ -33,12 +32,12 @@ from ..free_energy.profiles import (
     surface,
 )
 from ..molecule.system import MolecularSystem
-from ..molecule.torsions import named_torsions, slow_torsions
+from ..molecule.torsions import slow_torsions
 from ..tools.files import write_atomically
 from ..weights import Estimate
 from .audit import Audit
 from .conformers import Conformers, conformers
-from .export import Table, extra_columns, to_arviz, to_pandas, to_xarray, write_colvar
+from .export import Exported
 from .files import read_npz, write_npz
 from .held import Held, in_one_line
 from .netcdf import SUFFIX, WeightedTrajectory
@@ -51,8 +50,7 @@ from .trajectories import (
 )
 
 if TYPE_CHECKING:
-    import pandas
-    import xarray
+    pass
 
 
 TABLES = (".csv", ".colvar")  # suffixes of tables that `write_ensemble` knows
@@ -60,7 +58,7 @@ TRAJECTORIES = (".dcd", ".xtc", ".trr", ".nc", ".h5", ".pdb", ".cif", ".gro", ".
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Ensemble(Frames):
+class Ensemble(Exported):
     """Weighted structures of one molecule at one temperature: a flow's samples, or a trajectory.
 
     Parameters
@@ -254,78 +252,6 @@ class Ensemble(Frames):
         """Write the n most populated `conformers` as an SDF file with populations, errors and free energies as
         properties, bond orders as drawn; returns its path. Needs RDKit, and a molecule whose bonds have orders."""
         return self.conformers(n).to_sdf(path, self.name)
-
-    # For other tools
-
-    def columns(self, extra: Mapping[str, ArrayLike] | None = None) -> Table:
-        """Table of energy, weights and named torsions with one row for each frame, and further columns in `extra`.
-
-        Raises
-        ------
-        ValueError
-            Extra columns of another length, or under a name that is taken.
-        """
-        named = named_torsions(self.topology)
-        found = self.torsions(list(named.values())).T if named else ()
-        return Table(
-            u=self.u,
-            log_w=self.log_w,
-            angles=dict(zip(named, found, strict=True)),
-            extra=extra_columns(extra, self.n, list(named)),
-            log_q=self.log_q,
-            block=self.block,
-            about={"temperature_K": self.temperature, "name": self.name, "invalid": self.invalid},
-        )
-
-    def to_colvar(self, path: str | Path, extra: Mapping[str, ArrayLike] | None = None) -> Path:
-        """Write a PLUMED COLVAR file; returns its path.
-
-        Columns: time (the frame's number), the named torsions (rad), those of `extra`, energy U (kJ/mol), logweight,
-        and bias = kT logweight (kJ/mol): PLUMED's ``REWEIGHT_BIAS ARG=bias TEMP=...`` gives the weights exp(bias / kT).
-        The largest weight is 1; frames of weight zero, which have no logarithm, are left out.
-
-        Parameters
-        ----------
-        extra : mapping of str to (n,), optional
-        """
-        return write_colvar(self.columns(extra), path, self.kT)
-
-    def to_pandas(self, extra: Mapping[str, ArrayLike] | None = None) -> pandas.DataFrame:
-        """pandas table with one row for each frame: u, log_w, weight (sum 1), log_q and block where known, torsions
-        (rad), `extra`.
-
-        Parameters
-        ----------
-        extra : mapping of str to (n,), optional
-        """
-        return to_pandas(self.columns(extra))
-
-    def to_xarray(self, extra: Mapping[str, ArrayLike] | None = None, positions: bool = True) -> xarray.Dataset:
-        """xarray data set of the columns of `to_pandas` over (chain, draw), one chain, and x (nm) over (chain, draw,
-        atom, xyz), with units.
-
-        ArviZ takes it as it is, and knows nothing of weights: for ArviZ's plots and statistics use `to_arviz`.
-
-        Parameters
-        ----------
-        extra : mapping of str to (n,), optional
-        positions : bool
-            False leaves x out.
-        """
-        atoms = [str(atom) for atom in self.topology.atoms]
-        return to_xarray(self.columns(extra), self.x if positions else None, atoms)
-
-    def to_arviz(self, n: int, seed: int = 0, *, extra: Mapping[str, ArrayLike] | None = None) -> Any:
-        """ArviZ data (an xarray DataTree) of n frames drawn by weight, as `resample` does.
-
-        Group posterior: the named torsions (rad) and `extra`; sample_stats: u, and the frame that each draw is. The
-        draws are no chain in time, so ArviZ's ess and rhat say nothing here; `ess` and `khat` do.
-
-        Parameters
-        ----------
-        extra : mapping of str to (n,), optional
-        """
-        return to_arviz(self.columns(extra), n, seed)
 
     def view(self, n: int = 20, seed: int = 0) -> Any:
         """nglview widget of n structures drawn by weight, superposed on the first by their heavy atoms.

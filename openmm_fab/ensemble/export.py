@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..free_energy.frames import Frames
+from ..molecule.torsions import named_torsions
 from ..tools.files import write_atomically
 from ..tools.install import install
 from ..weights import normalized_weights, systematic_resample
@@ -178,3 +180,78 @@ def to_arviz(table: Table, n: int, seed: int = 0) -> Any:
             raise ImportError(f"An ArviZ view of an ensemble needs arviz-base: {install('export')}.") from error
         return arviz.from_dict(**groups)
     return from_dict(groups)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Exported(Frames):
+    """Frames with the tables and data sets that other tools take: pandas, xarray, ArviZ, PLUMED."""
+
+    def columns(self, extra: Mapping[str, ArrayLike] | None = None) -> Table:
+        """Table of energy, weights and named torsions with one row for each frame, and further columns in `extra`.
+
+        Raises
+        ------
+        ValueError
+            Extra columns of another length, or under a name that is taken.
+        """
+        named = named_torsions(self.topology)
+        found = self.torsions(list(named.values())).T if named else ()
+        return Table(
+            u=self.u,
+            log_w=self.log_w,
+            angles=dict(zip(named, found, strict=True)),
+            extra=extra_columns(extra, self.n, list(named)),
+            log_q=self.log_q,
+            block=self.block,
+            about={"temperature_K": self.temperature, "name": self.name, "invalid": self.invalid},
+        )
+
+    def to_colvar(self, path: str | Path, extra: Mapping[str, ArrayLike] | None = None) -> Path:
+        """Write a PLUMED COLVAR file; returns its path.
+
+        Columns: time (the frame's number), the named torsions (rad), those of `extra`, energy U (kJ/mol), logweight,
+        and bias = kT logweight (kJ/mol): PLUMED's ``REWEIGHT_BIAS ARG=bias TEMP=...`` gives the weights exp(bias / kT).
+        The largest weight is 1; frames of weight zero, which have no logarithm, are left out.
+
+        Parameters
+        ----------
+        extra : mapping of str to (n,), optional
+        """
+        return write_colvar(self.columns(extra), path, self.kT)
+
+    def to_pandas(self, extra: Mapping[str, ArrayLike] | None = None) -> pandas.DataFrame:
+        """pandas table with one row for each frame: u, log_w, weight (sum 1), log_q and block where known, torsions
+        (rad), `extra`.
+
+        Parameters
+        ----------
+        extra : mapping of str to (n,), optional
+        """
+        return to_pandas(self.columns(extra))
+
+    def to_xarray(self, extra: Mapping[str, ArrayLike] | None = None, positions: bool = True) -> xarray.Dataset:
+        """xarray data set of the columns of `to_pandas` over (chain, draw), one chain, and x (nm) over (chain, draw,
+        atom, xyz), with units.
+
+        ArviZ takes it as it is, and knows nothing of weights: for ArviZ's plots and statistics use `to_arviz`.
+
+        Parameters
+        ----------
+        extra : mapping of str to (n,), optional
+        positions : bool
+            False leaves x out.
+        """
+        atoms = [str(atom) for atom in self.topology.atoms]
+        return to_xarray(self.columns(extra), self.x if positions else None, atoms)
+
+    def to_arviz(self, n: int, seed: int = 0, *, extra: Mapping[str, ArrayLike] | None = None) -> Any:
+        """ArviZ data (an xarray DataTree) of n frames drawn by weight, as `resample` does.
+
+        Group posterior: the named torsions (rad) and `extra`; sample_stats: u, and the frame that each draw is. The
+        draws are no chain in time, so ArviZ's ess and rhat say nothing here; `ess` and `khat` do.
+
+        Parameters
+        ----------
+        extra : mapping of str to (n,), optional
+        """
+        return to_arviz(self.columns(extra), n, seed)

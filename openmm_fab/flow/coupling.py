@@ -13,9 +13,7 @@ harmonic ones are; `conditional.AtTemperature` is the flow at one temperature.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from itertools import pairwise
 from typing import cast
 
 import torch
@@ -25,15 +23,15 @@ from ..tools.graphs import Function, Graphs
 from ..tools.native import NotCompiledError
 from ..tools.warn import warn
 from . import native
+from .base_density import BaseDensity
 from .layers import Arrays, Coupling, apply_layer, halves, move, move_in_c
-from .modes import Mixture, mixtures_of
 from .resampled import POINTS, Resampling
 from .settings import FlowSettings
 
 GRAPHS = 128  # that a process may compile of a layer
 
 
-class CouplingFlow(nn.Module):
+class CouplingFlow(BaseDensity):
     """Coupling flow of circular and linear-tailed rational-quadratic splines.
 
     Parameters
@@ -60,11 +58,8 @@ class CouplingFlow(nn.Module):
         The range of the splines in z: -reach to reach; infinite of angles.
     """
 
-    periodic: Tensor
     first: Tensor
     reach: Tensor
-    _single: Tensor
-    _thermal: Tensor
 
     def __repr__(self) -> str:
         weights = sum(p.numel() for p in self.parameters())
@@ -82,35 +77,13 @@ class CouplingFlow(nn.Module):
         modes: Sequence[tuple[Tensor, Tensor, Tensor]] = (),
         log_temperatures: Sequence[float] = (),
     ) -> None:
-        super().__init__()
-        self.settings = settings or FlowSettings()
-        if len(periodic) < 1:
-            raise ValueError("Expected at least one coordinate; got none.")
-        self._log_unit = int((~periodic).sum()) * math.log(self.settings.scale)
-        lines, circles = torch.nonzero(~periodic)[:, 0], torch.nonzero(periodic)[:, 0]
-        self.log_temperatures = tuple(map(float, log_temperatures))
-        if self.log_temperatures:
-            _check_temperatures(self.log_temperatures, self.settings)
-            periodic = torch.cat([periodic, periodic.new_zeros(1)])
-        self.dim = len(periodic)
-        self.register_buffer("periodic", periodic.clone())
+        super().__init__(periodic, settings or FlowSettings(), modes, log_temperatures)
+        s, bins, periodic = self.settings, self.settings.bins, self.periodic
+        condition = torch.arange(self.dim) >= self.dim - bool(self.log_temperatures)
+        several, everything = ~(self._single | condition), torch.ones_like(periodic)
+        lines, circles = torch.nonzero(~(periodic | condition))[:, 0], torch.nonzero(periodic)[:, 0]
+        bound, spread = self.ranges()
         self.layers = nn.ModuleList()
-        none, bins = lines[:0], self.settings.bins
-        self.mixtures = mixtures_of(
-            [(columns, m / self.settings.scale, root / self.settings.scale) for columns, m, root in modes]
-        )
-        several = torch.zeros_like(periodic)
-        bound = torch.full((self.dim,), self.settings.bound)  # of splines, which reach as far beyond the outer modes
-        spread = torch.ones(self.dim)
-        for mixture in map(_mixture, self.mixtures):
-            several[mixture.columns] = True
-            bound[mixture.columns] += mixture.means.abs().amax(0).float()
-            spread[mixture.columns] = mixture.spread.float()
-        condition = torch.zeros_like(periodic)
-        if self.log_temperatures:
-            condition[-1] = True
-            bound[-1] = torch.inf
-            spread[-1] = (self.log_temperatures[-1] - self.log_temperatures[0]) / 2
 
         def add(pairs: int, lines: Tensor, circles: Tensor, read: Tensor, bins: int) -> None:
             for _ in range(pairs // 2 if len(lines) + len(circles) else 0):
@@ -121,25 +94,18 @@ class CouplingFlow(nn.Module):
                     layer.reset(rng)
                     self.layers.append(layer)
 
-        everything, s = torch.ones_like(periodic), self.settings
-        if (several & periodic).any():
-            raise ValueError("Expected modes of straight coordinates only; some are of angles.")
-        self.register_buffer("_single", ~several & ~condition, persistent=False)
-        self.register_buffer("_thermal", ~several & ~condition & ~periodic, persistent=False)
-        self._thermals = int(self._thermal.sum())
         self.register_buffer("reach", torch.where(periodic, torch.inf, bound * s.scale), persistent=False)
         if s.torsion_layers:
             first = periodic | several
             add(s.torsion_layers, lines[several[lines]], circles, first | condition, bins)
             self.torsion_layers = len(self.layers)
             rest = lines[~several[lines]]
-            add(s.layers, rest, none, everything, bins)
-            add(s.affine_layers, rest, none, everything, 0)
+            add(s.layers, rest, lines[:0], everything, bins)
+            add(s.affine_layers, rest, lines[:0], everything, 0)
         else:
             first, self.torsion_layers = torch.zeros_like(periodic), 0
             add(s.layers, lines, circles, everything, bins)
         self.register_buffer("first", first, persistent=False)
-        self.resampling: Resampling | None = None
         if self.settings.resampled:
             points = self._plain_base(POINTS, torch.zeros(()), torch.Generator().manual_seed(0))
             self.resampling = Resampling(periodic, self.settings.hidden, points, rng)
@@ -295,45 +261,6 @@ class CouplingFlow(nn.Module):
     def _first_log_prob(self, base: Tensor) -> Tensor:
         return self._plain_log_prob(base, self.first)
 
-    def _plain_log_prob(self, base: Tensor, of: Tensor) -> Tensor:
-        """log density (batch,) of some coordinates (dim,), bool, of the plain base; all of a mixture, or none."""
-        normal = -0.5 * base.square() - 0.5 * math.log(2 * math.pi)
-        each = torch.where(self.periodic, -math.log(2 * math.pi), normal)
-        found = torch.where(of & self._single, each, 0.0).sum(1)
-        for mixture in map(_mixture, self.mixtures):
-            found = found + mixture.log_prob(base, self._width(base))
-        return found
-
-    def scaled(self, z: Tensor) -> Tensor:
-        """Convert z (batch, dim) from the units of base and layers, in which lines are in units of `scale`, times
-        sqrt(T / T0) where there are several temperatures and no modes."""
-        return torch.where(self.periodic, z, z * self._units(z))
-
-    def unscaled(self, z: Tensor) -> Tensor:
-        """Convert z (batch, dim) to the units of base and layers."""
-        return torch.where(self.periodic, z, z / self._units(z))
-
-    def _units(self, z: Tensor) -> float | Tensor:
-        """What `scaled` multiplies lines by."""
-        scale, width = self.settings.scale, self._width(z)
-        if width is None:
-            return scale
-        units = torch.where(self._thermal, width[:, None] * scale, scale)
-        return torch.cat([units[:, :-1], torch.ones_like(units[:, -1:])], 1)
-
-    def _log_units(self, z: Tensor) -> Tensor:
-        """log |d scaled / d unscaled| (batch,)."""
-        unit = torch.full_like(z[:, 0], self._log_unit)
-        return unit + 0.5 * self._thermals * z[:, -1].detach() if self.log_temperatures else unit
-
-    def _width(self, z: Tensor) -> Tensor | None:
-        """sqrt(T / T0) (batch,) of z (batch, dim); None without several temperatures."""
-        return (0.5 * z[:, -1].detach()).exp() if self.log_temperatures else None
-
-    def _held(self, z: Tensor) -> Tensor:
-        """z (batch, dim) without derivatives by the temperature."""
-        return torch.cat([z[:, :-1], z[:, -1:].detach()], 1) if self.log_temperatures else z
-
     def reach_at(self, z: Tensor) -> Tensor:
         """`reach` at the temperatures of z (batch, dim): (batch, dim), or (dim,) where there is one."""
         width = self._width(z)
@@ -378,53 +305,3 @@ class CouplingFlow(nn.Module):
         base = self.sample_base(n, rng)
         z, log_det = self.from_base(base)
         return z, self.base_log_prob(base) - log_det
-
-    def sample_base(
-        self, n: int, rng: torch.Generator | None = None, *, log_temperature: float | None = None
-    ) -> Tensor:
-        """Draw n samples (n, dim) of the base, lines in units of `scale`."""
-        like = next(self.parameters())
-        if self.resampling is None:
-            return self._plain_base(n, like, rng, log_temperature)
-        return self.resampling.sample(n, lambda k: self._plain_base(k, like, rng), rng)
-
-    def renew_points(self, rng: torch.Generator | None = None) -> None:
-        """Draw new points for the normalisation of a resampled base, so that training does not fit them."""
-        if self.resampling is not None:
-            points = self.resampling.points
-            points.copy_(self._plain_base(len(points), points, rng))
-
-    def _plain_base(
-        self, n: int, like: Tensor, rng: torch.Generator | None, log_temperature: float | None = None
-    ) -> Tensor:
-        z = torch.randn(n, self.dim, generator=rng, device=like.device, dtype=like.dtype)
-        uniform = torch.rand(n, self.dim, generator=rng, device=like.device, dtype=like.dtype)
-        base = torch.where(self.periodic, (2 * uniform - 1) * math.pi, z)
-        if self.log_temperatures:
-            given = torch.tensor(self.log_temperatures, device=like.device, dtype=like.dtype)
-            between = given[0] + (given[-1] - given[0]) * uniform[:, -1]
-            drawn = torch.arange(n, device=like.device)
-            # In turn: as many at each of the given ones, and as many again between the first and the last.
-            among = torch.where(drawn % 2 == 0, given[drawn // 2 % len(given)], between)
-            base[:, -1] = among if log_temperature is None else log_temperature
-        for mixture in map(_mixture, self.mixtures):
-            columns = mixture.columns
-            base[:, columns] = mixture.sample(z[:, columns], uniform[:, columns[0]], self._width(base))
-        return base
-
-    def base_log_prob(self, base: Tensor) -> Tensor:
-        """log density (batch,) of the base, as the module describes it, times resampling if there is any."""
-        log_prob = self._plain_log_prob(base, torch.ones_like(self.periodic))
-        return log_prob if self.resampling is None else log_prob + self.resampling.log_ratio(base)
-
-
-def _check_temperatures(log_temperatures: tuple[float, ...], settings: FlowSettings) -> None:
-    steps = [b - a for a, b in pairwise(log_temperatures)]
-    if len(log_temperatures) < 2 or not min(steps) > 0 or not all(map(math.isfinite, log_temperatures)):
-        raise ValueError(f"Expected logarithms of two or more temperatures in rising order; got {log_temperatures}.")
-    if settings.resampled:
-        raise ValueError("Expected FlowSettings(resampled=False) with several temperatures; got True.")
-
-
-def _mixture(module: nn.Module) -> Mixture:
-    return cast(Mixture, module)
