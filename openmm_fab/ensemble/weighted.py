@@ -28,6 +28,10 @@ class Weighted(Protocol):
         """Number of frames."""
 
     @property
+    def log_w(self) -> np.ndarray:
+        """Unnormalised log weights (n,), nats."""
+
+    @property
     def weights(self) -> np.ndarray:
         """Normalised weights (n,), which sum to one."""
 
