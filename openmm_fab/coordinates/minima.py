@@ -33,7 +33,7 @@ BEST = 8  # half of these are the lowest of so many times more
 ROUNDS = 6  # of search, at most: until one finds nothing new below the limit
 FARTHEST = 2.4  # rad; ring torsions begin so far from where they are, at most
 ALIKE = 0.1  # rad; minima that differ by less in every torsion count as one
-FLIPPED = 1.2  # rad; a torsion that holds a hand or a double bond differs by less from one pucker to another
+FLIPPED = 1.2  # rad; a torsion about a stereocentre or a double bond differs by less from one pucker to another
 STIFF = 0.05  # rad; a ring torsion of less width in the harmonic picture has one minimum (aromatic rings)
 WIDE = 2.0  # of a coordinate whose minima are not known
 STAGES = ((20, 300.0), (20, 100.0), (20, 40.0))  # steps; kT above the limit from where nothing comes down below it
@@ -175,8 +175,8 @@ def search(
 ) -> Minima:
     """Minima of u near `minimum` (n_atoms, 3) and beyond, up to `limit` kT above the lowest, each once.
 
-    Every set of coordinates is changed alone, and all of them together.  Those that change a hand or a double bond are
-    none.
+    Every set of coordinates is changed alone, and all of them together.  What changes a stereocentre or a double
+    bond is none of them.
 
     Parameters
     ----------

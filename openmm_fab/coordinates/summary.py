@@ -191,7 +191,7 @@ def _minima(minima: Minima | None) -> list[str]:
 def turning_in_words(
     zmatrix: ZMatrix, system: MolecularSystem, structures: np.ndarray, names: Sequence[str], searched: bool
 ) -> str:
-    """Names of the torsions that turn, and numbers of bonds, hands, sides and rings that are kept, in two sentences.
+    """Two sentences: names of the torsions that turn; numbers of bonds, stereocentres, nitrogens and rings kept.
 
     Parameters
     ----------

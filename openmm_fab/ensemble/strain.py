@@ -115,7 +115,7 @@ def _of_molecule(ensemble: Weighted, pose: Any, what: str) -> np.ndarray:
 
 def _laid(ensemble: Weighted, skeleton: Any, x: np.ndarray, what: str) -> np.ndarray:
     """Positions of the heavy atoms of a pose on those of the ensemble, (ways, atoms, 3): one for each exchange of equal
-    atoms that keeps the hands. Bond orders, charges and hydrogens of the pose are not looked at."""
+    atoms that keeps the chirality. Bond orders, charges and hydrogens of the pose are not looked at."""
     own, heavy = _skeleton(graph_of(ensemble.topology))
     ways = skeleton.GetSubstructMatches(own, uniquify=False, maxMatches=MATCHES)
     if not ways or skeleton.GetNumAtoms() != len(heavy) or skeleton.GetNumBonds() != own.GetNumBonds():
@@ -127,7 +127,7 @@ def _laid(ensemble: Weighted, skeleton: Any, x: np.ndarray, what: str) -> np.nda
     structures[:, heavy] = x[np.array(ways)]
     same = _same_hands(ensemble, structures)
     if not same.any():
-        raise ValueError(f"Expected the ensemble's hands at its stereocentres in {what}; it is another stereoisomer.")
+        raise ValueError(f"Expected the ensemble's chirality at its stereocentres in {what}; got another stereoisomer.")
     return structures[same]
 
 

@@ -152,7 +152,7 @@ class Molecule:
         raise ValueError(
             f"Expected the System of {self.name} as it was given; it was changed since (its last force is "
             f"{'none' if last is None else last.getName()}). app.Metadynamics and others add a bias to the System that "
-            "they get: hand them copy.deepcopy(system.system), and load the molecule again."
+            "they get: pass them copy.deepcopy(system.system), and load the molecule again."
         )
 
     @property

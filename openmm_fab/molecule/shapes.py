@@ -22,7 +22,7 @@ from .stereo import stereocentres
 
 LINEAR = math.radians(175.0)
 ORDERS = 3  # of exp(i m phi), where hydrogens at the end of a bond are equal
-PYRAMID = 2.0  # times the volume that three unit arms span, 0.77 where tetrahedral: both hands lie 3 apart
+PYRAMID = 2.0  # times the volume that three unit arms span, 0.77 where tetrahedral: the two chiralities lie 3 apart
 SAME = 0.6  # distance in a block, rad where that is small, up to which two structures are alike
 EXCHANGES = 500  # automorphisms looked at
 INVERTING = ("N", "P", "As", "S", "Se")  # elements with three neighbours that may be pyramidal

@@ -177,7 +177,7 @@ def test_a_pose_that_was_never_visited_has_a_bound() -> None:
     assert trans.strain(trans.x[0]).value == pytest.approx(0.0)
 
 
-def test_another_molecule_or_hand_is_no_pose() -> None:
+def test_another_molecule_or_stereoisomer_is_no_pose() -> None:
     ensemble = ensemble_of("C[C@H](O)CN", (1, 3), 0, 4, np.linspace(2.5, 3.5, 50))
     mirrored = Chem.Mol(pose(ensemble, 0))
     mirrored.GetConformer().SetPositions(mirrored.GetConformer().GetPositions() * [1.0, 1.0, -1.0])
