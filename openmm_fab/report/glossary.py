@@ -108,8 +108,7 @@ WORDS: dict[str, str] = {
     "PC1, PC2": "the first two principal components of the cosines and sines of the reference's torsions",
     "periodic, stiff": "coordinates of z: a torsion that turns is periodic; lengths, angles and all else is stiff",
     "phase": (
-        "stage of the start of a training: apart, joint, weights, paths, then fab; one sample costs one energy "
-        "before fab"
+        "stage of the start of a training: apart, joint, weights, then fab; one sample costs one energy before fab"
     ),
     "preset": "named settings for a machine: smoke, laptop, gpu",
     "raw": "of the weights as they are, not clipped",

@@ -11,11 +11,9 @@ energy with its gradient a sample, no annealing; phases follow each other by wha
            basin, since it hardly moves weight from one to another; rare ones are lifted, see `train.lifting`.  Until
            it falls no more.  The forces on t are whole: where those of clashes are cut, the entropy is stronger, and
            q(t) spreads into the clashes.
-`weights`  as `apart`, with rare basins lifted: the basins get their populations; and s is weighted
-           as t is, against the heavy weights where a flow of least reverse divergence is too narrow.  Until the median
-           of lam is above `FAR`.
-`paths`    the same, but s by path gradients (below).  Until the effective sample size is `ENOUGH`; back to `weights`
-           if lam falls below `REACHING`.
+`weights`  t as in `apart`, with rare basins lifted: the basins get their populations; s by its weights as far as they
+           reach, and by the reverse divergence, both along the paths of the samples (below).  Until the effective
+           sample size is `ENOUGH`.
 `fab`      what the objective was made with.
 
 The step of t: log w = log p(s, t) - log q(s | t) - log q(t) is an estimate of -F(t) - log q(t) from one sample, and t
@@ -27,13 +25,13 @@ from `joint` on, one in `DEFENSIVE` samples has torsions of the layers as they w
 basin.  They are samples of the mixture m of both densities: W = softmax(log(q / m) + lam log w), and 1/n becomes
 q / m / n.
 
-The step of s in phase `paths`: the gradient of -sum W_i log q(s_i | t_i), of the divergence from p^lam q^(1-lam) to q,
-has much noise in so many stiff coordinates.  It has the same mean along the path of each sample (Tucker et al. 2019,
-arXiv 1810.04152; Vaitl et al. 2022, arXiv 2207.08219), and there no noise where q is p, but the more where q is far:
+The step of s in phase `weights` has the gradient of -sum W_i log q(s_i | t_i), since a flow of least reverse divergence
+is too narrow, and of 1 - lam times the reverse divergence, since one that is far lets samples of little weight go
+otherwise.  In so many stiff coordinates it is mostly noise, but its mean is the same along the path of each sample
+(Tucker et al. 2019, arXiv 1810.04152; Roeder et al. 2017, arXiv 1703.09194; Vaitl et al. 2022, arXiv 2207.08219), where
+it has none if q is p:
 
-    -lam sum W_i (d/ds log p - d/ds log q)(s_i, t_i) . d s_i / d parameters.
-
-lam is left out: it changes the length of the step alone, which Adam sets.
+    -sum (lam W_i + (1 - lam) / n) (d/ds log p - d/ds log q)(s_i, t_i) . d s_i / d parameters.
 
 Points that `Experience.start_from` was given join the steps of the weights, in every phase.
 """
@@ -58,13 +56,13 @@ from .learner import Learner
 from .objectives import Objective, fab
 from .settings import TrainSettings
 
-PHASES = ("apart", "joint", "weights", "paths", "fab")
+PHASES = ("apart", "joint", "weights", "fab")
 RATE = 2e-3  # of learning, before FAB
 TORSIONS = 0.25  # of it, for the layers of torsions: their gradient is the noisier
 STEEP = 20.0  # sqrt(dim); longer gradients of log p in s are cut
 LOOK, FALL = 150, 0.25  # iterations; kT by which the divergence falls in so many while the joint phase pays
 TRUST = 0.3
-APART, REACHING, FAR, STEPS = 0.1, 0.2, 0.5, 20  # lam, the median of so many steps
+APART, STEPS = 0.1, 20  # lam, the median of so many steps, up to which s and t are learned apart
 ENOUGH = 0.9
 LIFT_EVERY = 20  # iterations
 DEFENSIVE = 8
@@ -119,7 +117,7 @@ class Start:
             # By the weights of the steps: what q alone has between two basins would join them.
             drawn, log_weights = map(torch.cat, zip(*self._drawn, strict=True))
             experience.target.update(drawn, log_weights, LIFT)
-        if self.phase in ("weights", "paths") and experience.ess_above(ENOUGH):
+        if self.phase == "weights" and experience.ess_above(ENOUGH):
             self._enter("fab")
             learner.faster = 1.0
             learner.slow([], 1.0)
@@ -131,10 +129,9 @@ class Start:
         z, log_q_t, log_q_s = flow.rsample_torsions_first(n, experience.rng, joint, others)
         at = z.detach()
         log_p, gradient = target.log_prob_and_gradient(at)
-        stepping = flow.log_prob if self.phase == "weights" else flow.torsions_log_prob
-        log_q = stepping(at)
+        log_q = flow.torsions_log_prob(at)  # log q(t)
         learner.counted.evaluations += 2 * n
-        own = log_q.detach() - (log_q_s.detach() if self.phase == "weights" else 0.0)  # log q(t)
+        own = log_q.detach()
         mixture = own if others is None else self._mixture(flow, at, own, others)
         share = own - mixture
         log_w = (log_p - own - log_q_s.detach()).double()
@@ -144,15 +141,17 @@ class Start:
         weights, self.lam = trusted_power(torch.where(inside, log_w, -torch.inf), TRUST, share)
         pull = torch.where(first, gradient if joint else 0.0, gradient)
         pull[:, ~first] = _cut(gradient[:, ~first], STEEP * math.sqrt(target.dim))
-        if self.phase == "paths":
+        if self.phase == "weights":
             pull -= torch.where(first, 0.0, flow.log_prob_and_gradient(at)[1])
             learner.counted.evaluations += n
-            divergence = -(weights.to(z) * (z * pull).sum(1))[inside].sum()
+            mixed = (self.lam * weights + (1 - self.lam) / n).to(z)
+            divergence = -(mixed * (z * pull).sum(1))[inside].sum()
         else:
             divergence = ((log_q_t + log_q_s if joint else log_q_s) - (z * pull).sum(1))[inside].mean()
         step = ((share.exp() / n - weights).to(log_q) * log_q).sum()
         if (chains := experience.found()) is not None and bool(inside.any()):
-            step = step - (self._beside(chains, log_w[inside], weights).to(log_q) * stepping(chains.z)).sum()
+            beside = self._beside(chains, log_w[inside], weights).to(log_q)
+            step = step - (beside * flow.torsions_log_prob(chains.z)).sum()
         seen = slice(-(SEEN // experience.ranks.size), None)
         found = (at[seen], weights[seen].log())
         self._drawn.append((experience.ranks.gathered(found[0]), experience.ranks.gathered(found[1])))
@@ -189,15 +188,10 @@ class Start:
 
     def _follow(self, lam: float, divergence: Tensor) -> None:
         """Enter the next phase, if this one has done what it can; both arguments are those of all ranks."""
-        if self.phase in ("apart", "weights", "paths"):
+        if self.phase == "apart":
             self._lams.append(lam)
-            median = statistics.median(self._lams) if len(self._lams) == STEPS else math.nan
-            if self.phase == "apart" and median > APART:
+            if len(self._lams) == STEPS and statistics.median(self._lams) > APART:
                 self._enter("joint")
-            elif self.phase == "weights" and median > FAR:
-                self._enter("paths")
-            elif self.phase == "paths" and median < REACHING:  # where path gradients are the noisier ones
-                self._enter("weights")
         elif self.phase == "joint":
             self._divergences.append(float(divergence.median()) if len(divergence) else math.inf)
             before, now = list(self._divergences)[:LOOK], list(self._divergences)[LOOK:]
@@ -207,8 +201,7 @@ class Start:
     def _enter(self, phase: str) -> None:
         self.phase = phase
         self._lams.clear()
-        if phase != "paths":
-            self._drawn.clear()
+        self._drawn.clear()
         if phase == "fab":
             self.lam = math.nan
 
