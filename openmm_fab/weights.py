@@ -64,6 +64,22 @@ class Estimate:
         return f"{round(value, digits) + 0.0:.{shown}f} ± {round(error, digits):.{shown}f}"
 
 
+@dataclass(frozen=True, repr=False)
+class Average(Estimate):
+    """A weighted average with its standard error, and whether the weights allow it.
+
+    Parameters
+    ----------
+    note : str
+        Why it is no result; empty where the weights can be used.
+    """
+
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} ({self.note})" if self.note else super().__str__()
+
+
 def z_score(a: Estimate, b: Estimate) -> float | np.ndarray:
     """(a - b) in units of their combined standard error; the two are taken as independent."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -304,6 +320,11 @@ def trusted(log_w: ArrayLike) -> bool:
     """Whether k-hat (at most 0.7) and the effective sample size (at least 100) allow these weights to be used."""
     khat = pareto_khat(log_w)
     return bool(khat <= KHAT_LIMIT and effective_sample_size(log_w) >= FEW)
+
+
+def objection(ess: float, khat: float) -> str:
+    """Why estimates made with weights of this effective sample size and k-hat are no result; empty if they are one."""
+    return "" if khat <= KHAT_LIMIT and ess >= FEW else f"the weights cannot be used: {diagnosed(ess, khat)}"
 
 
 def diagnosis(log_w: ArrayLike) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..molecule.chemistry import conformer_of, molecule_of, rdkit_chem
 from ..tools.files import write_atomically
-from ..weights import Estimate, diagnosis, kish, trusted
+from ..weights import Estimate, effective_sample_size, kish, objection, pareto_khat
 from .weighted import Weighted
 from .wells import TorsionWells
 
@@ -59,7 +59,7 @@ class Conformers:
         Share of the weight that is in none of them.
     count : int
         Of all basins that any frame with weight lies in.
-    objection : str
+    note : str
         Why the populations are no result; empty where the weights can be used.
     """
 
@@ -69,7 +69,7 @@ class Conformers:
     label: np.ndarray
     others: Estimate
     count: int
-    objection: str = ""
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.found)
@@ -90,7 +90,7 @@ class Conformers:
         widths = [max(len(row[k]) for row in rows) for k in range(4)]
         lines = ["  ".join([*(cell.rjust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         lines.append(f"others: {self.others}, in {self.count - len(self)} more")
-        return "\n".join([*filter(None, [self.objection]), *lines])
+        return "\n".join([*filter(None, [self.note]), *lines])
 
     __repr__ = __str__
 
@@ -166,11 +166,10 @@ def conformers(ensemble: Weighted, n: int = 10, seed: int = 0) -> Conformers:
         )
     frames = np.array([one.frame for one in found], dtype=int)
     others = Estimate(float(p[0]), float(error[0]))
-    objection = ""
-    if not trusted(ensemble.log_w):
-        objection = f"The weights cannot be used, and these populations are no result: {diagnosis(ensemble.log_w)}."
+    why = objection(effective_sample_size(ensemble.log_w), pareto_khat(ensemble.log_w))
+    note = f"No populations: {why}." if why else ""
     x = np.asarray(ensemble.x[frames])
-    return Conformers(tuple(found), x, ensemble.topology, label, others, count, objection)
+    return Conformers(tuple(found), x, ensemble.topology, label, others, count, note)
 
 
 def _middle(basins: TorsionWells, x: np.ndarray, w: np.ndarray) -> int:

@@ -34,7 +34,7 @@ from ..free_energy.profiles import (
 from ..molecule.system import MolecularSystem
 from ..molecule.torsions import slow_torsions
 from ..tools.files import write_atomically
-from ..weights import Estimate
+from ..weights import Average
 from .audit import Audit
 from .conformers import Conformers, conformers
 from .export import Exported
@@ -136,8 +136,8 @@ class Ensemble(Exported):
         *,
         n_bootstrap: int = 200,
         seed: int = 0,
-    ) -> Estimate:
-        """Weighted mean of an observable, with a bootstrap standard error.
+    ) -> Average:
+        """Weighted mean of an observable, with a bootstrap standard error, and a note where the weights cannot be used.
 
         Parameters
         ----------
@@ -158,7 +158,8 @@ class Ensemble(Exported):
         mean = np.tensordot(w, found, axes=1)
         error = self.standard_error(self.bootstrap(lambda w: np.tensordot(w, found, axes=1), n_bootstrap, seed=seed))
         error = self.share_error(mean, error) if share else error
-        return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
+        note = _weights.objection(self.ess, self.khat)
+        return Average(mean, error, note) if mean.ndim else Average(float(mean), float(error), note)
 
     def profile(
         self,

@@ -23,7 +23,7 @@ from torch import Tensor
 from .. import weights as _weights
 from ..tools.devices import stream
 from ..tools.progress import bar
-from ..weights import Estimate
+from ..weights import Average, Estimate
 from .ensemble import Ensemble
 from .held import from_json, in_one_line
 from .netcdf import SUFFIX, WeightedTrajectory
@@ -159,8 +159,9 @@ class StreamedEnsemble:
             for start in range(0, self.n, size):
                 yield Ensemble(**file.read(start, min(start + size, self.n)))
 
-    def expectation(self, values: Callable[[mdtraj.Trajectory], np.ndarray], size: int = CHUNK) -> Estimate:
-        """Weighted mean of an observable with its standard error, in one pass over the file.
+    def expectation(self, values: Callable[[mdtraj.Trajectory], np.ndarray], size: int = CHUNK) -> Average:
+        """Weighted mean of an observable with its standard error, in one pass over the file; a note where the weights
+        cannot be used.
 
         Parameters
         ----------
@@ -189,7 +190,8 @@ class StreamedEnsemble:
         error = np.sqrt(np.maximum(squares - 2 * mean * cross + np.square(mean) * total, 0.0))
         mean = np.asarray(mean + shift)
         error = _weights.share_error(mean, error, self.ess) if share else error
-        return Estimate(mean, error) if mean.ndim else Estimate(float(mean), float(error))
+        note = _weights.objection(self.ess, self.khat)
+        return Average(mean, error, note) if mean.ndim else Average(float(mean), float(error), note)
 
     def load(self) -> Ensemble:
         """Read all frames into memory; the same as `Ensemble.load`."""

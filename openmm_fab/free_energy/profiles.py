@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from ..drawing.curves import draw_profile
 from ..drawing.view import png
-from ..weights import Estimate, block_sums, kish, relative_free_energy, rule_of_three
+from ..weights import Estimate, block_sums, kish, objection, relative_free_energy, rule_of_three
 from .coordinate import Coordinate, coordinate_name, coordinate_values, is_atoms
 from .units import InUnits
 
@@ -52,6 +52,8 @@ class Profile(InUnits):
         Of value and error: "kT" unless `in_units` changed it.
     temperature : float, K
         That kT is of.
+    note : str
+        Why it is no result; empty where the weights can be used.
     """
 
     edges: np.ndarray
@@ -61,6 +63,7 @@ class Profile(InUnits):
     name: str = "x"
     unit: str = "kT"
     temperature: float = np.nan
+    note: str = ""
 
     @property
     def centers(self) -> np.ndarray:
@@ -92,6 +95,7 @@ class Surface(InUnits):
     name: str = "a, b"
     unit: str = "kT"
     temperature: float = np.nan
+    note: str = ""
 
     def __repr__(self) -> str:
         bins = "x".join(map(str, self.value.shape))
@@ -106,7 +110,8 @@ def _range_of(result: Profile | Surface) -> str:
     top = np.unravel_index(int(np.argmax(np.where(filled, value, -np.inf))), value.shape)
     error, empty = float(result.error[top]), int((~filled).sum())
     highest = str(Estimate(float(value[top]), error)) if np.isfinite(error) else f"{value[top]:.3g}"
-    return f"F up to {highest} {result.unit}" + (f", {empty} bins empty" if empty else "")
+    note = f"; {result.note}" if result.note else ""
+    return f"F up to {highest} {result.unit}" + (f", {empty} bins empty" if empty else "") + note
 
 
 @dataclass(frozen=True, repr=False)
@@ -197,6 +202,7 @@ def profile(
     index, edges = _bin(ensemble, values, bins, range)
     probability, error = _histogram(ensemble, index, bins, n_bootstrap, seed)
     about: dict[str, Any] = {"name": coordinate_name(values), "temperature": ensemble.temperature}
+    about["note"] = objection(ensemble.ess, ensemble.khat)
     return Profile(edges, _free_energy(probability), error, probability, **about)
 
 
@@ -226,6 +232,7 @@ def surface(
     probability, error = _histogram(ensemble, index, bins * bins, n_bootstrap, seed)
     probability, error = probability.reshape(bins, bins), error.reshape(bins, bins)
     about: dict[str, Any] = {"name": f"{coordinate_name(a)}, {coordinate_name(b)}", "temperature": ensemble.temperature}
+    about["note"] = objection(ensemble.ess, ensemble.khat)
     return Surface(edges_a, edges_b, _free_energy(probability), error, probability, **about)
 
 

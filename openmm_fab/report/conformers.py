@@ -54,5 +54,5 @@ def conformers_of(ensemble: Ensemble) -> dict[str, Any]:
         return draw
 
     drawings = [svg(f"conformer{k}", f"Conformer {k + 1}", panel(k)) for k in range(min(DRAWN, len(found)))]
-    lead = f"{found.objection} {LEAD}".strip()
+    lead = f"{found.note} {LEAD}".strip()
     return {"lead": lead, "head": headings, "rows": rows, "others": others, "drawings": drawings}

@@ -85,9 +85,9 @@ def test_the_first_few_conformers_and_the_rest() -> None:
     found = ensemble.conformers(1)
     assert len(found) == 1 and found.count == 3
     assert found.others.value == pytest.approx((which > 0).mean())
-    assert "in 2 more" in str(found) and not found.objection
+    assert "in 2 more" in str(found) and not found.note
     few = ensemble[:50].conformers()
-    assert str(few).startswith("The weights cannot be used, and these populations are no result: ") and "50" in str(few)
+    assert str(few).startswith("No populations: the weights cannot be used: ") and "50" in str(few)
     with pytest.raises(ValueError, match="n=0"):
         ensemble.conformers(0)
     # a frame of no weight, and one that is not finite, are no conformer

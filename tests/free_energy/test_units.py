@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,21 @@ def test_reprs_are_a_line() -> None:
         assert len(repr(thing).splitlines()) == 1 and len(repr(thing)) < 400, repr(thing)
         assert "array(" not in repr(thing)
     assert "<b>" not in two_basins(10, 0.1, seed=0, name="<b>")._repr_html_() and "2,000 of 5 atoms" in MD._repr_html_()
+
+
+def test_averages_and_profiles_of_weights_that_cannot_be_used_say_so() -> None:
+    log_w = np.zeros(MD.n)
+    log_w[0] = 12.0
+    poor = replace(MD, log_w=log_w)
+    for result in (
+        poor.expectation("rg"),
+        poor.profile("phi"),
+        poor.surface("phi", "psi"),
+        poor.profile("phi").in_units("kJ/mol"),
+    ):
+        assert "the weights cannot be used: " in repr(result) and "effective sample size 1" in result.note
+    for result in (MD.expectation("rg"), MD.profile("phi"), MD.surface("phi", "psi")):
+        assert result.note == "" and "cannot" not in repr(result)
 
 
 def test_a_profile_is_drawn() -> None:
