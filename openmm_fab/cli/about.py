@@ -23,7 +23,8 @@ BIBTEX = r"""@inproceedings{midgley2023flow,
 BESIDES = """What else to cite where it was used:
 any energy      Eastman et al., OpenMM 8, J. Phys. Chem. B 128, 109, 2024
 k-hat           Vehtari, Simpson, Gelman, Yao, Gabry, JMLR 25, 2024 (arXiv 1507.02646)
-BAR, MBAR       Bennett, J. Comput. Phys. 22, 245, 1976; Shirts, Chodera, J. Chem. Phys. 129, 124105, 2008"""
+BAR, MBAR       Bennett, J. Comput. Phys. 22, 245, 1976; Shirts, Chodera, J. Chem. Phys. 129, 124105, 2008
+openmmtools     its replica exchange: Chodera, Shirts, J. Chem. Phys. 135, 194110, 2011"""
 
 
 def cite() -> None:

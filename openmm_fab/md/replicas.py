@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import tempfile
 import warnings
 from pathlib import Path
@@ -45,6 +46,7 @@ def replica_exchange(
     """
     with quiet("openmmtools", "pymbar"), warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.filterwarnings("ignore", message=".*openmmtools API is experimental.*")
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))  # it prints papers to cite: docs/cite.md
         kept = folder is not None
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

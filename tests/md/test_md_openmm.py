@@ -153,10 +153,11 @@ def test_replica_exchange_keeps_what_it_has_at_ctrl_c(beads, tmp_path, monkeypat
 
 
 @pytest.mark.filterwarnings(FEW)
-def test_replica_exchange_without_weights_gives_the_coldest_frames(beads) -> None:
+def test_replica_exchange_without_weights_gives_the_coldest_frames(beads, capsys) -> None:
     pytest.importorskip("openmmtools")
     given: dict = HERE | dict(temperatures=2, time_ps=0.5, equilibration_ps=0.1, frame_ps=0.05, max_temperature=3000.0)
     ensemble = run_reference(beads, "replica-exchange", **given, reweight=False)
     assert ensemble.n == 10 and not ensemble.log_w.any()
+    assert capsys.readouterr().out == ""  # openmmtools prints papers, which docs/cite.md has
     with pytest.raises(ValueError, match="above the system's 300 K"):
         run_reference(beads, "replica-exchange", **given | dict(max_temperature=250.0))
