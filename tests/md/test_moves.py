@@ -241,6 +241,7 @@ sys.modules["openmmtools"] = None
 try:
     import openmm_fab.md.moves
 except ImportError as error:
+    from openmm_fab.tools.install import install
     assert f"FlowProposalMove needs openmmtools: {install('md')}" in str(error), error
 else:
     raise AssertionError("it is loaded without openmmtools")

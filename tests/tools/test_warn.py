@@ -51,7 +51,7 @@ def rows(text):
         yield i
 
 def through_a_bar(text):
-    return list(bar(rows(text), "rows", False))
+    return list(bar(rows(text), "rows", False, unit="row"))
 
 def called_back(f):
     f()
