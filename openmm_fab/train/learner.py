@@ -180,7 +180,9 @@ class Learner:
     def _average(self) -> None:
         own: list[Tensor] = list(self.averaged.parameters())
         new: list[Tensor] = list(self.flow.parameters())
-        torch._foreach_lerp_(own, new, 1 - self.settings.averaging)
+        # Less at first, or after 200 steps a seventh of it were the untrained flow.
+        kept = min(self.settings.averaging, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(own, new, 1 - kept)
         if not isinstance(self.averaged, CouplingFlow):  # running statistics of another library's layers
             pairs = [cast(nn.Module, flow).buffers() for flow in (self.averaged, self.flow)]
             for mine, learned in zip(*pairs, strict=True):

@@ -44,7 +44,7 @@ class TrainSettings(Fields):
         ESS of the flow towards the target, as a share, above which path gradients come in, in the last 40 % of the
         budget; with 0 they are there from the start.
     averaging : float
-        Share of the flow that stays itself at a gradient step; the rest is taken from the learner.
+        Share of the flow that stays itself at gradient step n, at most (1 + n) / (10 + n); the rest is the learner's.
     matmul_dtype : str
         Of the learner's matrix products: "bfloat16", "float32" (as its parameters are), or "auto", which is bfloat16
         for a `CouplingFlow` of float32 where the processor or the GPU has instructions for it (AVX512-BF16, AMX; Ampere

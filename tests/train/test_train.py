@@ -590,7 +590,8 @@ def test_the_flow_is_the_learners_running_average():
     def watched():
         step()
         for own, new in zip(average, trainer.learner.flow.parameters(), strict=True):
-            own.copy_(0.9 * own + 0.1 * new.detach())
+            kept = min(0.9, (1 + trainer.learner.updates) / (10 + trainer.learner.updates))
+            own.copy_(kept * own + (1 - kept) * new.detach())
 
     trainer.learner.optimizer.step = watched
     list(trainer)
