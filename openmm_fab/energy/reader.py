@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -112,7 +113,16 @@ def _variable(force: openmm.CustomCVForce, n: int, system: openmm.System) -> Ter
         return read(inner, system)
     except UntranslatedForceError as error:
         name = force.getCollectiveVariableName(n)
-        raise UntranslatedForceError(f"variable {name!r}, {type(inner).__name__}: {error}") from error
+        raise UntranslatedForceError(f"variable {name!r}, {_class_of(inner)}: {error}") from error
+
+
+def _class_of(force: openmm.Force) -> str:
+    """Name of a force's class; of a plugin's, which OpenMM hands out as a mere Force, by what it is written as."""
+    name = type(force).__name__
+    written = (
+        re.search(r'<Force\b[^>]*\btype="(\w+)"', openmm.XmlSerializer.serialize(force)) if name == "Force" else None
+    )
+    return f"{written[1]} of a plugin" if written else name
 
 
 # By the class of the force: its translation, made from (force, system), and the number of its rows; without rows it

@@ -11,26 +11,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ais.annealing import anneal_to_target
+from ..ais.annealing import AISSettings, anneal_to_target
 from ..energy.backends import reduced_energy
 from ..energy.correction import Correction
 from ..energy.evaluate import energies_of
 from ..ensemble.ensemble import Ensemble
+from ..flow.base import Flow
 from ..free_energy.differences import free_energy_difference_bar
 from ..free_energy.estimators import FreeEnergy, exponential_average
 from ..free_energy.profiles import BasinDifference, basin_difference, phi_positive
 from ..molecule.system import MolecularSystem
 from ..target import BoltzmannTarget
 from ..tools.devices import stream
-from ..weights import effective_sample_size, log_mean_weight, systematic_resample
+from ..weights import effective_sample_size, log_mean_weight, normalized_weights, systematic_resample
 from . import sampling
 from .generator import BoltzmannGenerator
 
 # Cheap samples for each expensive energy: effective ones that are enough, and chains where the flow has not so many.
 POOL, CHAINS = 4, 4
-LAST_POOL, LAST_CHAINS = 20, 10  # of the last round, whose samples are part of the result
+LAST_POOL, LAST_CHAINS = 20, 5  # of the last round, whose samples are part of the result
 FEWEST_CHAINS = 200
 PILOTS = 10  # passes of chains in which step sizes are found
+# From the cheap energy to the fitted one, where weights do not lead there.
+LADDER = AISSettings(alpha=1.0, intermediate=64, spacing="adaptive", ess_drop=0.03, leapfrogs=10, step_size=0.15)
+LADDER_PILOTS = 2
 LEAST_SHARE = 0.02  # effective share of the flow's samples, below which they are annealed
 BATCH = 512
 FEWEST = 40  # expensive energies
@@ -159,17 +163,16 @@ def refine(
     dear, rng = _dear(energy, generator.system), stream(generator.device, seed)
     fit: Correction | None = None
     x_seen, d_seen, spent, overlap = [], [], 0, 0.0
-    cheap_log_z: FreeEnergy | None = None
     for number in range(rounds):
         last = number == rounds - 1
         n = budget - spent if last else budget // 2 // (rounds - 1)
         fitted = _less(generator.energy, fit)
-        pool = _pool(generator, fitted, n * (LAST_POOL if last else POOL), n * (LAST_CHAINS if last else CHAINS), rng)
+        pool = _pool(generator, fit, n * (LAST_POOL if last else POOL), n * (LAST_CHAINS if last else CHAINS), rng)
         drawn, index = pool.pick(n, rng)
         x, d = _differences(generator, dear, pool.z[drawn])
         spent += len(x)
-        if cheap_log_z is None:
-            cheap_log_z, overlap = exponential_average(pool.log_w), _effective(d[index]) / n
+        if number == 0:
+            overlap = _effective(d[index]) / n
         if not last:
             x_seen.append(x)
             d_seen.append(d)
@@ -187,7 +190,7 @@ def refine(
     found = -exponential_average(
         log_w, block=index, method="reweighting" if fit is None else "reweighting a learned difference"
     )
-    step = _step(generator.energy, surrogate, None if fit is None else cheap_log_z, pool.annealed)
+    step = _step(generator.energy, surrogate, pool.annealed, fit is None)
     return Refinement(replace(frames, block=index), surrogate, _sum([found, step], found), spent, overlap, fitted, step)
 
 
@@ -208,9 +211,12 @@ class _Pool(NamedTuple):
         return torch.from_numpy(drawn).to(self.z.device), index
 
 
-def _pool(generator: BoltzmannGenerator, energy: Energy, enough: int, chains: int, rng: torch.Generator) -> _Pool:
-    """The flow's samples, until `enough` of them are effective; where it has too few of these, annealed chains."""
-    target, flow = BoltzmannTarget(energy, generator.coordinates), generator.flow_at()
+def _pool(
+    generator: BoltzmannGenerator, fit: Correction | None, enough: int, chains: int, rng: torch.Generator
+) -> _Pool:
+    """Samples of the cheap energy less a fit: the flow's, until `enough` of them are effective; where it has too few of
+    these, annealed chains, which start from the flow, or with a fit from samples of the cheap energy."""
+    target, flow = BoltzmannTarget(_less(generator.energy, fit), generator.coordinates), generator.flow_at()
     batch = max(generator.batch, BATCH)
     drawn: list[Tensor] = []
     log_w = np.zeros(0)
@@ -224,10 +230,34 @@ def _pool(generator: BoltzmannGenerator, energy: Energy, enough: int, chains: in
             log_w = np.concatenate([log_w, np.where(np.isfinite(found), found, -np.inf)])
     if effective >= enough:
         return _Pool(torch.cat(drawn), log_w, annealed=False)
+    n = max(chains, FEWEST_CHAINS)
+    start: Flow = flow
+    settings, pilots = sampling.ANNEALING, PILOTS
+    if fit is not None:
+        cheap = BoltzmannTarget(generator.energy, generator.coordinates)
+        start, settings, pilots = _Start(_pool(generator, None, n, n, rng), cheap), LADDER, LADDER_PILOTS
     with torch.enable_grad():
-        n = max(chains, FEWEST_CHAINS)
-        points, annealed = anneal_to_target(flow, target, n, sampling.ANNEALING, rng=rng, batch=batch, pilots=PILOTS)
+        points, annealed = anneal_to_target(start, target, n, settings, rng=rng, batch=batch, pilots=pilots)
     return _Pool(points.z.double(), annealed.cpu().numpy(), annealed=True)
+
+
+class _Start:
+    """Samples of the cheap energy by weight, for annealing; its log density lacks log Z."""
+
+    def __init__(self, pool: _Pool, target: BoltzmannTarget) -> None:
+        self.z, self.target = pool.z, target
+        self.weights = torch.from_numpy(normalized_weights(pool.log_w)).to(pool.z.device)
+
+    def sample(self, n: int, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        z = self.z[torch.multinomial(self.weights, n, replacement=True, generator=rng)]
+        return z, self.log_prob(z)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.target.log_prob(z)
+
+    def log_prob_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.target.log_prob_and_gradient(z)
 
 
 def _dear(energy: MolecularSystem | Energy, own: MolecularSystem) -> Energy:
@@ -246,15 +276,16 @@ def _less(energy: Energy, fit: Correction | None) -> Energy:
     return energy if fit is None else lambda x: energy(x) - fit(x)
 
 
-def _step(energy: Energy, surrogate: Ensemble, log_z: FreeEnergy | None, annealed: bool) -> FreeEnergy:
-    """F(fitted) - F(cheap), kT, from samples of the former and log Z of the latter; 0 without.
+def _step(energy: Energy, surrogate: Ensemble, annealed: bool, same: bool) -> FreeEnergy:
+    """F(fitted) - F(cheap), kT, from weighted samples of the former.
 
-    Samples of the flow have weights of both energies, whose ratio is known better than either.
+    Chains that started from the cheap energy have its ratio in their weights; of samples of the flow both weights are
+    known.
     """
-    if log_z is None:
+    if same:
         return FreeEnergy(0.0, 0.0, "the same energy")
     if annealed:
-        return log_z - exponential_average(surrogate.log_w, method="annealed importance sampling")
+        return -exponential_average(surrogate.log_w, method="annealed importance sampling")
     change = energies_of(energy, surrogate.x) - surrogate.u  # cheap less fitted
     below = np.where(np.isfinite(change), surrogate.log_w - change, -np.inf)
     return -exponential_average(surrogate.log_w, below, method="importance sampling")

@@ -14,7 +14,7 @@ from forces import agrees, structures
 from openmm import app, unit
 
 from openmm_fab.energy.compiled import CompiledEnergy
-from openmm_fab.energy.potential import Potential
+from openmm_fab.energy.potential import Potential, UntranslatedSystemError
 from openmm_fab.energy.reader import global_parameters
 
 NM, RADIAN, KJ = unit.nanometer, unit.radian, unit.kilojoule_per_mole
@@ -125,6 +125,18 @@ def test_every_variable_of_cvpack(peptide) -> None:
         except (AssertionError, NotImplementedError) as error:
             wrong[name] = str(error)
     assert not wrong
+
+
+def test_the_variable_that_is_the_force_of_a_plugin_is_named(peptide) -> None:
+    cv = pytest.importorskip("cvpack")
+    pytest.importorskip("openmmcppforces")
+    topology, positions = peptide
+    deviation = cv.CompositeRMSD(positions * NM, [[0, 5, 11, 13], [20, 22, 31, 40]], len(positions))
+    system = _system(topology, _restrained({"both": deviation}, "k*(both-0.3)^2", k=20.0))
+    with pytest.raises(
+        UntranslatedSystemError, match="variable 'both', CompositeRMSDForce of a plugin: no translation"
+    ):
+        Potential(system)
 
 
 def _torsion(*atoms: int) -> openmm.Force:
