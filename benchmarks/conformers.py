@@ -211,22 +211,38 @@ def title(figures: dict[str, Any]) -> str:
 
 
 def table(figures: dict[str, Any]) -> str:
+    rows = figures["molecules"]
+    what = [w for w in ("beyond", *(f"beyond at {kelvin:g} K" for kelvin in KELVIN)) if f"{w}, search" in rows[0]]
+
+    def percent(row: dict[str, Any], which: str) -> str:
+        return " / ".join(f"{100 * row[f'{w}, {which}']:.0f}" for w in what)
+
+    def beyond(row: dict[str, Any], which: str) -> bool:
+        return any(row[f"{w}, {which}"] > 0 for w in what)
+
     cells = [
-        f"{r['molecule']} | {r['atoms']} | {r['minima, search']} | {100 * r['beyond, search']:.0f} | "
-        f"{100 * r['beyond, one minimum']:.0f} | {r['seconds, search']:.1f}"
-        for r in figures["molecules"]
-        if r["beyond, search"] + r["beyond, one minimum"] > 0
+        f"| {r['molecule']} | {r['atoms']} | {r['minima, search']} | {percent(r, 'search')} | "
+        f"{percent(r, 'one minimum')} | {r['seconds, search']:.1f} |"
+        for r in rows
+        if beyond(r, "search")
     ]
-    none = [r["molecule"] for r in figures["molecules"] if r["beyond, search"] + r["beyond, one minimum"] == 0]
-    head = "molecule | atoms | minima | beyond, % | without the search, % | s"
-    rows = [f"| {head} | {head} |", "|" + "---|" * 12]
-    half = -(-len(cells) // 2)
-    rows += [f"| {a} | {b} |" for a, b in zip(cells[:half], [*cells[half:], " | " * 5][:half], strict=True)]
+    saved = [
+        f"{r['molecule']} {percent(r, 'one minimum')} ({r['minima, search']}; {r['seconds, search']:.1f} s)"
+        for r in rows
+        if beyond(r, "one minimum") and not beyond(r, "search")
+    ]
+    never = [r["molecule"] for r in rows if not beyond(r, "search") and not beyond(r, "one minimum")]
+    shown = ["conformers", *(f"frames at {kelvin:g} K" for kelvin in KELVIN)][: len(what)]
     text = (
         f"Conformers: up to {figures['conformers']} that RDKit embeds, at minima of OpenMM's energy no more than "
         f"{HIGH:g} kT above the lowest. Beyond: a coordinate outside of the splines' range, where the flow's density "
-        "falls as that of its base. Minima: of rings and nitrogens, by the search that is part of making coordinates; "
-        "without it, coordinates come from one minimum. Amides are sampled. Seconds, of the processor, are those of "
-        f"making coordinates. None beyond, either way: {', '.join(none) or '-'}.\n\n"
+        f"falls as that of its base, in % of the {' / '.join(shown)}. Minima: of rings and nitrogens, by the search "
+        "that is part of making coordinates; without it, coordinates come from one minimum. Amides are sampled. "
+        "Seconds, of the processor, are those of making coordinates. None beyond with the search, and without it (in "
+        f"parentheses minima and seconds with it): {', '.join(saved) or '-'}. None beyond, either way: "
+        f"{', '.join(never) or '-'}."
     )
-    return text + "\n".join(rows)
+    if not cells:
+        return text
+    head = "| molecule | atoms | minima | beyond, % | without the search, % | s |"
+    return text + "\n\n" + "\n".join([head, "|" + "---|" * 6, *cells])

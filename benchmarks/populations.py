@@ -35,6 +35,7 @@ KB = 0.00831446261815324  # kJ/mol/K
 REPLICAS, SWAP, FRICTION = 5, 0.25, 5.0  # temperatures; ps between exchanges; 1/ps
 STEP, HYDROGEN = 0.002, 4.0  # ps; dalton: masses do not matter to populations
 EQUILIBRATION, BLOCKS = 0.1, 10  # share left out; blocks for the error
+FAR = 2.0  # standard errors, above which a share stands in the table
 SAMPLES, AUDIT = 20_000, 10 / 60  # of the flow; minutes
 
 
@@ -126,6 +127,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picoseconds", type=float, default=1600.0, help="of each replica of the reference")
     parser.add_argument("--folder", type=Path, default=Path("runs/populations"), help="of what is done already")
     parser.add_argument("--references", action="store_true", help="make the references only")
+    parser.add_argument("--note", default="", help="a sentence on the machine, such as what else ran there")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -153,12 +155,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 print(name, f"{seconds:.0f} s", shares, flush=True)
                 continue
             figures = {"reference seconds": seconds, **of(system, case, x, minutes)}
-            row.write_text(json.dumps({"molecule": name, "atoms": system.n_atoms, **figures}), "utf-8")
+            figures = {"molecule": name, "atoms": system.n_atoms, "minutes": minutes, **figures}
+            row.write_text(json.dumps(figures), "utf-8")
         found.append(json.loads(row.read_text("utf-8")))
         print(found[-1], flush=True)
     if options.references:
         raise Skip(f"the references alone were asked for; they are in {folder}")
-    return {"minutes": minutes, "picoseconds": length, "molecules": found}
+    return {"picoseconds": length, "note": options.note, "molecules": found}
 
 
 def reference(system: MolecularSystem, case: Case, length: float, path: Path) -> tuple[np.ndarray | None, float]:
@@ -230,7 +233,9 @@ def of(system: MolecularSystem, case: Case, x: np.ndarray | None, minutes: float
     start = time.perf_counter()
     generator = BoltzmannGenerator(system, settings, seed=0)
     setup = time.perf_counter() - start
+    started = time.process_time()
     generator.train(Budget(minutes=minutes), progress=False)
+    training = time.process_time() - started
     ensemble = generator.sample(SAMPLES)
     shares = {}
     for name, share in case.shares.items():
@@ -253,6 +258,7 @@ def of(system: MolecularSystem, case: Case, x: np.ndarray | None, minutes: float
     audit = generator.audit(Budget(minutes=AUDIT), ensemble)
     return {
         "setup": setup,
+        "processor seconds": training,
         "ess": ensemble.ess_fraction,
         "khat": ensemble.khat,
         "log_z": ensemble.log_z.value,
@@ -270,34 +276,34 @@ def title(figures: dict[str, Any]) -> str:
 
 
 def table(figures: dict[str, Any]) -> str:
-    cells = []
+    cells, within = [], []
     for row in figures["molecules"]:
         for name, s in row["shares"].items():
-            told = (
-                f"{100 * s['exact']:g}, exact"
-                if s["exact"] is not None
-                else _percent(s["reference"], s["reference error"])
-            )
-            cells.append(
-                f"{row['molecule']}: {name} | {_percent(s['share'], s['error'])} | {told} | {s['z']:.1f} | "
-                f"{100 * row['ess']:.0f}"
-            )
-    head = "share, % | flow | reference | z | ESS, %"
-    half = -(-len(cells) // 2)
-    rows = [f"| {head} | {head} |", "|" + "---|" * 10]
-    rows += [f"| {a} | {b} |" for a, b in zip(cells[:half], [*cells[half:], " | " * 4][:half], strict=True)]
+            exact = s["exact"] is not None
+            told = f"{100 * s['exact']:g}, exact" if exact else _percent(s["reference"], s["reference error"])
+            found = _percent(s["share"], s["error"])
+            if abs(s["z"]) > FAR:
+                cells.append(f"{row['molecule']}: {name} | {found} | {told} | {s['z']:.1f} | {100 * row['ess']:.1f}")
+            else:
+                within.append(f"{row['molecule']}: {name} {found} ({told})")
     z = np.array([s["z"] for row in figures["molecules"] for s in row["shares"].values()])
     wrong = {row["molecule"]: row["disagree"] for row in figures["molecules"] if row["disagree"]}
     missing = [row["molecule"] for row in figures["molecules"] if row["missing"]]
     named = "; ".join(f"{name} ({len(which)})" for name, which in wrong.items())
+    minutes = sorted({row["minutes"] for row in figures["molecules"]})
+    lasted = " to ".join(f"{m:g}" for m in dict.fromkeys((minutes[0], minutes[-1])))
     text = (
-        f"{figures['minutes']:g} min of training each, preset smoke, {SAMPLES:,} samples, no solvent. Reference: "
+        f"{lasted} min of training each, preset smoke, {SAMPLES:,} samples, no solvent. {figures['note']} Reference: "
         f"{REPLICAS} replicas of {figures['picoseconds']:g} ps by OpenMM alone, error by {BLOCKS} blocks, or exact by "
         f"symmetry. z: difference over its error, rms {np.sqrt((z**2).mean()):.2f}, largest {np.abs(z).max():.1f}. "
         f"`compare` with the reference: {sum(row['compared'] for row in figures['molecules'])} basins and torsions, "
-        f"disagree: {named or 'none'}. States missing, by an audit: {', '.join(missing) or 'none'}.\n\n"
+        f"disagree: {named or 'none'}. States missing, by an audit: {', '.join(missing) or 'none'}. Shares in %, the "
+        f"reference's in parentheses, |z| up to {FAR:g}: {'; '.join(within) or 'none'}. Beyond: "
     )
-    return text + "\n".join(rows)
+    if not cells:
+        return text + "none."
+    rows = ["| share, % | flow | reference | z | ESS, % |", "|" + "---|" * 5, *(f"| {cell} |" for cell in cells)]
+    return text.rstrip() + "\n\n" + "\n".join(rows)
 
 
 def _percent(share: float, error: float) -> str:
