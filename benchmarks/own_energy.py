@@ -1,11 +1,12 @@
 """Energies that are no force field: a network of ANI's shape in batches and through PythonForce, and GFN2-xTB.
 
 Energy and gradient, microseconds of processor time a structure, median of repeats. The network has random weights:
-eight members of ANI-2x's depth over radial and angular functions of all atoms. Through OpenMM it is the same network,
-one structure a call. GFN2-xTB is tblite's by ASE, where both are installed. Beside them the force field: translated to
-C, by PyTorch alone, and by OpenMM. What a training costs with each is extrapolated: the evaluations of ten minutes of
-alanine dipeptide by the preset `laptop` (3.7e6, a raw ESS near 75 %), each with its energy and the share of everything
-else, which a short training with the force field measures; a short one with the network shows how far that holds.
+eight members of ANI-2x's depth over radial and angular functions of all atoms, in its single precision. Through OpenMM
+it is the same network, one structure a call. GFN2-xTB is tblite's by ASE, where both are installed. Beside them the
+force field: translated to C, by PyTorch alone, and by OpenMM. What a training costs with each is extrapolated: the
+evaluations of ten minutes of alanine dipeptide by the preset `laptop` (3.7e6, a raw ESS near 75 %), each with its energy
+and the share of everything else, which a short training with the force field measures; a short one with the network
+shows how far that holds.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class Network(nn.Module):
         torch.manual_seed(0)
         kinds = sorted(set(elements))
         self.kind = torch.tensor([kinds.index(e) for e in elements])
-        self.other = nn.functional.one_hot(self.kind, len(kinds)).double()
-        self.centres = torch.linspace(0.08, 0.5, RADIAL, dtype=torch.float64)
+        self.other = nn.functional.one_hot(self.kind, len(kinds)).float()
+        self.centres = torch.linspace(0.08, 0.5, RADIAL)
         width = (RADIAL + ANGULAR) * len(kinds)
         sizes = (width, *HIDDEN, 1)
         self.networks = nn.ModuleList(
@@ -68,7 +69,7 @@ class Network(nn.Module):
                 for _ in range(MEMBERS)
             )
             for _ in kinds
-        ).double()
+        )
         self.apart = ~torch.eye(len(elements), dtype=torch.bool)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,10 +80,11 @@ class Network(nn.Module):
         other = self.other.expand(n, -1, -1)[self.apart].view(n, n - 1, -1)
         near = torch.exp(-1600.0 * (r[..., None] - self.centres) ** 2) * reach[..., None]
         radial = torch.einsum("bijf,ijk->bikf", near, other).flatten(2)
-        cosine = torch.einsum("bijc,bikc->bijk", vectors / r[..., None], vectors / r[..., None])
-        angular = []
-        for power in range(1, ANGULAR + 1):
-            pairs = (0.5 + 0.475 * cosine) ** (2 * power) * reach[..., None] * reach[:, :, None]
+        units = vectors / r[..., None]
+        square = (0.5 + 0.475 * torch.einsum("bijc,bikc->bijk", units, units)).square()
+        pairs, angular = reach[..., None] * reach[:, :, None], []
+        for _ in range(ANGULAR):  # even powers
+            pairs = pairs * square
             angular.append(torch.einsum("bijk,ijs->bis", pairs, other))
         features = torch.cat([radial, *angular], -1)
         energy = x.new_zeros(len(x))
@@ -99,10 +101,10 @@ class Single:
         self.network = Network(elements)
 
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
-        x = torch.from_numpy(state.getPositions(asNumpy=True)._value)[None].requires_grad_()
+        x = torch.from_numpy(state.getPositions(asNumpy=True)._value)[None].float().requires_grad_()
         energy = self.network(x)
         (gradient,) = torch.autograd.grad(energy.sum(), x)
-        return energy.item(), -gradient[0].numpy()
+        return energy.item(), -gradient[0].double().numpy()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
