@@ -4,9 +4,9 @@ Energy and gradient, microseconds of processor time a structure, median of repea
 eight members of ANI-2x's depth over radial and angular functions of all atoms, in its single precision. Through OpenMM
 it is the same network, one structure a call. GFN2-xTB is tblite's by ASE, where both are installed. Beside them the
 force field: translated to C, by PyTorch alone, and by OpenMM. What a training costs with each is extrapolated: the
-evaluations of ten minutes of alanine dipeptide by the preset `laptop` (3.7e6, a raw ESS near 75 %), each with its energy
-and the share of everything else, which a short training with the force field measures; a short one with the network
-shows how far that holds.
+evaluations of ten minutes of alanine dipeptide by the preset `laptop` (3.7e6, a raw ESS near 75 %), each with its
+energy and the share of everything else, which a short training with the force field measures; a short one with the
+network shows how far that holds.
 """
 
 from __future__ import annotations
