@@ -96,6 +96,7 @@ CASES = {
     "N-acetylproline methylamide": Case(
         "CC(=O)N1CCC[C@H]1C(=O)NC",
         {"chi1 > 0": Share("[N;R][CH1][CH2][CH2]", 0, 180), "psi": Share("[N;R][CH1]C[N;!R]", -90, 90)},
+        coordinates=SAMPLE,  # hot replicas cross it
     ),
     "beta-glucose": Case(
         "OC[C@H]1O[C@@H](O)[C@H](O)[C@@H](O)[C@@H]1O",

@@ -39,7 +39,7 @@ WIDE = 2.0  # of a coordinate whose minima are not known
 STAGES = ((20, 300.0), (20, 100.0), (20, 40.0))  # steps; kT above the limit from where nothing comes down below it
 TOGETHER = (0.3, 0.5)  # rad; of ring torsions and sides, and of periodic ones: these come down to one minimum
 MANY = 48  # minima of one set, the lowest
-FAR = 4.0  # of z; what lies farther out at some minimum has modes, too
+FAR = 2.5  # of z; what lies farther out at some minimum has modes, too: heat moves it by as much again
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def test_angles_are_unwrapped_at_their_widest_gap():
 
 def test_what_lies_far_out_joins_the_set_that_it_follows():
     values = torch.tensor([[0.0, 0, 0, 0, 1], [1, 0, 0, 0.9, 1], [0, 1, 0.1, 0.1, 1], [1, 1, 0.1, 1.1, 1]]).double()
-    z = values / torch.tensor([0.1, 0.1, 0.2, 0.2, 1.0])
+    z = values / torch.tensor([0.1, 0.1, 0.4, 0.4, 1.0])
     assert with_far([[0], [1]], z, values) == [[0, 3], [1]]
     assert with_far([[1]], z, values) == [[0, 1, 3]] and with_far([], z, values) == []
 
