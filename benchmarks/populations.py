@@ -35,7 +35,7 @@ KB = 0.00831446261815324  # kJ/mol/K
 REPLICAS, SWAP, FRICTION = 5, 0.25, 5.0  # temperatures; ps between exchanges; 1/ps
 STEP, HYDROGEN = 0.002, 4.0  # ps; dalton: masses do not matter to populations
 EQUILIBRATION, BLOCKS = 0.1, 10  # share left out; blocks for the error
-FAR = 2.0  # standard errors, above which a share stands in the table
+FAR = 2.0  # standard errors, above which a share is named apart
 SAMPLES, AUDIT = 20_000, 10 / 60  # of the flow; minutes
 
 
@@ -277,34 +277,30 @@ def title(figures: dict[str, Any]) -> str:
 
 
 def table(figures: dict[str, Any]) -> str:
-    cells, within = [], []
+    beyond, within = [], []
     for row in figures["molecules"]:
         for name, s in row["shares"].items():
             exact = s["exact"] is not None
             told = f"{100 * s['exact']:g}, exact" if exact else _percent(s["reference"], s["reference error"])
-            found = _percent(s["share"], s["error"])
+            found = f"{row['molecule']}: {name} {_percent(s['share'], s['error'])} ({told}"
             if abs(s["z"]) > FAR:
-                cells.append(f"{row['molecule']}: {name} | {found} | {told} | {s['z']:.1f} | {100 * row['ess']:.1f}")
+                beyond.append(f"{found}, z {s['z']:.1f}, ESS {100 * row['ess']:.1f} %, k-hat {row['khat']:.2f})")
             else:
-                within.append(f"{row['molecule']}: {name} {found} ({told})")
+                within.append(f"{found})")
     z = np.array([s["z"] for row in figures["molecules"] for s in row["shares"].values()])
     wrong = {row["molecule"]: row["disagree"] for row in figures["molecules"] if row["disagree"]}
     missing = [row["molecule"] for row in figures["molecules"] if row["missing"]]
     named = "; ".join(f"{name} ({len(which)})" for name, which in wrong.items())
     minutes = sorted({row["minutes"] for row in figures["molecules"]})
     lasted = " to ".join(f"{m:g}" for m in dict.fromkeys((minutes[0], minutes[-1])))
-    text = (
+    return (
         f"{lasted} min of training each, preset smoke, {SAMPLES:,} samples, no solvent. {figures['note']} Reference: "
         f"{REPLICAS} replicas of {figures['picoseconds']:g} ps by OpenMM alone, error by {BLOCKS} blocks, or exact by "
         f"symmetry. z: difference over its error, rms {np.sqrt((z**2).mean()):.2f}, largest {np.abs(z).max():.1f}. "
         f"`compare` with the reference: {sum(row['compared'] for row in figures['molecules'])} basins and torsions, "
         f"disagree: {named or 'none'}. States missing, by an audit: {', '.join(missing) or 'none'}. Shares in %, the "
-        f"reference's in parentheses, |z| up to {FAR:g}: {'; '.join(within) or 'none'}. Beyond: "
+        f"reference's in parentheses. |z| above {FAR:g}: {'; '.join(beyond) or 'none'}. Others: {'; '.join(within)}."
     )
-    if not cells:
-        return text + "none."
-    rows = ["| share, % | flow | reference | z | ESS, % |", "|" + "---|" * 5, *(f"| {cell} |" for cell in cells)]
-    return text.rstrip() + "\n\n" + "\n".join(rows)
 
 
 def _percent(share: float, error: float) -> str:

@@ -62,11 +62,11 @@ def test_the_table() -> None:
         "chair": {**row, "z": 0.8},
         "axial": {**row, "reference": 0.4, "reference error": 0.05, "exact": None, "z": 2.1},
     }
-    row = {"molecule": "ring", "ess": 0.4, "minutes": 1.5, "shares": shares, "compared": 7}
+    row = {"molecule": "ring", "ess": 0.4, "khat": 0.6, "minutes": 1.5, "shares": shares, "compared": 7}
     row |= {"disagree": ["phi"], "missing": "a boat"}
     text = populations.table(
         {"note": "Alone.", "picoseconds": 400.0, "molecules": [row, {**row, "minutes": 4.0, "missing": ""}]}
     )
     assert "1.5 to 4 min" in text and "ring: chair 51.0 ± 1.2 (50, exact); ring" in text
-    assert "| ring: axial | 51.0 ± 1.2 | 40.0 ± 5.0 | 2.1 | 40.0 |" in text
+    assert "|z| above 2: ring: axial 51.0 ± 1.2 (40.0 ± 5.0, z 2.1, ESS 40.0 %, k-hat 0.60); ring" in text
     assert "disagree: ring (1)" in text and "by an audit: ring." in text and "largest 2.1" in text
