@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 try:
     from latex2mathml.converter import convert
 except ImportError as error:
-    raise PluginError("Equations need latex2mathml: pip install 'openmm_fab[docs]', or make docs.") from error
+    raise PluginError("Equations need latex2mathml: pip install '.[docs]', or make docs.") from error
 
 ASSETS = ("iframe-worker.js", "extra.css")
 GALLERY = "<!-- gallery -->"  # stands on notebooks.md
