@@ -16,7 +16,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,10 @@ from openmm_fab.ensemble.wells import TorsionWells
 from openmm_fab.generator.presets import PRESETS
 from openmm_fab.md.settings import WalkersExchangeSettings
 from openmm_fab.molecule.chemistry import rdkit_chem
-from openmm_fab.train.settings import Budget
 from openmm_fab.weights import clipped, log_sum_exp
 
 from . import conformers
+from .budgets import ProcessorTime
 from .records import ROOT
 from .runner import Skip
 
@@ -65,17 +64,6 @@ EXCHANGE = {"walkers": 96, "time_ps": 50.0, "equilibration_ps": 10.0, "hydrogen_
 ENOUGH, ONE_PERCENT = 10.0, 0.01  # effective samples; share of the weight
 SCRIPT = ROOT / "systems" / "ibuprofen" / "reference" / "make_reference.py"
 Figures = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ProcessorTime(Budget):
-    """Its minutes are those of this process's own processor time: other jobs on the machine do not count."""
-
-    began: float = field(default_factory=time.process_time)
-
-    def spent(self, seconds: float, iterations: int, evaluations: int) -> float:
-        assert self.minutes is not None
-        return (time.process_time() - self.began) / (60.0 * self.minutes)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

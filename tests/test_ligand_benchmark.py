@@ -11,6 +11,7 @@ import pytest
 from ensembles import two_basins
 
 from benchmarks import ligands
+from benchmarks.budgets import ProcessorTime
 
 pytest.importorskip("rdkit")
 
@@ -52,7 +53,7 @@ def test_parts_that_are_done_are_left_alone_and_failed_ones_are_made_again(tmp_p
 
 
 def test_minutes_are_those_of_the_processor() -> None:
-    budget = ligands.ProcessorTime(minutes=1.0, began=time.process_time() - 30.0)
+    budget = ProcessorTime(minutes=1.0, began=time.process_time() - 30.0)
     assert budget.spent(seconds=1e6, iterations=10**6, evaluations=10**6) == pytest.approx(0.5, abs=0.05)
 
 
