@@ -293,7 +293,8 @@ def table(figures: dict[str, Any]) -> str:
     return (
         f"{lasted} min of one core for training each, preset smoke, {SAMPLES:,} samples, no solvent. "
         f"{figures['note']} Reference: {REPLICAS} replicas of {figures['picoseconds']:g} ps by OpenMM alone, "
-        f"error by {BLOCKS} blocks, or exact by symmetry. z: difference over its error, rms {np.sqrt((z**2).mean()):.2f}, largest {np.abs(z).max():.1f}. "
+        f"error by {BLOCKS} blocks, or exact by symmetry. z: difference over its error, rms "
+        f"{np.sqrt((z**2).mean()):.2f}, largest {np.abs(z).max():.1f}. "
         f"`compare` with the reference: {sum(row['compared'] for row in figures['molecules'])} basins and torsions, "
         f"disagree: {named or 'none'}. States missing, by an audit: {', '.join(missing) or 'none'}. Shares in %, the "
         f"reference's in parentheses. |z| above {FAR:g}: {'; '.join(beyond) or 'none'}. Others: {'; '.join(within)}."
