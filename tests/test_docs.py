@@ -270,8 +270,8 @@ def test_the_phases_are_those_of_the_code() -> None:
     """Names and limits of the start's phases in the tables and equations."""
     text = (DOCS / "how_it_works.md").read_text(encoding="utf-8")
     assert tuple(re.findall(r"^\| (\w+) \|", text[text.index("| phase |") :], re.MULTILINE)[1:5]) == start.PHASES
-    limits = re.findall(r"^\| (?:apart|weights) \|.* ([\d.]+)(?: %)? \|$", text, re.MULTILINE)
-    assert list(map(float, limits)) == [start.APART, 100 * start.ENOUGH]
+    assert [float(lam) for lam in re.findall(r"λ reaches ([\d.]+)", text)] == [start.APART, start.JOINT]
+    assert f"| ESS {100 * start.ENOUGH:.0f} % |" in text
     theory = (DOCS / "theory.md").read_text(encoding="utf-8")
     assert f"effective sample size of ${start.TRUST}\\,n$" in theory and f"\\tfrac1{start.DEFENSIVE} r(t)" in theory
 

@@ -9,8 +9,8 @@ energy with its gradient a sample, no annealing; phases follow each other by wha
            its weights (below), which leave the clashes.  Until such a step reaches as far as lam = `APART`.
 `joint`    the reverse Kullback-Leibler divergence of both, the forces acting on t, too.  It learns the shape of every
            basin, since it hardly moves weight from one to another; rare ones are lifted, see `train.lifting`.  Until
-           it falls no more.  The forces on t are whole: where those of clashes are cut, the entropy is stronger, and
-           q(t) spreads into the clashes.
+           lam is above `JOINT`, or the divergence falls no more.  The forces on t are whole: where those of clashes
+           are cut, the entropy is stronger, and q(t) spreads into the clashes.
 `weights`  t as in `apart`, with rare basins lifted: the basins get their populations; s by its weights as far as they
            reach, and by the reverse divergence, both along the paths of the samples (below).  Until the effective
            sample size is `ENOUGH`.
@@ -62,7 +62,7 @@ TORSIONS = 0.25  # of it, for the layers of torsions: their gradient is the nois
 STEEP = 20.0  # sqrt(dim); longer gradients of log p in s are cut
 LOOK, FALL = 150, 0.25  # iterations; kT by which the divergence falls in so many while the joint phase pays
 TRUST = 0.3
-APART, STEPS = 0.1, 20  # lam, the median of so many steps, up to which s and t are learned apart
+APART, JOINT, STEPS = 0.1, 0.4, 20  # lam, the median of so many steps, up to which these phases last
 ENOUGH = 0.9
 LIFT_EVERY = 20  # iterations
 DEFENSIVE = 8
@@ -188,14 +188,15 @@ class Start:
 
     def _follow(self, lam: float, divergence: Tensor) -> None:
         """Enter the next phase, if this one has done what it can; both arguments are those of all ranks."""
-        if self.phase == "apart":
-            self._lams.append(lam)
-            if len(self._lams) == STEPS and statistics.median(self._lams) > APART:
-                self._enter("joint")
+        self._lams.append(lam)
+        reached = statistics.median(self._lams) if len(self._lams) == STEPS else 0.0
+        if self.phase == "apart" and reached > APART:
+            self._enter("joint")
         elif self.phase == "joint":
             self._divergences.append(float(divergence.median()) if len(divergence) else math.inf)
             before, now = list(self._divergences)[:LOOK], list(self._divergences)[LOOK:]
-            if len(now) == LOOK and statistics.median(before) - statistics.median(now) < FALL:
+            still = len(now) == LOOK and statistics.median(before) - statistics.median(now) < FALL
+            if reached > JOINT or still:
                 self._enter("weights")
 
     def _enter(self, phase: str) -> None:
