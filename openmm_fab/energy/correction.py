@@ -76,7 +76,7 @@ class Terms:
         ]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         self.index, self.functions = torch.tensor([numbers[name] for name in names]), len(numbers)
-        self._bonds, self._angles, self._torsions, self._others = (
+        self._bonded, self._angles, self._torsions, self._others = (
             torch.tensor(list(atoms), dtype=torch.int64).view(-1, size).T
             for atoms, size in ((bonds, 2), (angles, 3), (torsions, 4), (others, 2))
         )
@@ -102,7 +102,7 @@ class Terms:
         )
 
     def _straight(self, columns: Tensor) -> Tensor:
-        lengths = geometry.distance(*(columns[:, atoms] for atoms in self._bonds))
+        lengths = geometry.distance(*(columns[:, atoms] for atoms in self._bonded))
         return torch.cat([lengths, geometry.angle(*(columns[:, atoms] for atoms in self._angles))])
 
 
