@@ -51,7 +51,7 @@ class Cost:
         rows = {
             "one iteration": f"{self.iteration:.2f} s, {self.evaluations} energy evaluations",
             f"{minutes:g} minutes": f"about {iterations:.2g} iterations, {iterations * self.evaluations:.2g} energy "
-            f"evaluations; at most {self.filling:.0f} s fill the buffer first",
+            "evaluations" + (f"; at most {self.filling:.0f} s fill the buffer first" if self.filling else ""),
             f"{samples} samples": f"{duration(samples * self.sampling)} after the training",
             "flow": f"{weights:,} parameters",
             "files": f"checkpoint up to {checkpoint / MIB:.0f} MiB, ensemble {ensemble / MIB:.0f} MiB",
@@ -69,15 +69,19 @@ class Cost:
         return "\n".join(lines)
 
 
-def probe(generator: BoltzmannGenerator, seconds: float) -> Cost:
-    """Measure the cost of training for about `seconds`; the generator is trained by it and should be discarded."""
+def probe(generator: BoltzmannGenerator, seconds: float, objective: str = "auto") -> Cost:
+    """Measure the cost of the first iterations of a training with this objective, for about `seconds`; the generator is
+    trained by it and should be discarded."""
+    from ..generator.parts import objective_of
     from ..train.settings import Budget
+    from ..train.start import Start
     from ..train.trainer import Trainer
 
     train = generator.settings.train
     # The buffer is filled no further than the first gradient steps need.
     little = replace(train, buffer_min=train.updates)
-    trainer = Trainer(generator.flow, generator.target, Budget(iterations=10**9), settings=little)
+    goal, endless = objective_of(objective, generator.flow, None), Budget(iterations=10**9)
+    trainer = Trainer(generator.flow, generator.target, endless, settings=little, objective=goal)
     started = time.perf_counter()
     times: list[float] = []
     counts: list[int] = []
@@ -87,7 +91,7 @@ def probe(generator: BoltzmannGenerator, seconds: float) -> Cost:
         counts.append(generator.target.evaluations - before)
     iteration = sorted(times[1:])[len(times[1:]) // 2]  # the first one warms up
     # Passes before the first step are each no longer than an iteration.
-    filling = iteration * max(0, train.buffer_min - 1)
+    filling = 0.0 if isinstance(goal, Start) else iteration * max(0, train.buffer_min - 1)
     sampling = _timed(lambda: generator.sample(generator.batch)) / generator.batch
     return Cost(iteration, filling, sampling, counts[-1], peak_memory())
 

@@ -363,6 +363,6 @@ def _show_cost(molecule: MolecularSystem, chosen: RunSettings) -> None:
     typer.echo(f"{molecule}\n{energies_in_words(generator)}\n\n{coordinates.summary()}\n")
     typer.echo(f"Probing for about {PROBE_SECONDS:g} s ...")
     with Ticking("probing"):
-        cost = probe(generator, PROBE_SECONDS)
+        cost = probe(generator, PROBE_SECONDS, chosen.objective)
     typer.echo(cost.words(chosen.minutes, chosen.samples, generator))
     typer.echo("\n".join(filter(None, [generator.turning_in_words(), generator.temperatures_in_words()])))

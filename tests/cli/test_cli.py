@@ -572,14 +572,21 @@ def test_a_structure_file_is_a_system(folders, tmp_path):
 def test_dry_run_shows_the_cost_and_writes_nothing(folders, tmp_path, monkeypatch):
     monkeypatch.setattr("openmm_fab.cli.training.PROBE_SECONDS", 0.5)
     options = ("--preset", "smoke", "--minutes", "7", "--runs", tmp_path / "runs", "--dry-run")
-    for command in ("run", "train"):
-        result = _call(command, folders[0], *options)
+    # Smoke: two batches of 128; one intermediate density with three leapfrogs is four evaluations a chain.
+    for command, objective, evaluations in (("run", "auto", 256), ("train", "fab", 512)):
+        result = _call(command, folders[0], *options, "--objective", objective)
         assert result.exit_code == 0, result.output
-        # Smoke: batches of 128; one intermediate density with three leapfrogs is four evaluations a chain.
+        assert ("fill the buffer" in result.output) == (objective == "fab")
         assert "Energies: C (compiled, all is translated)" in result.output or compiler() is None
         assert "torch.compile" not in result.output
-        for words in ("5 atoms", "9 coordinates: 7 stiff, 2 periodic", "512 energy evaluations", "7 minutes", "memory"):
+        for words in (
+            "5 atoms",
+            "9 coordinates: 7 stiff, 2 periodic",
+            f" {evaluations} energy evaluations",
+            "7 minutes",
+        ):
             assert words in result.output, result.output
+        assert "memory" in result.output
     assert not (tmp_path / "runs").exists()
 
 
