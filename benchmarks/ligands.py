@@ -360,7 +360,8 @@ def _about(figures: Figures) -> str:
         "weight above its 1e-4 quantile. Basins: of the torsions, with ten effective samples and more, then all that "
         f"were seen. Missing: minima that an audit of {figures['audit']:g} s says have too little weight, and what is "
         f"due there. RDKit: {figures['embedded']} ETKDG conformers at minima of the same energy; torsions of heavy "
-        "atoms; its shares are exp(-u) of the minima alone. Populations: in the torsional basins with 1 % in either, "
+        "atoms; its shares are exp(-u) of the minima alone, other isomers of amides included. "
+        "Populations: in the torsional basins with 1 % in either, "
         "how many differ by less than two standard errors, and half the sum of all differences; of the samples "
         "against exchanging walkers, against openmmtools, and of these two against each other."
     )
