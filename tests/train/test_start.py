@@ -11,7 +11,7 @@ from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.parts import objective_of
 from openmm_fab.target import Target
 from openmm_fab.train.settings import Budget, TrainSettings
-from openmm_fab.train.start import LIFT_EVERY, PHASES, STEPS, Start
+from openmm_fab.train.start import JOINT, LIFT_EVERY, LOOK, PHASES, STEPS, Start
 from openmm_fab.train.trainer import Trainer
 
 FLOW = FlowSettings(layers=2, torsion_layers=4, affine_layers=2, hidden=32)
@@ -126,6 +126,19 @@ def test_the_forces_on_torsions_are_whole():
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
     assert max(float(g.abs().max()) for g in expected if g.numel()) > 1.0
+
+
+def test_the_joint_phase_ends_where_weights_reach_or_its_divergence_stands_still():
+    far, near = JOINT - 0.1, JOINT + 0.1
+    for lam, fall, steps, following in ((near, 1.0, STEPS, "weights"), (far, 1.0, 2 * LOOK, "joint")):
+        start = Start()
+        start._enter("joint")
+        for k in range(steps):
+            start._follow(lam, torch.full((8,), -fall * k))
+        assert start.phase == following
+    for k in range(2 * LOOK):
+        start._follow(far, torch.zeros(8))
+    assert start.phase == "weights"
 
 
 def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path):
