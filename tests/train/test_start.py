@@ -136,7 +136,7 @@ def test_the_joint_phase_ends_where_weights_reach_or_its_divergence_stands_still
         for k in range(steps):
             start._follow(lam, torch.full((8,), -fall * k))
         assert start.phase == following
-    for k in range(2 * LOOK):
+    for _ in range(2 * LOOK):
         start._follow(far, torch.zeros(8))
     assert start.phase == "weights"
 
