@@ -25,10 +25,8 @@ from .layout import Layout
 from .scans import Function, relax
 from .zmatrix import LARGEST_RING, ZMatrix
 
-DRAWN, STARTS = (
-    4096,
-    (32, 16),
-)  # changes of each set; structures relaxed for each of its coordinates, at first and later
+DRAWN = 4096  # changes of each set
+STARTS = (32, 16)  # structures relaxed for each coordinate of a set, at first and later
 BEST = 8  # half of these are the lowest of so many times more
 ROUNDS = 6  # of search, at most: until one finds nothing new below the limit
 FARTHEST = 2.4  # rad; ring torsions begin so far from where they are, at most
