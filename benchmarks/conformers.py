@@ -1,13 +1,17 @@
-"""Conformers that RDKit embeds, and OpenMM's dynamics from them: are they within reach of a molecule's flow?
+"""Conformers that RDKit embeds, and dynamics from them: are they within reach of a molecule's flow?
 
 Puckers of rings and sides of nitrogens are what coordinates made from one minimum miss. Sage's parameters with
-Gasteiger charges, so that `pip install ".[ligand]"` is all it takes.
+Gasteiger charges, so that `pip install ".[ligand]"` is all it takes. Dynamics is Cartesian, of many walkers on the
+translated energy. A molecule's row is kept in --folder and not made again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ import torch
 from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.energy.dynamics import LangevinMiddle, Motion, repartitioned
 from openmm_fab.flow.coupling import CouplingFlow
 from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.molecule.graph import BondGraph
@@ -50,7 +55,7 @@ SMILES = {
     "morphine": "CN1CC[C@]23c4c5ccc(O)c4O[C@H]2[C@@H](O)C=C[C@H]3[C@H]1C5",
     "testosterone": "C[C@]12CC[C@H]3[C@@H](CCC4=CC(=O)CC[C@]34C)[C@@H]1CC[C@@H]2O",
     "imatinib": "Cc1ccc(NC(=O)c2ccc(CN3CCN(C)CC3)cc2)cc1Nc1nccc(n1)-c1cccnc1",
-    "cimetidine": "CC1=C(N=CN1)CSCCNC(=NC)NC#N",
+    "cimetidine": "C/N=C(/NC#N)NCCSCc1nc[nH]c1C",
     "tofacitinib": "C[C@@H]1CCN(C[C@@H]1N(C)c1ncnc2[nH]ccc12)C(=O)CC#N",
     "sucrose": "OC[C@H]1O[C@@](CO)(O[C@H]2O[C@H](CO)[C@@H](O)[C@H](O)[C@H]2O)[C@@H](O)[C@@H]1O",
     "adenosine": "Nc1ncnc2n(cnc12)[C@@H]1O[C@H](CO)[C@@H](O)[C@H]1O",
@@ -63,33 +68,45 @@ SMILES = {
     "cyclooctane": "C1CCCCCCC1",
     "12-crown-4": "C1COCCOCCOCCO1",
     "oxacyclododecan-2-one": "O=C1CCCCCCCCCCO1",
+    "AMP": "Nc1ncnc2c1ncn2[C@@H]1O[C@H](COP(=O)([O-])[O-])[C@@H](O)[C@H]1O",
+    "alanine dipeptide": "CC(=O)N[C@@H](C)C(=O)NC",
+    "N-acetylproline methylamide": "CC(=O)N1CCC[C@H]1C(=O)NC",
+    "Ala-Phe-Gly": "C[C@H]([NH3+])C(=O)N[C@@H](Cc1ccccc1)C(=O)NCC(=O)[O-]",
+    "2,3-butadien-1-ol": "C=C=CCO",
     "cyclo-pentaglycine": "O=C1CNC(=O)CNC(=O)CNC(=O)CNC(=O)CN1",
     "cyclo-penta-L-alanine": "C[C@@H]1NC(=O)[C@H](C)NC(=O)[C@H](C)NC(=O)[C@H](C)NC(=O)[C@H](C)NC1=O",
 }
 HIGH = 6.0  # kT above the lowest conformer; what is higher holds little
 KELVIN = (300.0, 600.0)
-BEGUN, SAVED = 10, 0.5  # conformers that dynamics begins in; ps between frames
+WALKERS, SAVED, STEP, HYDROGEN = 64, 0.5, 0.002, 3.0  # ps between frames and of a step; dalton
+WORST = 3  # coordinates that are named
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--conformers", type=int, default=50, help="of each molecule that RDKit embeds")
-    parser.add_argument("--picoseconds", type=float, default=5.0, help="of dynamics from each of ten conformers")
-    parser.add_argument("--molecules", nargs="+", default=list(SMILES))
+    parser.add_argument("--picoseconds", type=float, default=5.0, help="of dynamics of each of 64 walkers")
+    parser.add_argument("--molecules", nargs="+", default=list(SMILES), choices=list(SMILES), metavar="NAME")
+    parser.add_argument("--folder", type=Path, default=Path("runs/conformers"), help="of what is done already")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One molecule and few conformers if quick."""
     names = options.molecules[:1] if options.quick else options.molecules
+    n, length = (8, 1.0) if options.quick else (options.conformers, options.picoseconds)
+    folder = options.folder / ("quick" if options.quick else "")
+    folder.mkdir(parents=True, exist_ok=True)
     found = []
     for name in names:
-        try:
-            system = MolecularSystem.from_smiles(SMILES[name], name=name, charges="gasteiger")
-        except ImportError as error:
-            raise Skip(f"{error}") from error
-        x = minimised(SMILES[name], system, 8 if options.quick else options.conformers)
-        row = {"molecule": name, **of(SMILES[name], system, x, 0.5 if options.quick else options.picoseconds)}
-        print(row, flush=True)
-        found.append(row)
+        kept = folder / f"{name}.json"
+        if not kept.exists():
+            try:
+                system = MolecularSystem.from_smiles(SMILES[name], name=name, charges="gasteiger")
+            except ImportError as error:
+                raise Skip(f"{error}") from error
+            row = {"molecule": name, **of(SMILES[name], system, minimised(SMILES[name], system, n), length)}
+            kept.write_text(json.dumps(row), "utf-8")
+        found.append(json.loads(kept.read_text("utf-8")))
+        print(found[-1], flush=True)
     return {"conformers": options.conformers, "picoseconds": options.picoseconds, "molecules": found}
 
 
@@ -118,30 +135,31 @@ def minimised(smiles: str, system: MolecularSystem, n: int) -> np.ndarray:
     return x[u < u.min() + HIGH]
 
 
-def frames(system: MolecularSystem, x: np.ndarray, kelvin: float, length: float) -> np.ndarray:
-    """Structures (k, n_atoms, 3), nm, of OpenMM's dynamics, `length` ps from each of up to `BEGUN` conformers."""
-    integrator = openmm.LangevinMiddleIntegrator(kelvin, 5.0, 0.001)
-    integrator.setRandomNumberSeed(1)
-    platform = openmm.Platform.getPlatformByName("CPU")
-    context = openmm.Context(system.system, integrator, platform, {"Threads": "1"})
-    found = []
-    for one in x[:BEGUN]:
-        context.setPositions(one)
-        context.applyConstraints(1e-6)
-        context.setVelocitiesToTemperature(kelvin, 1)
-        for _ in range(round(length / SAVED)):
-            integrator.step(round(SAVED / 0.001))
-            found.append(context.getState(positions=True).getPositions(asNumpy=True)._value)
-    return np.array(found)
+def frames(system: MolecularSystem, energy: CompiledEnergy, x: np.ndarray, kelvin: float, length: float) -> np.ndarray:
+    """Structures (k, n_atoms, 3), nm, of `length` ps of Langevin dynamics of `WALKERS` walkers that begin in x, without
+    the first fifth."""
+    rng = torch.Generator().manual_seed(1)
+    start = torch.as_tensor(x)[torch.arange(WALKERS) % len(x)]
+    masses = torch.as_tensor(repartitioned(system, HYDROGEN))
+    dynamics = LangevinMiddle(STEP, 5.0, system.kT, masses)
+    temperature = torch.full((WALKERS,), kelvin / system.temperature, dtype=torch.float64)
+    v = dynamics.thermal(temperature) * torch.randn(start.shape, generator=rng, dtype=torch.float64)
+    motion, found = Motion(start, v, *energy.value_and_gradient(start)), []
+    for _ in range(round(length / SAVED)):
+        motion = dynamics(motion, energy.value_and_gradient, round(SAVED / STEP), temperature, rng)
+        found.append(motion.x)
+    return torch.cat(found[len(found) // 5 :]).numpy()
 
 
 def of(smiles: str, system: MolecularSystem, x: np.ndarray, length: float) -> dict[str, Any]:
     """Shares of the conformers x (n, n_atoms, 3), and of dynamics from them, that are out of reach, with the search for
-    minima and without."""
+    minima and without; and the coordinates that most are out of reach by."""
     x = relabelled(smiles, x, system.minimum, system.graph)
     energy = CompiledEnergy(system)
     found: dict[str, Any] = {"atoms": system.n_atoms, "conformers": len(x)}
-    moving = {f"beyond at {kelvin:g} K": frames(system, x, kelvin, length) for kelvin in KELVIN}
+    start = time.process_time()
+    moving = {f"beyond at {kelvin:g} K": frames(system, energy, x, kelvin, length) for kelvin in KELVIN}
+    found |= {"seconds of dynamics": time.process_time() - start, "frames": len(moving[f"beyond at {KELVIN[0]:g} K"])}
     for label, settings in (
         ("search", CoordinateSettings(omega="sample")),
         ("one minimum", CoordinateSettings(omega="sample", puckers=0.0, nitrogens="as_given")),
@@ -152,8 +170,10 @@ def of(smiles: str, system: MolecularSystem, x: np.ndarray, length: float) -> di
         modes = [(m.columns, m.means, m.roots) for m in c.modes]
         flow = CouplingFlow(c.periodic, FlowSettings(layers=2, hidden=4, torsion_layers=2), modes=modes)
         for what, structures in {"beyond": x, **moving}.items():
-            z, _ = c.to_internal(torch.as_tensor(structures))
-            found[f"{what}, {label}"] = float((z.abs() > flow.reach).any(1).double().mean())
+            beyond = c.to_internal(torch.as_tensor(structures))[0].abs() > flow.reach
+            found[f"{what}, {label}"] = float(beyond.any(1).double().mean())
+            worst = Counter(dict(enumerate(beyond.double().mean(0).tolist()))).most_common(WORST)
+            found[f"{what}, by, {label}"] = {c.named(k): share for k, share in worst if share > 0}
         found[f"seconds, {label}"] = seconds
         found[f"minima, {label}"] = 1 if c.minima is None else len(c.minima.energies)
     return found

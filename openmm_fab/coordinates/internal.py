@@ -23,7 +23,7 @@ from ..molecule.system import MolecularSystem
 from ..tools.activity import doing
 from .bijection import Bijection
 from .constraints import MassMetric, fixed_lengths
-from .isomers import amide_bonds, sides_of_nitrogens, with_trans_amides
+from .isomers import Amide, amide_bonds, sides_of_nitrogens, with_trans_amides, without_hydrogen
 from .marks import marked_bonds, marked_centres
 from .minima import MANY, Flexible, Minima, Modes, distinct, search, unwrapped, varied, with_far
 from .quenching import reached
@@ -108,7 +108,8 @@ class InternalCoordinates(Bijection):
         pairs, lengths = system.constraints
         fixed = fixed_lengths(zmatrix, pairs, lengths, [str(a) for a in system.md_topology.atoms])
         asked, kept = (pairs_of(bonds, system.md_topology) for bonds in (settings.turning, settings.keep))
-        turning = Turning(zmatrix, system.graph, asked, amides, settings.omega == "sample", kept)
+        sampled = {"sample": amides, "auto": _of_drawings(system, amides)}.get(settings.omega, [])
+        turning = Turning(zmatrix, system.graph, asked, amides, sampled, kept)
         scans = cls._scan(turning, minimum, fixed, _batched(energy, system), settings, system.kT)
         zmatrix = turning.chosen(scans.bonds)
         metric = MassMetric(pairs, system.masses) if settings.measure == "rigid" and len(pairs) else None
@@ -358,12 +359,14 @@ class InternalCoordinates(Bijection):
         return [str(i) for i in range(self.n_atoms)] if self.system is None else atom_names(self.system.topology)
 
     def named(self, column: int) -> str:
-        """Description of entry `column` of z: for a torsion the bond that it turns about."""
-        if column < self.n_stiff:
-            return f"stiff coordinate {column}"
-        _, bond, angle, _ = self.zmatrix.rows[self.layout.row_of(column)].tolist()
+        """Description of entry `column` of z: for a torsion that turns the bond that it turns about, for others their
+        atoms."""
         names = self.atom_names
-        return f"the torsion about {names[angle]}-{names[bond]}"
+        if column >= self.n_stiff:
+            _, bond, angle, _ = self.zmatrix.rows[self.layout.row_of(column)].tolist()
+            return f"the torsion about {names[angle]}-{names[bond]}"
+        kind, atoms = self.layout.stiff(column)
+        return f"the {kind} {'-'.join(names[i] for i in atoms)}"
 
     def view(self) -> Any:
         """nglview widget of the molecule with its rotatable bonds, rotors, closed rings and stereocentres marked."""
@@ -379,6 +382,12 @@ class InternalCoordinates(Bijection):
             *marked_bonds(self.zmatrix, rotors, self.lengths, self.atom_names),
             *marked_centres(centres, self.atom_names),
         ]
+
+
+def _of_drawings(system: MolecularSystem, amides: Sequence[Amide]) -> list[Amide]:
+    """Amides without a hydrogen on the nitrogen, but for those between residues, whose structure tells the isomer."""
+    residue = [atom.residue.index for atom in system.md_topology.atoms]
+    return [a for a in without_hydrogen(amides, system.graph) if residue[a[1]] == residue[a[2]]]
 
 
 def _batched(energy: Energy, system: MolecularSystem) -> CompiledEnergy | None:

@@ -12,7 +12,7 @@ from ..molecule.graph import BondGraph
 from ..tools.vectors import bond_angle, torsion
 from .zmatrix import DOUBLE, LARGEST_RING, PARTIAL_DOUBLE, PLANAR, ZMatrix
 
-OMEGAS = ("as_given", "trans", "sample")
+OMEGAS = ("auto", "as_given", "trans", "sample")
 NITROGENS = ("sample", "as_given")
 
 Amide = tuple[int, int, int, int]  # atoms of omega: carbon (or other), carbonyl carbon, nitrogen, carbon (or other)
@@ -50,6 +50,29 @@ def amide_bonds(graph: BondGraph) -> list[Amide]:
             last = max(after, key=lambda a: (any(map(carbonyl, near[a])), len(graph.branch(a, nitrogen)), -a))
             found.append((before[0], carbon, nitrogen, last))
     return found
+
+
+def of_two_isomers(amides: Sequence[Amide], graph: BondGraph) -> list[Amide]:
+    """Those with two arms on the nitrogen that differ by the bond graph: the isomers are two."""
+    kinds = _kinds(graph)
+    return [a for a in amides if len({kinds[arm] for arm in graph.neighbours[a[2]] if arm != a[1]}) > 1]
+
+
+def without_hydrogen(amides: Sequence[Amide], graph: BondGraph) -> list[Amide]:
+    """Those of two isomers that have no hydrogen on the nitrogen: the isomers are near in energy."""
+    near = graph.neighbours
+    return [a for a in of_two_isomers(amides, graph) if "H" not in [graph.elements[arm] for arm in near[a[2]]]]
+
+
+def _kinds(graph: BondGraph) -> list[int]:
+    """A number for each atom, the same where all its neighbours, and theirs, are of the same elements."""
+    names: list[object] = list(graph.elements)
+    while True:
+        known = {name: k for k, name in enumerate(dict.fromkeys(names))}
+        kinds = [known[name] for name in names]
+        names = [(kinds[i], *sorted(kinds[k] for k in near)) for i, near in enumerate(graph.neighbours)]
+        if len(set(names)) == len(known):
+            return kinds
 
 
 def is_trans(x: np.ndarray, amide: Amide) -> bool:

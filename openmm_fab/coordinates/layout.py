@@ -76,6 +76,17 @@ class Layout:
         """Z-matrix row whose torsion is this periodic entry of z."""
         return int(self.turning[entry - self.n_stiff]) + 3
 
+    def stiff(self, entry: int) -> tuple[str, list[int]]:
+        """What this stiff entry of z is, "length", "angle" or "torsion", and its atoms."""
+        rows, n_free = self.zmatrix.rows, len(self.free)
+        if entry >= n_free:
+            return "torsion", rows[int(self.narrow[entry - n_free]) + 3].tolist()
+        place = int(self.free[entry])
+        if place < self.n_bonds:
+            return "length", rows[place + 1, :2].tolist()
+        row = place - self.n_bonds + 2
+        return ("length", rows[row, [0, 2]].tolist()) if self.zmatrix.closes[row] else ("angle", rows[row, :3].tolist())
+
     def distances(self) -> dict[frozenset[int], int]:
         """Positions in `lengths` of all distances, by pair of atoms."""
         rows, closing = self.zmatrix.rows, np.flatnonzero(self.zmatrix.closes).tolist()

@@ -28,9 +28,10 @@ class CoordinateSettings(Fields):
         Also remove the correlations that the Hessian predicts, not only the widths.
     symmetry : "methyl", "all" or "none"
         Groups of equal atoms of which one labelled sector is sampled: see `coordinates.symmetry`.
-    omega : "as_given", "trans" or "sample"
+    omega : "auto", "as_given", "trans" or "sample"
         Peptide bonds and other amides, by the bond graph: they keep the isomer of the given structure, are turned trans
-        first, or turn freely.
+        first, or turn freely. "auto": those without a hydrogen on the nitrogen turn, unless they link two residues, for
+        their sides are near in energy, and a drawing does not say which; all others keep theirs.
     barrier : float, kT
         Other bonds turn if a relaxed scan of the energy climbs no higher, see `coordinates.scans`. Dynamics crosses 12
         kT about once in 26 ns at 300 K (h / kT exp(barrier)).
@@ -51,7 +52,7 @@ class CoordinateSettings(Fields):
     softest: float = 0.3
     whiten: bool = True
     symmetry: str = "methyl"
-    omega: str = "as_given"
+    omega: str = "auto"
     barrier: float = 12.0
     turning: Bonds = ()
     nitrogens: str = "sample"

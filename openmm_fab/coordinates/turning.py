@@ -76,8 +76,8 @@ class Turning:
     named : pairs of atoms
         Bonds that turn whatever they look like.
     amides : sequence of Amide
-    sampled : bool
-        Whether amides turn; they are kept as they are if not.
+    sampled : sequence of Amide
+        Those of them that turn; the others are kept as they are.
     kept : pairs of atoms
         Bonds that do not turn whatever their barrier.
 
@@ -99,7 +99,7 @@ class Turning:
         graph: BondGraph,
         named: Collection[Sequence[int]] = (),
         amides: Sequence[Amide] = (),
-        sampled: bool = False,
+        sampled: Sequence[Amide] = (),
         kept: Collection[Sequence[int]] = (),
     ) -> None:
         self._zmatrix, self._rows = zmatrix, turning_rows(zmatrix, graph)
@@ -115,8 +115,8 @@ class Turning:
         asked, held = set(map(frozenset, named)), set(map(frozenset, kept))
         if both := sorted(map(sorted, asked & held)):
             raise ValueError(f"Expected every bond in turning or in keep; {both} are in both.")
-        omegas = {frozenset(amide[1:3]) for amide in amides}
-        self._free = asked | (omegas - held if sampled else set())
+        omegas, free = ({frozenset(amide[1:3]) for amide in some} for some in (amides, sampled))
+        self._free = asked | (free - held)
         self._kept = (omegas - self._free) | held
         hydrogens = {i for i, element in enumerate(graph.elements) if element == "H"}
         near = graph.neighbours

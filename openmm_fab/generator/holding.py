@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..coordinates.internal import InternalCoordinates
-from ..coordinates.isomers import amide_bonds, is_trans, kept_in_large_rings, kept_nitrogens
+from ..coordinates.isomers import amide_bonds, is_trans, kept_in_large_rings, kept_nitrogens, of_two_isomers
 from ..coordinates.minima import MANY
 from ..coordinates.zmatrix import LARGEST_RING, LINEAR
 from ..ensemble.held import Held
@@ -37,8 +37,8 @@ def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[
             return {"atoms": (i, j)}
         return {"energy": math.nan if scan.other is None else scan.other, "barrier": scan.barrier, "atoms": (i, j)}
 
-    for axis, amide in amides.items():
-        if axis not in turning:
+    for amide in of_two_isomers(list(amides.values()), graph):
+        if frozenset(amide[1:3]) not in turning:
             trans = is_trans(x, amide)
             where = f"{names[amide[1]]}-{names[amide[2]]}"
             found.append(Held("peptide bond", where, ISOMERS[trans], ISOMERS[not trans], **bond(*amide[1:3])))

@@ -7,10 +7,12 @@ import molecules as m
 import numpy as np
 import pytest
 import torch
+from openmm import app
 
 from openmm_fab.coordinates.internal import InternalCoordinates
-from openmm_fab.coordinates.isomers import amide_bonds, is_trans, with_trans_amides
+from openmm_fab.coordinates.isomers import amide_bonds, is_trans, of_two_isomers, with_trans_amides, without_hydrogen
 from openmm_fab.coordinates.settings import CoordinateSettings
+from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
 
@@ -88,3 +90,45 @@ def test_what_coordinates_do_with_them(alanine_dipeptide):
 
 def test_ethylene_is_no_amide():
     assert amide_bonds(m.ETHYLENE.graph) == []
+
+
+def test_isomers_of_a_nitrogen_without_hydrogen():
+    """C-C(=O)-N with two arms: methyl and ethyl differ, two methyls do not, and neither do the two ways around a
+    morpholine; a hydrogen far out on one of two equal rings does not matter until it is missing."""
+    acyl = [(0, 1), (1, 2), (1, 3), (3, 4), (3, 5)]
+    ring = [(4, 6), (5, 7), (6, 8), (7, 8)]
+    for elements, bonds, differ in (
+        ("C C O N C C C", [*acyl, (5, 6)], True),
+        ("C C O N C C", acyl, False),
+        ("C C O N C H C", [*acyl, (4, 6)], False),
+        ("C C O N C C C C O", [*acyl, *ring], False),
+        ("C C O N C C C C O Cl", [*acyl, *ring, (7, 9)], True),
+        ("O C O N C C Cl Cl", [*acyl, (4, 6), (5, 7)], False),
+    ):
+        graph = BondGraph(elements.split(), bonds)
+        (amide,) = amide_bonds(graph)
+        assert bool(without_hydrogen([amide], graph)) == differ, elements
+        assert bool(of_two_isomers([amide], graph)) == (differ or graph.elements[5] == "H"), elements
+
+
+@pytest.mark.parametrize(("omega", "more"), [("auto", 1), ("as_given", 0), ("trans", 0), ("sample", 2)])
+def test_a_drawing_has_no_isomer_and_a_peptide_has(omega, more):
+    """Acetyl proline methylamide as three residues, and as one, which a drawn molecule is."""
+    s = MolecularSystem.load("proline_dipeptide")
+    drawn = app.Topology()
+    residue = drawn.addResidue("LIG", drawn.addChain())
+    for atom in s.topology.atoms():
+        drawn.addAtom(f"{atom.element.symbol}{atom.index + 1}", atom.element, residue)
+    atoms = list(drawn.atoms())
+    for i, j in s.topology.bonds():
+        drawn.addBond(atoms[i.index], atoms[j.index])
+    settings = CoordinateSettings(omega=omega, puckers=0.0)
+    linked, single = (
+        InternalCoordinates.from_system(m, settings, energy=CompiledEnergy(m))
+        for m in (s, MolecularSystem(drawn, s.system, s.positions, 300))
+    )
+    assert single.n_periodic == 3 + more and linked.n_periodic == 3 + more * (omega == "sample")
+    if omega == "auto":
+        (amide, _) = amide_bonds(s.graph)
+        kept = CoordinateSettings(keep=[amide[1:3]], puckers=0.0)
+        assert InternalCoordinates.from_system(single.system, kept, energy=CompiledEnergy(s)).n_periodic == 3

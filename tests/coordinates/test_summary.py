@@ -200,6 +200,6 @@ def test_coordinates_have_names(proline):
     """A lost basin is told by its bond."""
     named = [proline.named(k) for k in range(proline.n_stiff, proline.dim)]
     assert "the torsion about PRO2:CA-PRO2:C" in named or "the torsion about PRO2:C-PRO2:CA" in named
-    assert len(set(named)) == proline.n_periodic and proline.named(0) == "stiff coordinate 0"
+    assert len(set(named)) == proline.n_periodic and proline.named(0).startswith("the length ")
     target = BoltzmannTarget(None, proline)
     assert target.named(proline.n_stiff) == named[0] and ManyWell(4).named(2) == "coordinate 2"

@@ -225,11 +225,14 @@ def test_amides_by_the_graph(graph, amides):
     assert amide_bonds(graph) == amides
 
 
+AMIDE = (4, *LOW[::-1], 2)
+
+
 def _turning(**options) -> Turning:
     """Divinylamine, with one bond taken for an amide's."""
     graph = DIVINYLAMINE.graph
     z = build_zmatrix(graph, DIVINYLAMINE.masses, DIVINYLAMINE.positions)
-    return Turning(z, graph, amides=[(4, *LOW[::-1], 2)], **options)
+    return Turning(z, graph, amides=[AMIDE], **options)
 
 
 def test_amides_are_kept_whatever_their_barrier_or_turn_if_asked_for():
@@ -237,7 +240,7 @@ def test_amides_are_kept_whatever_their_barrier_or_turn_if_asked_for():
     kept = _turning()
     assert not kept.decided(scan, 12.0).turns and kept.decided(replace(scan, bond=HIGH), 12.0).turns
     assert not kept.chosen([replace(scan, turns=True)]).periodic.any()
-    for free in (_turning(sampled=True), _turning(named=[LOW])):
+    for free in (_turning(sampled=[AMIDE]), _turning(named=[LOW])):
         assert free.chosen([]).periodic.sum() == 1
     assert set(map(frozenset, kept.to_scan.values())) == {frozenset(b) for b in (HIGH, *DOUBLE)}
 
