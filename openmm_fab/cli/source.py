@@ -76,7 +76,8 @@ class Source:
         from ..molecule.system import MolecularSystem
 
         path, suffix = Path(self.system), Path(self.system).suffix.lower()
-        if not path.is_file() and suffix not in (*PDB, *SDF, *AMBER, *CHARMM, *XML, TOP):
+        is_file = path.is_file() and path.name != "system.toml"
+        if not is_file and suffix not in (*PDB, *SDF, *AMBER, *CHARMM, *XML, TOP):
             if self._options:
                 raise ValueError(
                     f"Expected {', '.join(self._options)} with a file of a molecule; got {self.system!r}, which says "

@@ -80,6 +80,11 @@ def compare(
     ValueError
         For different atoms or temperatures.
     """
+    if not isinstance(ensemble, Ensemble):
+        raise ValueError(
+            f"Expected an Ensemble first; got {type(ensemble).__name__}. The second may be a trajectory or a path; "
+            "of the first make one with Ensemble.from_mdtraj(trajectory, system), or Ensemble.load(path)."
+        )
     if reference is None:
         raise ValueError(
             "Expected an ensemble to compare with; got None: this system brings no reference. Make one with "

@@ -41,20 +41,21 @@ from .export import Exported
 from .files import read_npz, write_npz
 from .held import Held, in_one_line
 from .netcdf import SUFFIX, WeightedTrajectory
-from .pictures import draw_structures, torsion_map
+from .pictures import draw_free_energy, draw_structures, torsion_map
 from .reading import read_frames
 from .states import slow_angles
 from .strain import Strain, strains
-from .trajectories import (
-    HDF5,
-)
+from .trajectories import HDF5
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.figure import Figure
 
 
 TABLES = (".csv", ".colvar")  # suffixes of tables that `write_ensemble` knows
-TRAJECTORIES = (".dcd", ".xtc", ".trr", ".nc", ".h5", ".pdb", ".cif", ".gro", ".xyz")  # that `Ensemble.save` writes
+TRAJECTORIES = (  # suffixes of what mdtraj writes for `Ensemble.save`
+    *(".dcd", ".xtc", ".trr", ".nc", ".ncdf", ".netcdf", ".mdcrd", ".crd", ".lammpstrj", ".gsd", ".dtr", ".xyz"),
+    *(".h5", ".lh5", ".pdb", ".pdbx", ".cif", ".gro", ".rst7", ".ncrst"),
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -253,6 +254,11 @@ class Ensemble(Exported):
         """Write the n most populated `conformers` as an SDF file with populations, errors and free energies as
         properties, bond orders as drawn; returns its path. Needs RDKit, and a molecule whose bonds have orders."""
         return self.conformers(n).to_sdf(path, self.name)
+
+    def plot(self) -> Figure:
+        """Figure of the free energy over two torsions: phi and psi, or the first two; of fewer, along the one there is,
+        or along the radius of gyration. `profile(...).plot()` and `surface(...).plot()` draw others."""
+        return draw_free_energy(self)
 
     def view(self, n: int = 20, seed: int = 0) -> Any:
         """nglview widget of n structures drawn by weight, superposed on the first by their heavy atoms.

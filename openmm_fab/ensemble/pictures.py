@@ -1,16 +1,22 @@
-"""What is shown of an ensemble: structures drawn by weight, and a map of two torsions."""
+"""What is shown of an ensemble: structures drawn by weight, a map of two torsions, and a figure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..drawing.structures import MOST_ATOMS, STRUCTURES, Structures, pdb_models, superposed
 from ..free_energy.frames import Frames
+from ..free_energy.profiles import profile, surface
 from ..molecule.torsions import map_axes, named_torsions
 from ..tools.circle import circular_bins
 from ..weights import relative_free_energy, systematic_resample
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 MAP_BINS = 64  # of either torsion in the map of `Ensemble.explore`
 
@@ -35,3 +41,11 @@ def torsion_map(frames: Frames, names: Sequence[str]) -> np.ndarray:
     a, b = circular_bins(angles[w > 0.0], MAP_BINS).T
     p = np.bincount(a * MAP_BINS + b, weights=w[w > 0.0], minlength=MAP_BINS**2).reshape(MAP_BINS, MAP_BINS)
     return relative_free_energy(p)
+
+
+def draw_free_energy(frames: Frames) -> Figure:
+    """Figure of F over two torsions (`molecule.torsions.map_axes`); of a molecule with one, along it; else along rg."""
+    axes, names = map_axes(frames.topology), tuple(named_torsions(frames.topology))
+    figure = surface(frames, *axes).plot() if axes else profile(frames, (*names, "rg")[0]).plot()
+    figure.axes[0].set_title(frames.name)
+    return figure

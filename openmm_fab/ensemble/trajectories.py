@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import shorten
 
 import mdtraj
 import numpy as np
@@ -38,7 +39,7 @@ def load_trajectory(path: str | Path, topology: mdtraj.Topology) -> mdtraj.Traje
                 return mdtraj.load(str(path), top=topology)
         trajectory = _read_hdf5(path)
     except Exception as error:  # mdtraj's readers raise whatever they stumble over
-        said = str(error).strip().rstrip(".") or type(error).__name__
+        said = shorten(str(error).strip().rstrip("."), 200, placeholder=" ...") or type(error).__name__
         raise ValueError(
             f"Expected a trajectory of {topology.n_atoms} atoms that mdtraj reads (.dcd, .xtc, .trr, .nc, ...) at "
             f"{path}; mdtraj says: {said}."

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .frames import Frames
 
 
-# An array (n,), a function of a trajectory, "phi", "psi", "rg", a torsion's name, or a tuple of 2, 3 or 4 atoms.
+# An array (n,), a function of a trajectory, "phi", "psi", "rg", "u", a torsion's name, or a tuple of 2, 3 or 4 atoms.
 Coordinate: TypeAlias = "ArrayLike | Callable[[mdtraj.Trajectory], np.ndarray] | str | tuple[int, ...]"
 
 
@@ -27,8 +27,8 @@ def coordinate_values(ensemble: Frames, values: Coordinate) -> np.ndarray:
     ----------
     values : (n,) array, callable, str or tuple of int
         Numbers as they are; a function of an mdtraj.Trajectory; "phi" or "psi" (the first one), "rg" (radius of
-        gyration), a name out of `molecule.torsions.slow_torsions`, or a SMARTS pattern that one torsion matches; two,
-        three or four atoms: distance, angle, torsion.
+        gyration), "u" (reduced energy, kT), a name out of `molecule.torsions.slow_torsions`, or a SMARTS pattern that
+        one torsion matches; two, three or four atoms: distance, angle, torsion.
     """
     if isinstance(values, str):
         values = _by_name(ensemble, values)
@@ -70,6 +70,8 @@ def is_atoms(values: Any) -> TypeGuard[tuple[int, ...]]:
 def _by_name(ensemble: Frames, name: str) -> np.ndarray:
     import mdtraj
 
+    if name == "u":
+        return ensemble.u
     if name == "rg":
         return mdtraj.compute_rg(ensemble.to_mdtraj())
     named = slow_torsions(ensemble.topology)
@@ -83,7 +85,10 @@ def _by_name(ensemble: Frames, name: str) -> np.ndarray:
             )
         return angles[:, 0]
     if found is None:
-        raise ValueError(f'Expected "phi", "psi", "rg" or one of {sorted(named)}; got {name!r}.')
+        raise ValueError(
+            f'Expected "phi", "psi", "rg", "u" or one of {sorted(named)}; got {name!r}. Other torsions are given by '
+            "their four atoms, (0, 1, 2, 3), or by a SMARTS pattern."
+        )
     return ensemble.torsions(found)[:, 0]
 
 

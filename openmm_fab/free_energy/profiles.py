@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..drawing.curves import draw_profile
+from ..drawing.curves import draw_map, draw_profile
 from ..drawing.view import png
 from ..weights import Estimate, block_sums, kish, objection, relative_free_energy, rule_of_three
 from .coordinate import Coordinate, coordinate_name, coordinate_values, is_atoms
@@ -96,6 +96,11 @@ class Surface(InUnits):
     unit: str = "kT"
     temperature: float = np.nan
     note: str = ""
+
+    def plot(self) -> Figure:
+        """Figure of F as colours, cut at 8."""
+        a, _, b = self.name.partition(", ")
+        return draw_map(self.edges_a, self.edges_b, self.value, (a, b), self.unit)
 
     def __repr__(self) -> str:
         bins = "x".join(map(str, self.value.shape))
@@ -194,8 +199,8 @@ def profile(
     values
         See `coordinate_values`. Over a range of 2 pi they are angles (rad), wrapped into the range.
     range : pair of float, optional
-        By default (-pi, pi) for arrays and torsions; for functions, "rg", distances and angles what the frames with
-        weight span.
+        By default (-pi, pi) for arrays and torsions; for functions, "rg", "u", distances and angles what the frames
+        with weight span.
     n_bootstrap : int
         Bootstrap replicas (of blocks where the ensemble has blocks); 0 leaves the errors nan.
     """
@@ -305,7 +310,8 @@ def _bin(
     ensemble: Frames, values: Coordinate, bins: int, range: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bin index (n,) of each value, `bins` for those outside or not finite; and the edges."""
-    free = callable(values) or (is_atoms(values) and len(values) < 4) or (isinstance(values, str) and values == "rg")
+    free = values in ("rg", "u") if isinstance(values, str) else callable(values)
+    free = free or (is_atoms(values) and len(values) < 4)
     found = coordinate_values(ensemble, values)
     if range is None and free:
         seen = found[np.isfinite(found) & (ensemble.log_w > -np.inf)]

@@ -98,7 +98,9 @@ def _shipped_folders() -> list[Path]:
 
 def find_folder(folder_or_name: str | Path) -> Path:
     """The folder with a system.toml, of a path or of a shipped molecule's name."""
-    for folder in (Path(folder_or_name), *(root / folder_or_name for root in _shipped_folders())):
+    given = Path(folder_or_name)
+    given = given.parent if given.name == "system.toml" else given
+    for folder in (given, *(root / folder_or_name for root in _shipped_folders())):
         if (folder / "system.toml").is_file():
             return folder.resolve()
     raise FileNotFoundError(

@@ -150,11 +150,11 @@ def read_xml(system_xml: FilePath, structure: FilePath) -> Read:
 def _positions(
     path: FilePath, topology: app.Topology, belongs_to: FilePath, read: Callable[[str], unit.Quantity]
 ) -> unit.Quantity:
-    """Positions for the atoms of `topology`, by `read` unless the file is a PDB or PDBx/mmCIF."""
+    """Positions for the atoms of `topology`, by the reader of the file's suffix, or else by `read`."""
     path = existing(path, "coordinates")
     expected = [atom.element for atom in topology.atoms()]
     if path.suffix.lower() not in STRUCTURES:
-        positions = read(str(path))
+        positions = READERS.get(path.suffix.lower(), read)(str(path))
         if len(positions) != len(expected):
             raise ValueError(_miscount(path, len(positions), belongs_to, len(expected)))
         return positions
@@ -183,8 +183,8 @@ def _amber_coordinates(path: str) -> unit.Quantity:
         return app.AmberInpcrdFile(path).positions
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected Amber coordinates in {path} (inpcrd, rst7 or NetCDF restart); OpenMM says: {error}. "
-            "Of a trajectory write one frame as restart file or PDB."
+            f"Expected Amber coordinates in {path} (inpcrd, rst7 or NetCDF restart), a .gro, PDB or PDBx/mmCIF file; "
+            f"OpenMM says: {error}. Of a trajectory write one frame as restart file or PDB."
         ) from error
 
 
@@ -197,3 +197,7 @@ def _charmm_coordinates(path: str) -> unit.Quantity:
 def _gromacs_coordinates(path: str) -> unit.Quantity:
     with naming(path, "GROMACS coordinates"):
         return app.GromacsGroFile(path).positions
+
+
+# Of suffixes that mean the same beside any topology; .crd is CHARMM's or Amber's.
+READERS = {".gro": _gromacs_coordinates, **dict.fromkeys((".inpcrd", ".rst7", ".ncrst"), _amber_coordinates)}

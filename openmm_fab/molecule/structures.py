@@ -42,6 +42,11 @@ def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
     mmcif = path.suffix.lower() in MMCIF
     if not mmcif:
         check_pdb(path)
+        if not _begins(path, ("ATOM", "HETATM")):
+            raise ValueError(
+                f"Expected a PDB, PDBx/mmCIF or SDF file, which names elements and bonds; got {path}, without a line "
+                "that begins with ATOM or HETATM. Write the structure in one of these formats."
+            )
     with warnings.catch_warnings(record=True) as said, naming(path, "a PDBx/mmCIF file" if mmcif else "a PDB file"):
         warnings.simplefilter("always")
         read = app.PDBxFile(str(path)) if mmcif else app.PDBFile(str(path))
@@ -56,7 +61,7 @@ def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
         with open(path, encoding="utf-8", errors="replace") as lines:
             connect(read.topology, lines)
     if read.topology.getNumAtoms() == 0:
-        raise ValueError(f"Expected atoms in {path}; there are none. Is it a {'PDBx/mmCIF' if mmcif else 'PDB'} file?")
+        raise ValueError(f"Expected atoms in {path}; there are none. Is it a PDBx/mmCIF file?")
     if read.getNumFrames() > 1:
         warn(f"{path} holds {read.getNumFrames()} models; the first is used.")
     places = alternate_locations(path)
@@ -65,6 +70,12 @@ def read_structure(path: FilePath) -> tuple[app.Topology, unit.Quantity]:
             f"{path} has alternate locations ({len(places)} lines); of each atom the first one is used.",
         )
     return read.topology, read.positions
+
+
+def _begins(path: Path, words: tuple[str, ...]) -> bool:
+    """Whether a line of the file begins with one of the words."""
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        return any(line.startswith(words) for line in lines)
 
 
 def _same_names(path: Path, ignored: Sequence[str], read: int) -> str:

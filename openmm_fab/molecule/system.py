@@ -111,7 +111,7 @@ class MolecularSystem(Molecule):
 
         Parameters
         ----------
-        coordinates : path of an inpcrd, rst7 or NetCDF restart file, or of a PDB or PDBx/mmCIF file
+        coordinates : path of an inpcrd, rst7 or NetCDF restart file, or of a gro, PDB or PDBx/mmCIF file
         **create_system_kwargs
             Handed to `AmberPrmtopFile.createSystem`: `implicitSolvent=app.OBC2`, `implicitSolventSaltConc`, ...
             Salt screens at `temperature`. OpenMM adds the surface term ACE, which sander does not: `sasaMethod=None`.
@@ -143,7 +143,7 @@ class MolecularSystem(Molecule):
         Parameters
         ----------
         psf : path of the psf, in CHARMM's, XPLOR's or NAMD's format
-        coordinates : path of a crd or rst file, or of a PDB or PDBx/mmCIF file
+        coordinates : path of a crd or rst file, or of an inpcrd, gro, PDB or PDBx/mmCIF file
         parameters : paths of all rtf, prm, par, top, inp and str files that are needed
         **create_system_kwargs
             Handed to `CharmmPsfFile.createSystem`: `implicitSolvent=app.GBn2`, ... Salt screens at `temperature`.
@@ -171,7 +171,7 @@ class MolecularSystem(Molecule):
 
         Parameters
         ----------
-        coordinates : path of a gro file, or of a PDB or PDBx/mmCIF file
+        coordinates : path of a gro file, or of an inpcrd, PDB or PDBx/mmCIF file
         include_dir : folder of included force fields, GROMACS' share/gromacs/top
             Looked for in the usual places unless given.
         defines : preprocessor definitions, {"POSRES": ""}
@@ -202,7 +202,7 @@ class MolecularSystem(Molecule):
 
         Parameters
         ----------
-        structure : path of a PDB or PDBx/mmCIF file with the System's atoms in the System's order
+        structure : path of a PDB, PDBx/mmCIF or SDF file with the System's atoms in the System's order, and their bonds
         """
         read = inputs.read_xml(system_xml, structure)
         return cls(*read, temperature, name=_name(name, system_xml), forcefield=Path(system_xml).name)

@@ -158,6 +158,13 @@ def test_a_serialized_system_is_one(alanine_dipeptide, tmp_path) -> None:
     assert source.load().fingerprint == alanine_dipeptide.fingerprint
 
 
+def test_a_system_toml_is_one(alanine_dipeptide) -> None:
+    path = str(alanine_dipeptide.folder / "system.toml")
+    assert Source.of(path).load().fingerprint == alanine_dipeptide.fingerprint
+    with pytest.raises(ValueError, match=r"Expected --temperature with a file of a molecule; got .*system\.toml"):
+        Source.of(path, temperature="310").load()
+
+
 def test_gromacs_files_are_a_system() -> None:
     corpus = Path(__file__).parents[1] / "data" / "corpus"
     top, gro = str(corpus / "gmx_amber.top"), str(corpus / "gmx_amber.gro")

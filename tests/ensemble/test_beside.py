@@ -25,7 +25,7 @@ def flow() -> Ensemble:
     return butane(400, 0.2, seed=0, name="flow")
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".dcd", ".xtc", ".trr", ".nc"])
+@pytest.mark.parametrize("suffix", [".npz", ".dcd", ".xtc", ".trr", ".nc", ".netcdf"])
 def test_a_file_is_an_ensemble(flow: Ensemble, tmp_path, suffix: str, capfd) -> None:
     md = butane(300, 0.1, seed=1, name="md")
     path = md.save(tmp_path / f"md{suffix}")
@@ -70,6 +70,12 @@ def test_energies_are_evaluated_where_the_molecule_is_known(flow: Ensemble) -> N
 def test_what_is_no_ensemble_is_told(flow: Ensemble, tmp_path) -> None:
     with pytest.raises(ValueError, match="got float"):
         as_ensemble(3.0, flow)
+    frames = mdtraj.Trajectory(flow.x, flow.topology)
+    with pytest.raises(ValueError, match=r"Expected an Ensemble first; got Trajectory\..*Ensemble\.from_mdtraj"):
+        compare(frames, flow)
+    (tmp_path / "md.txt").touch()
+    with pytest.raises(ValueError, match=r"mdtraj says: Sorry, no loader .{,190}$"):
+        as_ensemble(tmp_path / "md.txt", flow)
     with pytest.raises(FileNotFoundError, match=r"Expected a trajectory at .*none\.dcd"):
         as_ensemble(tmp_path / "none.dcd", flow)
     (tmp_path / "md.dcd").write_bytes(b"no trajectory" * 20)

@@ -10,6 +10,7 @@ import pytest
 from ensembles import butane, two_basins
 from openmm import unit
 
+from openmm_fab.ensemble.ensemble import Ensemble
 from openmm_fab.free_energy.estimators import exponential_average
 from openmm_fab.free_energy.populations import basin_populations
 from openmm_fab.free_energy.profiles import basin_difference, phi_positive, profile, surface
@@ -116,3 +117,30 @@ def test_a_profile_is_drawn() -> None:
     assert ax.get_ylabel() == "F / kcal/mol" and "ALA2" in ax.get_xlabel()
     line = ax.lines[0].get_ydata()
     assert np.nanmin(line) == 0.0 and len(line) == 60
+
+
+def test_an_ensemble_is_drawn_over_two_torsions_or_along_one() -> None:
+    ax, bar = MD.plot().axes
+    assert ("ALA2" in ax.get_xlabel()) and ("ALA2" in ax.get_ylabel()) and ax.get_title() == MD.name
+    assert bar.get_ylabel() == "F / kT"
+    found = surface(MD, "phi ALA2", "psi ALA2").value.T
+    (drawn,) = ax.collections
+    shown = drawn.get_array().reshape(found.shape)
+    np.testing.assert_array_equal(np.ma.getmaskarray(shown), ~np.isfinite(found))
+    np.testing.assert_array_equal(shown.compressed(), found[np.isfinite(found)])
+    gauche = butane(300, 0.2, seed=0)
+    (ax,) = gauche.plot().axes
+    assert gauche.torsion_names[0] in ax.get_xlabel() and ax.get_ylabel() == "F / kT"
+    atoms = gauche.topology.subset([0, 1, 2])
+    x = gauche.x[:, :3] * np.linspace(1.0, 1.1, gauche.n)[:, None, None]
+    short = Ensemble(x, gauche.u, gauche.log_w, atoms, 300.0)
+    assert short.plot().axes[0].get_xlabel() == "rg"
+
+
+def test_the_energy_is_a_coordinate_by_its_name() -> None:
+    energies = replace(MD, u=np.random.default_rng(0).normal(5.0, 2.0, MD.n))
+    assert energies.expectation("u").value == pytest.approx(np.average(energies.u, weights=energies.weights))
+    profile = energies.profile("u", bins=20)
+    assert (profile.edges[0], profile.edges[-1]) == (energies.u.min(), energies.u.max())
+    with pytest.raises(ValueError, match=r"\"u\" or one of .* four atoms"):
+        MD.expectation("rgg")

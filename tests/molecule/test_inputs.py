@@ -129,6 +129,15 @@ def test_xml(alanine_dipeptide, cif, tmp_path):
         assert _energy(read) == pytest.approx(_energy(expected), abs=1e-6)
 
 
+def test_a_serialized_system_wants_a_file_that_knows_bonds(alanine_dipeptide, tmp_path):
+    (tmp_path / "x.xml").write_text(openmm.XmlSerializer.serialize(alanine_dipeptide.system))
+    frame = mdtraj.Trajectory(alanine_dipeptide.positions[None], alanine_dipeptide.md_topology)
+    for name in ("x.gro", "x.rst7", "x.ncrst", "x.dcd"):
+        frame.save(str(tmp_path / name))
+        with pytest.raises(ValueError, match=rf"PDBx/mmCIF or SDF file, which names .* bonds; got .*{name}, without"):
+            MolecularSystem.from_xml(tmp_path / "x.xml", tmp_path / name)
+
+
 def test_xml_of_something_else(alanine_dipeptide, cif, tmp_path):
     state = openmm.XmlSerializer.serialize(openmm.VerletIntegrator(0.001))
     for text in (state, "<html>", ""):
@@ -343,6 +352,20 @@ def test_two_molecules_of_gromacs_are_refused(tmp_path):
 
 
 # --- wrong files ---
+
+
+def test_positions_are_read_by_the_suffix_of_their_file(tmp_path):
+    x = _crooked().round(3)
+    _write_gromacs(tmp_path, x)
+    _write_charmm(tmp_path, _crooked(1))
+    read = _from_gromacs(tmp_path)
+    mdtraj.Trajectory(x[None], read.md_topology).save(str(tmp_path / "x.rst7"))
+    files = [tmp_path / "top_ethane.rtf", tmp_path / "par_ethane.prm"]
+    for name in ("conf.gro", "x.rst7"):
+        got = MolecularSystem.from_charmm(tmp_path / "ethane.psf", tmp_path / name, files).positions
+        np.testing.assert_allclose(got, x, atol=1e-6)
+    got = MolecularSystem.from_gromacs(tmp_path / "topol.top", tmp_path / "x.rst7", include_dir=tmp_path / "included")
+    np.testing.assert_allclose(got.positions, x, atol=1e-6)
 
 
 def test_counts_that_differ(amber_data, tmp_path):

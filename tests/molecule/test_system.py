@@ -144,6 +144,14 @@ def test_system_toml_is_checked(tmp_path, pdb_text, text, message):
         MolecularSystem.load(tmp_path)
 
 
+def test_a_system_toml_is_its_folder(tmp_path, pdb_text):
+    _write(tmp_path / "x.pdb", pdb_text)
+    _write(tmp_path / "system.toml", 'pdb = "x.pdb"\nforcefield = ["amber96.xml"]\ntemperature = 310\n')
+    for given in (tmp_path, tmp_path / "system.toml"):
+        found = MolecularSystem.load(given)
+        assert (found.folder, found.temperature) == (tmp_path, 310.0)
+
+
 def test_system_toml_is_obeyed(tmp_path, pdb_text):
     _write(tmp_path / "a.pdb", pdb_text)
     reference = '[reference]\ntrajectory = "reference/md.dcd"\nweights = "reference/w.npy"\n'
