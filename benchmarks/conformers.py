@@ -26,6 +26,7 @@ from openmm_fab.flow.coupling import CouplingFlow
 from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.vectors import torsion
 
 from .runner import Skip
 
@@ -215,15 +216,34 @@ def _sides(x: np.ndarray, centres: list[list[int]]) -> np.ndarray:
 
 
 def _ends_as(x: np.ndarray, like: np.ndarray, graph: BondGraph) -> np.ndarray:
-    """x (n, n_atoms, 3) with equal atoms at CH2, CH3 or SO2 on the sides that they have in `like`."""
+    """x (n, n_atoms, 3) with equal atoms at CH2, CH3 or SO2, at flat NH2 and =CH2, on the sides that they have in
+    `like`."""
     x = x.copy()
-    for around in graph.neighbours:
-        ends = [k for k in around if len(graph.neighbours[k]) == 1]
+    for k, around in enumerate(graph.neighbours):
+        ends = [i for i in around if len(graph.neighbours[i]) == 1]
         equal = [[i, j] for i in ends for j in ends if i < j and graph.elements[i] == graph.elements[j]]
         if len(around) == 4 and equal:
             wrong = _sides(x, [around])[:, 0] != _sides(like[None], [around])[:, 0]
-            x[np.ix_(wrong, equal[0])] = x[np.ix_(wrong, equal[0][::-1])]
+        elif len(around) == 3 and equal and (rest := set(around) - set(equal[0])):
+            four = [equal[0][0], k, *_onwards(graph, k, rest.pop())]
+            wrong = _cis(x, four) != _cis(like[None], four) if len(four) == 4 else np.zeros(len(x), dtype=bool)
+        else:
+            continue
+        x[np.ix_(wrong, equal[0])] = x[np.ix_(wrong, equal[0][::-1])]
     return x
+
+
+def _onwards(graph: BondGraph, last: int, atom: int) -> list[int]:
+    """The next atoms after `last`, along the chain by `atom`, between which a torsion is defined."""
+    while len(graph.neighbours[atom]) == 2:  # of an allene; a bent one is as good
+        last, atom = atom, next(i for i in graph.neighbours[atom] if i != last)
+    others = [i for i in graph.neighbours[atom] if i != last]
+    return [atom, others[0]] if others else []
+
+
+def _cis(x: np.ndarray, four: list[int]) -> np.ndarray:
+    """Bool (n,): torsions of less than 90 degrees."""
+    return torsion(*torch.as_tensor(x[:, four]).unbind(1)).abs().numpy() < np.pi / 2
 
 
 def title(figures: dict[str, Any]) -> str:

@@ -21,13 +21,23 @@ from ..molecule.names import atom_names
 from ..molecule.stereo import stereocentres
 from ..molecule.system import MolecularSystem
 from ..tools.activity import doing
+from ..tools.circle import wrap
 from .bijection import Bijection
 from .constraints import MassMetric, fixed_lengths
 from .isomers import Amide, amide_bonds, sides_of_nitrogens, with_trans_amides, without_hydrogen
 from .marks import marked_bonds, marked_centres
 from .minima import MANY, Flexible, Minima, Modes, distinct, search, unwrapped, varied, with_far
 from .quenching import reached
-from .scales import ValueAndGradient, around_all, both_sides, covariance_at_minimum, mixing_of, moments, soften
+from .scales import (
+    ValueAndGradient,
+    around_all,
+    both_sides,
+    covariance_at_minimum,
+    mixing_of,
+    moments,
+    over_rotamers,
+    soften,
+)
 from .scans import scan_bonds
 from .settings import CoordinateSettings
 from .summary import summary, turning_in_words
@@ -143,24 +153,34 @@ class InternalCoordinates(Bijection):
         width = one.mixing.square().sum(1).sqrt() / settings.inflate
         choices = settings.nitrogens == "sample", settings.omega == "sample"
         flexible = Flexible(one.layout, graph, minimum, width.numpy(), *choices)
-        if not flexible.sets:
+        if not (flexible.sets or one.layout.n_periodic):
             return one
         with doing("looking for puckers", "minima"):
             one.use_c()
             function = energy_of(one.to_cartesian, energy.value_and_gradient)
             start = torch.as_tensor(minimum, dtype=torch.float64)
             others = reached(system, energy.value_and_gradient, start) if flexible.large else None
-            minima = search(one, function, start, graph, flexible, settings.puckers, others)
+            minima, rotamers = search(one, function, start, graph, flexible, settings.puckers, others)
+
+        def raw(x: Tensor) -> Tensor:
+            return one.mean + one.to_internal(x)[0][:, : one.n_stiff] @ one.mixing.T
+
+        def fit(**more: Any) -> InternalCoordinates:
+            return cls.fit(zmatrix, x[0].numpy(), energy.value_and_gradient, **made, soft=False, **more)
+
+        if not flexible.sets:
+            x = torch.as_tensor(minimum)[None]
+            return fit(rotamers=raw(rotamers))
         x = minima.x
-        raw = one.mean + one.to_internal(x)[0][:, : one.n_stiff] @ one.mixing.T
+        values = raw(x)
         n_lengths = len(one.layout.free)
-        raw[:, n_lengths:] = unwrapped(raw[:, n_lengths:])
-        sets = varied(flexible.sets, raw, width)
+        values[:, n_lengths:] = unwrapped(values[:, n_lengths:])
+        sets = varied(flexible.sets, values, width)
         for _ in range(FITS):
-            several = (sets, raw)
-            coordinates = cls.fit(zmatrix, x[0].numpy(), energy.value_and_gradient, **made, soft=False, several=several)
-            if sets == (sets := with_far(sets, coordinates.to_internal(x)[0][:, : one.n_stiff], raw)):
+            coordinates = fit(several=(sets, values))
+            if sets == (sets := with_far(sets, coordinates.to_internal(x)[0][:, : one.n_stiff], values)):
                 break
+        coordinates = fit(several=(sets, values), rotamers=raw(rotamers))
         coordinates.modes = cls._modes(coordinates, sets, x, energy.value_and_gradient, settings)
         coordinates.minima = minima
         return coordinates
@@ -233,6 +253,7 @@ class InternalCoordinates(Bijection):
         inverting: Sequence[int] = (),
         soft: bool = True,
         several: tuple[Sequence[Sequence[int]], Tensor] | None = None,
+        rotamers: Tensor | None = None,
     ) -> InternalCoordinates:
         """Centre and scale the stiff coordinates by the energy around its minimum, or by given structures.
 
@@ -251,6 +272,8 @@ class InternalCoordinates(Bijection):
             Whether torsions of puckering rings are widened, by rule: where no search tells their minima.
         several : (sets of entries of z, stiff coordinates (n, n_stiff)), optional
             Entries that hold several minima, and these.
+        rotamers : Tensor, shape (n, n_stiff), optional
+            Stiff coordinates that the other entries are to hold.
         """
         settings = settings or CoordinateSettings()
         x = torch.as_tensor(np.asarray(minimum), dtype=torch.float64)[None]
@@ -271,9 +294,13 @@ class InternalCoordinates(Bijection):
             shift, covariance = moments(layout, plain.to_internal, structures)
             plain._set_scale(plain.mean + shift, plain.mixing)
         mean, covariance = both_sides(layout, plain.mean, covariance, inverting, settings.inflate)
+        entries: list[int] = []
         if several is not None:
             entries = sorted(entry for one in several[0] for entry in one)
             mean, covariance = around_all(mean, covariance, entries, several[1][:, entries])
+        if rotamers is not None:
+            single = sorted(set(range(plain.n_stiff)) - set(entries))
+            mean, covariance = over_rotamers(mean, covariance, single, wrap(rotamers - mean)[:, single])
         plain._set_scale(mean, mixing_of(covariance * settings.inflate**2, settings.whiten))
         plain.modes = tuple(map(Modes.unknown, sorted({*wide, *layout.stiff_torsions(inverting)})))
         return plain
@@ -336,7 +363,8 @@ class InternalCoordinates(Bijection):
         """Which torsions turn, by name, and what is kept as given; empty where the system is not known."""
         if self.system is None:
             return ""
-        return turning_in_words(self.zmatrix, self.system, self.structures(), self.atom_names, self.minima is not None)
+        about = (self.structures(), self.atom_names, self.minima is not None, self.scans)
+        return turning_in_words(self.zmatrix, self.system, *about)
 
     def summary(self) -> str:
         """Description of the coordinates: a table of Z-matrix rows, and what turns, is fixed or kept."""

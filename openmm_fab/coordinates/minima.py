@@ -34,6 +34,7 @@ ALIKE = 0.1  # rad; minima that differ by less in every torsion count as one
 FLIPPED = 1.2  # rad; a torsion about a stereocentre or a double bond differs by less from one pucker to another
 STIFF = 0.05  # rad; a ring torsion of less width in the harmonic picture has one minimum (aromatic rings)
 WIDE = 2.0  # of a coordinate whose minima are not known
+ABOVE = 12.0  # kT above the limit; what is found up to here is looked at with the rest of the molecule as elsewhere
 STAGES = ((20, 300.0), (20, 100.0), (20, 40.0))  # steps; kT above the limit from where nothing comes down below it
 TOGETHER = (0.3, 0.5)  # rad; of ring torsions and sides, and of periodic ones: these come down to one minimum
 MANY = 48  # minima of one set, the lowest
@@ -72,7 +73,7 @@ class Minima:
     x : Tensor, shape (n, n_atoms, 3), nm
         Minima, the lowest first.
     energies : Tensor, shape (n,), kT
-        Above the lowest.
+        Above the lowest; where that is less, above the lowest with the same torsions elsewhere.
     higher : Tensor, shape (m,), kT
         Energies of those that were left out for being higher than the limit.
     limit : Tensor, shape (), kT
@@ -170,8 +171,9 @@ def search(
     flexible: Flexible,
     limit: float,
     others: Tensor | None = None,
-) -> Minima:
-    """Minima of u near `minimum` (n_atoms, 3) and beyond, up to `limit` kT above the lowest, each once.
+) -> tuple[Minima, Tensor]:
+    """Minima of u near `minimum` (n_atoms, 3) and beyond, up to `limit` kT above the lowest, each once; and (m,
+    n_atoms, 3) all that were found up to there, whatever the torsions elsewhere.
 
     Every set of coordinates is changed alone, and all of them together.  What changes a stereocentre or a double
     bond is none of them.
@@ -188,21 +190,53 @@ def search(
     rng = torch.Generator().manual_seed(0)
     here, _ = chart.to_internal(minimum[None])
     x, u = minimum[None], function(here)[0]
-    known = 0
+    known, rotamers = 0, [(x, u)]
 
     def also(z: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-        both = torch.cat([x, chart.to_cartesian(z)[0]]), torch.cat([u, after])
-        return _distinct_minima(chart, *both, minimum, graph, flexible)
+        found, height = _sound(chart, chart.to_cartesian(z)[0], after, minimum, graph, flexible)
+        rotamers.append((found, height))
+        return _distinct_minima(chart, torch.cat([x, found]), torch.cat([u, height]), flexible)
 
     if others is not None:
         x, u = also(*_relaxed(chart, function, chart.to_internal(others)[0], here, limit, flexible))
-    for k in range(ROUNDS if len(flexible.sets) > len(flexible.large) else 0):
+    once = 1 if not flexible.sets else 0  # the torsions elsewhere are all there is
+    for k in range(ROUNDS if len(flexible.sets) > len(flexible.large) else once):
         starts = _starts(chart, function, here, flexible, STARTS[k > 0], rng)
         x, u = also(*_relaxed(chart, function, starts, chart.to_internal(x)[0], limit, flexible))
         if known == (known := int((u <= u[0] + limit).sum())):
             break
-    low = u <= u[0] + limit
-    return Minima(x[low], u[low] - u[0], u[~low] - u[0], torch.tensor(limit, dtype=torch.float64))
+    u = u - u[0]
+    torsions = [e for entries in flexible.sets if entries not in flexible.large for e in entries]
+    if torsions and chart.layout.n_periodic:
+        near = x[u <= limit + ABOVE]
+        moved, compared = _compared(chart, function, near, torch.cat([here, chart.to_internal(x[:1])[0]]), torsions)
+        found, height = _sound(chart, moved, compared, minimum, graph, flexible)
+        x, u = _distinct_minima(chart, torch.cat([x, found]), torch.cat([u, height]), flexible)
+    low = u <= limit
+    every, heights = (torch.cat(parts) for parts in zip(*rotamers, strict=True))
+    minima = Minima(x[low], u[low], u[~low], torch.tensor(limit, dtype=torch.float64))
+    return minima, every[heights <= heights.min() + limit]
+
+
+def _compared(
+    chart: Chart, function: Function, x: Tensor, others: Tensor, entries: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Minima x (n, n_atoms, 3) with the rest of the molecule as in each of `others` (k, dim): structures, and energies
+    above the lowest with the same rest.
+
+    Which torsions elsewhere a minimum was found with is chance, and may matter more than the ring itself.
+    """
+    n_stiff, found, heights = chart.layout.n_stiff, [], []
+    values = (chart.to_internal(x)[0][:, :n_stiff] @ chart.mixing.T)[:, entries]
+    for other in others:
+        change = torch.zeros(len(x), n_stiff, dtype=torch.float64)
+        change[:, entries] = wrap(values - (chart.mixing @ other[:n_stiff])[entries])
+        z = other.repeat(len(x), 1)
+        z[:, :n_stiff] += change @ chart.unmixing.T
+        z, u = relax(function, z, torch.zeros_like(z, dtype=torch.bool))
+        found.append(chart.to_cartesian(z)[0])
+        heights.append(u - torch.minimum(u.min(), function(other[None])[0]))
+    return torch.cat(found), torch.cat(heights)
 
 
 def _starts(
@@ -213,7 +247,7 @@ def _starts(
     parts = []
     sets = [entries for entries in flexible.sets if entries not in flexible.large]
     every = [e for entries in sets for e in entries]
-    for entries in [*sets, *([every] if len(sets) > 1 else [])]:
+    for entries in [*sets, *([every] if len(sets) != 1 else [])]:
         z = here.repeat(DRAWN, 1)
         changes = flexible.changes(entries, chart.mean, rng)
         z[:, :n_stiff] += changes @ chart.unmixing.T
@@ -221,8 +255,8 @@ def _starts(
         anywhere = (2 * _uniform(rng, DRAWN, z.shape[1] - n_stiff) - 1) * math.pi
         z[:, n_stiff:] = torch.where(turned, z[:, n_stiff:], anywhere)
         # Most changes of a ring leave it open.
-        n = each * len(entries)
-        z = z[torch.isfinite(chart.to_cartesian(z)[1]) & changes.any(1)][: BEST * n]
+        n = each * max(1, len(entries))
+        z = z[torch.isfinite(chart.to_cartesian(z)[1]) & (changes.any(1) if entries else ~turned[:, 0])][: BEST * n]
         order = torch.argsort(function(z)[0])
         others = torch.randperm(len(order[n // 2 :]), generator=rng)[: n // 2]
         parts.append(z[torch.cat([order[: n // 2], order[n // 2 :][others]])])
@@ -247,21 +281,26 @@ def _relaxed(
     return relax(function, z, torch.zeros_like(z, dtype=torch.bool))
 
 
-def _distinct_minima(
+def _sound(
     chart: Chart, x: Tensor, u: Tensor, minimum: Tensor, graph: BondGraph, flexible: Flexible
 ) -> tuple[Tensor, Tensor]:
-    """Minima x and energies u (n,) with the stereochemistry of the one given, each once, the lowest first."""
-    torsions = flexible.turning + flexible.inverting
+    """Those of the minima x and energies u (n,) that have the stereochemistry of the one given."""
     z, _ = chart.to_internal(torch.cat([minimum[None], x]))
     raw = chart.mean + z[:, : chart.layout.n_stiff] @ chart.mixing.T
     change = wrap(raw[1:] - raw[0]).abs()
-    change[:, [*range(len(chart.layout.free)), *torsions]] = 0.0
+    change[:, [*range(len(chart.layout.free)), *flexible.turning, *flexible.inverting]] = 0.0
     hands = _hands(x, graph)
     same = torch.isfinite(u) & (change < FLIPPED).all(1) & (hands == _hands(minimum[None], graph)).all(1)
     same &= (_trans(x, flexible.kept) == _trans(minimum[None], flexible.kept)).all(1)
-    x, u, raw = x[same], u[same], raw[1:][same][:, torsions]
-    order = torch.argsort(u)
-    single = order[distinct(raw[order])]
+    return x[same], u[same]
+
+
+def _distinct_minima(chart: Chart, x: Tensor, u: Tensor, flexible: Flexible) -> tuple[Tensor, Tensor]:
+    """Minima x and energies u (n,), each once by the torsions of rings and sides, the lowest first."""
+    z, _ = chart.to_internal(x)
+    raw = chart.mean + z[:, : chart.layout.n_stiff] @ chart.mixing.T
+    order = torch.argsort(u, stable=True)
+    single = order[distinct(raw[order][:, flexible.turning + flexible.inverting])]
     return x[single], u[single]
 
 

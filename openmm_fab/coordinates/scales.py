@@ -19,6 +19,8 @@ Map = Callable[[Tensor], tuple[Tensor, Tensor]]  # one direction of a bijection:
 STEP = 1e-4  # rad, or relative length
 BATCH = 256
 MANY, SMALLEST = 150, 1e-3  # coordinates; of the root of the correlations
+UNRELATED = 0.03  # of the correlations that are left out: angles about a flat atom sum to less as it bends, either way
+FAR_OUT = 2.0  # widths; where no rotamer lies farther out, a coordinate is centred on the minimum
 PUCKERS = 0.08  # rad; a ring torsion of less width belongs to a cage
 
 
@@ -97,6 +99,19 @@ def around_all(mean: Tensor, covariance: Tensor, places: Sequence[int], minima: 
     return mean, _on_their_own(covariance, places, covariance.diagonal()[list(places)].sqrt())
 
 
+def over_rotamers(mean: Tensor, covariance: Tensor, places: Sequence[int], away: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance with those of some entries that rotamers, `away` (n, entries) from the mean, have more than
+    `FAR_OUT` widths out centred between the extremes, and at least as wide as these are from there."""
+    width = covariance.diagonal()[list(places)].sqrt()
+    low, high = away.amin(0).clamp(max=0.0), away.amax(0).clamp(min=0.0)
+    out = torch.maximum(-low, high) > FAR_OUT * width
+    moved = torch.tensor(places)[out]
+    mean, wider = mean.clone(), torch.ones_like(mean)
+    mean[moved] = wrap(mean[moved] + ((low + high) / 2)[out])
+    wider[moved] = ((high - low) / 2 / width)[out].clamp(min=1.0)
+    return mean, covariance * wider[:, None] * wider
+
+
 def _on_their_own(covariance: Tensor, places: Sequence[int], width: Tensor) -> Tensor:
     covariance = covariance.clone()
     covariance[places, :] = 0.0
@@ -141,7 +156,8 @@ def mixing_of(covariance: Tensor, whiten: bool) -> Tensor:
     width = covariance.diagonal().sqrt()
     if not whiten:
         return torch.diag(width)
-    values, vectors = torch.linalg.eigh(covariance / width[:, None] / width)
+    correlation = (1 - UNRELATED) * covariance / width[:, None] / width
+    values, vectors = torch.linalg.eigh(correlation + UNRELATED * torch.eye(len(width)).to(width))
     root = (vectors * values.sqrt()) @ vectors.T
     if len(root) > MANY:
         root = torch.where(root.abs() > SMALLEST, root, 0.0)

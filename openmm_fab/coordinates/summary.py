@@ -62,7 +62,7 @@ def summary(
     if rings := int(layout.zmatrix.closes.sum()):
         words.append(f"Rings closed by their lengths: {rings}")
     if system is not None:
-        words.append(turning_in_words(layout.zmatrix, system, structures, names, minima is not None))
+        words.append(turning_in_words(layout.zmatrix, system, structures, names, minima is not None, scans))
     return "\n".join([table(COLUMNS, _rows(layout, mean, width, rotors, names)), "", *words])
 
 
@@ -136,7 +136,7 @@ def _chemistry(
     if scans is not None:
         if found := [of(scan.bond) for scan in scans.bonds if scan.turns]:
             lines.append(f"Bonds that turn, by the energy: {', '.join(found)}")
-    if stiff := _stiff_bonds(system, turning):
+    if stiff := _stiff_bonds(system, turning, scans):
         lines.append(f"Other bonds that do not turn: {', '.join(map(of, stiff))}")
     lines += _how_decided(scans)
     centres = stereocentres(graph)
@@ -189,7 +189,12 @@ def _minima(minima: Minima | None) -> list[str]:
 
 
 def turning_in_words(
-    zmatrix: ZMatrix, system: MolecularSystem, structures: np.ndarray, names: Sequence[str], searched: bool
+    zmatrix: ZMatrix,
+    system: MolecularSystem,
+    structures: np.ndarray,
+    names: Sequence[str],
+    searched: bool,
+    scans: Scans | None = None,
 ) -> str:
     """Two sentences: names of the torsions that turn; numbers of bonds, stereocentres, nitrogens and rings kept.
 
@@ -201,6 +206,8 @@ def turning_in_words(
         Of the atoms.
     searched : bool
         Whether puckers of rings were looked for, and are among the structures.
+    scans : Scans, optional
+        Of bonds, which decided what turns.
     """
     x = structures[0]
     graph, known = system.graph, names_of_bonds(system.md_topology)
@@ -217,7 +224,7 @@ def turning_in_words(
     kept = {
         "trans amide": trans,
         "cis amide": len(amides) - trans,
-        "other bond": len(_stiff_bonds(system, turning)),
+        "other bond": len(_stiff_bonds(system, turning, scans)),
         "stereocentre": len(stereocentres(graph)),
         "side of a nitrogen": len(kept_nitrogens(graph, structures)),
         "pucker of a ring": sum(
@@ -253,8 +260,9 @@ def _how_decided(scans: Scans | None) -> list[str]:
     ]
 
 
-def _stiff_bonds(system: MolecularSystem, turning: set[frozenset[int]]) -> list[tuple[int, int]]:
-    """Bonds with something at both ends about which no torsion turns, but for those in rings and of peptides."""
+def _stiff_bonds(system: MolecularSystem, turning: set[frozenset[int]], scans: Scans | None) -> list[tuple[int, int]]:
+    """Bonds with something at both ends about which no torsion turns, but for those in rings and of peptides; the ends
+    of linear groups, as far as they were scanned."""
     graph, x = system.graph, system.minimum
     known = turning | {frozenset(amide[1:3]) for amide in amide_bonds(graph)}
     straight = {
@@ -262,4 +270,6 @@ def _stiff_bonds(system: MolecularSystem, turning: set[frozenset[int]]) -> list[
         for i, around in enumerate(graph.neighbours)
         if len(around) == 2 and bond_angle(x[around[0]], x[i], x[around[1]]) > LINEAR
     }
-    return [pair for pair in rotatable_bonds(graph) if frozenset(pair) not in known and not straight & set(pair)]
+    bonds = [pair for pair in rotatable_bonds(graph) if not straight & set(pair)]
+    bonds += [] if scans is None else scans.across(graph)
+    return [pair for pair in bonds if frozenset(pair) not in known]

@@ -48,6 +48,10 @@ class Scans:
         """Scan of the bond between two atoms, or None."""
         return next((scan for scan in self.bonds if set(scan.bond) == {i, j}), None)
 
+    def across(self, graph: BondGraph) -> list[tuple[int, int]]:
+        """Ends of linear groups among the axes that were scanned."""
+        return [scan.bond for scan in self.bonds if scan.bond[1] not in graph.neighbours[scan.bond[0]]]
+
     def to_tensors(self) -> dict[str, Tensor]:
         """Tensors for `from_tensors`: rows of (i, j, barrier, other or nan, turns)."""
         rows = [(*s.bond, s.barrier, math.nan if s.other is None else s.other, s.turns) for s in self.bonds]
@@ -127,7 +131,7 @@ class Turning:
             if bond in self._free or bond in self._kept:
                 return bond in self._kept & told
             plainly = zmatrix.periodic[row] and max(len(near[a]), len(near[b])) >= TETRAHEDRAL
-            return not plainly and bond in bonded
+            return not plainly
 
         self.to_scan = {row: axis for row, axis in self._rows.items() if unknown(row, *axis)}
 

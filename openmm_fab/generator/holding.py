@@ -51,8 +51,9 @@ def held_by(coordinates: InternalCoordinates, system: MolecularSystem) -> tuple[
         for i, near in enumerate(graph.neighbours)
         if len(near) == 2 and bond_angle(x[near[0]], x[i], x[near[1]]) > LINEAR
     }
-    for i, j in rotatable_bonds(graph):
-        if frozenset((i, j)) not in turning | amides.keys() and not straight & {i, j}:
+    bonds = [pair for pair in rotatable_bonds(graph) if not straight & set(pair)]
+    for i, j in [*bonds, *([] if coordinates.scans is None else coordinates.scans.across(graph))]:
+        if frozenset((i, j)) not in turning | amides.keys():
             found.append(Held("stiff bond", f"{names[i]}-{names[j]}", "as given", "turned", **bond(i, j)))
     chiralities, sides = ("the chirality given", "the opposite"), ("the side given", "the other side")
     found += [Held("stereocentre", names[i], *chiralities, atoms=(i,)) for i in stereocentres(graph)]

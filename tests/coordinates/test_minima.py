@@ -13,7 +13,7 @@ from openmm import app, unit
 
 from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.isomers import kept_in_large_rings, stiff_in_large_rings
-from openmm_fab.coordinates.minima import _distinct_minima, distinct, ring_systems, unwrapped, with_far
+from openmm_fab.coordinates.minima import _compared, _sound, distinct, ring_systems, unwrapped, with_far
 from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.flow.coupling import CouplingFlow
@@ -213,5 +213,29 @@ def test_minima_of_another_hand_are_left_out():
     layout = SimpleNamespace(n_stiff=1, free=[])
     chart = SimpleNamespace(layout=layout, mean=mean, mixing=mixing, to_internal=to_internal)
     flexible = SimpleNamespace(turning=[0], inverting=[], kept=[])
-    found, u = _distinct_minima(chart, both, torch.tensor([1.0, 0.0], dtype=torch.float64), x, graph, flexible)
+    found, u = _sound(chart, both, torch.tensor([1.0, 0.0], dtype=torch.float64), x, graph, flexible)
     assert u.tolist() == [1.0] and torch.equal(found, both[:1])
+
+
+def test_minima_are_compared_with_the_same_torsions_elsewhere():
+    """Two wells of a ring 0.5 kT apart, found with different torsions of a chain that are worth 10 kT."""
+    chart = SimpleNamespace(
+        layout=SimpleNamespace(n_stiff=1),
+        mixing=torch.eye(1, dtype=torch.float64),
+        unmixing=torch.eye(1, dtype=torch.float64),
+        to_cartesian=lambda z: (z, None),
+        to_internal=lambda x: (x, None),
+    )
+
+    def energy(z):
+        ring, chain = z.unbind(1)
+        u = 50 * (ring**2 - 1) ** 2 - 0.25 * ring + 5 * (1 + torch.cos(chain)) + 5 * (1 - torch.cos(2 * chain))
+        slope = 200 * ring * (ring**2 - 1) - 0.25, -5 * torch.sin(chain) + 10 * torch.sin(2 * chain)
+        return u, torch.stack(slope, 1)
+
+    low, other = torch.tensor([[1.0, math.pi]]).double(), torch.tensor([[-1.0, 0.0]]).double()
+    assert energy(other)[0] - energy(low)[0] == pytest.approx(10.5)
+    x, u = _compared(chart, energy, torch.cat([low, other]), torch.cat([low, other]), [0])
+    torch.testing.assert_close(x[:, 0].sign(), torch.tensor([1.0, -1.0, 1.0, -1.0]).double())
+    torch.testing.assert_close(x[:, 1].cos(), torch.tensor([-1.0, -1.0, 1.0, 1.0]).double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(u, torch.tensor([0.0, 0.5, 0.0, 0.5]).double(), atol=0.01, rtol=0)

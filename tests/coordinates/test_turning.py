@@ -18,6 +18,7 @@ from openmm_fab.coordinates.turning import Turning
 from openmm_fab.coordinates.zmatrix import ZMatrix, build_zmatrix, turning_rows
 from openmm_fab.energy.bridge import OpenMMEnergy
 from openmm_fab.energy.compiled import CompiledEnergy
+from openmm_fab.generator.holding import held_by
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
 
@@ -40,17 +41,16 @@ LOW, HIGH, DOUBLE = (0, 1), (0, 2), ((1, 4), (2, 5))
 TWOFOLD = {LOW: 4.0, HIGH: 12.0, DOUBLE[0]: 30.0, DOUBLE[1]: 30.0}  # kJ/mol, of each torsion about the bond
 
 
-def _system(more: openmm.Force | None = None) -> MolecularSystem:
-    """Springs at the built lengths and angles, torsions about the bonds, impropers, and repulsion between the rest."""
-    molecule = DIVINYLAMINE
-    graph, x, n = molecule.graph, molecule.positions, len(molecule.elements)
+def _elastic(molecule: m.Molecule) -> tuple[app.Topology, openmm.System]:
+    """Springs at the built lengths and angles."""
+    graph, x = molecule.graph, molecule.positions
     topology, system = app.Topology(), openmm.System()
     residue = topology.addResidue("DVA", topology.addChain())
     for k, (element, mass) in enumerate(zip(molecule.elements, molecule.masses, strict=True)):
         topology.addAtom(f"{element}{k}", app.Element.getBySymbol(element), residue)
         system.addParticle(mass)
     atoms = list(topology.atoms())
-    lengths, angles, torsions = openmm.HarmonicBondForce(), openmm.HarmonicAngleForce(), openmm.PeriodicTorsionForce()
+    lengths, angles = openmm.HarmonicBondForce(), openmm.HarmonicAngleForce()
     for i, j in molecule.bonds.tolist():
         topology.addBond(atoms[i], atoms[j])
         lengths.addBond(i, j, float(np.linalg.norm(x[i] - x[j])), 3e5)
@@ -59,6 +59,17 @@ def _system(more: openmm.Force | None = None) -> MolecularSystem:
             for k in near[a + 1 :]:
                 u, v = x[i] - x[j], x[k] - x[j]
                 angles.addAngle(i, j, k, float(np.arccos(u @ v / np.linalg.norm(u) / np.linalg.norm(v))), 400.0)
+    system.addForce(lengths)
+    system.addForce(angles)
+    return topology, system
+
+
+def _system(more: openmm.Force | None = None) -> MolecularSystem:
+    """With torsions about the bonds, impropers, and repulsion between the rest."""
+    graph = DIVINYLAMINE.graph
+    topology, system = _elastic(DIVINYLAMINE)
+    torsions = openmm.PeriodicTorsionForce()
+    for j, near in enumerate(graph.neighbours):
         if len(near) == 3:
             torsions.addTorsion(near[0], near[1], j, near[2], 2, np.pi, 10.0)
     for (j, k), height in TWOFOLD.items():
@@ -67,13 +78,12 @@ def _system(more: openmm.Force | None = None) -> MolecularSystem:
                 torsions.addTorsion(i, j, k, end, 2, np.pi, height / 2)
     torsions.addTorsion(2, 0, 1, 4, 1, 0.0, 3.0)  # the sides differ by more than repulsion
     others = openmm.NonbondedForce()
-    for element in molecule.elements:
+    for element in DIVINYLAMINE.elements:
         others.addParticle(0.0, 0.2 if element == "H" else 0.3, 0.2)
-    others.createExceptionsFromBonds(molecule.bonds.tolist(), 0.0, 0.5)
-    for force in [lengths, angles, torsions, others, *([] if more is None else [more])]:
+    others.createExceptionsFromBonds(DIVINYLAMINE.bonds.tolist(), 0.0, 0.5)
+    for force in [torsions, others, *([] if more is None else [more])]:
         system.addForce(force)
-    assert system.getNumParticles() == n
-    return MolecularSystem(topology, system, x, 300)
+    return MolecularSystem(topology, system, DIVINYLAMINE.positions, 300)
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +207,26 @@ def test_disulfides_turn_as_before():
     assert len(c.scans.bonds) == 1 and c.scans.bonds[0].turns
     before = build_zmatrix(s.graph, s.element_masses, s.minimum)
     np.testing.assert_array_equal(c.zmatrix.periodic, before.periodic)
+
+
+@pytest.mark.parametrize(("height", "turns"), [(0.0, True), (20.0, True), (60.0, False)])
+def test_ends_of_an_allene_turn_where_the_energy_lets_them(height, turns):
+    """H-C=C=C-H: force fields have no torsion across linear atoms, and nothing then holds the ends; a twofold one of
+    this height, kJ/mol, does above 12 kT."""
+    ends = [k for k, near in enumerate(m.ALLENE.graph.neighbours) if len(near) == 3]
+    (i, _), (j, _) = ([h for h in m.ALLENE.graph.neighbours[k] if m.ALLENE.elements[h] == "H"] for k in ends)
+    topology, system = _elastic(m.ALLENE)
+    across = openmm.PeriodicTorsionForce()
+    across.addTorsion(i, *ends, j, 2, 0.0, height / 2)  # least where they stand at 90 degrees
+    system.addForce(across)
+    allene = MolecularSystem(topology, system, m.ALLENE.positions, 300)
+    c = InternalCoordinates.from_system(allene, energy=CompiledEnergy(allene))
+    (scan,) = c.scans.bonds
+    assert set(scan.bond) == set(ends) and c.n_periodic == turns == scan.turns
+    assert scan.barrier == pytest.approx(height / allene.kT, abs=0.1)
+    where = f"DVA1:C{scan.bond[0]}-DVA1:C{scan.bond[1]}"
+    assert (f"Other bonds that do not turn: {where} (barrier 2" in c.summary()) != turns
+    assert [h.where for h in held_by(c, allene) if h.kind == "stiff bond"] == ([] if turns else [where])
 
 
 # --- amides ---
