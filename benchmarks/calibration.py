@@ -2,8 +2,9 @@
 
 `generator.run(error=...)` from nothing, with each seed anew; the choice of when to stop is part of what is tried.
 Targets: two_wells, in closed form, with a clock of its own (the loop, its stopping and its checks, without a molecule);
-butane, gauche against trans; alanine_dipeptide, phi > 0. A run is a cell: what is there is not measured again, and the
-benchmark can be stopped at any time. `--target butane --seeds 5` makes a piece.
+united_butane, gauche, and united_pentane, g+g- and g-g+, of united atoms, by quadrature; butane, gauche against trans;
+alanine_dipeptide, phi > 0. Time is that of the processor: other jobs change nothing. A run is a cell: what is there is
+not measured again, and the benchmark can be stopped at any time. `--target butane --seeds 5` makes a piece.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from openmm_fab.generator.outcome import Outcome
 from openmm_fab.generator.seeking import Seeking
 from openmm_fab.molecule.torsions import named_torsions
 
+from . import beads
+from .budgets import on_processor_time
 from .double_well import DoubleWell
 from .pieces import Pieces
 from .records import RESULTS, ROOT
@@ -37,12 +40,21 @@ def two_wells(seed: int, error: float, at_most: float) -> Outcome:
     return Seeking(work, error, 60.0 * at_most, seed=7919 * seed, clock=work.clock).run()
 
 
+def united_butane(seed: int, error: float, at_most: float) -> Outcome:
+    return _run(beads.chain(4), {"gauche": beads.inside}, seed, error, at_most)
+
+
+def united_pentane(seed: int, error: float, at_most: float) -> Outcome:
+    return _run(beads.chain(5), {"g+g-": beads.inside}, seed, error, at_most)
+
+
 def butane(seed: int, error: float, at_most: float) -> Outcome:
-    return _run("butane", {"gauche": gauche}, seed, error, at_most)
+    return _run(fab.MolecularSystem.load("butane"), {"gauche": gauche}, seed, error, at_most)
 
 
 def alanine_dipeptide(seed: int, error: float, at_most: float) -> Outcome:
-    return _run("alanine_dipeptide", {"phi > 0": phi_positive}, seed, error, at_most)
+    system = fab.MolecularSystem.load("alanine_dipeptide")
+    return _run(system, {"phi > 0": phi_positive}, seed, error, at_most)
 
 
 def gauche(trajectory: mdtraj.Trajectory) -> np.ndarray:
@@ -56,13 +68,14 @@ def phi_positive(trajectory: mdtraj.Trajectory) -> np.ndarray:
     return in_phi_positive(mdtraj.compute_phi(trajectory, periodic=False)[1][:, 0])
 
 
-def _run(name: str, of: dict[str, Any], seed: int, error: float, at_most: float) -> Outcome:
-    generator = fab.BoltzmannGenerator(fab.MolecularSystem.load(name), seed=seed)
-    return generator.run(error=error, of=of, at_most=at_most, progress=False)
+def _run(system: fab.MolecularSystem, of: dict[str, Any], seed: int, error: float, at_most: float) -> Outcome:
+    with on_processor_time():
+        generator = fab.BoltzmannGenerator(system, seed=seed)
+        return generator.run(error=error, of=of, at_most=at_most, progress=False)
 
 
 TARGETS: dict[str, Callable[[int, float, float], Outcome]] = {
-    f.__name__: f for f in (two_wells, butane, alanine_dipeptide)
+    f.__name__: f for f in (two_wells, united_butane, united_pentane, butane, alanine_dipeptide)
 }
 
 
@@ -70,6 +83,8 @@ def truth(target: str) -> tuple[float, float, str]:
     """The known answer of a target, kT, its standard error, and where it is from."""
     if target == "two_wells":
         return math.log(0.995 / 0.005), 0.0, "closed form"
+    if target.startswith("united_"):
+        return beads.truth({"united_butane": 4, "united_pentane": 5}[target]), 0.001, "quadrature"
     if target == "alanine_dipeptide":
         path = ROOT / "systems" / target / "reference" / "reference.json"
         basin = json.loads(path.read_text("utf-8"))["basin"]
@@ -86,7 +101,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", choices=TARGETS, action="append", help="this one alone; repeat it for several")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"0 to this, {SEEDS} unless given")
     parser.add_argument("--error", type=float, default=0.1, help="kT")
-    parser.add_argument("--at-most", type=float, default=60.0, help="minutes for a run")
+    parser.add_argument("--at-most", type=float, default=60.0, help="minutes of the processor for a run")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no run begins after so many; 0: what is there")
     parser.add_argument("--anew", action="store_true", help="measure the chosen targets anew")
 

@@ -1,89 +1,69 @@
 """What does a free energy to 0.1 kT cost, from nothing, by a flow and by molecular dynamics?
 
 CPU seconds on one core, energy evaluations and wall time until the standard error of the rarest basin above 0.1 % is
-0.1 kT, and 0.05; each result is held against a long reference. A cell is a molecule and a method. Cells that are there
-are not measured again, a run that was stopped goes on in --folder, and `--molecule butane --method langevin --anew`
-measures one alone. Methods: `flow`, generator.run(error=...), training included; `walkers-exchange` and `metadynamics`
-of openmm_fab.md on the translated energy; and on OpenMM's fastest CPU platform `replica-exchange` (openmmtools),
-`app.Metadynamics`, `opes` (openmm-opes, if it is there) and `langevin`.
+0.1 kT, and 0.05; each result is held against a reference. A cell is a molecule and a method. MD goes on with twice the
+time until the cap on CPU seconds; what it would take to get further is extrapolated, error^2 times CPU seconds being
+constant, and marked ~. Cells that are there are not measured again, a run that was stopped goes on in --folder, and
+`--molecule butane --method langevin --anew` measures one alone. Methods: `flow`, generator.run(error=...), training
+included; `walkers-exchange` and `metadynamics` of openmm_fab.md on the translated energy; and on OpenMM's fastest CPU
+platform, hydrogens of 4 dalton and steps of 2 fs, `replica-exchange` (openmmtools), `app.Metadynamics`, `opes`
+(openmm-opes, if it is there) and `langevin`. Biases are on the torsions that the package would choose.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mdtraj
-import numpy as np
 import openmm
-from openmm import app, unit
 
 import openmm_fab as fab
-from openmm_fab.md.bias import chosen_torsions
-from openmm_fab.weights import Estimate
+from openmm_fab.free_energy.differences import reweight_energy
+from openmm_fab.weights import KHAT_LIMIT, Estimate
 
-from . import calibration
+from .budgets import on_processor_time, wall
+from .contestants import METHODS, MOLECULES, Molecule, load
 from .pieces import Pieces
 
+FLOW = "flow"
 TARGETS = (0.1, 0.05)  # kT
 OFF = 3.0  # standard errors of the result and the reference, beyond which a result is wrong
-FIRST_PS = {"langevin": 2000.0, "replica-exchange": 200.0, "opes": 1000.0, "app.Metadynamics": 500.0}
-WALKERS_PS = 4.0
-SHARED = 2.5  # load of the machine, by which others are at work; where it is not known, too
-WARMER = 30.0  # K, of the second question
+WARMER, WEAKER = 30.0, 0.9  # K, and a factor on all charges, of the second questions
 
 
-@dataclass(frozen=True)
-class Molecule:
-    """A molecule of the race.
-
-    Parameters
-    ----------
-    system : str
-        Shipped.
-    basin : callable or None
-        Frames in the rarest basin above 0.1 %, of an mdtraj.Trajectory; None: it waits for its reference.
-    truth : callable or None
-        () -> F(basin) - F(rest), kT, its standard error, where it is from.
-    """
-
-    system: str
-    basin: Callable[[mdtraj.Trajectory], np.ndarray] | None = None
-    truth: Callable[[], tuple[float, float, str]] | None = None
-
-
-def gauche_plus(trajectory: mdtraj.Trajectory) -> np.ndarray:
-    """Frames of butane with a torsion between 0 and 120 degrees."""
-    torsion = chosen_torsions(trajectory.topology, None)[:1]
-    angle = mdtraj.compute_dihedrals(trajectory, torsion, periodic=False)[:, 0]
-    return (angle > 0.0) & (angle < calibration.GAUCHE)
-
-
-def _gauche_plus_truth() -> tuple[float, float, str]:
-    """Half of what is gauche, by symmetry."""
-    value, error, source = calibration.truth("butane")
-    both = 1.0 / (1.0 + math.exp(value))
-    half = both / 2.0
-    return math.log((1.0 - half) / half), error * (1.0 - both) / (1.0 - half), f"half of gauche; {source}"
-
-
-MOLECULES = {
-    "butane": Molecule("butane", gauche_plus, _gauche_plus_truth),
-    "alanine_dipeptide": Molecule(
-        "alanine_dipeptide", calibration.phi_positive, lambda: calibration.truth("alanine_dipeptide")
-    ),
-    "proline_dipeptide": Molecule("proline_dipeptide"),
-    "alanine_tetrapeptide": Molecule("alanine_tetrapeptide"),
-    "ibuprofen": Molecule("ibuprofen"),
-    "elil": Molecule("elil"),
-}
+def weaker(system: fab.MolecularSystem) -> fab.MolecularSystem | None:
+    """The molecule with all charges times `WEAKER`; None: it has none."""
+    copied, charged = openmm.XmlSerializer.clone(system.system), False
+    for force in copied.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            for k in range(force.getNumParticles()):
+                q, *others = force.getParticleParameters(k)
+                charged |= q._value != 0.0
+                force.setParticleParameters(k, WEAKER * q, *others)
+            for k in range(force.getNumExceptions()):
+                i, j, q, *others = force.getExceptionParameters(k)
+                force.setExceptionParameters(k, i, j, WEAKER**2 * q, *others)
+        elif isinstance(force, openmm.GBSAOBCForce):
+            for k in range(force.getNumParticles()):
+                q, *others = force.getParticleParameters(k)
+                force.setParticleParameters(k, WEAKER * q, *others)
+        elif isinstance(force, openmm.CustomGBForce):
+            names = [force.getPerParticleParameterName(k) for k in range(force.getNumPerParticleParameters())]
+            at = names.index("charge" if "charge" in names else "q")
+            for k in range(force.getNumParticles()):
+                values = list(force.getParticleParameters(k))
+                values[at] *= WEAKER
+                force.setParticleParameters(k, values)
+    if not charged:
+        return None
+    about = {"temperature": system.temperature, "name": system.name}
+    return fab.MolecularSystem.from_openmm(system.topology, copied, system.positions, **about)
 
 
 @dataclass
@@ -94,125 +74,55 @@ class Spent:
     wall: float = 0.0
 
     def __post_init__(self) -> None:
-        self._cpu, self._wall = time.process_time() - self.cpu, time.perf_counter() - self.wall
+        self._cpu, self._wall = time.process_time() - self.cpu, wall() - self.wall
 
     def now(self) -> tuple[float, float]:
-        return time.process_time() - self._cpu, time.perf_counter() - self._wall
+        return time.process_time() - self._cpu, wall() - self._wall
 
 
-# --- methods: each a series of estimates that cost more and more ---
+def second(
+    ensemble: fab.Ensemble, molecule: Molecule, system: fab.MolecularSystem, sampling: float, had: float
+) -> dict[str, Any]:
+    """What else the samples answer by their weights: another temperature, and weaker charges.
 
-Step = tuple[Estimate, int]  # an estimate, and energy evaluations so far
+    Parameters
+    ----------
+    sampling : float
+        CPU seconds that the samples took.
+    had : float
+        Of these, what the first question had needed for `TARGETS[0]`.
+    """
+    questions: dict[str, Callable[[], fab.Ensemble]] = {
+        "warmer": lambda: fab.reweight_temperature(ensemble, system.temperature + WARMER)
+    }
+    other = weaker(system)
+    if other is not None:
+        questions["charges"] = lambda: reweight_energy(ensemble, other)
+    answers = {}
+    for name, ask in questions.items():
+        spent = Spent()
+        answer = ask()
+        found, khat = answer.basin_difference(molecule.basin), answer.khat
+        more = sampling * (found.error / TARGETS[0]) ** 2 - had
+        cpu = spent.now()[0] + max(0.0, more) if khat <= KHAT_LIMIT and math.isfinite(more) else None
+        numbers = {"value": found.value, "error": found.error, "khat": khat}
+        answers[name] = {key: v if math.isfinite(v) else None for key, v in numbers.items()} | {"cpu": cpu}
+    return answers
 
 
-def flow(molecule: Molecule, folder: Path, seed: int, error: float, cap: float) -> dict[str, Any]:
-    """A run until an error; its cell has what the second question costs, too."""
-    system = fab.MolecularSystem.load(molecule.system)
-    spent = Spent()
-    generator = fab.BoltzmannGenerator(system, seed=seed)
-    of = {"basin": molecule.basin}
-    outcome = generator.run(error=error, of=of, at_most=10.0 * cap / 60.0, progress=False)
-    cpu, wall = spent.now()
-    (row,) = outcome.rows
-    cell = _step(cpu, wall, Estimate(row.value, row.error), generator.target.evaluations + outcome.n)
-    cell |= {"believed": outcome.believed, "verdict": outcome.finding.head}
-    again = Spent()
+def flow(molecule: Molecule, seed: int, error: float, cap: float) -> dict[str, Any]:
+    """A run until an error, of which everything counts processor time; with what the second questions cost."""
+    spent, system = Spent(), load(molecule.system)
+    with on_processor_time():
+        generator = fab.BoltzmannGenerator(system, seed=seed)
+        outcome = generator.run(error=error, of={"basin": molecule.basin}, at_most=cap / 60.0, progress=False)
+    cell = _step(
+        *spent.now(), Estimate(outcome.rows[0].value, outcome.rows[0].error), generator.target.evaluations + outcome.n
+    )
+    cell |= {"believed": outcome.believed, "verdict": outcome.finding.head, "seconds": outcome.seconds, "n": outcome.n}
     assert outcome.ensemble is not None
-    warmer = fab.reweight_temperature(outcome.ensemble, system.temperature + WARMER)
-    found = warmer.basin_difference(molecule.basin)
-    sampling = outcome.seconds["sampling"] * cpu / wall
-    second = {"value": found.value, "error": found.error, "khat": warmer.khat}
-    second["cpu"] = again.now()[0] + sampling * max(0.0, (found.error / error) ** 2 - 1.0)
-    return cell | {"second": second}
-
-
-def by_reference(
-    method: str, **settings: Any
-) -> Callable[[fab.MolecularSystem, Path, int, Any, float], Iterator[Step]]:
-    """A method of `run_reference`, resumed with twice the time again and again."""
-
-    def run(system: fab.MolecularSystem, folder: Path, seed: int, basin: Any, scale: float) -> Iterator[Step]:
-        about = dict(settings)
-        if method in ("langevin", "replica-exchange", "opes"):
-            about |= fastest(system)
-        copies = about.get("walkers", about.get("temperatures", 6) if method == "replica-exchange" else 1)
-        before = about.get("equilibration_ps", 50.0) + about.get("build_ps", 0.0)
-        ps = scale * FIRST_PS.get(method, WALKERS_PS)
-        while True:
-            found = fab.run_reference(
-                system, method, folder=folder, resume=True, seed=seed, progress=False, time_ps=ps, **about
-            )
-            yield found.basin_difference(basin), int(copies * (ps + before) * 1000.0 / about.get("step_fs", 1.0))
-            ps *= 2.0
-
-    return run
-
-
-def app_metadynamics(system: fab.MolecularSystem, folder: Path, seed: int, basin: Any, scale: float) -> Iterator[Step]:
-    """OpenMM's own: the bias is built on the first torsions, then stays as it is, and frames are weighted by it."""
-    build, frame, hill, step = 500.0 * scale, 1.0, 0.5, 0.001  # ps
-    torsions = chosen_torsions(system.md_topology, None)
-    copied = openmm.XmlSerializer.clone(system.system)
-    variables = []
-    for atoms in torsions:
-        force = openmm.CustomTorsionForce("theta")
-        force.addTorsion(*atoms, [])
-        variables.append(app.BiasVariable(force, -np.pi, np.pi, 0.35, True, 101))
-    kelvin = system.temperature * unit.kelvin
-    meta = app.Metadynamics(copied, variables, kelvin, 8.0, 1.2 * unit.kilojoule_per_mole, round(hill / step))
-    integrator = openmm.LangevinMiddleIntegrator(kelvin, 1.0 / unit.picosecond, step * unit.picoseconds)
-    integrator.setRandomNumberSeed(seed + 1)
-    where = fastest(system)
-    platform = openmm.Platform.getPlatformByName(where["platform"])
-    simulation = app.Simulation(system.topology, copied, integrator, platform, where.get("properties") or {})
-    simulation.context.setPositions(system.minimum)
-    simulation.context.setVelocitiesToTemperature(kelvin, seed + 1)
-    meta.step(simulation, round(build / step))
-    group = {copied.getForce(copied.getNumForces() - 1).getForceGroup()}
-    kept, bias, ps = [], [], scale * FIRST_PS["app.Metadynamics"]
-    while True:
-        while len(kept) * frame < ps:
-            integrator.step(round(frame / step))
-            state = simulation.context.getState(getPositions=True)
-            kept.append(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer).astype(np.float32))
-            energy = simulation.context.getState(getEnergy=True, groups=group).getPotentialEnergy()
-            bias.append(energy.value_in_unit(unit.kilojoule_per_mole) / system.kT)
-        trajectory = mdtraj.Trajectory(np.array(kept), system.md_topology)
-        log_w = np.array(bias)
-        found = fab.Ensemble.from_mdtraj(trajectory, system, log_weights=log_w - log_w.max(), energies=False)
-        yield found.basin_difference(basin), round((build + ps) / step)
-        ps *= 2.0
-
-
-METHODS: dict[str, Callable[[fab.MolecularSystem, Path, int, Any, float], Iterator[Step]]] = {
-    "walkers-exchange": by_reference(
-        "walkers-exchange", walkers=256, temperatures=4, equilibration_ps=20.0, hydrogen_mass=3.0, step_fs=2.0
-    ),
-    "metadynamics": by_reference(
-        "metadynamics", walkers=256, build_ps=20.0, equilibration_ps=10.0, hydrogen_mass=3.0, step_fs=2.0
-    ),
-    "replica-exchange": by_reference("replica-exchange", temperatures=6, max_temperature=600.0),
-    "app.Metadynamics": app_metadynamics,
-    "opes": by_reference("opes"),
-    "langevin": by_reference("langevin"),
-}
-FLOW = "flow"
-
-
-def fastest(system: fab.MolecularSystem) -> dict[str, Any]:
-    """Platform of OpenMM and its properties that take the least CPU time for some thousand steps on one core."""
-    times = {}
-    for name, properties in (("Reference", {}), ("CPU", {"Threads": "1"})):
-        integrator = openmm.VerletIntegrator(0.001)
-        platform = openmm.Platform.getPlatformByName(name)
-        context = openmm.Context(system.system, integrator, platform, properties)
-        context.setPositions(system.minimum)
-        integrator.step(100)
-        started = time.process_time()
-        integrator.step(2000)
-        context.getState(getEnergy=True)
-        times[time.process_time() - started] = {"platform": name, "properties": properties or None}
-    return times[min(times)]
+    sampling = outcome.seconds.get("sampling", 0.0)
+    return cell | {"second": second(outcome.ensemble, molecule, system, sampling, sampling)}
 
 
 # --- cells ---
@@ -223,23 +133,29 @@ def _step(cpu: float, wall: float, found: Estimate, evaluations: int) -> dict[st
     return {"cpu": cpu, "wall": wall, "evaluations": evaluations, "value": value, "error": error}
 
 
-def cell_of(name: str, method: str, folder: Path, seed: int, cap: float, scale: float = 1.0) -> dict[str, Any]:
-    """A cell: of each error asked for what was spent until it was stated; or until the cap on CPU seconds."""
+def cell_of(
+    name: str, method: str, folder: Path, seed: int, cap: float, scale: float = 1.0, errors: Sequence[float] = TARGETS
+) -> dict[str, Any]:
+    """A cell: of each error asked for what was spent until it was stated; or until the cap on CPU seconds.
+
+    A flow has a run from nothing for each of `errors`."""
     molecule = MOLECULES[name]
     if method == FLOW:
-        return {f"{error:g}": flow(molecule, folder, seed, error, cap) for error in TARGETS}
-    system = fab.MolecularSystem.load(molecule.system)
+        return {f"{error:g}": flow(molecule, seed, error, cap) for error in errors}
+    system = load(molecule.system)
     reached: dict[str, Any] = {}
     spent, last = Spent(), {}
-    for found, evaluations in METHODS[method](system, folder, seed, molecule.basin, scale):
-        cpu, wall = spent.now()
-        last = _step(cpu, wall, found, evaluations)
+    for ensemble, evaluations in METHODS[method](system, folder, seed, molecule, scale):
+        found = ensemble.basin_difference(molecule.basin)
+        cpu, passed = spent.now()
+        last = _step(cpu, passed, found, evaluations)
         print(name, method, last, flush=True)
         stated = last["error"] if last["error"] is not None else math.inf
         reached |= {f"{e:g}": last for e in TARGETS if stated <= e and f"{e:g}" not in reached}
         if len(reached) == len(TARGETS) or 2.0 * cpu > cap:  # the next takes as long again
             break
-    return reached | ({} if len(reached) == len(TARGETS) else {"stopped": last})
+    had = min(last["cpu"] * ((last["error"] or math.inf) / TARGETS[0]) ** 2, math.inf)
+    return reached | {"stopped": last, "second": second(ensemble, molecule, system, last["cpu"], had)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -247,6 +163,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=(FLOW, *METHODS), action="append", help="this one alone; repeatable")
     parser.add_argument("--folder", type=Path, help="of MD, kept: a cell that was stopped goes on")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--error", type=float, choices=TARGETS, action="append", help="of a flow, this one alone")
     parser.add_argument("--cap", type=float, default=3600.0, help="CPU seconds of a cell")
     parser.add_argument("--anew", action="store_true", help="measure the chosen cells anew")
 
@@ -265,11 +182,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             place = (options.folder or Path(temporary)) / f"{name}-{method}-{options.seed}"
             try:
                 quick = (1.0, 0.005) if options.quick else (options.cap, 1.0)
-                cell = cell_of(name, method, place, options.seed, *quick)
+                cell = cell_of(name, method, place, options.seed, *quick, options.error or TARGETS)
             except ImportError as error:
                 print(f"{key}: {error}", flush=True)
                 continue
-            cells[key] = cell | {"load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+            cells[key] = cell
             if not options.quick:
                 pieces.keep(key, cells[key])
     names = [name for name in MOLECULES if any(key.split()[0] == name for key in cells)]
@@ -282,38 +199,71 @@ def title(figures: dict[str, Any]) -> str:
 
 def verdict(step: dict[str, Any], truth: tuple[float, float, str]) -> str:
     """How far a result is from the truth, and whether its error covers that."""
+    if step["error"] is None:
+        return "no error"
     off, error = step["value"] - truth[0], math.hypot(step["error"], truth[1])
-    return f"{off:+.2f}" + ("" if abs(off) < OFF * error else f", WRONG: {abs(off) / error:.0f} errors")
+    believed = "" if step.get("believed", True) else ", not believed"
+    return f"{off:+.2f} ± {error:.2f}{believed}" + (
+        "" if abs(off) < OFF * error else f", WRONG: {abs(off) / error:.0f} errors"
+    )
+
+
+def price(cell: dict[str, Any], error: float) -> tuple[float, float, bool] | None:
+    """CPU seconds and evaluations until a standard error, and whether they are measured; None: nothing is known."""
+    step = cell.get(f"{error:g}")
+    if step is not None and step["error"] is not None and step["error"] <= error * 1.0001:
+        return step["cpu"], step["evaluations"], True
+    step = step or cell.get("stopped") or cell[f"{TARGETS[0]:g}"]
+    if step["error"] is None:
+        return None
+    further = (step["error"] / error) ** 2 - 1.0  # of a flow: its sampling alone
+    sampling = step["seconds"].get("sampling", 0.0) if "seconds" in step else step["cpu"]
+    samples = step["n"] if "n" in step else step["evaluations"]
+    return step["cpu"] + sampling * further, step["evaluations"] + samples * further, False
 
 
 def table(figures: dict[str, Any]) -> str:
-    columns = ["molecule", "method", *(f"{e:g} kT: CPU s, wall s, evaluations, off the truth" for e in TARGETS)]
-    rows = ["| " + " | ".join([*columns, f"at {WARMER:g} K more, CPU s"]) + " |", "|---" * (len(columns) + 1) + "|"]
-    for key, cell in figures["cells"].items():
-        name, method = key.split()
-        texts = [_text(cell, f"{error:g}", figures["truths"][name]) for error in TARGETS]
-        second = cell.get("0.1", {}).get("second")
-        texts.append("as much" if second is None else f"{second['cpu']:.0f}")
-        rows.append("| " + " | ".join([name, method, *texts]) + " |")
-    lines = [f"Truth, {name}: {Estimate(*t[:2])} kT, {t[2]}." for name, t in figures["truths"].items()]
-    shared = [key for key, cell in figures["cells"].items() if (cell.get("load") or math.inf) > SHARED]
-    lines += [f"On a core that other processes shared, so that CPU seconds are too many: {', '.join(shared)}."] * bool(
-        shared
+    cells, truths = figures["cells"], figures["truths"]
+    methods = [method for method in (FLOW, *METHODS) if any(key.split()[1] == method for key in cells)]
+    rows, others = [], []
+    for name, truth in truths.items():
+        row, other = [name], [name]
+        for method in methods:
+            cell = cells.get(f"{name} {method}")
+            row.append("" if cell is None else _priced(cell, tuple(truth)))
+            other.append("" if cell is None else _second(cell))
+        rows.append(row)
+        others.append(other)
+    lines = [f"Truth, {name}: {Estimate(*t[:2])} kT, {t[2]}." for name, t in truths.items()]
+    lines.append(
+        f"CPU s to {TARGETS[0]:g} / {TARGETS[1]:g} kT; evaluations to {TARGETS[0]:g}; found - truth. ~: extrapolated "
+        "from what ran, as 1 / error^2. The record has wall times, of a shared core."
     )
-    waiting = [name for name in MOLECULES if name not in figures["truths"]]
+    waiting = [name for name in MOLECULES if name not in truths]
     lines += [f"Not run yet: {', '.join(waiting)}."] if waiting else []
-    return "\n".join([" ".join(lines), "", *rows])
+    asked = f"Then, by weights, and by more samples: CPU s at {WARMER:g} K more / charges x {WEAKER:g}"
+    tables = [_rows(["molecule", *methods], rows)]
+    if known := [row for row in others if any(row[1:])]:
+        tables.append(_rows([asked, *methods], known))
+    return "\n\n".join([" ".join(lines), *tables])
 
 
-def _text(cell: dict[str, Any], error: str, truth: tuple[float, float, str]) -> str:
-    step = cell.get(error)
-    if step is None:
-        last = cell["stopped"]
-        stated = "no error" if last["error"] is None else f"{last['error']:.2g} kT"
-        return f"not in {last['cpu']:.0f} s: {stated}"
-    believed = "" if step.get("believed", True) else "; not believed"
-    if step["error"] is None or step["error"] > float(error) * 1.0001:
-        stated = "no error" if step["error"] is None else f"{step['error']:.2g} kT"
-        return f"not in {step['cpu']:.0f} s: {stated}"
-    spent = f"{step['cpu']:.0f}, {step['wall']:.0f}, {step['evaluations']:.2g}"
-    return f"{spent}, {verdict(step, truth)}{believed}"
+def _rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows))
+
+
+def _priced(cell: dict[str, Any], truth: tuple[float, float, str]) -> str:
+    """CPU seconds to both errors, evaluations, and how far from the truth what was found is."""
+    prices = [price(cell, error) for error in TARGETS]
+    last = cell.get("stopped") or cell[f"{TARGETS[0]:g}"]
+    cpu = " / ".join("?" if p is None else f"{'' if p[2] else '~'}{p[0]:,.0f}" for p in prices)
+    first = prices[0]
+    evaluations = "?" if first is None else f"{'' if first[2] else '~'}{first[1]:.2g}"
+    return f"{cpu}; {evaluations}; {verdict(last, truth)}"
+
+
+def _second(cell: dict[str, Any]) -> str:
+    """CPU seconds of the second questions; "anew" where the weights cannot answer."""
+    answers = cell.get("second") or cell.get(f"{TARGETS[0]:g}", {}).get("second") or {}
+    known = [answers[q] for q in ("warmer", "charges") if q in answers]
+    return " / ".join("anew" if answer["cpu"] is None else f"{answer['cpu']:,.0f}" for answer in known)

@@ -27,7 +27,7 @@ def test_every_module_is_listed_with_a_line() -> None:
     assert done.returncode == 0, done.stderr
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[3:])
     assert found == runner.listed() and list(found) == list(runner.MODULES)
-    helpers = {"__init__", "__main__", "runner", "records", "page", "pieces", "double_well", "budgets"}
+    helpers = {"__init__", "__main__", "runner", "records", "page", "pieces", "double_well", "beads", "budgets", "contestants"}
     files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers
     assert files | {"paper"} == set(runner.MODULES)
 

@@ -143,8 +143,8 @@ class Seeking:
     state : State
     say : callable
         Takes a line of text, at each look.
-    clock : callable
-        Seconds, of any origin.
+    clock : callable, optional
+        Seconds, of any origin; by default `time.monotonic`.
     """
 
     def __init__(
@@ -156,10 +156,10 @@ class Seeking:
         seed: int = 0,
         state: State | None = None,
         say: Callable[[str], None] = lambda line: None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.work, self.error, self.at_most, self.seed = work, error, at_most, seed
-        self.state, self.say, self.clock = state or State(), say, clock
+        self.state, self.say, self.clock = state or State(), say, clock or time.monotonic
         if self.state.asked != error:  # another error than before, or a new run
             self.state.decision, self.state.asked = None, error
         self._missing: Audit | None = None
