@@ -113,7 +113,7 @@ def compare(
     \b
     Examples:
       openmm-fab compare alanine_dipeptide runs/alanine_dipeptide-laptop
-      openmm-fab compare butane runs/butane-laptop --reference md/ensemble.npz
+      openmm-fab compare butane runs/butane-laptop --reference md
       openmm-fab compare butane runs/butane-laptop --reference md.dcd
     """
     with errors_in_words():
@@ -132,7 +132,7 @@ def report(run: RunArgument, reference: ReferenceOption = None) -> None:
     \b
     Examples:
       openmm-fab report runs/alanine_dipeptide-laptop
-      openmm-fab report runs/butane-laptop --reference md/ensemble.npz
+      openmm-fab report runs/butane-laptop --reference md
     """
     with errors_in_words():
         ensemble = _ensemble(run)

@@ -48,7 +48,7 @@ def reference(
     Examples:
       openmm-fab reference butane --method walkers --set walkers=64 --set time_ps=200 --folder md
       openmm-fab reference butane --method walkers --set walkers=64 --set time_ps=400 --folder md --resume
-      openmm-fab compare butane runs/butane-laptop --reference md/ensemble.npz
+      openmm-fab compare butane runs/butane-laptop --reference md
     """
     with errors_in_words():
         from ..md.reference import run_reference

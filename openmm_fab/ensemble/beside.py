@@ -19,7 +19,8 @@ from .trajectories import check_same_atoms, load_trajectory, whole_structures
 def as_ensemble(
     given: Ensemble | mdtraj.Trajectory | str | Path, ensemble: Ensemble, *, system: MolecularSystem | None = None
 ) -> Ensemble:
-    """Make an ensemble of one, of a file that `Ensemble.save` or `sample(out=...)` wrote, or frames of unbiased MD.
+    """Make an ensemble of one, of a file that `Ensemble.save` or `sample(out=...)` wrote, of a run's folder, or of
+    frames of unbiased MD.
 
     Parameters
     ----------
@@ -40,7 +41,11 @@ def as_ensemble(
     name = "reference"
     if isinstance(given, str | Path):
         path = Path(given)
-        if path.suffix.lower() in ("", ".npz") or (path.suffix.lower() == SUFFIX and WeightedTrajectory.wrote(path)):
+        if (
+            path.is_dir()
+            or path.suffix.lower() in ("", ".npz")
+            or (path.suffix.lower() == SUFFIX and WeightedTrajectory.wrote(path))
+        ):
             return Ensemble.load(path)
         name = path.stem
         given = load_trajectory(path, ensemble.topology)

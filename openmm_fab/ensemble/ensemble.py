@@ -328,8 +328,8 @@ class Ensemble(Exported):
 
     @classmethod
     def load(cls, path: str | Path) -> Ensemble:
-        """Read an ensemble that `save` wrote, or all frames of a .nc file; `StreamedEnsemble` reads the latter in
-        pieces.
+        """Read an ensemble that `save` wrote, the one of a run's folder, or all frames of a .nc file; `StreamedEnsemble`
+        reads the latter in pieces.
 
         ValueError for a file that is truncated or was written by something else.
         """
@@ -342,8 +342,9 @@ class Ensemble(Exported):
                 "Ensemble.from_mdtraj(path, system) takes it."
             )
         path = Path(path) if Path(path).exists() else _with_suffix(path)
+        path = path / "ensemble.npz" if path.is_dir() else path
         if not path.exists():
-            raise FileNotFoundError(f"Expected an ensemble file; there is none at {path}.")
+            raise FileNotFoundError(f"Expected an ensemble file, or a run's folder; there is none at {path}.")
         return cls(**read_npz(path))
 
 

@@ -40,6 +40,17 @@ def test_a_file_is_an_ensemble(flow: Ensemble, tmp_path, suffix: str, capfd) -> 
     assert compared.reference.n == 300 and compared.basins[0].name
 
 
+def test_a_folder_of_a_run_is_its_ensemble(flow: Ensemble, tmp_path) -> None:
+    folder = tmp_path / "butane-laptop.2"
+    folder.mkdir()
+    with pytest.raises(
+        FileNotFoundError, match=r"or a run's folder; there is none at .*butane-laptop\.2/ensemble\.npz"
+    ):
+        as_ensemble(folder, flow)
+    flow.save(folder / "ensemble.npz")
+    np.testing.assert_array_equal(as_ensemble(folder, flow).x, flow.x)
+
+
 def test_hdf5_as_mdtraj_writes_it_is_read_without_pytables(flow: Ensemble, tmp_path) -> None:
     """The file: butane(3, 0.2, seed=0) in a box, saved by mdtraj 1.11.1 with PyTables 3.11.1."""
     path = Path(__file__).parents[1] / "data" / "frames.h5"
