@@ -45,6 +45,7 @@ base: $(READY)
 
 notebooks: $(READY)
 	$(if $(BUDGET),OPENMM_FAB_NOTEBOOK_BUDGET="$(BUDGET)" )$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/python .ci/clean_notebooks.py notebooks/*.ipynb
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build

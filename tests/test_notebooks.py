@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from test_docs import missing
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CLEANER = runpy.run_path(str(ROOT / ".ci" / "clean_notebooks.py"))
+CLEAN, WIDGET = CLEANER["clean"], CLEANER["WIDGET"]
 # Of each training or run of dynamics; in the second notebook frames are this apart.
 BUDGETS = {"04_free_energies": "10 s"}
 
@@ -62,6 +66,29 @@ def test_a_notebook_is_small_and_has_a_picture_for_the_gallery(path: Path) -> No
     assert path.stat().st_size < 1_000_000
     tagged = [cell for cell in nbformat.read(path, as_version=4).cells if "gallery" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1 and any("image/png" in output.get("data", {}) for output in tagged[0].outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_hold_nothing_of_the_machine_they_were_made_on(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    before = nbformat.writes(notebook)
+    CLEAN(notebook)
+    assert nbformat.writes(notebook) == before
+    shown = "\n".join(_text(cell) for cell in _code(notebook))
+    assert not re.findall(r"(?<![\w.:/])/(?:home|root|tmp|work|mnt|opt|Users)/\S*|%\|\S*", shown)
+
+
+def test_cleaning_keeps_results_and_drops_bars() -> None:
+    bar = {"text/plain": "training   0 %|          | 00:00<?", WIDGET: {"model_id": "1"}}
+    viewer = {"text/plain": "1 structure", "image/png": "iVBO", WIDGET: {"model_id": "2"}}
+    outputs = [nbformat.v4.new_output("display_data", data) for data in (bar, viewer)]
+    outputs += [nbformat.v4.new_output("stream", text=text) for text in ("\n", "ESS 90 %\n")]
+    cell = nbformat.v4.new_code_cell("run()", outputs=outputs, metadata={"execution": {"iopub.status.busy": "07:00"}})
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})
+    CLEAN(notebook)
+    assert not notebook.metadata and not cell.metadata
+    assert [set(output.get("data", {})) for output in cell.outputs] == [{"text/plain", "image/png"}, set()]
+    assert cell.outputs[1].text == "ESS 90 %\n"
 
 
 def test_there_are_notebooks() -> None:

@@ -47,8 +47,8 @@ SeedOption = Annotated[int | None, typer.Option(help="Of all random numbers; 0 u
 ReferenceOption = Annotated[
     Path | None,
     typer.Option(
-        help="Ensemble (.npz, .nc), folder of a run, or trajectory (.dcd, .xtc, .trr, .h5, ...) to compare with, instead "
-        "of the system's own."
+        help="Ensemble (.npz, .nc), folder of a run, or trajectory (.dcd, .xtc, .trr, .h5, ...) to compare with, in "
+        "place of the system's own."
     ),
 ]
 

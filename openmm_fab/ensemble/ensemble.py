@@ -328,7 +328,7 @@ class Ensemble(Exported):
 
     @classmethod
     def load(cls, path: str | Path) -> Ensemble:
-        """Read an ensemble that `save` wrote, the one of a run's folder, or all frames of a .nc file; `StreamedEnsemble`
+        """Read an ensemble that `save` wrote, that of a run's folder, or all frames of a .nc file; `StreamedEnsemble`
         reads the latter in pieces.
 
         ValueError for a file that is truncated or was written by something else.

@@ -299,8 +299,9 @@ def template_problems(
         f"{''.join(_reasons(topology, unmatched))}OpenMM says: {error.split('  For more information')[0]} "
         "openmm_fab.find_problems, or openmm-fab prepare in a shell, lists what a structure lacks and mends it: "
         "missing hydrogens with OpenMM's Modeller.addHydrogens, missing heavy atoms with PDBFixer. Another molecule, "
-        "such as a ligand: name a force field file that has it, or make its System with openmmforcefields, OpenFF, "
-        "Amber, CHARMM or GROMACS and use MolecularSystem.from_openmm, from_xml, from_amber, ..."
+        "such as a ligand: give it as SDF or SMILES, from which parameters are made (MolecularSystem.from_sdf, "
+        "from_smiles), name a force field file that has it, or read what openmmforcefields, Amber, CHARMM or GROMACS "
+        "made of it (from_openmm, from_xml, from_amber, ...)."
     ]
 
 

@@ -13,7 +13,7 @@ from ..tools.toml import tomllib
 from .checks import some
 
 KNOWN_KEYS = (
-    *("name", "pdb", "sdf", "forcefield", "residue_templates", "temperature", "constraints"),
+    *("name", "pdb", "sdf", "forcefield", "parameters", "residue_templates", "temperature", "constraints"),
     *("reference", "pretrained"),
 )
 
@@ -65,7 +65,7 @@ def _is_temperature(value: object) -> bool:
 
 
 KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    **dict.fromkeys(("name", "pdb", "sdf", "constraints"), ("text", _is_text)),
+    **dict.fromkeys(("name", "pdb", "sdf", "parameters", "constraints"), ("text", _is_text)),
     "forcefield": (
         "a file name, or a list of them",
         lambda value: _is_text(value) or (isinstance(value, list) and bool(value) and all(map(_is_text, value))),

@@ -106,5 +106,7 @@ def _nearest(files: Sequence[str]) -> str:
     shipped = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.xml"))
     unknown = [str(file) for file in files if not Path(file).is_file() and str(file) not in shipped]
     near = [name for file in unknown for name in difflib.get_close_matches(file, shipped, 3, 0.6)]
+    if any(str(file).startswith(("openff-", "gaff-")) for file in unknown):
+        return f"{unknown[0]} is for small molecules, from SDF or SMILES: MolecularSystem.from_sdf, from_smiles"
     common = [name for name in ("amber14-all.xml", "amber19-all.xml", "charmm36.xml") if name in shipped]
     return f"Of OpenMM's own there {'is' if len(near or common) == 1 else 'are'} {', '.join(near or common)}"

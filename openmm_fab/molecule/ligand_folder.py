@@ -42,18 +42,20 @@ def ligand_files(
         texts |= parameters
         used = [*parameters, *solvents]
         about = f"{field}, charges {chosen if isinstance(chosen, str) else 'as given'}"
+        named = f"parameters = {json.dumps(about)}      # what made the files\n"
     else:
         if charges is not None:
             raise ValueError("Expected charges with a force field by name; a file (.xml) has charges of its own.")
         texts |= {Path(file).name: Path(file).read_text(encoding="utf-8") for file in files if Path(file).is_file()}
         used = [Path(file).name if Path(file).is_file() else file for file in files]
         used += [] if solvent is None else solvent_files(solvent)
-        about = ", ".join(used)
+        about, named = ", ".join(used), ""
     texts["system.toml"] = f"""\
 # {without_hydrogens(molecule)}: {about}
 name = {json.dumps(name)}
 sdf = "{STRUCTURE}"
 forcefield = {json.dumps(used)}
+{named}\
 temperature = {float(temperature)!r}      # K
 constraints = "none"     # every bond flexible
 """

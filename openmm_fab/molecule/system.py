@@ -359,7 +359,7 @@ class MolecularSystem(Molecule):
             residueTemplates=settings.get("residue_templates"),
         )
         about: dict[str, Any] = {"name": settings.get("name", folder.name)}
-        about |= {"forcefield": forcefield_in_words(files)}
+        about |= {"forcefield": settings.get("parameters", forcefield_in_words(files))}
         about |= {"folder": folder, "settings": settings} if stays else {}
         return cls(*read, settings.get("temperature", 300.0), **about)
 

@@ -88,7 +88,12 @@ def test_a_structure_that_lacks_atoms_says_how_to_mend_it(flawed) -> None:
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("amber14.xml", "amber14-all.xml"), ("implicit/gbn3.xml", "implicit/gbn2.xml"), ("nonsense", "amber14-all.xml")],
+    [
+        ("amber14.xml", "amber14-all.xml"),
+        ("implicit/gbn3.xml", "implicit/gbn2.xml"),
+        ("nonsense", "amber14-all.xml"),
+        ("openff-2.2.1", "from SDF or SMILES"),
+    ],
 )
 def test_misnamed_force_fields(flawed, name, meant) -> None:
     result = _call("run", flawed, "--forcefield", name, "--dry-run")

@@ -65,7 +65,7 @@ def test_a_dry_run_of_smiles(tmp_path: Path, without_openff: None, monkeypatch: 
     said = _call("run", "--smiles", "CO", "--name", "methanol", "--solvent", "none", "--runs", tmp_path, "--dry-run")
     assert said.exit_code == 0, said.output
     assert (
-        "MolecularSystem('methanol', 6 atoms, 300 K; ligand.xml; no solvent)" in said.output
+        "MolecularSystem('methanol', 6 atoms, 300 K; openff-2.2.1, charges nagl; no solvent)" in said.output
         and "Parametrised" in said.output
     )
 

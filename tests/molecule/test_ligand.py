@@ -268,7 +268,8 @@ def test_a_missing_package_names_its_command(monkeypatch: pytest.MonkeyPatch) ->
 def test_texts_of_a_folder_survive_odd_names(tmp_path: Path, without_openff: None) -> None:  # noqa: F811
     texts = ligand_files(read_smiles("CO"), 'a "quoted" \\ näme')
     folder = write_ligand(tmp_path / "odd", texts)
-    assert MolecularSystem.load(folder).name == 'a "quoted" \\ näme'
+    assert (read := MolecularSystem.load(folder)).name == 'a "quoted" \\ näme'
+    assert read.physics == "openff-2.2.1, charges nagl; GBn2"  # not the name of the file with its parameters
     assert [file_name(text) for text in ("a b/c", "..", "(+)-x", "")] == ["a_b_c", "ligand", "-x", "ligand"]
     with pytest.raises(ValueError, match=r"pdb, or sdf.*both"):
         (folder / "system.toml").write_text('pdb = "a.pdb"\nsdf = "input.sdf"\n')
