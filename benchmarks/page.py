@@ -7,6 +7,7 @@ A record whose benchmark has changed since keeps its tables as they were made th
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ than are shown here. Commands of the form `python benchmarks/NAME.py` are of com
 `python -m benchmarks NAME` of later ones. What was timed on a CPU before 2026-11-29 was calculated by PyTorch, eager or
 fused by `torch.compile`; the same work is C today.
 """
+COSTS, WALKERS = records.ROOT / "openmm_fab" / "cli" / "race.json", ("metadynamics", "walkers-exchange")
 README, MARKS = records.ROOT / "README.md", ("<!-- table: python -m benchmarks page -->\n", "<!-- /table -->\n")
 Table = Callable[[Sequence[Record]], str]
 
@@ -109,6 +111,13 @@ def write_readme(found: dict[str, Record]) -> None:
     """Put the table between its two marks in the README."""
     before, rest = README.read_text("utf-8").split(MARKS[0])
     README.write_text(before + MARKS[0] + short(found) + MARKS[1] + rest.split(MARKS[1])[1], "utf-8")
+
+
+def costs(found: dict[str, Record]) -> str:
+    """JSON of what molecular dynamics takes, for `openmm_fab.cli.instead`, of the record of the race."""
+    record = found["race"]
+    energies = {m: of for m, of in load("race").energies(record["figures"]).items() if m in WALKERS}
+    return json.dumps({"date": record["date"], "commit": record["commit"], "energies": energies}, indent=1) + "\n"
 
 
 def source(record: Record) -> str:
@@ -328,4 +337,5 @@ def main(arguments: Sequence[str]) -> None:
     draw(found)
     write()
     write_readme(found)
+    COSTS.write_text(costs(found), "utf-8")
     print(f"{records.PAGE}: {len(found)} records, {len(records.PAGE.read_text('utf-8').splitlines())} lines")

@@ -222,6 +222,17 @@ def price(cell: dict[str, Any], error: float) -> tuple[float, float, bool] | Non
     return step["cpu"] + sampling * further, step["evaluations"] + samples * further, False
 
 
+def energies(figures: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Energies of each method and molecule until `TARGETS[0]`, where its result is right; for `openmm-fab run`."""
+    found: dict[str, dict[str, float]] = {}
+    for key, cell in figures["cells"].items():
+        name, method = key.split()
+        known, last = price(cell, TARGETS[0]), cell.get("stopped") or cell.get(f"{TARGETS[0]:g}")
+        if known is not None and "WRONG" not in verdict(last, figures["truths"][name]):
+            found.setdefault(method, {})[name] = float(f"{known[1]:.3g}")
+    return found
+
+
 def table(figures: dict[str, Any]) -> str:
     cells, truths = figures["cells"], figures["truths"]
     methods = [method for method in (FLOW, *METHODS) if any(key.split()[1] == method for key in cells)]

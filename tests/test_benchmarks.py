@@ -27,7 +27,18 @@ def test_every_module_is_listed_with_a_line() -> None:
     assert done.returncode == 0, done.stderr
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[3:])
     assert found == runner.listed() and list(found) == list(runner.MODULES)
-    helpers = {"__init__", "__main__", "runner", "records", "page", "pieces", "double_well", "beads", "budgets", "contestants"}
+    helpers = {
+        "__init__",
+        "__main__",
+        "runner",
+        "records",
+        "page",
+        "pieces",
+        "double_well",
+        "beads",
+        "budgets",
+        "contestants",
+    }
     files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - helpers
     assert files | {"paper"} == set(runner.MODULES)
 
@@ -111,6 +122,7 @@ def test_results_are_made_of_the_records() -> None:
     assert page.text(records.read()) == written
     assert len(written.splitlines()) <= 300
     assert page.short(records.read()).join(page.MARKS) in page.README.read_text("utf-8")
+    assert page.costs(records.read()) == page.COSTS.read_text("utf-8")
     for name, found in records.read().items():
         assert {"benchmark", "title", "command", "machine", "date", "commit"} <= set(found), name
         module = records.load(found["benchmark"])

@@ -56,6 +56,7 @@ def write_results(
     from ..tools.provenance import provenance
     from ..tools.tables import table
     from ..weights import diagnosis
+    from .instead import dynamics_instead
 
     if outcome is not None and outcome.ensemble is not None:
         ensemble = outcome.ensemble
@@ -69,7 +70,8 @@ def write_results(
         ensemble.save(folder / "ensemble.npz")
         outside, outside_weight = generator.outside_range(ensemble)
         lines = [early_in_words(early)] if early else []
-        lines += [] if outcome is None else [outcome.summary()]
+        if outcome is not None:
+            lines += [outcome.summary(), *map(str, filter(None, [dynamics_instead(outcome, generator)]))]
         lines += [
             repr(molecule),
             repr(ensemble),
