@@ -99,7 +99,7 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
         try:
             if kind == "span":
                 return _spaced(convert(tex))
-            return f'<div style="overflow-x: auto">{_spaced(convert(tex, display="block"))}</div>'
+            return f'<div class="equation">{_spaced(convert(tex, display="block"))}</div>'
         except Exception as error:
             raise PluginError(
                 f"Expected an equation that latex2mathml reads in {page.file.src_uri}; got {tex}"

@@ -26,24 +26,31 @@ ForcefieldOption = Annotated[
     list[str] | None,
     typer.Option(
         "--forcefield",
-        help="With a file: OpenMM's force-field file; of a psf CHARMM's, of a ligand a name, too; repeatable.",
+        help="Of a PDB or PDBx/mmCIF file, always: OpenMM's force-field file, such as amber14-all.xml, and that of its "
+        "solvent, implicit/gbn2.xml; repeat the option. Of a psf: CHARMM's files. Of SDF or SMILES openff-2.2.1, "
+        "unless given.",
     ),
 ]
 TemperatureOption = Annotated[
-    str | None, typer.Option(help="With a file, in K; 300 unless given, or the molecule's own.")
+    str | None,
+    typer.Option(help="In K, of a molecule from a file; 300 unless given. Shipped ones and folders have their own."),
 ]
 PositionsOption = Annotated[
     str | None,
-    typer.Option(help="With a prmtop, psf, top or XML file: inpcrd, crd, gro, PDB or PDBx/mmCIF file of its atoms."),
+    typer.Option(
+        help="Where the atoms of a prmtop, psf or top are: an inpcrd, crd, gro, PDB or PDBx/mmCIF file; those of a "
+        "System as XML: a PDB, PDBx/mmCIF or SDF file."
+    ),
 ]
 SolventOption = Annotated[
     str | None,
     typer.Option(
-        help="With a prmtop or psf (none unless given), or SDF or SMILES (gbn2): gbn2, obc2, gbn, obc1, hct or none."
+        help="Implicit solvent: gbn2, obc2, gbn, obc1, hct or none. Unless given gbn2 of SDF or SMILES, none of prmtop "
+        "or psf; a PDB file has it from --forcefield."
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="Where it computes: cpu unless given, or cuda for a GPU.")]
-SeedOption = Annotated[int | None, typer.Option(help="Of all random numbers; 0 unless given.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of all random numbers; 0 unless given.")]
 ReferenceOption = Annotated[
     Path | None,
     typer.Option(

@@ -18,7 +18,8 @@ SmilesOption = Annotated[
     str | None, typer.Option(help="A small molecule as SMILES, in place of SYSTEM; --name names it.")
 ]
 ChargesOption = Annotated[
-    str | None, typer.Option(help="Of a small molecule: nagl (the default), am1bcc or gasteiger.")
+    str | None,
+    typer.Option(help="Partial charges, of SDF or SMILES: nagl unless given, am1bcc, or gasteiger to try."),
 ]
 KEPT = "molecules"  # folder beside the runs
 

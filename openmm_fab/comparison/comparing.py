@@ -97,6 +97,8 @@ def compare(
             f"Expected two ensembles at one temperature; got {ensemble.temperature:g} K "
             f"and {reference.temperature:g} K."
         )
+    if reference.name == ensemble.name:  # two runs of a flow: tables and figures tell sides by their names
+        reference = replace(reference, name=f"{reference.name}, reference")
     both = (ensemble, reference)
     torsions, rings, sides_of = rotatable_torsions(reference), ring_torsions(reference), side_torsions(reference)
     # Rotors that are folded turn freely: they would be the widest motion and say the least.

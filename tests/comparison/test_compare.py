@@ -46,6 +46,14 @@ def test_halves_of_one_ensemble_agree() -> None:
     assert sum(b.reference.probability for b in result.basins) == pytest.approx(1.0)
 
 
+def test_sides_of_one_name_are_told_apart() -> None:
+    one, other = flow(400, seed=1), flow(400, seed=2)
+    assert one.name == other.name == "flow"
+    said = str(compare(one, other, n_bootstrap=10))
+    assert "flow: the weights" in said and "flow, reference: the weights" in said
+    assert other.name == "flow"
+
+
 def test_weights_turn_the_flow_into_the_reference() -> None:
     result = compare(flow(6000, seed=1), two_basins(6000, 0.1, seed=2, name="md"), n_bootstrap=60)
     basin = result.basins[0]
