@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ..energy.compiled import CompiledEnergy
-from ..generator.auditing import on_cpu
 from ..md.bias import chosen_torsions
+from ..md.settings import WalkersSettings, settings_of
+from ..md.walkers import BiasedWalkers, ExchangingWalkers
 from ..molecule.torsions import named_torsions
 from ..tools.findings import CARE, Finding
 from ..tools.progress import duration
@@ -24,6 +23,7 @@ from ..tools.progress import duration
 if TYPE_CHECKING:
     from ..generator.generator import BoltzmannGenerator
     from ..generator.outcome import Outcome
+    from ..molecule.system import MolecularSystem
 
 RECORDED = Path(__file__).with_name("race.json")
 AT = 0.1  # kT, of the energies in the file
@@ -47,7 +47,7 @@ def dynamics_instead(outcome: Outcome, generator: BoltzmannGenerator) -> Finding
         return None
     molecule = max(recorded, key=recorded.get)
     energies = recorded[molecule] * (AT / outcome.error) ** 2
-    seconds = energies * seconds_of_an_energy(generator)
+    seconds = energies * seconds_of_a_step(generator.system, method)
     spent = sum(outcome.seconds.values())
     took = spent if outcome.reached <= outcome.error else outcome.takes
     if math.isfinite(took) and seconds >= took:
@@ -62,13 +62,12 @@ def dynamics_instead(outcome: Outcome, generator: BoltzmannGenerator) -> Finding
     )
 
 
-def seconds_of_an_energy(generator: BoltzmannGenerator) -> float:
-    """Seconds of an energy with its gradient, in a batch of `BATCH` structures."""
-    x = torch.from_numpy(generator.sample(BATCH, progress=False).x).double()
-    energy = on_cpu(generator.energy, generator.system, generator.device)
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        energy(x)
-        times.append(time.perf_counter() - started)
-    return min(times) / BATCH
+def seconds_of_a_step(system: MolecularSystem, method: str) -> float:
+    """Seconds of one step of one of `BATCH` walkers of a method, its energy and its bias among them."""
+    settings = settings_of(method, {"walkers": BATCH, "hydrogen_mass": 3.0, "step_fs": 2.0, "frame_ps": 0.2})
+    assert isinstance(settings, WalkersSettings)
+    walkers = (BiasedWalkers if method == "metadynamics" else ExchangingWalkers)(system, settings, 0, None)
+    state, _ = walkers.advance(walkers.first())
+    started = time.perf_counter()
+    walkers.advance(state)
+    return (time.perf_counter() - started) / (BATCH * walkers.steps * walkers.rounds)

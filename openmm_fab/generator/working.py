@@ -14,6 +14,7 @@ from ..ensemble.audit import Audit
 from ..ensemble.ensemble import Ensemble
 from ..tools.files import write_atomically
 from ..tools.progress import History, say
+from ..tools.run_log import METRICS, read_metrics
 from ..train.settings import Budget
 from .outcome import OUTCOME, Outcome
 from .quantities import Quantities
@@ -73,11 +74,15 @@ class Working:
         return self.quantities.left_out
 
     def train(self, seconds: float, audit: Audit | None) -> tuple[float, int]:
-        """Train until `seconds` in all; returns these and the evaluations. A flow that was trained as long already, in
-        an interrupted run, is read from its file: 0 evaluations."""
+        """Train until `seconds` in all; returns those that it has had and the evaluations. A flow that was trained as
+        long already, in an interrupted run, is read from its checkpoint, and what it took from its metrics."""
         goes_on, self._begun = self._begun, True
         rows = self.parts.train(Budget(minutes=seconds / 60.0), self.folder, resume=goes_on, audit=audit)
-        return (float(rows[-1]["seconds"]), int(rows[-1]["evaluations"])) if rows else (seconds, 0)
+        if rows:
+            return float(rows[-1]["seconds"]), int(rows[-1]["evaluations"])
+        path = self.folder / METRICS
+        known = read_metrics(path) if path.exists() else []
+        return (float(known[-1]["seconds"]), int(known[-1]["evaluations"])) if known else (seconds, 0)
 
     def draw(self, n: int, seed: int, method: str, purpose: str) -> Draw:
         """Draw n samples, plain, annealed or of chains; see `generator.seeking.Work`."""

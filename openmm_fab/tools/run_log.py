@@ -12,6 +12,7 @@ from typing import Any
 
 from .files import write_atomically
 
+METRICS = "metrics.jsonl"  # in a run's folder
 BOARD_EVERY = 10  # iterations
 
 
@@ -37,7 +38,7 @@ class RunLog:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._wandb = _weights_and_biases(folder)
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         rows = [] if after is None or not path.exists() else read_metrics(path)
         kept = [json.dumps(row) + "\n" for row in rows if row["iteration"] <= (after or 0)]
         write_atomically(path, lambda file: file.writelines(kept), "w")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from openmm_fab.cli import instead
 from openmm_fab.energy.compiled import CompiledEnergy
@@ -23,7 +25,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "race.json"
     path.write_text(json.dumps({"energies": energies}))
     monkeypatch.setattr(instead, "RECORDED", path)
-    monkeypatch.setattr(instead, "seconds_of_an_energy", lambda generator: PACE)
+    monkeypatch.setattr(instead, "seconds_of_a_step", lambda system, method: PACE)
 
 
 def outcome(seconds: float, reached: float, takes: float = math.nan) -> Outcome:
@@ -52,3 +54,19 @@ def test_the_cheaper_one_is_named() -> None:
 def test_walkers_need_a_translated_energy() -> None:
     generator = SimpleNamespace(system=MolecularSystem.load("butane"), energy=lambda x: x)
     assert instead.dynamics_instead(outcome(1e6, 0.04), generator) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["metadynamics", "walkers-exchange"])
+def test_pace_of_dynamics(method: str) -> None:
+    """A step takes longer than its energy alone, and no more than a hundred times as long."""
+    system = MolecularSystem.load("butane")
+    energy, x = (
+        CompiledEnergy(system).value_and_gradient,
+        torch.from_numpy(system.positions).float().expand(256, -1, -1),
+    )
+    energy(x)
+    started = time.process_time()
+    for _ in range(5):
+        energy(x)
+    alone = (time.process_time() - started) / (5 * 256)
+    assert alone < instead.seconds_of_a_step(system, method) < 100 * alone

@@ -17,8 +17,10 @@ from openmm_fab.generator.chains import run_chains
 from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.outcome import Outcome
 from openmm_fab.generator.quantities import Quantities, measured
+from openmm_fab.generator.working import Parts, Working
 from openmm_fab.molecule.system import MolecularSystem
 from openmm_fab.target import Target
+from openmm_fab.tools.progress import History
 
 
 class Mixture(Target):
@@ -67,6 +69,16 @@ def test_run_of_a_generator(system: MolecularSystem, tmp_path: Path) -> None:
     if outcome.believed:
         again = BoltzmannGenerator(system, SETTINGS).run(at_most="12 s", resume=True, **about)
         assert [row.value for row in again.rows] == pytest.approx([row.value for row in outcome.rows], abs=1e-5)
+
+
+def test_training_that_a_killed_run_had_counts(tmp_path: Path) -> None:
+    """Where the checkpoint is of later than the look that was due, nothing is trained, and nothing is forgotten."""
+    parts = Parts(lambda *_, **about: History(), None, None, None, None)  # type: ignore[arg-type]
+    work = Working(parts, Quantities(None), tmp_path, True, True)
+    assert work.train(20.0, None) == (20.0, 0)
+    rows = [{"iteration": k, "seconds": 14.0 * k, "evaluations": 500 * k} for k in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"iteration": 3, "sec')
+    assert work.train(20.0, None) == (28.0, 1000)
 
 
 def test_quantities_of_an_ensemble(system: MolecularSystem) -> None:
