@@ -356,6 +356,8 @@ def _basin(sides: tuple[Side, Side, Side], name: str) -> BasinComparison:
         words = f"{missing[0]}; {cannot}" if cannot else missing[0]
     elif cannot:
         words = cannot
+    elif any(_heavy(side, mask) for side, mask in both):
+        words = TOO_FEW
     elif (few < FEW or not np.isfinite(z)) and words != DISAGREE:
         words = TOO_FEW  # enough to contradict, perhaps, but not to agree
     return BasinComparison(name, a, flow, b, z, float(z_score(flow, b)), words)
@@ -364,6 +366,12 @@ def _basin(sides: tuple[Side, Side, Side], name: str) -> BasinComparison:
 def _effective(side: Side, mask: np.ndarray) -> float:
     w = side.weights * mask
     return kish(w) if w.any() else 0.0
+
+
+def _heavy(side: Side, mask: np.ndarray) -> bool:
+    """Whether a few of the weights in a mask (n,) are too large for its share, and the error of that, to mean much."""
+    log_w = side.ensemble.log_w[mask]
+    return bool((log_w > -np.inf).any()) and _weights.pareto_khat(log_w) > _weights.KHAT_LIMIT
 
 
 def _missing(what: str, both: tuple[tuple[Side, np.ndarray], ...]) -> list[str]:

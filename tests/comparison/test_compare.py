@@ -123,6 +123,22 @@ def test_a_basin_that_few_samples_cannot_show_is_not_called_missing() -> None:
     assert 4 < many.ensemble.effective < 10 and many.verdict == "disagree"
 
 
+def test_a_heavy_tail_of_weights_within_a_basin_is_no_verdict() -> None:
+    """Weights of shape 0.9 in a basin of 1 %: most draws put half of that there, with error bars that do not say so."""
+    seen = 0
+    for seed in (0, 1, 4, 6, 7):  # of which k-hat inside is seen to be above 0.7
+        drawn = two_basins(4000, 0.2, seed=seed)
+        inside = drawn.phi()[:, 0] > 0
+        log_w = drawn.log_w.copy()
+        log_w[inside] = np.log(0.004 * (1.0 + np.random.default_rng(seed).pareto(1 / 0.9, inside.sum())))  # mean 10
+        heavy = replace(drawn, log_w=log_w, name="flow")
+        assert heavy.khat < 0.1 and heavy.ess > 3000
+        basin = compare(heavy, two_basins(20_000, 0.01, seed=50 + seed), n_bootstrap=40).basins[0]
+        assert basin.verdict == "too few samples, no verdict"
+        seen += basin.ensemble.effective > 10 and basin.z > 3
+    assert seen  # would be called a contradiction by its errors
+
+
 def test_a_basin_that_holds_all_of_one_side_leaves_the_rest_missing() -> None:
     def outside(trajectory) -> np.ndarray:
         return mdtraj.compute_phi(trajectory, periodic=False)[1][:, 0] < 0
