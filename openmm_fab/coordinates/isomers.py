@@ -53,13 +53,13 @@ def amide_bonds(graph: BondGraph) -> list[Amide]:
 
 
 def of_two_isomers(amides: Sequence[Amide], graph: BondGraph) -> list[Amide]:
-    """Those with two arms on the nitrogen that differ by the bond graph: the isomers are two."""
+    """Amides with two isomers: the two arms on the nitrogen differ by the bond graph."""
     kinds = _kinds(graph)
     return [a for a in amides if len({kinds[arm] for arm in graph.neighbours[a[2]] if arm != a[1]}) > 1]
 
 
 def without_hydrogen(amides: Sequence[Amide], graph: BondGraph) -> list[Amide]:
-    """Those of two isomers that have no hydrogen on the nitrogen: the isomers are near in energy."""
+    """Amides with two isomers and no hydrogen on the nitrogen, whose isomers are near in energy."""
     near = graph.neighbours
     return [a for a in of_two_isomers(amides, graph) if "H" not in [graph.elements[arm] for arm in near[a[2]]]]
 

@@ -284,7 +284,7 @@ def _relaxed(
 def _sound(
     chart: Chart, x: Tensor, u: Tensor, minimum: Tensor, graph: BondGraph, flexible: Flexible
 ) -> tuple[Tensor, Tensor]:
-    """Those of the minima x and energies u (n,) that have the stereochemistry of the one given."""
+    """Minima x and energies u (n,) without those that have another stereochemistry than the minimum given."""
     z, _ = chart.to_internal(torch.cat([minimum[None], x]))
     raw = chart.mean + z[:, : chart.layout.n_stiff] @ chart.mixing.T
     change = wrap(raw[1:] - raw[0]).abs()

@@ -9,8 +9,16 @@ from openmm import app
 
 
 def atom_names(topology: app.Topology) -> list[str]:
-    """Label of each atom of a topology, "ALA2:CA": residue, number and atom."""
-    return [f"{atom.residue.name}{atom.residue.id}:{atom.name}" for atom in topology.atoms()]
+    """Label of each atom of a topology, "ALA2:CA": residue, number and atom; "B:ALA2:CA" where there are several
+    chains, by the letters that names of torsions have."""
+    several = topology.getNumChains() > 1
+    chains = {chain: f"{chain_letter(i)}:" if several else "" for i, chain in enumerate(topology.chains())}
+    return [f"{chains[a.residue.chain]}{a.residue.name}{a.residue.id}:{a.name}" for a in topology.atoms()]
+
+
+def chain_letter(index: int) -> str:
+    """Letter of a chain by its place among the chains: A, B, ..., after Z A again."""
+    return chr(ord("A") + index % 26)
 
 
 def residue_run(residues: Sequence[Any]) -> str:

@@ -9,6 +9,7 @@ import mdtraj
 import numpy as np
 
 from .graph import BondGraph, graph_of
+from .names import chain_letter
 
 
 def named_torsions(topology: mdtraj.Topology) -> dict[str, tuple[int, int, int, int]]:
@@ -84,7 +85,7 @@ def _residue(topology: mdtraj.Topology, atom: int) -> str:
     """Residue of an atom by name and number, with its chain where there are several."""
     residue = topology.atom(atom).residue
     chain = residue.chain.index
-    return f"{chr(ord('A') + chain % 26)}:{residue}" if topology.n_chains > 1 else str(residue)
+    return f"{chain_letter(chain)}:{residue}" if topology.n_chains > 1 else str(residue)
 
 
 def _four(row: np.ndarray) -> tuple[int, int, int, int]:

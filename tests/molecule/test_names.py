@@ -8,6 +8,7 @@ import pytest
 
 from openmm_fab import MolecularSystem
 from openmm_fab.molecule.names import atom_names, formula, residue_run
+from openmm_fab.molecule.torsions import peptide_torsions
 
 
 def test_atom_names_say_residue_number_and_atom():
@@ -15,6 +16,13 @@ def test_atom_names_say_residue_number_and_atom():
     names = atom_names(system.topology)
     assert len(names) == system.n_atoms
     assert "ALA2:CA" in names
+
+
+def test_atoms_of_two_chains_are_told_apart_as_their_torsions_are():
+    system = MolecularSystem.load("cystine")
+    names = atom_names(system.topology)
+    assert len(set(names)) == system.n_atoms and {"A:CYS2:SG", "B:CYS2:SG"} <= set(names)
+    assert {"phi A:CYS2", "chi1 B:CYS2"} <= set(peptide_torsions(system.md_topology))
 
 
 @pytest.mark.parametrize(
