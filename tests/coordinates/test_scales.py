@@ -100,7 +100,8 @@ def test_an_angle_that_another_rotamer_bends_is_within_reach():
     here = torch.as_tensor(s.minimum)[four]
     bending = openmm.CustomCompoundBondForce(
         4,
-        "2000*(angle(p1,p2,p3) - at - 0.06*(1 - cos(turn)))^2 - 30*cos(2*turn) + 15*cos(turn); turn=dihedral(p1,p2,p3,p4)-psi",
+        "2000*(angle(p1,p2,p3) - at - 0.06*(1 - cos(turn)))^2 - 30*cos(2*turn) + 15*cos(turn);"
+        "turn=dihedral(p1,p2,p3,p4)-psi",
     )
     bending.addGlobalParameter("psi", float(torsion(*here)))
     bending.addGlobalParameter("at", float(bond_angle(*here[:3])))

@@ -100,18 +100,21 @@ def _axes(z: ZMatrix) -> set[frozenset[int]]:
     return {frozenset(row[1:3].tolist()) for row in z.rows[z.periodic]}
 
 
-def _by_openmm(system: MolecularSystem, torsion: list[int], step: float = 10.0) -> tuple[float, float]:
-    """Barrier and energy of the other side, kT above the minimum: minimisations with the torsion on a strong spring."""
+def _by_openmm(
+    system: MolecularSystem, torsion: list[int], step: float = 10.0, stiff: float = 1e5, accuracy: float = 0.01
+) -> tuple[float, float]:
+    """Barrier and energy of the other side, kT above the minimum: minimisations with the torsion on a strong spring,
+    kJ/mol, to an accuracy in kJ/mol/nm."""
     restrained = openmm.System()
     restrained.__setstate__(system.system.__getstate__())
     for force in restrained.getForces():
         force.setForceGroup(1)
-    spring = openmm.CustomTorsionForce("0.5 * 1e5 * d^2; d = atan2(sin(theta - at), cos(theta - at))")
+    spring = openmm.CustomTorsionForce(f"0.5 * {stiff} * d^2; d = atan2(sin(theta - at), cos(theta - at))")
     spring.addGlobalParameter("at", 0.0)
     spring.addTorsion(*torsion)
     restrained.addForce(spring)
-    platform = openmm.Platform.getPlatformByName("Reference")
-    context = openmm.Context(restrained, openmm.VerletIntegrator(0.001), platform)
+    platform = openmm.Platform.getPlatformByName("CPU")
+    context = openmm.Context(restrained, openmm.VerletIntegrator(0.001), platform, {"Threads": "1"})
 
     def energy() -> float:
         found = context.getState(energy=True, groups={1}).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
@@ -131,7 +134,7 @@ def _by_openmm(system: MolecularSystem, torsion: list[int], step: float = 10.0) 
         context.setPositions(system.minimum)
         for k in range(1, len(profile)):
             context.setParameter("at", start + way * np.deg2rad(k * step))
-            openmm.LocalEnergyMinimizer.minimize(context, 0.01)
+            openmm.LocalEnergyMinimizer.minimize(context, accuracy, 3000)
             if energy() - zero < profile[way * k]:
                 profile[way * k], structures[way * k % len(profile)] = energy() - zero, positions()
     profile[0] = 0.0
@@ -152,6 +155,38 @@ def test_barriers_and_other_sides_are_those_of_openmm(system, coordinates, bond)
     assert 3 < barrier and abs(other) > 0.1  # there is something to find
     assert scan.barrier == pytest.approx(barrier, abs=0.2)
     assert scan.other == pytest.approx(other, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "bond", "least"),
+    [
+        ("butane", ("C2", "C3"), 5.0),
+        ("proline_dipeptide", ("ACE:C", "PRO:N"), 20.0),  # an amide's
+        ("adenosine", ("C6", "N6"), 20.0),  # an amino group's, on an aromatic ring
+    ],
+)
+def test_barriers_of_real_molecules(name, bond, least):
+    """Within half a kT of OpenMM's own, on a grid of 10 degrees."""
+    s = MolecularSystem.load(name)
+    z = build_zmatrix(s.graph, s.element_masses, s.minimum)
+    turning = Turning(z, s.graph, amides=amide_bonds(s.graph))
+
+    def named(i: int) -> set[str]:
+        atom = list(s.topology.atoms())[i]
+        return {atom.name, f"{atom.residue.name}:{atom.name}"}
+
+    def is_it(a: int, b: int) -> bool:
+        return any(bond[0] in named(i) and bond[1] in named(j) for i, j in ((a, b), (b, a)))
+
+    turning.to_scan = {k: axis for k, axis in turning_rows(z, s.graph).items() if is_it(*axis)}
+    (row,) = turning.to_scan
+    lengths = np.full(2 * len(z.rows) - 3, np.nan)
+    (scan,) = InternalCoordinates._scan(
+        turning, s.minimum, lengths, CompiledEnergy(s), CoordinateSettings(), s.kT
+    ).bonds
+    barrier, other = _by_openmm(s, z.rows[row].tolist(), stiff=3e3, accuracy=0.5)
+    assert barrier > least
+    assert scan.barrier == pytest.approx(barrier, abs=0.5) and scan.other == pytest.approx(other, abs=0.5)
 
 
 def test_the_energy_decides_what_turns(system, coordinates):
