@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import molecules as m
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from openmm import app, unit
 
 from openmm_fab.coordinates.internal import InternalCoordinates
-from openmm_fab.coordinates.isomers import amide_bonds
+from openmm_fab.coordinates.isomers import amide_bonds, without_hydrogen
 from openmm_fab.coordinates.scans import BondScan, crossing_time
 from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.coordinates.turning import Turning
@@ -22,6 +23,7 @@ from openmm_fab.generator.holding import held_by
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
 
+DATA = Path(__file__).parents[1] / "data"
 # CH2=CH-NH-CH=CH2, flat: every bond between planar centres and no longer than 0.139 nm.
 DIVINYLAMINE = m.build(
     ("N",),
@@ -308,6 +310,42 @@ def test_amides_are_kept_whatever_their_barrier_or_turn_if_asked_for():
     for free in (_turning(sampled=[AMIDE]), _turning(named=[LOW])):
         assert free.chosen([]).periodic.sum() == 1
     assert set(map(frozenset, kept.to_scan.values())) == {frozenset(b) for b in (HIGH, *DOUBLE)}
+
+
+@pytest.mark.parametrize(
+    ("smiles", "amides", "drawn"),
+    [
+        ("C[C@@H]1CCN(C[C@@H]1N(C)c1ncnc2[nH]ccc12)C(=O)CC#N", 1, 1),  # tofacitinib
+        ("C[C@H](CS)C(=O)N1CCC[C@H]1C(=O)[O-]", 1, 1),  # captopril
+        ("Cc1ccc(NC(=O)c2ccc(CN3CCN(C)CC3)cc2)cc1Nc1nccc(n1)-c1cccnc1", 1, 0),  # imatinib
+        ("C/N=C(/NC#N)NCCSCc1nc[nH]c1C", 0, 0),  # cimetidine: a guanidine is none
+        ("CN(C)C(=O)C1CCCN1C(C)=O", 2, 1),  # a dimethylamide has one isomer
+        ("C[C@@H]1NC(=O)[C@H](C)NC(=O)[C@H](C)NC(=O)[C@H](C)NC(=O)[C@H](C)NC1=O", 0, 0),  # all in one ring
+    ],
+)
+def test_amides_of_drugs(smiles, amides, drawn):
+    chem = pytest.importorskip("rdkit.Chem")
+    molecule = chem.AddHs(chem.MolFromSmiles(smiles))
+    bonds = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in molecule.GetBonds()])
+    graph = BondGraph([atom.GetSymbol() for atom in molecule.GetAtoms()], bonds)
+    found = amide_bonds(graph)
+    assert (len(found), len(without_hydrogen(found, graph))) == (amides, drawn)
+
+
+def test_amides_of_phosphoserine_stay_whatever_their_geometry():
+    """Both stretched to 0.16 nm, at which bonds between flat atoms turn by their lengths."""
+    files = (DATA / f"phosphoserine.{suffix}" for suffix in ("prmtop", "inpcrd"))
+    s = MolecularSystem.from_amber(*files, implicitSolvent=app.OBC2)
+    amides = amide_bonds(s.graph)
+    x = np.array(s.positions)
+    for _, carbon, nitrogen, _ in amides:
+        bond = x[nitrogen] - x[carbon]
+        x[s.graph.branch(nitrogen, carbon)] += bond * (0.16 / np.linalg.norm(bond) - 1)
+    z = build_zmatrix(s.graph, s.element_masses, x)
+    omegas = {frozenset(amide[1:3]) for amide in amides}
+    assert len(omegas) == 2 and omegas <= _axes(z)
+    assert not omegas & _axes(Turning(z, s.graph, amides=amides).chosen([]))
+    assert omegas <= _axes(Turning(z, s.graph, amides=amides, sampled=amides).chosen([]))
 
 
 def test_long_amides_are_amides():
