@@ -20,6 +20,7 @@ from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.molecule.stereo import stereocentres
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
 from openmm_fab.target import BoltzmannTarget, ManyWell
+from openmm_fab.tools.vectors import bond_angle
 
 
 def _coordinates(system: MolecularSystem, **settings) -> InternalCoordinates:
@@ -203,3 +204,19 @@ def test_coordinates_have_names(proline):
     assert len(set(named)) == proline.n_periodic and proline.named(0).startswith("the length ")
     target = BoltzmannTarget(None, proline)
     assert target.named(proline.n_stiff) == named[0] and ManyWell(4).named(2) == "coordinate 2"
+
+
+def test_stiff_coordinates_have_atoms(proline):
+    """Of lengths and angles, at z = 0: those of the atoms named are the centres."""
+    x, _ = proline.to_cartesian(torch.zeros(1, proline.dim, dtype=torch.float64))
+    kinds = []
+    for k in range(proline.n_stiff):
+        kind, atoms = proline.layout.stiff(k)
+        kinds.append(kind)
+        points = x[0, atoms]
+        if kind == "length":
+            assert float((points[0] - points[1]).norm().log()) == pytest.approx(float(proline.mean[k]), abs=1e-9)
+        elif kind == "angle":
+            assert float(bond_angle(*points)) == pytest.approx(float(proline.mean[k]), abs=1e-9)
+    assert kinds.count("length") == proline.n_atoms and kinds.count("angle") == proline.n_atoms - 3
+    assert len(set(map(proline.named, range(proline.dim)))) == proline.dim
