@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..molecule.molecule import refuse_name
 from ..molecule.system import MolecularSystem
 from ..tools.files import load_npz
 from .ensemble import Ensemble
@@ -22,6 +23,7 @@ def load_reference(system: MolecularSystem) -> Ensemble | None:
     ValueError
         If the files do not fit the system or each other.
     """
+    refuse_name(system)
     table = system.settings.get("reference")
     if not table or system.folder is None:
         return None

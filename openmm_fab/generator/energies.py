@@ -17,6 +17,7 @@ from ..energy.minimum import minimise
 from ..energy.protocol import Energy
 from ..energy.slopes import check_gradient
 from ..energy.verify import check, refuse_fixed_in_space
+from ..molecule.molecule import refuse_name
 from ..molecule.system import MolecularSystem
 
 JIGGLE = 0.01  # nm
@@ -43,6 +44,7 @@ def checked_energy(
     ValueError
         See `energy.verify.refuse_fixed_in_space`. No energy at all.
     """
+    refuse_name(system)
     if not system.has_forces and not hasattr(given, "value_and_gradient"):
         raise ValueError(
             f"Expected forces in the System of {system.name}, or an energy with a gradient of its own; got "

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from ..ensemble.ensemble import Ensemble
 from ..generator.generator import BoltzmannGenerator
+from ..molecule.molecule import refuse_name
 from ..molecule.system import MolecularSystem
 from ..tools.files import write_atomically
 from .convergence import Basin, ReferenceEnsemble, assess_convergence, count_round_trips, reported, walker_blocks
@@ -91,6 +92,7 @@ def run_reference(
     UnstableDynamicsError
         Energies that are not finite.
     """
+    refuse_name(system)
     chosen = settings_of(method, settings)
     if resume and folder is None:
         raise ValueError("Expected a folder to resume from; got none.")

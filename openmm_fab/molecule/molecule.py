@@ -182,3 +182,12 @@ def _bonded(topology: app.Topology, system: openmm.System, positions: np.ndarray
     for i, j in distance_bonds([atom.element.symbol for atom in atoms], positions):
         topology.addBond(atoms[i], atoms[j])
     return topology
+
+
+def refuse_name(system: object) -> None:
+    """Raise a ValueError, with what to do, for the name or path of a molecule in place of a MolecularSystem."""
+    if isinstance(system, str | Path):
+        raise ValueError(
+            f"Expected a MolecularSystem; got {str(system)!r}. Of a shipped molecule or a folder make one with "
+            "MolecularSystem.load(...), of a file with MolecularSystem.from_pdb(...), from_sdf(...) or another reader."
+        )

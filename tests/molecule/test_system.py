@@ -10,6 +10,7 @@ import openmm
 import pytest
 from openmm import app, unit
 
+from openmm_fab import BoltzmannGenerator, load_reference, run_reference
 from openmm_fab.molecule.checks import UnsupportedSystemError
 from openmm_fab.molecule.folders import available_systems
 from openmm_fab.molecule.system import PAPER_FORCEFIELD, MolecularSystem
@@ -319,3 +320,9 @@ def test_models_and_alternate_locations_are_mentioned(tmp_path, alanine, pdb_tex
             _write(tmp_path / "places.pdb", "\n".join([*atoms, "END\n"])), PAPER_FORCEFIELD
         )
     np.testing.assert_allclose(system.positions, alanine.positions, atol=1e-9)
+
+
+@pytest.mark.parametrize("function", [load_reference, BoltzmannGenerator, run_reference])
+def test_a_name_is_no_molecule(function):
+    with pytest.raises(ValueError, match=r"Expected a MolecularSystem; got 'butane'.*MolecularSystem\.load"):
+        function("butane")
