@@ -118,6 +118,28 @@ def test_the_result_is_of_samples_that_decided_nothing() -> None:
     assert final[1] not in {seed for purpose, _, seed in work.purposes if purpose != "final"}
 
 
+def test_more_samples_than_were_decided_on_are_all_new() -> None:
+    """A result whose error is too large is not gone on with: the next is of other samples, and as unbiased."""
+    z = []
+    for seed in range(60):
+        work = DoubleWell(0.3)
+        decision = {
+            "method": "plain",
+            "n": 250,
+            "seed": seed,
+            "pilot": [64, 7, "plain"],
+            "takes": 9.0,
+            "sampling": 0.04,
+        }
+        state = State(points=[Point(60.0, 1, 0.5, 0.2, 1e-3, "plain")], decision=decision, asked=0.1)
+        outcome = sought(work, 0.1, seed=seed, state=state)
+        finals = [(n, drawn_with) for purpose, n, drawn_with in work.purposes if purpose == "final"]
+        assert len(finals) > 1 and outcome.n == finals[-1][0]
+        assert len({drawn_with for _, drawn_with in finals}) == len(finals)
+        z.append((outcome.rows[0].value - work.truth) / outcome.rows[0].error)
+    assert abs(np.mean(z)) < 4.0 / math.sqrt(60) and 0.75 < np.std(z, ddof=1) < 1.3
+
+
 def test_time_left_is_told_and_about_right() -> None:
     work, lines = DoubleWell(loss=12.0, each=5e-3, power=1.0), []
     seeking = Seeking(work, 0.1, 7200.0, say=lambda line: lines.append((work.now, line)), clock=work.clock)
