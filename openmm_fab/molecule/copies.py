@@ -39,8 +39,13 @@ def digest(system: openmm.System) -> bytes:
 
 
 def canonical_xml(system: openmm.System) -> str:
-    """XML of a System, the same in every process and whichever version of OpenMM wrote it."""
-    return re.sub(r' openmmVersion="[^"]*"', "", openmm.XmlSerializer.serialize(_kinds_in_order(system)))
+    """XML of a System, the same in every process and whichever version of OpenMM wrote it; without CMMotionRemovers,
+    which have no energy."""
+    system = _kinds_in_order(system)
+    for i in reversed(range(system.getNumForces())):
+        if isinstance(system.getForce(i), openmm.CMMotionRemover):
+            system.removeForce(i)
+    return re.sub(r' openmmVersion="[^"]*"', "", openmm.XmlSerializer.serialize(system))
 
 
 def _kinds_in_order(system: openmm.System) -> openmm.System:

@@ -246,6 +246,9 @@ def test_fingerprint_sees_changes(alanine):
 
     system = _copy(alanine.system)
     assert fingerprint(system, 300) == alanine.fingerprint
+    moving = openmm.XmlSerializer.clone(alanine.system)
+    moving.addForce(openmm.CMMotionRemover())  # as createSystem makes it; it has no energy
+    assert fingerprint(moving, 300) == alanine.fingerprint and moving.getNumForces() == system.getNumForces() + 1
     assert fingerprint(system, 301) != alanine.fingerprint
     nonbonded = next(force for force in system.getForces() if isinstance(force, openmm.NonbondedForce))
     charge, sigma, epsilon = nonbonded.getParticleParameters(0)
