@@ -20,7 +20,7 @@ from openmm_fab.md.bias import chosen_torsions
 from . import beads, calibration
 
 FIRST_PS = {"langevin": 2000.0, "replica-exchange": 200.0, "opes": 1000.0, "app.Metadynamics": 500.0}
-WALKERS_PS = 8.0
+WALKERS_PS = 24.0
 HEAVY, STEP_FS = 4.0, 2.0  # dalton, fs: of OpenMM's methods
 
 
@@ -165,7 +165,7 @@ METHODS: dict[str, Callable[[fab.MolecularSystem, Path, int, Molecule, float], I
         "walkers-exchange", walkers=128, temperatures=4, equilibration_ps=50.0, hydrogen_mass=3.0, step_fs=2.0
     ),
     "metadynamics": by_reference(
-        "metadynamics", walkers=256, build_ps=15.0, equilibration_ps=5.0, hydrogen_mass=3.0, step_fs=2.0
+        "metadynamics", walkers=256, build_ps=20.0, equilibration_ps=10.0, hydrogen_mass=3.0, step_fs=2.0
     ),
     "replica-exchange": by_reference("replica-exchange", temperatures=6, max_temperature=600.0),
     "app.Metadynamics": app_metadynamics,
