@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..molecule.graph import BondGraph
 from ..tools.vectors import bond_angle, torsion
@@ -164,3 +165,31 @@ def sides_of_nitrogens(zmatrix: ZMatrix, graph: BondGraph, x: np.ndarray) -> dic
         for k, (_, bond, _, torsion) in enumerate(zmatrix.rows.tolist())
         if k >= 3 and bond in pyramids and (zmatrix.leader[k] >= 0 or torsion in near[bond]) and not zmatrix.closes[k]
     }
+
+
+def mirrored(x: Tensor, graph: BondGraph) -> Tensor:
+    """Mirror images of x (n, n_atoms, 3), in which two equal atoms of each CH2, CH3 or the like have exchanged their
+    labels, so that only true stereocentres have changed hands."""
+    order = list(range(graph.n_atoms))
+    for around in graph.neighbours:
+        ends = [i for i in around if len(graph.neighbours[i]) == 1]
+        equal = [[i, j] for i in ends for j in ends if i < j and graph.elements[i] == graph.elements[j]]
+        if len(around) == 4 and equal:
+            i, j = equal[0]
+            order[i], order[j] = j, i
+    return (x * x.new_tensor([1.0, 1.0, -1.0]))[:, order]
+
+
+def hands_of(x: Tensor, graph: BondGraph) -> Tensor:
+    """Bool (n, centres): on which side the neighbours of every atom that has four lie, x (n, n_atoms, 3)."""
+    four = [around for around in graph.neighbours if len(around) == 4]
+    if not four:
+        return torch.zeros(len(x), 0, dtype=torch.bool)
+    a, b, c, d = (x[:, [around[k] for around in four]] for k in range(4))
+    return (torch.linalg.cross(b - a, c - a) * (d - a)).sum(2) > 0
+
+
+def trans_of(x: Tensor, torsions: Sequence[tuple[int, int, int, int]]) -> Tensor:
+    """Bool (n, torsions): which of them are trans in structures x (n, n_atoms, 3)."""
+    atoms = torch.tensor(torsions, dtype=torch.long).reshape(-1, 4)
+    return torsion(*x[:, atoms].unbind(2)).abs() > math.pi / 2

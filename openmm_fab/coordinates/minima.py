@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from ..molecule.graph import BondGraph
-from ..tools import vectors
 from ..tools.circle import wrap
-from .isomers import sides_of_nitrogens, stiff_in_large_rings
+from .isomers import hands_of, mirrored, sides_of_nitrogens, stiff_in_large_rings, trans_of
 from .layout import Layout
 from .scans import Function, relax
 from .zmatrix import LARGEST_RING, ZMatrix
@@ -37,6 +36,7 @@ WIDE = 2.0  # of a coordinate whose minima are not known
 ABOVE = 12.0  # kT above the limit; what is found up to here is looked at with the rest of the molecule as elsewhere
 STAGES = ((20, 300.0), (20, 100.0), (20, 40.0))  # steps; kT above the limit from where nothing comes down below it
 TOGETHER = (0.3, 0.5)  # rad; of ring torsions and sides, and of periodic ones: these come down to one minimum
+EQUAL = 0.01  # kT; the mirror image of a minimum is one, too, where the atoms that exchange labels are equal
 MANY = 48  # minima of one set, the lowest
 FAR = 2.5  # of z; what lies farther out at some minimum has modes, too: heat moves it by as much again
 
@@ -175,8 +175,8 @@ def search(
     """Minima of u near `minimum` (n_atoms, 3) and beyond, up to `limit` kT above the lowest, each once; and (m,
     n_atoms, 3) all that were found up to there, whatever the torsions elsewhere.
 
-    Every set of coordinates is changed alone, and all of them together.  What changes a stereocentre or a double
-    bond is none of them.
+    Every set of coordinates is changed alone, and all of them together; mirror images count as found.  What changes a
+    stereocentre or a double bond is none of them.
 
     Parameters
     ----------
@@ -193,7 +193,11 @@ def search(
     known, rotamers = 0, [(x, u)]
 
     def also(z: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-        found, height = _sound(chart, chart.to_cartesian(z)[0], after, minimum, graph, flexible)
+        found = chart.to_cartesian(z)[0]
+        images = mirrored(found, graph)
+        equal = (function(chart.to_internal(images)[0])[0] - after).abs() < min(EQUAL, limit)
+        both = torch.cat([found, images[equal]]), torch.cat([after, after[equal]])
+        found, height = _sound(chart, *both, minimum, graph, flexible)
         rotamers.append((found, height))
         return _distinct_minima(chart, torch.cat([x, found]), torch.cat([u, height]), flexible)
 
@@ -289,9 +293,9 @@ def _sound(
     raw = chart.mean + z[:, : chart.layout.n_stiff] @ chart.mixing.T
     change = wrap(raw[1:] - raw[0]).abs()
     change[:, [*range(len(chart.layout.free)), *flexible.turning, *flexible.inverting]] = 0.0
-    hands = _hands(x, graph)
-    same = torch.isfinite(u) & (change < FLIPPED).all(1) & (hands == _hands(minimum[None], graph)).all(1)
-    same &= (_trans(x, flexible.kept) == _trans(minimum[None], flexible.kept)).all(1)
+    hands = hands_of(x, graph)
+    same = torch.isfinite(u) & (change < FLIPPED).all(1) & (hands == hands_of(minimum[None], graph)).all(1)
+    same &= (trans_of(x, flexible.kept) == trans_of(minimum[None], flexible.kept)).all(1)
     return x[same], u[same]
 
 
@@ -329,21 +333,6 @@ def ring_rows(zmatrix: ZMatrix, graph: BondGraph) -> dict[int, int]:
 
 def _uniform(rng: torch.Generator, *shape: int) -> Tensor:
     return torch.rand(*shape, generator=rng, dtype=torch.float64)
-
-
-def _hands(x: Tensor, graph: BondGraph) -> Tensor:
-    """Bool (n, centres): on which side the neighbours of every atom that has four lie, x (n, n_atoms, 3)."""
-    four = [around for around in graph.neighbours if len(around) == 4]
-    if not four:
-        return torch.zeros(len(x), 0, dtype=torch.bool)
-    a, b, c, d = (x[:, [around[k] for around in four]] for k in range(4))
-    return (torch.linalg.cross(b - a, c - a) * (d - a)).sum(2) > 0
-
-
-def _trans(x: Tensor, torsions: Sequence[tuple[int, int, int, int]]) -> Tensor:
-    """Bool (n, torsions): which of them are trans in structures x (n, n_atoms, 3)."""
-    atoms = torch.tensor(torsions, dtype=torch.long).reshape(-1, 4)
-    return vectors.torsion(*x[:, atoms].unbind(2)).abs() > math.pi / 2
 
 
 def unwrapped(angles: Tensor) -> Tensor:

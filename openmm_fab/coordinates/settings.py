@@ -43,7 +43,8 @@ class CoordinateSettings(Fields):
     measure : "rigid" or "flexible"
         Of molecules with constraints: what rigid dynamics samples, as OpenMM does, or the limit of stiff springs.
     puckers : float, kT
-        Minima of rings and pyramidal nitrogens up to so much above the lowest are sampled, see `coordinates.minima`.
+        Minima of rings and pyramidal nitrogens up to so much above the lowest are sampled, see `coordinates.minima`; 0:
+        one alone.
     keep : pairs of atoms, or SMARTS patterns of two
         Bonds that keep the side of the given structure whatever their barrier, by numbers of atoms.
     """

@@ -9,10 +9,11 @@ import numpy as np
 import openmm
 import pytest
 import torch
+from molecules import BUTANE
 from openmm import app, unit
 
 from openmm_fab.coordinates.internal import InternalCoordinates
-from openmm_fab.coordinates.isomers import kept_in_large_rings, stiff_in_large_rings
+from openmm_fab.coordinates.isomers import hands_of, kept_in_large_rings, mirrored, stiff_in_large_rings
 from openmm_fab.coordinates.minima import _compared, _sound, distinct, ring_systems, unwrapped, with_far
 from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.energy.compiled import CompiledEnergy
@@ -22,6 +23,7 @@ from openmm_fab.generator.generator import BoltzmannGenerator
 from openmm_fab.generator.settings import GeneratorSettings
 from openmm_fab.molecule.graph import BondGraph
 from openmm_fab.molecule.system import MolecularSystem
+from openmm_fab.tools.vectors import torsion
 
 KT = 0.0083144626 * 300.0
 
@@ -239,3 +241,20 @@ def test_minima_are_compared_with_the_same_torsions_elsewhere():
     torch.testing.assert_close(x[:, 0].sign(), torch.tensor([1.0, -1.0, 1.0, -1.0]).double())
     torch.testing.assert_close(x[:, 1].cos(), torch.tensor([-1.0, -1.0, 1.0, 1.0]).double(), atol=1e-3, rtol=0)
     torch.testing.assert_close(u, torch.tensor([0.0, 0.5, 0.0, 0.5]).double(), atol=0.01, rtol=0)
+
+
+def test_mirror_images_keep_all_but_stereocentres():
+    """Butane's hydrogens exchange labels; a carbon with four kinds of neighbours changes hands, one with two fluorines
+    does not."""
+    x = torch.as_tensor(BUTANE.positions)[None] + 0.01 * torch.randn(
+        5, 14, 3, generator=torch.Generator().manual_seed(0)
+    )
+    image = mirrored(x, BUTANE.graph)
+    assert torch.equal(hands_of(image, BUTANE.graph), hands_of(x, BUTANE.graph))
+    assert not torch.equal(image[..., :2], x[..., :2]) and torch.equal(mirrored(image, BUTANE.graph), x)
+    carbons = [k for k, element in enumerate(BUTANE.elements) if element == "C"]
+    torch.testing.assert_close(torsion(*image[:, carbons].unbind(1)), -torsion(*x[:, carbons].unbind(1)))
+    corners = torch.tensor([[[0.0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]], dtype=torch.float64)
+    for elements, same in ((["C", "H", "F", "Cl", "Br"], False), (["C", "H", "F", "F", "Br"], True)):
+        graph = BondGraph(elements, np.array([[0, 1], [0, 2], [0, 3], [0, 4]]))
+        assert bool(hands_of(mirrored(corners, graph), graph) == hands_of(corners, graph)) == same
