@@ -252,37 +252,34 @@ def title(figures: dict[str, Any]) -> str:
 
 def table(figures: dict[str, Any]) -> str:
     rows = figures["molecules"]
-    what = [w for w in ("beyond", *(f"beyond at {kelvin:g} K" for kelvin in KELVIN)) if f"{w}, search" in rows[0]]
+    what = ["beyond", *(f"beyond at {kelvin:g} K" for kelvin in KELVIN)]
 
     def percent(row: dict[str, Any], which: str) -> str:
-        return " / ".join(f"{100 * row[f'{w}, {which}']:.0f}" for w in what)
+        return " / ".join(f"{100 * row[f'{w}, {which}']:.1f}".removesuffix(".0") for w in what)
 
-    def beyond(row: dict[str, Any], which: str) -> bool:
-        return any(row[f"{w}, {which}"] > 0 for w in what)
+    def worst(row: dict[str, Any], w: str) -> str:
+        return "; ".join(f"{name.replace('LIG1:', '')}" for name in list(row[f"{w}, by, search"])[:1])
 
-    cells = [
-        f"| {r['molecule']} | {r['atoms']} | {r['minima, search']} | {percent(r, 'search')} | "
-        f"{percent(r, 'one minimum')} | {r['seconds, search']:.1f} |"
+    left = {
+        w: [f"{r['molecule']} {100 * r[f'{w}, search']:.1f} ({worst(r, w)})" for r in rows if r[f"{w}, search"] > 0]
+        for w in what[:2]
+    }
+    hot = sorted((r[f"{what[2]}, search"], r["molecule"]) for r in rows)
+    middle = 100 * hot[len(hot) // 2][0]
+    each = [
+        f"{r['molecule']} {percent(r, 'search')} ({percent(r, 'one minimum')}; {r['minima, search']}; "
+        f"{r['seconds, search']:.1f} s)"
         for r in rows
-        if beyond(r, "search")
     ]
-    saved = [
-        f"{r['molecule']} {percent(r, 'one minimum')} ({r['minima, search']}; {r['seconds, search']:.1f} s)"
-        for r in rows
-        if beyond(r, "one minimum") and not beyond(r, "search")
-    ]
-    never = [r["molecule"] for r in rows if not beyond(r, "search") and not beyond(r, "one minimum")]
-    shown = ["conformers", *(f"frames at {kelvin:g} K" for kelvin in KELVIN)][: len(what)]
-    text = (
-        f"Conformers: up to {figures['conformers']} that RDKit embeds, at minima of OpenMM's energy no more than "
-        f"{HIGH:g} kT above the lowest. Beyond: a coordinate outside of the splines' range, where the flow's density "
-        f"falls as that of its base, in % of the {' / '.join(shown)}. Minima: of rings and nitrogens, by the search "
-        "that is part of making coordinates; without it, coordinates come from one minimum. Amides are sampled. "
-        "Seconds, of the processor, are those of making coordinates. None beyond with the search, and without it (in "
-        f"parentheses minima and seconds with it): {', '.join(saved) or '-'}. None beyond, either way: "
-        f"{', '.join(never) or '-'}."
+    return (
+        f"{len(rows)} molecules. Conformers: up to {figures['conformers']} that RDKit embeds, at minima of OpenMM's "
+        f"energy no more than {HIGH:g} kT above the lowest. Frames: of {WALKERS} walkers that begin there, "
+        f"{figures['picoseconds']:g} ps each, at {KELVIN[0]:g} K and at {KELVIN[1]:g} K. Beyond: a coordinate outside "
+        "of the splines' range, where the flow's density falls as that of its base. Amides are sampled.\n\n"
+        f"Conformers beyond, %: {', '.join(left[what[0]]) or 'none'}. Frames at {KELVIN[0]:g} K beyond, %: "
+        f"{', '.join(left[what[1]]) or 'none'}. At {KELVIN[1]:g} K, where puckers that are left out for being higher "
+        f"are reached: {middle:.1f} % in the middle of the molecules, most of {hot[-1][1]}, {100 * hot[-1][0]:.1f} %."
+        f"\n\nEach, in % of conformers / frames at {KELVIN[0]:g} K / at {KELVIN[1]:g} K (without the search for "
+        "puckers and sides; minima of rings and nitrogens; seconds of the processor to make coordinates): "
+        f"{', '.join(each)}."
     )
-    if not cells:
-        return text
-    head = "| molecule | atoms | minima | beyond, % | without the search, % | s |"
-    return text + "\n\n" + "\n".join([head, "|" + "---|" * 6, *cells])
