@@ -168,7 +168,7 @@ def of(smiles: str, system: MolecularSystem, x: np.ndarray, length: float) -> di
         start = time.process_time()
         c = InternalCoordinates.from_system(system, settings, energy=energy)
         seconds = time.process_time() - start
-        modes = [(m.columns, m.means, m.roots) for m in c.modes]
+        modes = [m.of_flow() for m in c.modes]
         flow = CouplingFlow(c.periodic, FlowSettings(layers=2, hidden=4, torsion_layers=2), modes=modes)
         for what, structures in {"beyond": x, **moving}.items():
             beyond = c.to_internal(torch.as_tensor(structures))[0].abs() > flow.reach

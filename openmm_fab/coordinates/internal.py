@@ -26,7 +26,7 @@ from .bijection import Bijection
 from .constraints import MassMetric, fixed_lengths
 from .isomers import Amide, amide_bonds, sides_of_nitrogens, with_trans_amides, without_hydrogen
 from .marks import marked_bonds, marked_centres
-from .minima import MANY, Flexible, Minima, Modes, distinct, search, unwrapped, varied, with_far
+from .minima import MANY, Flexible, Minima, Modes, distinct, followers, search, unwrapped, varied
 from .quenching import reached
 from .scales import (
     ValueAndGradient,
@@ -50,10 +50,9 @@ if TYPE_CHECKING:
 
 
 ZMATRIX = ("rows", "leader", "periodic", "closes")
-MODES = ("columns", "means", "roots")
+MODES = ("columns", "leading", "means", "roots", "log_shares")
 MINIMA = ("x", "energies", "higher", "limit")
 ROTOR = ("rows", "atoms", "frame", "exchange")
-FITS = 4  # of scales, at most, until all minima are within reach
 
 
 class InternalCoordinates(Bijection):
@@ -176,12 +175,8 @@ class InternalCoordinates(Bijection):
         n_lengths = len(one.layout.free)
         values[:, n_lengths:] = unwrapped(values[:, n_lengths:])
         sets = varied(flexible.sets, values, width)
-        for _ in range(FITS):
-            coordinates = fit(several=(sets, values))
-            if sets == (sets := with_far(sets, coordinates.to_internal(x)[0][:, : one.n_stiff], values)):
-                break
         coordinates = fit(several=(sets, values), rotamers=raw(rotamers))
-        coordinates.modes = cls._modes(coordinates, sets, x, energy.value_and_gradient, settings)
+        coordinates.modes = cls._modes(coordinates, sets, minima, energy.value_and_gradient, settings)
         coordinates.minima = minima
         return coordinates
 
@@ -190,29 +185,30 @@ class InternalCoordinates(Bijection):
         cls,
         coordinates: InternalCoordinates,
         sets: Sequence[Sequence[int]],
-        x: Tensor,
+        minima: Minima,
         value_and_gradient: ValueAndGradient,
         settings: CoordinateSettings,
     ) -> tuple[Modes, ...]:
-        """Means and covariances of entries of z, set by set, at the minima x (n, n_atoms, 3) of u."""
-        c, found = coordinates, []
+        """Means and covariances of z, set by set, at the minima of u."""
+        c, x = coordinates, minima.x
         plain = cls(c.zmatrix, lengths=c.lengths, rotors=c.rotors, phases=c.phases, metric=c.metric)
-        z, _ = c.to_internal(x)
-        covariances: dict[int, Tensor] = {}
-        for entries in sets:
-            few = distinct(c.mean[entries] + z[:, entries] * c.mixing.diagonal()[entries])[:MANY]
-            for k in few:
-                if k not in covariances:
-                    at, _ = plain.to_internal(x[k : k + 1])
-                    covariances[k] = covariance_at_minimum(
-                        c.layout, plain.to_cartesian, at[0], value_and_gradient, settings.softest, plain._fold
-                    )
-            width = c.mixing.diagonal()[entries]
-            # While all else stays: how the rest follows is for the flow to learn.
-            blocks = torch.stack([covariances[k].inverse()[entries][:, entries].inverse() for k in few])
-            blocks = blocks * settings.inflate**2
-            roots = torch.linalg.cholesky(blocks / width[:, None] / width)
-            found.append(Modes(torch.tensor(entries), z[few][:, entries], roots))
+        z = c.to_internal(x)[0][:, : c.n_stiff]
+        at: dict[int, Tensor] = {}  # covariances of z
+        chosen = [distinct(c.mean[e] + z[:, e] * c.mixing.diagonal()[e])[:MANY] for e in map(list, sets)]
+        for k in sorted({k for few in chosen for k in few}):
+            there, _ = plain.to_internal(x[k : k + 1])
+            covariance = covariance_at_minimum(
+                c.layout, plain.to_cartesian, there[0], value_and_gradient, settings.softest, plain._fold
+            )
+            at[k] = settings.inflate**2 * c.unmixing @ covariance @ c.unmixing.T
+        means, covariances = [z[few] for few in chosen], [torch.stack([at[k] for k in few]) for few in chosen]
+        follow = followers(sets, means, covariances)
+        found = []
+        for leading, others, few, mean, covariance in zip(sets, follow, chosen, means, covariances, strict=True):
+            columns = [*leading, *others]
+            roots = torch.linalg.cholesky(covariance[:, columns][:, :, columns])
+            log_shares = torch.linalg.slogdet(covariance).logabsdet / 2 - minima.energies[few]
+            found.append(Modes(torch.tensor(columns), len(leading), mean[:, columns], roots, log_shares))
         return tuple(found)
 
     @classmethod
@@ -318,7 +314,7 @@ class InternalCoordinates(Bijection):
         if self.scans is not None and (self.scans.bonds or not self.scans.batched):
             found |= {f"scans.{name}": tensor for name, tensor in self.scans.to_tensors().items()}
         for k, modes in enumerate(self.modes):
-            found |= {f"modes{k}.{name}": getattr(modes, name) for name in MODES}
+            found |= {f"modes{k}.{name}": torch.as_tensor(getattr(modes, name)) for name in MODES}
         if self.minima is not None:
             found |= {f"minima.{name}": getattr(self.minima, name) for name in MINIMA}
         return {k: v.cpu() for k, v in found.items()}
@@ -349,7 +345,8 @@ class InternalCoordinates(Bijection):
             made.scans = Scans.from_tensors(tensors["scans.bonds"], tensors["scans.limit"])
         sets: list[Modes] = []
         while f"modes{len(sets)}.columns" in tensors:
-            sets.append(Modes(*(tensors[f"modes{len(sets)}.{name}"] for name in MODES)))
+            columns, leading, *rest = (tensors[f"modes{len(sets)}.{name}"] for name in MODES)
+            sets.append(Modes(columns, int(leading), *rest))
         made.modes = tuple(sets)
         if "minima.x" in tensors:
             made.minima = Minima(*(tensors[f"minima.{name}"] for name in MINIMA))

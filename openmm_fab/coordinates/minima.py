@@ -38,7 +38,7 @@ STAGES = ((20, 300.0), (20, 100.0), (20, 40.0))  # steps; kT above the limit fro
 TOGETHER = (0.3, 0.5)  # rad; of ring torsions and sides, and of periodic ones: these come down to one minimum
 EQUAL = 0.01  # kT; the mirror image of a minimum is one, too, where the atoms that exchange labels are equal
 MANY = 48  # minima of one set, the lowest
-FAR = 2.5  # of z; what lies farther out at some minimum has modes, too: heat moves it by as much again
+FOLLOWS = 0.005  # nats; an entry that follows less is left to the flow
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,33 @@ class Modes:
     Attributes
     ----------
     columns : Tensor of int, shape (k,)
+        Those that have several minima first, then others that follow them.
+    leading : int
+        How many have several.
     means : Tensor, shape (n, k)
         z there.
     roots : Tensor, shape (n, k, k)
         Cholesky factors of the covariances that the Hessian of the energy predicts there.
+    log_shares : Tensor, shape (n,)
+        -u of the minima, and half the log determinant of the covariance of all stiff coordinates: of their populations
+        in the harmonic picture, up to a constant.
     """
 
     columns: Tensor
+    leading: int
     means: Tensor
     roots: Tensor
+    log_shares: Tensor
+
+    def of_flow(self) -> tuple[Tensor, int, Tensor, Tensor, Tensor]:
+        """What `flow.modes.Mixture` is made of."""
+        return self.columns, self.leading, self.means, self.roots, self.log_shares
 
     @classmethod
     def unknown(cls, column: int) -> Modes:
         """One wide mode for an entry that may have several minima, none of which is known."""
-        return cls(torch.tensor([column]), torch.zeros(1, 1).double(), torch.full((1, 1, 1), WIDE).double())
+        one = torch.ones(1, dtype=torch.float64)
+        return cls(torch.tensor([column]), 1, 0 * one[None], WIDE * one[None, None], 0 * one)
 
 
 @dataclass(frozen=True)
@@ -343,19 +356,31 @@ def unwrapped(angles: Tensor) -> Tensor:
     return first + torch.remainder(angles - first + 1e-9, 2 * math.pi) - 1e-9
 
 
-def with_far(sets: Sequence[Sequence[int]], z: Tensor, values: Tensor) -> list[list[int]]:
-    """The sets, with every other entry of z that lies beyond `FAR` at some minimum in the one that it follows most.
+def followers(sets: Sequence[Sequence[int]], means: Sequence[Tensor], covariances: Sequence[Tensor]) -> list[list[int]]:
+    """Every other entry of z that changes from one minimum of a set to another, in the set that it follows most.
 
-    z and `values` (n, n_stiff) are scaled and plain stiff coordinates at all minima.
+    Of each set the means (n, n_stiff) and covariances (n, n_stiff, n_stiff) of z at its minima. How far an entry
+    follows is how much its own normal distribution there differs from the standard one, (mean^2 + variance - 1 -
+    log(variance)) / 2 nats, and how much of it the set tells by correlation, -log(1 - r^2) / 2, at the minimum where
+    this is most.
     """
-    found = [list(entries) for entries in sets]
+    found: list[list[int]] = [[] for _ in sets]
+    if not sets:
+        return found
+    scores = []
+    for entries, mean, covariance in zip(sets, means, covariances, strict=True):
+        variance = covariance.diagonal(dim1=1, dim2=2)
+        differs = (mean.square() + variance - 1 - variance.log()) / 2
+        cross = covariance[:, :, list(entries)]
+        inside = covariance[:, list(entries)][:, :, list(entries)]
+        told = (cross @ torch.linalg.inv(inside) * cross).sum(2) / variance
+        scores.append((differs - (1 - told).clamp(min=1e-9).log() / 2).amax(0))
+    score = torch.stack(scores)
     known = {e for entries in sets for e in entries}
-    far = [e for e in (z.abs() > FAR).any(0).nonzero()[:, 0].tolist() if e not in known]
-    if far and found:
-        correlation = torch.corrcoef(values.T).nan_to_num(0.0).abs()
-        for e in far:
-            found[max(range(len(sets)), key=lambda k: float(correlation[e, list(sets[k])].max()))].append(e)
-    return [sorted(entries) for entries in found]
+    for e in (score > FOLLOWS).any(0).nonzero()[:, 0].tolist():
+        if e not in known:
+            found[int(score[:, e].argmax())].append(e)
+    return found
 
 
 def varied(sets: Sequence[Sequence[int]], values: Tensor, width: Tensor) -> list[list[int]]:

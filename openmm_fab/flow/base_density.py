@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .modes import Mixture, mixtures_of
+from .modes import Mixture, Modes, mixtures_of
 from .resampled import Resampling
 from .settings import FlowSettings
 
@@ -30,13 +30,14 @@ class BaseDensity(nn.Module):
 
     periodic: Tensor
     _single: Tensor
+    _leading: Tensor
     _thermal: Tensor
 
     def __init__(
         self,
         periodic: Tensor,
         settings: FlowSettings,
-        modes: Sequence[tuple[Tensor, Tensor, Tensor]],
+        modes: Sequence[Modes],
         log_temperatures: Sequence[float],
     ) -> None:
         super().__init__()
@@ -52,13 +53,15 @@ class BaseDensity(nn.Module):
             condition = torch.cat([condition, condition.new_ones(1)])
         self.dim = len(periodic)
         self.register_buffer("periodic", periodic.clone())
-        self.mixtures = mixtures_of([(columns, m / scale, root / scale) for columns, m, root in modes])
-        several = torch.zeros_like(periodic)
+        self.mixtures = mixtures_of([(at, k, m / scale, root / scale, log) for at, k, m, root, log in modes])
+        several, leading = torch.zeros_like(periodic), torch.zeros_like(periodic)
         for mixture in map(_mixture, self.mixtures):
             several[mixture.columns] = True
+            leading[mixture.columns[: mixture.leading]] = True
         if (several & periodic).any():
             raise ValueError("Expected modes of straight coordinates only; some are of angles.")
         self.register_buffer("_single", ~several & ~condition, persistent=False)
+        self.register_buffer("_leading", leading, persistent=False)
         self.register_buffer("_thermal", ~several & ~condition & ~periodic, persistent=False)
         self._thermals = int(self._thermal.sum())
         self.resampling: Resampling | None = None
@@ -112,13 +115,14 @@ class BaseDensity(nn.Module):
         log_prob = self._plain_log_prob(base, torch.ones_like(self.periodic))
         return log_prob if self.resampling is None else log_prob + self.resampling.log_ratio(base)
 
-    def _plain_log_prob(self, base: Tensor, of: Tensor) -> Tensor:
-        """log density (batch,) of some coordinates (dim,), bool, of the plain base; all of a mixture, or none."""
+    def _plain_log_prob(self, base: Tensor, of: Tensor, *, leading: bool = False) -> Tensor:
+        """log density (batch,) of some coordinates (dim,), bool, of the plain base; of a mixture all, or those that
+        lead."""
         normal = -0.5 * base.square() - 0.5 * math.log(2 * math.pi)
         each = torch.where(self.periodic, -math.log(2 * math.pi), normal)
         found = torch.where(of & self._single, each, 0.0).sum(1)
         for mixture in map(_mixture, self.mixtures):
-            found = found + mixture.log_prob(base, self._width(base))
+            found = found + mixture.log_prob(base, self._width(base), leading=leading)
         return found
 
     def scaled(self, z: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from ..tools.warn import warn
 from . import native
 from .base_density import BaseDensity
 from .layers import Arrays, Coupling, apply_layer, halves, move, move_in_c
+from .modes import Modes
 from .resampled import POINTS, Resampling
 from .settings import FlowSettings
 
@@ -41,9 +42,10 @@ class CouplingFlow(BaseDensity):
     settings : FlowSettings, optional
     rng : torch.Generator, optional
         Draws the partition of each layer and the initial conditioners.
-    modes : sequence of (columns, means, roots), optional
+    modes : sequence of (columns, leading, means, roots, log_shares), optional
         Minima of straight coordinates that have several, one entry for each set of coordinates that belong together,
-        see `flow.modes.Mixture`: the base has a mode at each.  Where torsions come first, they are drawn with them.
+        see `flow.modes.Mixture`: the base has a mode at each.  Where torsions come first, the leading ones are drawn
+        with them.
     log_temperatures : sequence of float, optional
         log(T / T0) of two temperatures or more, in rising order.  A sample has one of them, or one between.
 
@@ -74,13 +76,13 @@ class CouplingFlow(BaseDensity):
         settings: FlowSettings | None = None,
         *,
         rng: torch.Generator | None = None,
-        modes: Sequence[tuple[Tensor, Tensor, Tensor]] = (),
+        modes: Sequence[Modes] = (),
         log_temperatures: Sequence[float] = (),
     ) -> None:
         super().__init__(periodic, settings or FlowSettings(), modes, log_temperatures)
         s, bins, periodic = self.settings, self.settings.bins, self.periodic
         condition = torch.arange(self.dim) >= self.dim - bool(self.log_temperatures)
-        several, everything = ~(self._single | condition), torch.ones_like(periodic)
+        several, everything = self._leading, torch.ones_like(periodic)
         lines, circles = torch.nonzero(~(periodic | condition))[:, 0], torch.nonzero(periodic)[:, 0]
         bound, spread = self.ranges()
         self.layers = nn.ModuleList()
@@ -225,8 +227,9 @@ class CouplingFlow(BaseDensity):
         last so many samples have torsions of these layers, held fixed, and their density in place of log q(t).
         """
         base = self.sample_base(n, rng)
-        log_q_t = self._first_log_prob(base)
-        log_q_s = self.base_log_prob(base) - log_q_t - self._log_units(base)
+        with torch.no_grad():  # a sample does not move with the shares of modes
+            log_q_t = self._first_log_prob(base)
+            log_q_s = self.base_log_prob(base) - log_q_t - self._log_units(base)
         own = self.layers[: self.torsion_layers]
         k, defensive = (0, own) if others is None else others
         with torch.set_grad_enabled(torsions and torch.is_grad_enabled()):
@@ -259,7 +262,7 @@ class CouplingFlow(BaseDensity):
         return self._first_log_prob(z) + log_det
 
     def _first_log_prob(self, base: Tensor) -> Tensor:
-        return self._plain_log_prob(base, self.first)
+        return self._plain_log_prob(base, self.first, leading=True)
 
     def reach_at(self, z: Tensor) -> Tensor:
         """`reach` at the temperatures of z (batch, dim): (batch, dim), or (dim,) where there is one."""

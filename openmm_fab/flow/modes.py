@@ -8,19 +8,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+Modes = tuple[Tensor, int, Tensor, Tensor, Tensor]  # as `Mixture` takes them
+
 BROAD = 0.02  # share of a normal that holds all modes: nothing between them has no density
+FLOOR = 0.05  # of the modes' share, that all of them have alike: what is thought to be rare is drawn still
+GAIN = 5.0  # of the logarithms of the shares, by a parameter: they have farther to go than weights of a network
 
 
 class Mixture(nn.Module):
-    """A mixture of Gaussians over some of the coordinates, one a mode, all of one weight, and a broad one.
+    """A mixture of Gaussians over some of the coordinates, one a mode, their shares learned, and a broad one.
 
     Parameters
     ----------
     columns : Tensor of int, shape (k,)
-        Entries of z that it holds.
+        Entries of z that it holds; those that have the modes come first, others follow them.
+    leading : int
+        How many have the modes.
     means : Tensor, shape (modes, k)
     roots : Tensor, shape (modes, k, k)
         Lower triangular; a mode's covariance is root @ root.T.
+    log_shares : Tensor, shape (modes,)
+        Of the modes before training, up to a constant.
 
     Attributes
     ----------
@@ -33,52 +41,62 @@ class Mixture(nn.Module):
     roots: Tensor
     inverses: Tensor
     log_norms: Tensor
-    shares: Tensor
+    log_norms_leading: Tensor
     spread: Tensor
 
-    def __init__(self, columns: Tensor, means: Tensor, roots: Tensor) -> None:
+    def __init__(self, columns: Tensor, leading: int, means: Tensor, roots: Tensor, log_shares: Tensor) -> None:
         super().__init__()
         n, k = means.shape
-        if columns.shape != (k,) or roots.shape != (n, k, k):
+        self.leading = int(leading)
+        if columns.shape != (k,) or roots.shape != (n, k, k) or log_shares.shape != (n,) or not 0 < self.leading <= k:
             raise ValueError(
-                f"Expected columns (k,), means (modes, k) and roots (modes, k, k); got {tuple(columns.shape)}, "
-                f"{tuple(means.shape)} and {tuple(roots.shape)}."
+                "Expected columns (k,), 1 <= leading <= k, means (modes, k), roots (modes, k, k) and log_shares "
+                f"(modes,); got {tuple(columns.shape)}, {leading}, {tuple(means.shape)}, {tuple(roots.shape)} and "
+                f"{tuple(log_shares.shape)}."
             )
         spread = (1 + means.square().mean(0)).sqrt()
         broad = torch.diag(spread)
         roots = torch.cat([roots, broad[None]])
-        shares = torch.tensor([(1 - BROAD) / n] * n + [BROAD], dtype=roots.dtype)
-        log_width = roots.diagonal(dim1=1, dim2=2).log().sum(1)
+        log_widths = roots.diagonal(dim1=1, dim2=2).log() + math.log(2 * math.pi) / 2
         self.register_buffer("columns", columns)
         self.register_buffer("means", torch.cat([means, means.new_zeros(1, k)]))
         self.register_buffer("roots", roots)
         self.register_buffer("inverses", torch.linalg.inv(roots), persistent=False)
         self.register_buffer("spread", spread, persistent=False)
-        self.register_buffer("shares", shares, persistent=False)
-        self.register_buffer("log_norms", shares.log() - log_width - k / 2 * math.log(2 * math.pi), persistent=False)
+        self.raw = nn.Parameter((log_shares - log_shares.logsumexp(0)).to(torch.get_default_dtype()) / GAIN)
+        norms = [-log_widths[:, :m].sum(1) for m in (k, self.leading)]
+        self.register_buffer("log_norms", norms[0], persistent=False)
+        self.register_buffer("log_norms_leading", norms[1], persistent=False)
 
-    def log_prob(self, z: Tensor, width: Tensor | None = None) -> Tensor:
-        """log density (batch,) of z (batch, dim), by its entries `columns`; with modes `width` (batch,) times as
-        wide."""
-        away = z[:, None, self.columns] - self.means.to(z)  # (batch, modes, k)
-        whitened = torch.einsum("mij,bmj->bmi", self.inverses.to(z), away)
+    def shares(self) -> Tensor:
+        """Of the modes, and of the broad one, the last: (modes + 1,)."""
+        of_modes = (1 - FLOOR) * torch.softmax(GAIN * self.raw, 0) + FLOOR / len(self.raw)
+        return torch.cat([(1 - BROAD) * of_modes, of_modes.new_tensor([BROAD])])
+
+    def log_prob(self, z: Tensor, width: Tensor | None = None, *, leading: bool = False) -> Tensor:
+        """log density (batch,) of z (batch, dim), by its entries `columns`, or by the leading ones alone; with modes
+        `width` (batch,) times as wide."""
+        m = self.leading if leading else len(self.columns)
+        log_norms = (self.log_norms_leading if leading else self.log_norms).to(z) + self.shares().to(z).log()
+        away = z[:, None, self.columns[:m]] - self.means[:, :m].to(z)  # (batch, modes, m)
+        # Roots are triangular: what leads is whitened by itself.
+        whitened = torch.einsum("mij,bmj->bmi", self.inverses[:, :m, :m].to(z), away)
         squares = whitened.square().sum(2)
         if width is None:
-            return torch.logsumexp(self.log_norms.to(z) - 0.5 * squares, 1)
-        wider = torch.logsumexp(self.log_norms.to(z) - 0.5 * squares / width[:, None].square(), 1)
-        return wider - len(self.columns) * width.log()
+            return torch.logsumexp(log_norms - 0.5 * squares, 1)
+        return torch.logsumexp(log_norms - 0.5 * squares / width[:, None].square(), 1) - m * width.log()
 
     def sample(self, normal: Tensor, uniform: Tensor, width: Tensor | None = None) -> Tensor:
         """Samples (batch, k) of the mixture, from standard normal numbers (batch, k) and uniform ones (batch,), which
         choose the modes; modes `width` (batch,) times as wide."""
-        bounds = self.shares.to(uniform).cumsum(0)
+        bounds = self.shares().detach().to(uniform).cumsum(0)
         mode = torch.bucketize(uniform.contiguous(), bounds).clamp(max=len(bounds) - 1)
         normal = normal if width is None else normal * width[:, None]
         return self.means.to(normal)[mode] + torch.einsum("bij,bj->bi", self.roots.to(normal)[mode], normal)
 
 
-def mixtures_of(modes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> nn.ModuleList:
-    """A `Mixture` for each (columns, means, roots).
+def mixtures_of(modes: Sequence[Modes]) -> nn.ModuleList:
+    """A `Mixture` for each (columns, leading, means, roots, log_shares).
 
     Raises
     ------

@@ -102,7 +102,7 @@ class Sampler:
         several, dim = log_temperatures(self.settings.temperatures, self.system.temperature), self.coordinates.dim
         self._rng = stream("cpu", self.seed)
         if flow is None:  # the same first weights on every device
-            minima = [(m.columns, m.means, m.roots) for m in self._modes]
+            minima = [m.of_flow() for m in self._modes]
             flow = CouplingFlow(
                 self.coordinates.periodic.cpu(),
                 self.settings.flow,

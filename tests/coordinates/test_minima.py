@@ -112,7 +112,7 @@ def test_minima_of_a_large_ring_are_those_that_hot_dynamics_reaches():
     for energy in energies[low]:
         assert np.abs(c.minima.energies.numpy() - energy).min() < 0.05
     z, log_det = c.to_internal(torch.as_tensor(x[low]))
-    modes = [(m.columns, m.means, m.roots) for m in c.modes]
+    modes = [m.of_flow() for m in c.modes]
     flow = CouplingFlow(c.periodic, FlowSettings(layers=2, hidden=4, torsion_layers=2), modes=modes)
     assert torch.isfinite(log_det).all() and (z.abs() < flow.reach).all()
     assert "rings of 9 atoms" in c.summary() and "that hot dynamics reached" in c.summary()
