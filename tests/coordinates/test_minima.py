@@ -14,7 +14,7 @@ from openmm import app, unit
 
 from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.isomers import hands_of, kept_in_large_rings, mirrored, stiff_in_large_rings
-from openmm_fab.coordinates.minima import _compared, _sound, distinct, ring_systems, unwrapped, with_far
+from openmm_fab.coordinates.minima import _compared, _sound, distinct, followers, ring_systems, unwrapped
 from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.flow.coupling import CouplingFlow
@@ -94,7 +94,7 @@ def test_every_minimum_that_hot_dynamics_reaches_is_found(n):
     assert len({round(e, 1) for e in energies[low]}) > 1
     z, _ = c.to_internal(torch.as_tensor(x[low]))
     (modes,) = c.modes
-    away = (z[:, None, modes.columns] - modes.means).abs().amax(2).min(1)[0]
+    away = (z[:, None, modes.columns] - modes.means)[:, :, : modes.leading].abs().amax(2).min(1)[0]
     # In units of a mode's width; a ring of seven has some thirty minima, and not each has a mode of its own.
     assert (away < (1.0 if n < 7 else 5.0)).all()
     for energy in energies[low]:
@@ -148,11 +148,15 @@ def test_angles_are_unwrapped_at_their_widest_gap():
     torch.testing.assert_close(found.amax(0) - found.amin(0), spread)
 
 
-def test_what_lies_far_out_joins_the_set_that_it_follows():
-    values = torch.tensor([[0.0, 0, 0, 0, 1], [1, 0, 0, 0.9, 1], [0, 1, 0.1, 0.1, 1], [1, 1, 0.1, 1.1, 1]]).double()
-    z = values / torch.tensor([0.1, 0.1, 0.4, 0.4, 1.0])
-    assert with_far([[0], [1]], z, values) == [[0, 3], [1]]
-    assert with_far([[1]], z, values) == [[0, 1, 3]] and with_far([], z, values) == []
+def test_what_changes_with_a_set_follows_it():
+    """One by its mean, one by its width, one by correlation; the last by nothing."""
+    same = torch.eye(6, dtype=torch.float64).repeat(2, 1, 1)
+    means, covariances = [torch.zeros(2, 6).double() for _ in range(2)], [same.clone(), same.clone()]
+    means[0][1, 2], means[1][1, 2] = 1.0, 0.5
+    covariances[1][1, 3, 3] = 2.0
+    covariances[0][0, 0, 4] = covariances[0][0, 4, 0] = 0.6
+    assert followers([[0], [1]], means, covariances) == [[2, 4], [3]]
+    assert followers([], [], []) == []
 
 
 def test_both_chairs_of_a_ring_of_equal_beads():

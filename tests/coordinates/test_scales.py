@@ -69,14 +69,16 @@ def test_the_other_pucker_is_within_the_range():
     first = s.minimum
     (modes,) = c.modes
     z, _ = c.to_internal(torch.tensor(first)[None])
-    z[:, modes.columns] *= -1  # the centre lies between the two
+    ring_of_z = modes.columns[: modes.leading]
+    z[:, ring_of_z] *= -1  # the centre lies between the two
     x, log_det = c.to_cartesian(z)
     assert torch.isfinite(log_det).all()
     second = s.minimise(x[0].numpy())
     assert torsion(first) * torsion(second) < 0 and abs(torsion(second)) > 0.2
     found, _ = c.to_internal(torch.tensor(second)[None])
     assert found[0, : c.n_stiff].abs().max() < FlowSettings().bound
-    assert (found[:, modes.columns] - modes.means).abs().amax(1).min() < 0.3  # of a mode's width
+    away = (found[:, modes.columns] - modes.means).abs()
+    assert away.amax(1).min() < 0.6 and away[:, : modes.leading].amax(1).min() < 0.3  # of a mode's width
     rigid = InternalCoordinates.from_system(s, CoordinateSettings(puckers=0.0), energy=energy)
     assert rigid.to_internal(torch.tensor(second)[None])[0][0, : c.n_stiff].abs().max() > FlowSettings().bound
 

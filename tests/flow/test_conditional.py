@@ -14,7 +14,7 @@ SETTINGS = {
     "torsions first": FlowSettings(layers=2, torsion_layers=4, affine_layers=2, hidden=8, bins=4),
 }
 PERIODIC = torch.tensor([False, False, False, True, True])
-MODES = [(torch.tensor([1]), torch.tensor([[-1.0], [1.0]]), torch.tensor([[[0.2]], [[0.3]]]))]
+MODES = [(torch.tensor([1]), 1, torch.tensor([[-1.0], [1.0]]), torch.tensor([[[0.2]], [[0.3]]]), torch.zeros(2))]
 LOGS = (0.0, math.log(4 / 3), math.log(2))
 
 
@@ -55,13 +55,13 @@ def test_samples_and_density_are_of_one_bijection_at_every_temperature(settings)
 def test_the_density_integrates_to_one_at_every_temperature(settings):
     modes = [(torch.tensor([0]), *MODES[0][1:])]
     flow = flow_of(settings, torch.tensor([False, True]), modes, noise=0.15)
-    lines, circle = torch.linspace(-12, 12, 601, dtype=torch.float64), torch.arange(64) / 64 * 2 * math.pi - math.pi
+    lines, circle = torch.linspace(-12, 12, 1201, dtype=torch.float64), torch.arange(128) / 128 * 2 * math.pi - math.pi
     z = torch.cartesian_prod(lines, circle.double())
     logs = []
     for log_t in (0.0, 0.4, LOGS[-1]):
         log_q = AtTemperature(flow, log_t).log_prob(z).detach()
         logs.append(log_q)
-        assert float(log_q.exp().sum()) * (24 / 600) * (2 * math.pi / 64) == pytest.approx(1.0, abs=1e-3)
+        assert float(log_q.exp().sum()) * (24 / 1200) * (2 * math.pi / 128) == pytest.approx(1.0, abs=1e-3)
     assert float((logs[0] - logs[1]).abs().max()) > 0.1
 
 

@@ -7,18 +7,22 @@ import pytest
 import torch
 
 from openmm_fab.flow.coupling import CouplingFlow
-from openmm_fab.flow.modes import BROAD
+from openmm_fab.flow.modes import BROAD, FLOOR, GAIN
 from openmm_fab.flow.settings import FlowSettings
 
 SETTINGS = FlowSettings(layers=2, torsion_layers=4, affine_layers=4, hidden=8, bins=4)
 PERIODIC = torch.tensor([False, False, False, True, True])
 # Two minima of coordinate 1, two more of coordinates 0 and 2 together.
-ONE = (torch.tensor([1]), torch.tensor([[-1.0], [1.0]]), torch.tensor([[[0.2]], [[0.3]]]))
+ALIKE = torch.zeros(2)
+ONE = (torch.tensor([1]), 1, torch.tensor([[-1.0], [1.0]]), torch.tensor([[[0.2]], [[0.3]]]), ALIKE)
 TWO = (
     torch.tensor([2, 0]),
+    2,
     torch.tensor([[-1.0, 0.5], [1.0, 1.0]]),
     torch.tensor([[[0.2, 0.0], [0.1, 0.3]], [[0.3, 0.0], [-0.2, 0.1]]]),
+    torch.tensor([0.0, -1.0]),
 )
+FOLLOWED = (TWO[0], 1, *TWO[2:])  # coordinate 0 has the modes of coordinate 2, but is drawn after it
 NONE = ()
 
 
@@ -32,7 +36,7 @@ def flow_of(periodic=PERIODIC, modes=NONE, settings=SETTINGS, noise=0.5):
     return flow
 
 
-@pytest.mark.parametrize("modes", [NONE, (ONE,), (ONE, TWO)])
+@pytest.mark.parametrize("modes", [NONE, (ONE,), (ONE, TWO), (ONE, FOLLOWED)])
 def test_the_density_is_that_of_the_two_parts(modes):
     flow = flow_of(modes=modes, noise=0.3)
     z, log_q_t, log_q_s = flow.rsample_torsions_first(50, torch.Generator().manual_seed(0))
@@ -40,13 +44,13 @@ def test_the_density_is_that_of_the_two_parts(modes):
     torch.testing.assert_close(flow.torsions_log_prob(z), log_q_t, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("modes", [NONE, (ONE,), (ONE, TWO)])
+@pytest.mark.parametrize("modes", [NONE, (ONE,), (ONE, TWO), (ONE, FOLLOWED)])
 def test_what_is_drawn_first_does_not_depend_on_the_rest(modes):
     flow = flow_of(modes=modes)
     z, _ = flow.sample(20, torch.Generator().manual_seed(0))
     other = torch.where(flow.first, z, torch.randn_like(z))
     torch.testing.assert_close(flow.torsions_log_prob(other), flow.torsions_log_prob(z), rtol=0, atol=0)
-    columns = [3, 4, *(int(c) for mode in modes for c in mode[0])]
+    columns = [3, 4, *(int(c) for mode in modes for c in mode[0][: mode[1]])]
     assert flow.first.nonzero()[:, 0].tolist() == sorted(columns)
     if len(columns) < 5:
         assert not torch.allclose(flow.log_prob(other), flow.log_prob(z))
@@ -86,29 +90,60 @@ def test_torsions_held_fixed_have_no_gradient():
     assert any(p.grad is not None and p.grad.any() for p in of_torsions)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1.7])
-def test_a_new_flow_has_a_mode_at_every_minimum(scale):
+@pytest.mark.parametrize(("scale", "modes"), [(1.0, TWO), (1.7, TWO), (1.7, FOLLOWED)])
+def test_a_new_flow_has_a_mode_at_every_minimum(scale, modes):
     """Against PyTorch's own mixtures, and by what is drawn; means and roots are in units of z, whatever the scale."""
     from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
     flow = CouplingFlow(
-        PERIODIC, replace(SETTINGS, scale=scale), rng=torch.Generator().manual_seed(0), modes=(ONE, TWO)
+        PERIODIC, replace(SETTINGS, scale=scale), rng=torch.Generator().manual_seed(0), modes=(ONE, modes)
     ).double()
     z, log_q = flow.sample(20_000, torch.Generator().manual_seed(0))
     expected = torch.full_like(log_q, -2 * math.log(2 * math.pi))
-    for columns, means, roots in (ONE, TWO):
+    of_first = torch.full_like(log_q, -2 * math.log(2 * math.pi))
+    for columns, leading, means, roots, log_shares in (ONE, modes):
         broad = torch.diag((scale**2 + means.square().mean(0)).sqrt())  # as wide as both modes together
         means, roots = (
             torch.cat([means, torch.zeros(1, len(columns))]).double(),
             torch.cat([roots, broad[None]]).double(),
         )
-        shares = torch.tensor([(1 - BROAD) / 2, (1 - BROAD) / 2, BROAD]).double()
-        mixture = MixtureSameFamily(Categorical(shares), MultivariateNormal(means, scale_tril=roots))
-        expected += mixture.log_prob(z[:, columns])
+        shares = (1 - FLOOR) * log_shares.softmax(0) + FLOOR / 2
+        shares = torch.cat([(1 - BROAD) * shares, torch.tensor([BROAD])]).double()
+        normal, first = MultivariateNormal(means, roots @ roots.mT), columns[:leading]
+        expected += MixtureSameFamily(Categorical(shares), normal).log_prob(z[:, columns])
+        normal = MultivariateNormal(means[:, :leading], normal.covariance_matrix[:, :leading, :leading])
+        of_first += MixtureSameFamily(Categorical(shares), normal).log_prob(z[:, first])
     torch.testing.assert_close(log_q, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(flow.log_prob(z), expected, rtol=0, atol=1e-5)
+    # In the unit of length of the rest.
+    of_first += int((flow.first & ~flow.periodic).sum()) * math.log(scale)
+    torch.testing.assert_close(flow.torsions_log_prob(z), of_first, rtol=0, atol=1e-5)
     below = (1 - BROAD) / 2 * (1 + 0) + BROAD * float(Normal(0, 1).cdf(torch.zeros(())))
     assert (z[:, 1] < 0).double().mean().item() == pytest.approx(below, abs=0.012)
+
+
+def test_shares_of_modes_are_learned_from_samples_but_not_along_their_paths():
+    """By maximum likelihood they become those of the samples; no mode gets less than its part of the floor."""
+    flow = flow_of(modes=(ONE,), noise=0.0)
+    (mixture,) = flow.mixtures
+    z, log_q_t, log_q_s = flow.rsample_torsions_first(50, torch.Generator().manual_seed(0))
+    (z.square().sum() + log_q_t.sum() + log_q_s.sum()).backward()
+    assert mixture.raw.grad is None
+    z[:, 1] = torch.where(torch.arange(50) < 10, -1.0, 1.0)
+    optimizer = torch.optim.LBFGS([mixture.raw], line_search_fn="strong_wolfe", max_iter=50)
+
+    def loss():
+        optimizer.zero_grad()
+        value = -flow.torsions_log_prob(z.detach()).mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    of_modes = mixture.shares()[:2].detach() / (1 - BROAD)
+    assert of_modes[0].item() == pytest.approx(0.2, abs=0.01)
+    with torch.no_grad():
+        mixture.raw.copy_(torch.tensor([-1e3, 0.0]) / GAIN)
+    assert mixture.shares().tolist() == pytest.approx([(1 - BROAD) * s for s in (FLOOR / 2, 1 - FLOOR / 2)] + [BROAD])
 
 
 def test_modes_that_no_flow_can_have_are_refused():
@@ -118,6 +153,8 @@ def test_modes_that_no_flow_can_have_are_refused():
         CouplingFlow(PERIODIC, SETTINGS, modes=((torch.tensor([4]), *ONE[1:]),))
     with pytest.raises(ValueError, match="Expected columns"):
         CouplingFlow(PERIODIC, SETTINGS, modes=((torch.tensor([0, 1]), *ONE[1:]),))
+    with pytest.raises(ValueError, match="1 <= leading <= k"):
+        CouplingFlow(PERIODIC, SETTINGS, modes=((ONE[0], 0, *ONE[2:]),))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +166,8 @@ def test_settings_that_make_no_flow_are_refused(wrong):
 
 
 def test_some_samples_may_have_torsions_of_other_layers():
-    flow, other = flow_of(modes=(ONE,), noise=0.3), flow_of(modes=(ONE,), noise=0.6)
+    flow, other = flow_of(modes=(ONE,), noise=0.3), flow_of(modes=(ONE,), noise=0.5)
+    other.mixtures.load_state_dict(flow.mixtures.state_dict())
     layers = other.layers[: other.torsion_layers]
     z, log_q_t, log_q_s = flow.rsample_torsions_first(50, torch.Generator().manual_seed(0), others=(20, layers))
     torch.testing.assert_close(flow.torsions_log_prob(z[:30]), log_q_t[:30], rtol=0, atol=1e-9)
@@ -146,7 +184,7 @@ def test_some_samples_may_have_torsions_of_other_layers():
 
 def far_apart(distance):
     """A flow whose coordinate 1 has modes at so much and minus so much, and random weights that do not depend on it."""
-    modes = (torch.tensor([1]), torch.tensor([[-distance], [distance]]), torch.ones(2, 1, 1))
+    modes = (torch.tensor([1]), 1, torch.tensor([[-distance], [distance]]), torch.ones(2, 1, 1), ALIKE)
     return flow_of(modes=(modes,))
 
 
