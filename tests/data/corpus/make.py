@@ -607,7 +607,7 @@ def charmm() -> None:
     (HERE / "gag_drude.psf").write_text(text.replace("PSF", "PSF DRUDE", 1))
     add("charmm", ["gag_drude.psf", "gag.crd", *parts], f"{made}, marked as polarisable", "gag_drude.psf")
     add("charmm", ["gag.psf", "gag.crd", "gag.rtf"], f"{made}, without the prm", "parameters")
-    add("charmm", ["gag.psf", "EOH.inpcrd", *parts], made, "CHARMM coordinates in .*EOH.inpcrd")
+    add("charmm", ["gag.psf", "EOH.inpcrd", *parts], made, "Expected the 27 atoms of .*gag.psf; got 9 in .*EOH.inpcrd")
     add("gromacs", ["gmx_charmm.top", "gag.crd"], made, "GROMACS coordinates in .*gag.crd")
     add("amber", ["gag_chamber.prmtop", "gag.crd"], made, "Amber coordinates in .*gag.crd")
     # chamber: CHARMM's force field in a prmtop.
