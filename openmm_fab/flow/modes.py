@@ -69,7 +69,7 @@ class Mixture(nn.Module):
         self.register_buffer("log_norms_leading", norms[1], persistent=False)
 
     def shares(self) -> Tensor:
-        """Of the modes, and of the broad one, the last: (modes + 1,)."""
+        """Return the shares (modes + 1,) of the modes and, the last, of the broad one."""
         of_modes = (1 - FLOOR) * torch.softmax(GAIN * self.raw, 0) + FLOOR / len(self.raw)
         return torch.cat([(1 - BROAD) * of_modes, of_modes.new_tensor([BROAD])])
 
