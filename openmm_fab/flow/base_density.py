@@ -78,12 +78,13 @@ class BaseDensity(nn.Module):
         return bound, spread
 
     def sample_base(
-        self, n: int, rng: torch.Generator | None = None, *, log_temperature: float | None = None
+        self, n: int, rng: torch.Generator | None = None, *, log_temperature: float | None = None, before: int = 0
     ) -> Tensor:
-        """Draw n samples (n, dim) of the base, lines in units of `scale`."""
+        """Draw n samples (n, dim) of the base, lines in units of `scale`; the last `before` with modes' shares as they
+        were before training."""
         like = next(self.parameters())
         if self.resampling is None:
-            return self._plain_base(n, like, rng, log_temperature)
+            return self._plain_base(n, like, rng, log_temperature, before)
         return self.resampling.sample(n, lambda k: self._plain_base(k, like, rng), rng)
 
     def renew_points(self, rng: torch.Generator | None = None) -> None:
@@ -93,7 +94,12 @@ class BaseDensity(nn.Module):
             points.copy_(self._plain_base(len(points), points, rng))
 
     def _plain_base(
-        self, n: int, like: Tensor, rng: torch.Generator | None, log_temperature: float | None = None
+        self,
+        n: int,
+        like: Tensor,
+        rng: torch.Generator | None,
+        log_temperature: float | None = None,
+        before: int = 0,
     ) -> Tensor:
         z = torch.randn(n, self.dim, generator=rng, device=like.device, dtype=like.dtype)
         uniform = torch.rand(n, self.dim, generator=rng, device=like.device, dtype=like.dtype)
@@ -107,7 +113,18 @@ class BaseDensity(nn.Module):
             base[:, -1] = among if log_temperature is None else log_temperature
         for mixture in map(_mixture, self.mixtures):
             columns = mixture.columns
-            base[:, columns] = mixture.sample(z[:, columns], uniform[:, columns[0]], self._width(base))
+            base[:, columns] = mixture.sample(z[:, columns], uniform[:, columns[0]], self._width(base), before)
+        return base
+
+    def redraw_followers(self, base: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Base points (n, dim) with all that follows a mixture's leading entries drawn anew, given these."""
+        base = base.clone()
+        for mixture in map(_mixture, self.mixtures):
+            rest = mixture.columns[mixture.leading :]
+            if len(rest):
+                normal = torch.randn(len(base), len(rest), generator=rng, device=base.device, dtype=base.dtype)
+                uniform = torch.rand(len(base), generator=rng, device=base.device, dtype=base.dtype)
+                base[:, rest] = mixture.sample_followers(base, normal, uniform, self._width(base))
         return base
 
     def base_log_prob(self, base: Tensor) -> Tensor:
@@ -115,14 +132,14 @@ class BaseDensity(nn.Module):
         log_prob = self._plain_log_prob(base, torch.ones_like(self.periodic))
         return log_prob if self.resampling is None else log_prob + self.resampling.log_ratio(base)
 
-    def _plain_log_prob(self, base: Tensor, of: Tensor, *, leading: bool = False) -> Tensor:
+    def _plain_log_prob(self, base: Tensor, of: Tensor, *, leading: bool = False, before: bool = False) -> Tensor:
         """log density (batch,) of some coordinates (dim,), bool, of the plain base; of a mixture all, or those that
-        lead."""
+        lead; with modes' shares as they were before training."""
         normal = -0.5 * base.square() - 0.5 * math.log(2 * math.pi)
         each = torch.where(self.periodic, -math.log(2 * math.pi), normal)
         found = torch.where(of & self._single, each, 0.0).sum(1)
         for mixture in map(_mixture, self.mixtures):
-            found = found + mixture.log_prob(base, self._width(base), leading=leading)
+            found = found + mixture.log_prob(base, self._width(base), leading=leading, before=before)
         return found
 
     def scaled(self, z: Tensor) -> Tensor:

@@ -224,21 +224,26 @@ class CouplingFlow(BaseDensity):
 
         They have a graph of the parameters; without `torsions` t is held fixed, and z and log q(s | t) have a graph of
         the parameters of q(s | t) alone, log q(t) has none. With `others`, a number and other layers of torsions, the
-        last so many samples have torsions of these layers, held fixed, and their density in place of log q(t).
+        last so many samples have torsions of these layers and of modes with the shares before training, held fixed, and
+        their density in place of log q(t).
         """
-        base = self.sample_base(n, rng)
-        with torch.no_grad():  # a sample does not move with the shares of modes
-            log_q_t = self._first_log_prob(base)
-            log_q_s = self.base_log_prob(base) - log_q_t - self._log_units(base)
         own = self.layers[: self.torsion_layers]
         k, defensive = (0, own) if others is None else others
+        base = self.sample_base(n, rng, before=k)
+        with torch.no_grad():  # a sample does not move with the shares of modes
+            if k:
+                z_k, log_q_t_k = self._through(
+                    base[n - k :], self._first_log_prob(base[n - k :], before=True), defensive
+                )
+                # s is drawn given the t of the flow's own base that goes there.
+                base = torch.cat([base[: n - k], self.redraw_followers(self._back(z_k, own)[0], rng)])
+            log_q_t = self._first_log_prob(base)
+            log_q_s = self.base_log_prob(base) - log_q_t - self._log_units(base)
         with torch.set_grad_enabled(torsions and torch.is_grad_enabled()):
-            z, log_q_t_own = self._through(base[: n - k], log_q_t[: n - k], own)
+            z, log_q_t = self._through(base[: n - k], log_q_t[: n - k], own)
         if k:
-            with torch.no_grad():
-                z_k, log_q_t_k = self._through(base[n - k :], log_q_t[n - k :], defensive)
-            z, log_q_t_own = torch.cat([z, z_k]), torch.cat([log_q_t_own, log_q_t_k])
-        log_q_t = log_q_t_own
+            z = torch.cat([z, torch.where(self.first, z_k, base[n - k :])])
+            log_q_t = torch.cat([log_q_t, log_q_t_k])
         for layer in self.layers[self.torsion_layers :]:
             z, change = self.couple(z, layer, inverse=True)
             log_q_s = log_q_s - change
@@ -253,16 +258,22 @@ class CouplingFlow(BaseDensity):
 
     def torsions_log_prob(self, z: Tensor, layers: nn.ModuleList | None = None) -> Tensor:
         """log q(t) (batch,) of the coordinates drawn first in z (batch, dim), in the unit of length of log q(s | t); of
-        other layers of torsions, if given."""
-        z = self._held(z)
-        z, log_det = self.unscaled(z), torch.zeros_like(z[:, 0])
-        for layer in reversed(self.layers[: self.torsion_layers] if layers is None else layers):
+        other layers of torsions and the shares of modes before training, if given."""
+        z, log_det = self._back(
+            self.unscaled(self._held(z)), self.layers[: self.torsion_layers] if layers is None else layers
+        )
+        return self._first_log_prob(z, before=layers is not None) + log_det
+
+    def _back(self, z: Tensor, layers: nn.ModuleList) -> tuple[Tensor, Tensor]:
+        """z (n, dim) through layers, data -> base, with log |det| (n,)."""
+        log_det = torch.zeros_like(z[:, 0])
+        for layer in reversed(layers):
             z, change = self.couple(z, layer)
             log_det = log_det + change
-        return self._first_log_prob(z) + log_det
+        return z, log_det
 
-    def _first_log_prob(self, base: Tensor) -> Tensor:
-        return self._plain_log_prob(base, self.first, leading=True)
+    def _first_log_prob(self, base: Tensor, before: bool = False) -> Tensor:
+        return self._plain_log_prob(base, self.first, leading=True, before=before)
 
     def reach_at(self, z: Tensor) -> Tensor:
         """`reach` at the temperatures of z (batch, dim): (batch, dim), or (dim,) where there is one."""

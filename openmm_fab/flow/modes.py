@@ -42,6 +42,7 @@ class Mixture(nn.Module):
     inverses: Tensor
     log_norms: Tensor
     log_norms_leading: Tensor
+    untrained: Tensor
     spread: Tensor
 
     def __init__(self, columns: Tensor, leading: int, means: Tensor, roots: Tensor, log_shares: Tensor) -> None:
@@ -64,35 +65,61 @@ class Mixture(nn.Module):
         self.register_buffer("inverses", torch.linalg.inv(roots), persistent=False)
         self.register_buffer("spread", spread, persistent=False)
         self.raw = nn.Parameter((log_shares - log_shares.logsumexp(0)).to(torch.get_default_dtype()) / GAIN)
+        self.register_buffer("untrained", self.raw.detach().clone(), persistent=False)
         norms = [-log_widths[:, :m].sum(1) for m in (k, self.leading)]
         self.register_buffer("log_norms", norms[0], persistent=False)
         self.register_buffer("log_norms_leading", norms[1], persistent=False)
 
-    def shares(self) -> Tensor:
-        """Return the shares (modes + 1,) of the modes and, the last, of the broad one."""
-        of_modes = (1 - FLOOR) * torch.softmax(GAIN * self.raw, 0) + FLOOR / len(self.raw)
+    def shares(self, before: bool = False) -> Tensor:
+        """Return the shares (modes + 1,) of the modes and, the last, of the broad one; or those before training."""
+        raw = self.untrained if before else self.raw
+        of_modes = (1 - FLOOR) * torch.softmax(GAIN * raw, 0) + FLOOR / len(raw)
         return torch.cat([(1 - BROAD) * of_modes, of_modes.new_tensor([BROAD])])
 
-    def log_prob(self, z: Tensor, width: Tensor | None = None, *, leading: bool = False) -> Tensor:
+    def log_prob(
+        self, z: Tensor, width: Tensor | None = None, *, leading: bool = False, before: bool = False
+    ) -> Tensor:
         """log density (batch,) of z (batch, dim), by its entries `columns`, or by the leading ones alone; with modes
-        `width` (batch,) times as wide."""
+        `width` (batch,) times as wide, or with the shares before training."""
         m = self.leading if leading else len(self.columns)
-        log_norms = (self.log_norms_leading if leading else self.log_norms).to(z) + self.shares().to(z).log()
-        away = z[:, None, self.columns[:m]] - self.means[:, :m].to(z)  # (batch, modes, m)
+        terms = self._terms(z, m, width, before)[0]
+        return torch.logsumexp(terms, 1) - (0.0 if width is None else m * width.log())
+
+    def _terms(self, z: Tensor, m: int, width: Tensor | None, before: bool) -> tuple[Tensor, Tensor]:
+        """log of every mode's part (batch, modes + 1) in the density of the first m entries, without the width's, and
+        these entries in units of each mode's root (batch, modes + 1, m)."""
+        log_norms = self.log_norms if m == len(self.columns) else self.log_norms_leading
+        away = z[:, None, self.columns[:m]] - self.means[:, :m].to(z)
         # Roots are triangular: what leads is whitened by itself.
         whitened = torch.einsum("mij,bmj->bmi", self.inverses[:, :m, :m].to(z), away)
         squares = whitened.square().sum(2)
-        if width is None:
-            return torch.logsumexp(log_norms - 0.5 * squares, 1)
-        return torch.logsumexp(log_norms - 0.5 * squares / width[:, None].square(), 1) - m * width.log()
+        if width is not None:
+            squares = squares / width[:, None].square()
+        return log_norms.to(z) + self.shares(before).to(z).log() - 0.5 * squares, whitened
 
-    def sample(self, normal: Tensor, uniform: Tensor, width: Tensor | None = None) -> Tensor:
+    def sample(self, normal: Tensor, uniform: Tensor, width: Tensor | None = None, before: int = 0) -> Tensor:
         """Samples (batch, k) of the mixture, from standard normal numbers (batch, k) and uniform ones (batch,), which
-        choose the modes; modes `width` (batch,) times as wide."""
-        bounds = self.shares().detach().to(uniform).cumsum(0)
-        mode = torch.bucketize(uniform.contiguous(), bounds).clamp(max=len(bounds) - 1)
+        choose the modes; modes `width` (batch,) times as wide, the last `before` with the shares before training."""
+        now, then = uniform[: len(uniform) - before], uniform[len(uniform) - before :]
+        mode = torch.cat([_chosen(self.shares(), now), _chosen(self.shares(True), then)])
         normal = normal if width is None else normal * width[:, None]
         return self.means.to(normal)[mode] + torch.einsum("bij,bj->bi", self.roots.to(normal)[mode], normal)
+
+    def sample_followers(self, z: Tensor, normal: Tensor, uniform: Tensor, width: Tensor | None = None) -> Tensor:
+        """Samples (batch, k - leading) of the entries that follow, given the leading ones in z (batch, dim)."""
+        m = self.leading
+        terms, whitened = self._terms(z, m, width, False)
+        mode = _chosen(terms.softmax(1), uniform)
+        means, roots = self.means.to(z)[mode, m:], self.roots.to(z)[mode, m:]
+        normal = normal if width is None else normal * width[:, None]
+        both = torch.cat([whitened[torch.arange(len(z), device=z.device), mode], normal], 1)
+        return means + torch.einsum("bij,bj->bi", roots, both)
+
+
+def _chosen(shares: Tensor, uniform: Tensor) -> Tensor:
+    """Modes (batch,) chosen by uniform numbers (batch,); of shares (modes,) for all, or (batch, modes)."""
+    bounds = shares.detach().to(uniform).cumsum(-1).expand(len(uniform), -1)
+    return torch.searchsorted(bounds.contiguous(), uniform[:, None].contiguous())[:, 0].clamp(max=bounds.shape[1] - 1)
 
 
 def mixtures_of(modes: Sequence[Modes]) -> nn.ModuleList:

@@ -21,9 +21,9 @@ gets the gradient of -sum (W_i - 1/n) log q(t_i) with W = softmax(lam log w).  l
 the effective sample size `TRUST` n: a step no longer than the samples reach.
 
 Where s is not learned yet a basin of t seems higher than it is; q(t) leaves it, and s is learned there no more.  So,
-from `joint` on, one in `DEFENSIVE` samples has torsions of the layers as they were when it began, r(t), which had every
-basin.  They are samples of the mixture m of both densities: W = softmax(log(q / m) + lam log w), and 1/n becomes
-q / m / n.
+from `joint` on, one in `DEFENSIVE` samples has torsions of the layers as they were when it began, and of modes with the
+shares that they had before training: r(t), which had every basin.  They are samples of the mixture m of both densities:
+W = softmax(log(q / m) + lam log w), and 1/n becomes q / m / n.  Shares of modes are learned from lam = `SHARES` on.
 
 The step of s in phase `weights` has the gradient of -sum W_i log q(s_i | t_i), since a flow of least reverse divergence
 is too narrow, and of 1 - lam times the reverse divergence, since one that is far lets samples of little weight go
@@ -63,6 +63,7 @@ STEEP = 20.0  # sqrt(dim); longer gradients of log p in s are cut
 LOOK, FALL = 150, 0.25  # iterations; kT by which the divergence falls in so many while the joint phase pays
 TRUST = 0.3
 APART, JOINT, STEPS = 0.1, 0.4, 20  # lam, the median of so many steps, up to which these phases last
+SHARES = 0.8  # lam, likewise, from which the shares of modes are learned
 ENOUGH = 0.9
 LIFT_EVERY = 20  # iterations
 DEFENSIVE = 8
@@ -107,7 +108,10 @@ class Start:
                 "Train it by FAB from the first step."
             )
         learner.faster = RATE / settings.learning_rate
-        learner.slow(flow.layers[: flow.torsion_layers].parameters(), TORSIONS)
+        learner.slow([*flow.layers[: flow.torsion_layers].parameters(), *flow.mixtures.parameters()], TORSIONS)
+        # By short steps a mode in which s is learned less would lose its share, and then its samples.
+        reached = statistics.median(self._lams) if len(self._lams) == STEPS else 0.0
+        flow.mixtures.requires_grad_(self.phase == "weights" and reached > SHARES)
         for _ in range(settings.updates):
             learner.learn(self._loss(flow, learner, experience, settings.batch))
         self._iterations += 1
@@ -119,6 +123,7 @@ class Start:
             experience.target.update(drawn, log_weights, LIFT)
         if self.phase == "weights" and experience.ess_above(ENOUGH):
             self._enter("fab")
+            flow.mixtures.requires_grad_(True)
             learner.faster = 1.0
             learner.slow([], 1.0)
 

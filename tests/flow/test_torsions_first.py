@@ -165,21 +165,37 @@ def test_settings_that_make_no_flow_are_refused(wrong):
         FlowSettings(**wrong)
 
 
-def test_some_samples_may_have_torsions_of_other_layers():
-    flow, other = flow_of(modes=(ONE,), noise=0.3), flow_of(modes=(ONE,), noise=0.5)
-    other.mixtures.load_state_dict(flow.mixtures.state_dict())
+@pytest.mark.parametrize("modes", [(ONE,), (ONE, FOLLOWED)])
+def test_some_samples_may_have_torsions_of_other_layers(modes):
+    """Of shares before training, too; what is drawn given them is the flow's own."""
+    flow, other = flow_of(modes=modes, noise=0.3), flow_of(modes=modes, noise=0.5)
+    for mixture in other.mixtures:
+        mixture.raw.data.copy_(mixture.untrained)
     layers = other.layers[: other.torsion_layers]
     z, log_q_t, log_q_s = flow.rsample_torsions_first(50, torch.Generator().manual_seed(0), others=(20, layers))
     torch.testing.assert_close(flow.torsions_log_prob(z[:30]), log_q_t[:30], rtol=0, atol=1e-9)
-    torch.testing.assert_close(flow.torsions_log_prob(z[30:], layers), log_q_t[30:], rtol=0, atol=1e-9)
-    torch.testing.assert_close(other.torsions_log_prob(z[30:]), log_q_t[30:], rtol=0, atol=1e-9)
+    torch.testing.assert_close(flow.torsions_log_prob(z[30:], layers), log_q_t[30:], rtol=0, atol=1e-8)
+    torch.testing.assert_close(other.torsions_log_prob(z[30:]), log_q_t[30:], rtol=0, atol=1e-8)
     assert (flow.torsions_log_prob(z[30:]) - log_q_t[30:]).abs().max() > 0.1
-    # What is drawn given them is the flow's own.
     torch.testing.assert_close(flow.log_prob(z) - flow.torsions_log_prob(z), log_q_s, rtol=0, atol=1e-8)
     plain, _, _ = flow.rsample_torsions_first(50, torch.Generator().manual_seed(0))
     torch.testing.assert_close(z[:30], plain[:30], rtol=0, atol=1e-12)
     log_q_t.sum().backward()
     assert all(p.grad is None for p in layers.parameters())
+
+
+def test_what_follows_is_drawn_given_the_leading_coordinates():
+    """As by the whole mixture among samples whose leading coordinate is the same."""
+    (mixture,) = flow_of(modes=(FOLLOWED,), noise=0.0).mixtures
+    random, n = torch.Generator().manual_seed(0), 400_000
+    draw = {"generator": random, "dtype": torch.float64}
+    both = mixture.sample(torch.randn(n, 2, **draw), torch.rand(n, **draw))
+    near = both[(both[:, 0] - 0.5).abs() < 0.02, 1]
+    z = torch.full((20_000, 5), 0.5, dtype=torch.float64)
+    found = mixture.sample_followers(z, torch.randn(20_000, 1, **draw), torch.rand(20_000, **draw))[:, 0]
+    at = torch.linspace(-1, 2, 13, dtype=torch.float64)
+    expected, got = ((sample[:, None] < at).double().mean(0) for sample in (near, found))
+    assert len(near) > 1000 and (got - expected).abs().max() < 5 * 0.5 / len(near) ** 0.5
 
 
 def far_apart(distance):

@@ -266,3 +266,35 @@ def test_a_phase_may_begin_when_basins_are_due():
     assert start.phase == "joint" and start._iterations == LIFT_EVERY and not start._drawn
     trainer.step()
     assert len(start._drawn) == 1
+
+
+class Sides(Target):
+    """A line with wells at -3 and 3, a share of 0.8 in the second, and one at 2 times it that follows it."""
+
+    def __init__(self):
+        self.dim, self.periodic = 3, torch.tensor([False, False, True])
+
+    def log_prob(self, z):
+        well = [math.log(share) - 2 * (z[:, 0] - at).square() for share, at in ((0.2, -3.0), (0.8, 3.0))]
+        return torch.logsumexp(torch.stack(well), 0) - 2 * (z[:, 1] - 2 * z[:, 0]).square() + torch.cos(z[:, 2])
+
+
+def test_shares_of_modes_are_learned_once_steps_are_long():
+    """Not before: by short steps a mode in which the rest is learned less would lose its share."""
+    target, start = Sides(), Start()
+    means = torch.tensor([[-3.0, -6.0], [3.0, 6.0]])
+    root = torch.linalg.cholesky(torch.tensor([[0.25, 0.5], [0.5, 1.25]])).repeat(2, 1, 1)
+    modes = [(torch.tensor([0, 1]), 1, means, root, torch.zeros(2))]
+    flow = CouplingFlow(target.periodic, FLOW, rng=torch.Generator().manual_seed(0), modes=modes)
+    trainer = Trainer(
+        flow, target, Budget(iterations=600), settings=SETTINGS, rng=torch.Generator().manual_seed(0), objective=start
+    )
+    (mixture,) = trainer.learner.flow.mixtures
+    start.phase = "weights"
+    start._lams.extend([0.5] * STEPS)
+    trainer.step()
+    assert torch.equal(mixture.raw, mixture.untrained)
+    while trainer.iteration < 200 and start.phase == "weights":
+        trainer.step()
+    shares = mixture.shares().detach()
+    assert 0.6 < float(shares[1] / shares[:2].sum()) < 0.85  # until the weights are even enough
