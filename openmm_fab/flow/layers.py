@@ -17,6 +17,7 @@ from ..tools.circle import wrap_periodic
 from . import native, splines
 
 MAX_LOG_SCALE = 1.0  # a layer stretches a line by at most e
+FEW = 3  # coordinates of a kind, none of which is moved by both layers of a pair
 
 
 class Arrays(NamedTuple):
@@ -172,11 +173,13 @@ def _product(w: Tensor, x: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def halves(lines: Tensor, circles: Tensor) -> list[Tensor]:
-    """Two sets that together hold every coordinate; they share one where a number is odd: all layers have one shape.
+    """Two sets that together hold every coordinate.
 
-    A single coordinate is in both, and depends on nothing.
+    They share one where a number is odd, so that all layers have one shape; but not of `FEW` or less, since no layer
+    reads what is in both.  A single coordinate is in both, and depends on nothing.
     """
-    if len(lines) == len(circles) == 1:
-        return [lines, circles]
-    a, b = (len(lines) + 1) // 2, (len(circles) + 1) // 2
-    return [torch.cat([lines[:a], circles[:b]]), torch.cat([lines[len(lines) - a :], circles[len(circles) - b :]])]
+    if len(lines) + len(circles) == 1:
+        return [torch.cat([lines, circles])] * 2
+    a, b = (len(lines) + 1) // 2, len(circles) // 2 if len(circles) <= FEW else (len(circles) + 1) // 2
+    c, d = (a if len(lines) <= FEW else len(lines) - a), (b if len(circles) <= FEW else len(circles) - b)
+    return [torch.cat([lines[:a], circles[:b]]), torch.cat([lines[c:], circles[d:]])]

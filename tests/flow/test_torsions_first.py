@@ -221,3 +221,14 @@ def test_splines_reach_beyond_the_outer_modes():
     assert flow.reach.tolist() == [5.0, 14.0, 5.0, math.inf, math.inf]
     layers = [k for k in flow.layers[: flow.torsion_layers] if 1 in k.moved.tolist()]
     assert layers and all(float(k.bound[k.moved == 1]) == 14.0 for k in layers)
+
+
+@pytest.mark.parametrize("periodic", [[False, True, True, True], [False, False, False, True], [False, True]])
+def test_every_coordinate_is_read_by_a_layer_that_moves_others(periodic):
+    """Lines that are drawn first, and circles: also where there is one of a kind."""
+    lines = [k for k, circle in enumerate(periodic) if not circle]
+    modes = [(torch.tensor(lines), len(lines), torch.zeros(1, len(lines)), torch.eye(len(lines))[None], torch.zeros(1))]
+    flow = CouplingFlow(torch.tensor(periodic), SETTINGS, rng=torch.Generator().manual_seed(0), modes=modes)
+    read = [{*k.kept_lines.tolist(), *k.kept_circles.tolist()} for k in flow.layers]
+    assert set().union(*read) == set(range(len(periodic)))
+    assert set().union(*(k.moved.tolist() for k in flow.layers)) == set(range(len(periodic)))
