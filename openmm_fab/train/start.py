@@ -14,7 +14,8 @@ energy with its gradient a sample, no annealing; phases follow each other by wha
 `weights`  t as in `apart`, with rare basins lifted: the basins get their populations; s by its weights as far as they
            reach, and by the reverse divergence, both along the paths of the samples (below).  Until the effective
            sample size is `ENOUGH`.
-`fab`      what the objective was made with.
+`fab`      what the objective was made with, the learning rate rising from 0 over `RISE` iterations: its noise is that
+           of few annealed samples at first. Back to `weights` where the effective sample size falls below `BACK`.
 
 The step of t: log w = log p(s, t) - log q(s | t) - log q(t) is an estimate of -F(t) - log q(t) from one sample, and t
 gets the gradient of -sum (W_i - 1/n) log q(t_i) with W = softmax(lam log w).  lam is the largest in (0, 1] that leaves
@@ -64,7 +65,7 @@ LOOK, FALL = 150, 0.25  # iterations; kT by which the divergence falls in so man
 TRUST = 0.3
 APART, JOINT, STEPS = 0.1, 0.4, 20  # lam, the median of so many steps, up to which these phases last
 SHARES = 0.8  # lam, likewise, from which the shares of modes are learned
-ENOUGH = 0.9
+ENOUGH, BACK, RISE = 0.9, 0.5, 100
 LIFT_EVERY = 20  # iterations
 DEFENSIVE = 8
 KEPT, SEEN = 40, 256  # of the latest batches, and samples of each, of all ranks, in which basins are looked for
@@ -91,15 +92,19 @@ class Start:
         self.then, self.phase, self.lam = then, PHASES[0], math.nan
         self._divergences: deque[float] = deque(maxlen=2 * LOOK)
         self._lams: deque[float] = deque(maxlen=STEPS)
-        self._iterations = 0
+        self._iterations = 0  # of this phase
         self._drawn: deque[tuple[Tensor, Tensor]] = deque(maxlen=KEPT)
         self._before: dict[str, Tensor] | None = None  # state of the layers of torsions when `joint` began
         self._layers: nn.ModuleList | None = None  # these layers
 
     def __call__(self, learner: Learner, experience: Experience, settings: TrainSettings) -> None:
         """Make the gradient steps of one iteration."""
+        self._iterations += 1
         if self.phase == "fab":
+            learner.faster = min(1.0, self._iterations / RISE)
             self.then(learner, experience, settings)
+            if not experience.ess_above(BACK):
+                self._enter("weights")
             return
         flow = learner.flow
         if not isinstance(flow, CouplingFlow) or not flow.torsion_layers:
@@ -114,9 +119,7 @@ class Start:
         flow.mixtures.requires_grad_(self.phase == "weights" and reached > SHARES)
         for _ in range(settings.updates):
             learner.learn(self._loss(flow, learner, experience, settings.batch))
-        self._iterations += 1
-        # A phase that begins with this iteration has drawn nothing yet.
-        due = self._iterations % LIFT_EVERY == 0 and len(self._drawn) > 0
+        due = self._iterations > 0 and self._iterations % LIFT_EVERY == 0
         if due and self.phase != "apart" and settings.basin_share:
             # By the weights of the steps: what q alone has between two basins would join them.
             drawn, log_weights = map(torch.cat, zip(*self._drawn, strict=True))
@@ -124,7 +127,6 @@ class Start:
         if self.phase == "weights" and experience.ess_above(ENOUGH):
             self._enter("fab")
             flow.mixtures.requires_grad_(True)
-            learner.faster = 1.0
             learner.slow([], 1.0)
 
     def _loss(self, flow: CouplingFlow, learner: Learner, experience: Experience, n: int) -> Tensor:
@@ -205,7 +207,7 @@ class Start:
                 self._enter("weights")
 
     def _enter(self, phase: str) -> None:
-        self.phase = phase
+        self.phase, self._iterations = phase, 0
         self._lams.clear()
         self._drawn.clear()
         if phase == "fab":

@@ -10,8 +10,9 @@ from openmm_fab.flow.coupling import CouplingFlow
 from openmm_fab.flow.settings import FlowSettings
 from openmm_fab.generator.parts import objective_of
 from openmm_fab.target import Target
+from openmm_fab.train.experience import RECENT
 from openmm_fab.train.settings import Budget, TrainSettings
-from openmm_fab.train.start import JOINT, LIFT_EVERY, LOOK, PHASES, STEPS, Start
+from openmm_fab.train.start import JOINT, LIFT_EVERY, LOOK, PHASES, RISE, STEPS, Start
 from openmm_fab.train.trainer import Trainer
 
 FLOW = FlowSettings(layers=2, torsion_layers=4, affine_layers=2, hidden=32)
@@ -263,9 +264,31 @@ def test_a_phase_may_begin_when_basins_are_due():
     start._lams.extend([1.0] * STEPS)
     trainer = trainer_of(10, start)
     trainer.step()
-    assert start.phase == "joint" and start._iterations == LIFT_EVERY and not start._drawn
+    assert start.phase == "joint" and start._iterations == 0 and not start._drawn
     trainer.step()
     assert len(start._drawn) == 1
+
+
+@pytest.mark.parametrize(("scatter", "phase"), [(0.3, "fab"), (2.0, "weights")])
+def test_fab_begins_slowly_and_goes_back_where_it_loses_the_target(scatter, phase):
+    """log w is normal: the effective share of its samples is exp(-scatter^2), 0.91 and 0.02."""
+    rates, random = [], torch.Generator().manual_seed(0)
+
+    def then(learner, experience, settings):
+        rates.append(learner.faster)
+        z = torch.zeros(512, 6)
+        experience.record_log_w(scatter * torch.randn(512, generator=random), z)
+        learner.learn(learner.log_prob(z).mean())
+
+    start = Start(then)
+    start.phase = "fab"
+    trainer = trainer_of(1000, start)
+    for _ in range(RECENT):
+        trainer.experience.record_log_w(scatter * torch.randn(512, generator=random), torch.zeros(512, 6))
+    for _ in range(3 if phase == "fab" else 1):
+        trainer.step()
+    assert rates[0] == 1 / RISE and rates == sorted(set(rates))
+    assert start.phase == phase
 
 
 class Sides(Target):
