@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--molecules", nargs="+", default=list(CASES), choices=list(CASES), metavar="NAME")
     parser.add_argument("--minutes", type=float, default=1.0, help="of training, each, of the processor")
     parser.add_argument("--picoseconds", type=float, default=1600.0, help="of each replica of the reference")
+    parser.add_argument("--runs", type=int, default=1, help="independent ones of the reference, so long each")
     parser.add_argument("--folder", type=Path, default=Path("runs/populations"), help="of what is done already")
     parser.add_argument("--references", action="store_true", help="make the references only")
     parser.add_argument("--note", default="", help="a sentence on the machine, such as what else ran there")
@@ -148,14 +150,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             raise Skip(f"{error}") from error
         row = folder / f"{name}.json"
         if not row.exists() or options.references:
-            x, seconds = reference(system, case, length, folder / f"{name}.npz")
+            paths = [folder / (f"{name}, {k}.npz" if k else f"{name}.npz") for k in range(options.runs)]
+            made = [reference(system, case, length, path, seed) for seed, path in enumerate(paths)]
+            runs, seconds = [x for x, _ in made if x is not None], sum(each for _, each in made)
             if options.references:
-                shares = (
-                    {k: estimate(s.inside(x, case.smiles)) for k, s in case.shares.items()} if x is not None else {}
-                )
+                shares = {k: estimate([s.inside(x, case.smiles) for x in runs]) for k, s in case.shares.items() if runs}
                 print(name, f"{seconds:.0f} s", shares, flush=True)
                 continue
-            figures = {"reference seconds": seconds, **of(system, case, x, minutes)}
+            figures = {"reference seconds": seconds, "runs": len(runs), **of(system, case, runs, minutes)}
             figures = {"molecule": name, "atoms": system.n_atoms, "minutes": minutes, **figures}
             row.write_text(json.dumps(figures), "utf-8")
         found.append(json.loads(row.read_text("utf-8")))
@@ -165,14 +167,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {"picoseconds": length, "note": options.note, "molecules": found}
 
 
-def reference(system: MolecularSystem, case: Case, length: float, path: Path) -> tuple[np.ndarray | None, float]:
+def reference(
+    system: MolecularSystem, case: Case, length: float, path: Path, seed: int = 0
+) -> tuple[np.ndarray | None, float]:
     """Structures (n, n_atoms, 3), nm, at the temperature of the case, in order of time, and seconds of the processor;
     none where symmetry says it all."""
     if all(share.exact is not None for share in case.shares.values()):
         return None, 0.0
     if not path.exists():
         start = time.process_time()
-        x = tempered(system.system, system.minimum, case.temperature, case.hottest, length)
+        x = tempered(system.system, system.minimum, case.temperature, case.hottest, length, seed)
         np.savez(path, x=x, seconds=time.process_time() - start)
     with np.load(path) as file:
         return file["x"], float(file["seconds"])
@@ -214,11 +218,16 @@ def tempered(
     return np.array(found[int(EQUILIBRATION * len(found)) :])
 
 
-def estimate(inside: np.ndarray) -> tuple[float, float]:
-    """Share and its standard error, by the scatter of `BLOCKS` blocks of time."""
-    blocks = np.array([part.mean() for part in np.array_split(inside.astype(float), BLOCKS)])
-    error = float(blocks.std(ddof=1) / math.sqrt(BLOCKS))
-    return float(inside.mean()), error or rule_of_three(BLOCKS)
+def estimate(runs: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Share in runs of equal length, and its standard error: by the scatter of `BLOCKS` blocks of time of each, or of
+    the runs, whichever is greater.
+
+    A structure keeps its pucker from one temperature to another, so that blocks of one run are not independent.
+    """
+    blocks = np.array([[part.mean() for part in np.array_split(run.astype(float), BLOCKS)] for run in runs])
+    of_blocks = float(blocks.std(1, ddof=1).mean() / math.sqrt(blocks.size))
+    of_runs = float(blocks.mean(1).std(ddof=1) / math.sqrt(len(runs))) if len(runs) > 1 else 0.0
+    return float(blocks.mean()), max(of_blocks, of_runs) or rule_of_three(blocks.size)
 
 
 def weighted(inside: np.ndarray, weights: np.ndarray, effective: float) -> tuple[float, float]:
@@ -228,8 +237,9 @@ def weighted(inside: np.ndarray, weights: np.ndarray, effective: float) -> tuple
     return p, error or rule_of_three(effective)
 
 
-def of(system: MolecularSystem, case: Case, x: np.ndarray | None, minutes: float) -> dict[str, Any]:
-    """Shares by a generator trained for so long, and by the reference's structures x (n, n_atoms, 3), if any."""
+def of(system: MolecularSystem, case: Case, runs: Sequence[np.ndarray], minutes: float) -> dict[str, Any]:
+    """Shares by a generator trained for so long, and by the structures (n, n_atoms, 3) of each run of the
+    reference, if any."""
     settings = replace(PRESETS["smoke"].settings, coordinates=CoordinateSettings(**case.coordinates))
     start = time.perf_counter()
     generator = BoltzmannGenerator(system, settings, seed=0)
@@ -239,7 +249,7 @@ def of(system: MolecularSystem, case: Case, x: np.ndarray | None, minutes: float
     shares = {}
     for name, share in case.shares.items():
         ours = weighted(share.inside(ensemble.x.astype(np.float32), case.smiles), ensemble.weights, ensemble.ess)
-        theirs = (math.nan, math.nan) if x is None else estimate(share.inside(x, case.smiles))
+        theirs = estimate([share.inside(x, case.smiles) for x in runs]) if runs else (math.nan, math.nan)
         against, error = theirs if share.exact is None else (share.exact, 0.0)
         shares[name] = {
             "share": ours[0],
@@ -250,8 +260,8 @@ def of(system: MolecularSystem, case: Case, x: np.ndarray | None, minutes: float
             "z": (ours[0] - against) / math.hypot(ours[1], error),
         }
     compared: list[Any] = []
-    if x is not None:
-        frames = mdtraj.Trajectory(x, system.md_topology)
+    if runs:
+        frames = mdtraj.Trajectory(np.concatenate(runs), system.md_topology)
         comparison = compare(ensemble, Ensemble.from_mdtraj(frames, system))
         compared = [*comparison.basins, *comparison.torsions]
     audit = generator.audit(ProcessorTime(minutes=AUDIT), ensemble)
@@ -289,11 +299,13 @@ def table(figures: dict[str, Any]) -> str:
     missing = [row["molecule"] for row in figures["molecules"] if row["missing"]]
     named = "; ".join(f"{name} ({len(which)})" for name, which in wrong.items())
     minutes = sorted({row["minutes"] for row in figures["molecules"]})
+    runs = [f"{row['molecule']} {row['runs']}" for row in figures["molecules"] if row.get("runs", 1) > 1]
+    several = f"of the runs, where there are several ({', '.join(runs) or 'nowhere'})"
     lasted = " to ".join(f"{m:g}" for m in dict.fromkeys((minutes[0], minutes[-1])))
     return (
         f"{lasted} min of one core for training each, preset smoke, {SAMPLES:,} samples, no solvent. "
         f"{figures['note']} Reference: {REPLICAS} replicas of {figures['picoseconds']:g} ps by OpenMM alone, "
-        f"error by {BLOCKS} blocks, or exact by symmetry. z: difference over its error, rms "
+        f"error by {BLOCKS} blocks or {several}, or exact by symmetry. z: difference over its error, rms "
         f"{np.sqrt((z**2).mean()):.2f}, largest {np.abs(z).max():.1f}. "
         f"`compare` with the reference: {sum(row['compared'] for row in figures['molecules'])} basins and torsions, "
         f"disagree: {named or 'none'}. States missing, by an audit: {', '.join(missing) or 'none'}. Shares in %, the "
