@@ -1,6 +1,7 @@
 """From a force field to GFN2-xTB by `refine`: a basin's free energy, beside molecular dynamics on GFN2-xTB itself.
 
-A flow learns the force field; `refine` carries its ensemble to GFN2-xTB. Of butane (OPLS-AA) dynamics on GFN2-xTB, by
+A flow learns the force field; `refine` carries its ensemble to GFN2-xTB. Of butane (OPLS-AA) and ethyl acetate (OpenFF
+2.2.1, by `from_smiles("CCOC(C)=O", solvent="none")`), both without a solvent, dynamics on GFN2-xTB, by
 OpenMM and its PythonForce with hydrogens of 4 dalton and steps of 2 fs, says what is right, and how many evaluations
 that takes: plain Langevin, and OPES along the torsion. It is kept in the folder and gone on with. Of ibuprofen (OpenFF
 2.2.1 and GBn2; GFN2-xTB with water by ALPB) no dynamics that one core affords is long enough. The other way from the
@@ -35,17 +36,19 @@ STEP_FS, HEAVY, EQUILIBRATION = 2.0, 4.0, 5.0  # fs, dalton, ps
 OPES = {"barrier": 8.0, "build_ps": 60.0, "kernel_ps": 0.1}
 SAMPLES = 20_000
 RUNGS = 8
+MOLECULES = Path(__file__).resolve().parent / "molecules"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A molecule of `systems/`, a basin by the torsion of four atoms, and what GFN2-xTB is told."""
+    """A molecule of `systems/` or `benchmarks/molecules/`, a basin by a torsion, and what GFN2-xTB is told."""
 
     torsion: tuple[int, int, int, int]
     basin: str
     beyond: bool  # the basin is where |torsion| is above 2 pi / 3, else below
     charge: int = 0
     solvent: str | None = None
+    place: Path | None = None  # the molecule's folder, if it is none of `systems/`
 
     def inside(self, frames: mdtraj.Trajectory) -> np.ndarray:
         phi = np.abs(mdtraj.compute_dihedrals(frames, [self.torsion], periodic=False)[:, 0])
@@ -54,6 +57,7 @@ class Case:
 
 CASES = {
     "butane": Case((0, 1, 2, 3), "gauche", beyond=False),
+    "ethyl_acetate": Case((0, 1, 2, 3), "gauche", beyond=False, place=MOLECULES / "ethyl_acetate"),
     "ibuprofen": Case((4, 3, 1, 18), "isobutyl's H anti to phenyl", beyond=True, charge=-1, solvent="water"),
 }
 
@@ -149,7 +153,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         from tblite.ase import TBLite
     except ImportError as error:
         raise Skip("GFN2-xTB needs tblite and ase: pip install tblite ase.") from error
-    system, case = fab.MolecularSystem.load(options.system), CASES[options.system]
+    case = CASES[options.system]
+    system = fab.MolecularSystem.load(case.place or options.system)
     budget = 60 if options.quick else options.budget
     lengths = {"langevin": 0.2 if options.quick else options.langevin_ps, "opes": options.opes_ps}
     begun = time.process_time()
