@@ -2,20 +2,23 @@
 
 Energy and gradient, microseconds of processor time a structure, median of repeats. The network has random weights:
 eight members of ANI-2x's depth over radial and angular functions of all atoms, in its single precision. Through OpenMM
-it is the same network, one structure a call. GFN2-xTB is tblite's by ASE, where both are installed. Beside them the
-force field: translated to C, by PyTorch alone, and by OpenMM. What a training costs with each is extrapolated: the
-evaluations of ten minutes of alanine dipeptide by the preset `laptop` (3.7e6, a raw ESS near 75 %), each with its
-energy and the share of everything else, which a short training with the force field measures; a short one with the
-network shows how far that holds.
+it is the same network, one structure a call, in this process or in others, whose processor time is read from /proc: as
+many idle cores do so many times as many a second. GFN2-xTB is tblite's by ASE, GFN1-xTB that of dxtb in batches, where
+they are installed. Beside them the force field: translated to C, by PyTorch alone, and by OpenMM. What a training costs
+with each is extrapolated: the evaluations of ten minutes of alanine dipeptide by the preset `laptop` (3.7e6, a raw ESS
+near 75 %), each with its energy and the share of everything else, which a short training with the force field measures;
+a short one with the network shows how far that holds.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,15 +38,16 @@ from openmm_fab.train.settings import Budget
 RADIAL, ANGULAR, MEMBERS = 16, 4, 8
 HIDDEN = (160, 128, 96)  # ANI-2x's, of its smallest elements
 SECONDS = 2.0
-ONE_BY_ONE, SOME = (
-    ("python", "openmm", "gfn2"),
-    64,
-)  # for which the batch does not matter, and of how many they are timed
+SLOW = {"python": 64, "processes": 64, "openmm": 64, "gfn2": 64, "gfn1": 16}  # structures, of fewer than a batch
+PROCESSES = 2
+BOHR = 0.0529177210903  # nm
 TRAINING = 3.7e6  # evaluations of ten minutes, see main_job_alanine_dipeptide_laptop_*_10min
 SHORT = {"force field": 60_000, "batched": 4_000}  # evaluations of the short trainings
 ROWS = {
     "batched": "network, batched",
     "python": "network, PythonForce",
+    "processes": f"network, PythonForce in {PROCESSES} processes",
+    "gfn1": "GFN1-xTB, dxtb, batched",
     "gfn2": "GFN2-xTB, tblite by ASE",
     "force field": "force field, translated, in C",
     "eager": "force field, translated, by PyTorch",
@@ -135,10 +139,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             energies["gfn2"] = from_ase(TBLite(method="GFN2-xTB", verbosity=0), system).value_and_gradient
         except ImportError:
             print("Without GFN2-xTB: pip install tblite ase.", file=sys.stderr)
+        try:
+            energies["gfn1"] = _dxtb(system)
+        except ImportError:
+            print("Without GFN1-xTB: pip install dxtb.", file=sys.stderr)
         seconds = 0.0 if options.quick else SECONDS
-        microseconds = {
-            name: _median(call, x[:SOME] if name in ONE_BY_ONE else x, seconds) for name, call in energies.items()
-        }
+        microseconds = {name: _median(call, x[: SLOW.get(name, batch)], seconds) for name, call in energies.items()}
+    if sys.platform == "linux":
+        with OpenMMEnergy(python, platform="Reference", workers=PROCESSES, processes=True) as several:
+            assert several._pool is not None
+            pids = [process.pid for process in several._pool.processes]
+            microseconds["processes"] = _median(several.value_and_gradient, x[: SLOW["processes"]], seconds, pids)
     return {
         "system": system.name,
         "batch": batch,
@@ -167,15 +178,36 @@ def _training(system: MolecularSystem, network: Energy, microseconds: dict[str, 
     return {"rest": rest, "evaluations": evaluations, "seconds": seconds, "predicted": predicted}
 
 
-def _median(call: Callable[[Tensor], object], x: Tensor, least: float) -> float:
-    """Microseconds a structure: the median of three repeats or more."""
+def _dxtb(system: MolecularSystem) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """GFN1-xTB in PyTorch."""
+    import dxtb
+
+    numbers = torch.tensor([openmm.app.Element.getBySymbol(e).atomic_number for e in system.elements])
+
+    def hartree(x: Tensor) -> Tensor:
+        options = {"verbosity": 0, "batch_mode": 2}
+        calculator = dxtb.Calculator(numbers.expand(len(x), -1), dxtb.GFN1_XTB, dtype=torch.float64, opts=options)
+        return calculator.get_energy(x / BOHR, chrg=x.new_zeros(len(x), 1))
+
+    return from_torch(hartree, system, "hartree").value_and_gradient
+
+
+def _median(call: Callable[[Tensor], object], x: Tensor, least: float, pids: Sequence[int] = ()) -> float:
+    """Microseconds a structure, of this process and others: the median of three repeats or more."""
     call(x[:2])
     times: list[float] = []
     while len(times) < 3 or sum(times) < least:
-        begun = time.process_time()
+        begun = _spent(pids)
         call(x)
-        times.append(time.process_time() - begun)
+        times.append(_spent(pids) - begun)
     return round(float(np.median(times)) / len(x) * 1e6, 1)
+
+
+def _spent(pids: Sequence[int]) -> float:
+    """Processor time of this process and others, s."""
+    fields = [(pid, *Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]) for pid in pids]
+    ticks = sum(int(utime) + int(stime) for _, utime, stime in fields)
+    return time.process_time() + (ticks / os.sysconf("SC_CLK_TCK") if pids else 0.0)
 
 
 def section_name(figures: dict[str, Any]) -> str:

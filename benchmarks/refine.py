@@ -1,12 +1,12 @@
 """From a force field to GFN2-xTB by `refine`: a basin's free energy, beside molecular dynamics on GFN2-xTB itself.
 
 A flow learns the force field; `refine` carries its ensemble to GFN2-xTB. Of butane (OPLS-AA) and ethyl acetate (OpenFF
-2.2.1, by `from_smiles("CCOC(C)=O", solvent="none")`), both without a solvent, dynamics on GFN2-xTB, by
-OpenMM and its PythonForce with hydrogens of 4 dalton and steps of 2 fs, says what is right, and how many evaluations
-that takes: plain Langevin, and OPES along the torsion. It is kept in the folder and gone on with. Of ibuprofen (OpenFF
-2.2.1 and GBn2; GFN2-xTB with water by ALPB) no dynamics that one core affords is long enough. The other way from the
-one energy to the other is a ladder: annealed importance sampling over lambda, u + lambda (u' - u), with samples of the
-force field as proposals, so that it needs energies alone, as many as `refine` has. tblite and ase are needed.
+2.2.1, by `from_smiles("CCOC(C)=O", solvent="none")`), both without a solvent, dynamics on GFN2-xTB, by OpenMM and its
+PythonForce with hydrogens of 4 dalton and steps of 2 fs, says what is right, and how many evaluations that takes: plain
+Langevin, and OPES along the torsion. It is kept in the folder and gone on with. Of ibuprofen (OpenFF 2.2.1 and GBn2;
+GFN2-xTB with water by ALPB) no dynamics that one core affords is long enough. The other way from the one energy to the
+other is a ladder: annealed importance sampling over lambda, u + lambda (u' - u), with samples of the force field as
+proposals, so that it needs energies alone, as many as `refine` has. tblite and ase are needed.
 """
 
 from __future__ import annotations
