@@ -54,7 +54,7 @@ def questions() -> dict[str, tuple[Table, tuple[str, ...]]]:
         "What does one flow of several temperatures give?": (_each, ("temperatures",)),
         "Do runs until an error tell the truth?": (_abreast, ("calibration",)),
         "What does 0.1 kT cost, by a flow and by MD?": (_each, ("race",)),
-        "What does a better energy cost, from a cheap one?": (_abreast, ("refine_*",)),
+        "What does a better energy cost, from a cheap one?": (_joined, ("refine_*",)),
         "How often does MD hop with proposals of the flow?": (_abreast, ("hops",)),
         "Is memory flat over hours, do killed runs resume?": (_words, ("soak", "kill9")),
         "Which faults do the tests notice?": (_faults, ("mutation_*",)),

@@ -235,29 +235,33 @@ def table(figures: dict[str, Any]) -> str:
     def shown(pair: list[float]) -> str:
         return f"{pair[0]:.2f} ± {pair[1]:.2f}"
 
-    rows = [
-        ["force field, a flow", shown(figures["cheap"]), "0"],
-        ["GFN2-xTB, `refine`", shown(figures["refined"]), f"{figures['evaluations']:,}"],
-        [f"GFN2-xTB, a ladder of {RUNGS} lambdas", shown(figures["ladder"]), f"{figures['evaluations']:,}"],
-        ["the correction, by `refine`", shown(figures["correction"]), ""],
-    ]
     notes = (
         f"Of processor time training took {figures['training_seconds']} s, `refine` {figures['refine_seconds']} s, an "
         f"energy of GFN2-xTB {figures['milliseconds']} ms. Of the last round {100 * figures['ess_fraction']:.0f} % are "
         f"effective, by reweighting alone {100 * figures['overlap']:.2g} %; k-hat {figures['khat']}. "
         f"Of the ladder's chains {figures['ladder_ess']} are effective."
     )
+    known = []
     for method, md in figures["dynamics"].items():
         label = {"langevin": "Langevin", "opes": "OPES"}[method]
-        rows.append([f"GFN2-xTB, {label}, {md['ps']:g} ps", md["number"], f"{md['evaluations']:,}"])
+        known.append(f"{md['number']}; {label}, {md['ps']:g} ps, {md['evaluations']:,}")
         if np.isfinite(md["z"]):
             notes += (
-                f" {label} is {abs(md['z']):.1f} standard errors away; for the error of `refine` it would take "
-                f"{md['same_error']:.2g} evaluations, {md['same_error'] / figures['evaluations']:,.0f} times as many."
+                f" {label} is {abs(md['z']):.1f} standard errors away; extrapolated as 1 / error^2 it would take "
+                f"{md['same_error']:.2g} evaluations for the error of `refine`, "
+                f"{md['same_error'] / figures['evaluations']:,.0f} times as many."
             )
         notes += f" {label}: {md['note']}." if md["note"] else ""
     if not figures["dynamics"]:
         hours = figures["milliseconds"] * 1e6 / STEP_FS / 3.6e6
         notes += f" A nanosecond of dynamics would take {1e6 / STEP_FS:,.0f} evaluations, {hours:.1f} hours."
-    head = ["| | dF / kT | evaluations of GFN2-xTB |", "|---|---|---|"]
-    return "\n".join([*head, *("| " + " | ".join(row) + " |" for row in rows), "", notes])
+    columns = {
+        "dF / kT": f"{figures['system']}, {figures['basin']}",
+        "force field, a flow": shown(figures["cheap"]),
+        "GFN2-xTB, `refine`; evaluations": f"{shown(figures['refined'])}; {figures['evaluations']:,}",
+        "the correction": shown(figures["correction"]),
+        f"a ladder of {RUNGS} lambdas, as many": shown(figures["ladder"]),
+        "dynamics on GFN2-xTB; evaluations": " / ".join(known) or "none",
+    }
+    lines = [columns, ["---"] * len(columns), columns.values()]
+    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", notes])
