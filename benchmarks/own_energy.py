@@ -46,7 +46,7 @@ SHORT = {"force field": 60_000, "batched": 4_000}  # evaluations of the short tr
 ROWS = {
     "batched": "network, batched",
     "python": "network, PythonForce",
-    "processes": f"network, PythonForce in {PROCESSES} processes",
+    "processes": f"network, PythonForce in {PROCESSES} processes, each core",
     "gfn1": "GFN1-xTB, dxtb, batched",
     "gfn2": "GFN2-xTB, tblite by ASE",
     "force field": "force field, translated, in C",
