@@ -26,7 +26,7 @@ from .bijection import Bijection
 from .constraints import MassMetric, fixed_lengths
 from .isomers import Amide, amide_bonds, sides_of_nitrogens, with_trans_amides, without_hydrogen
 from .marks import marked_bonds, marked_centres
-from .minima import MANY, Flexible, Minima, Modes, distinct, followers, search, unwrapped, varied
+from .minima import MANY, Flexible, Minima, Modes, distinct, followers, joined, search, unwrapped, varied
 from .quenching import reached
 from .scales import (
     ValueAndGradient,
@@ -202,12 +202,16 @@ class InternalCoordinates(Bijection):
             )
             at[k] = settings.inflate**2 * c.unmixing @ covariance @ c.unmixing.T
         means, covariances = [z[few] for few in chosen], [torch.stack([at[k] for k in few]) for few in chosen]
-        follow = followers(sets, means, covariances)
+        harmonic = [
+            torch.linalg.slogdet(one).logabsdet / 2 - minima.energies[few]
+            for one, few in zip(covariances, chosen, strict=True)
+        ]
+        parts = [joined(*one) for one in zip(sets, means, covariances, harmonic, strict=True)]
+        follow = followers(sets, [part[0] for part in parts], [part[1] for part in parts])
         found = []
-        for leading, others, few, mean, covariance in zip(sets, follow, chosen, means, covariances, strict=True):
+        for leading, others, (mean, covariance, log_shares) in zip(sets, follow, parts, strict=True):
             columns = [*leading, *others]
             roots = torch.linalg.cholesky(covariance[:, columns][:, :, columns])
-            log_shares = torch.linalg.slogdet(covariance).logabsdet / 2 - minima.energies[few]
             found.append(Modes(torch.tensor(columns), len(leading), mean[:, columns], roots, log_shares))
         return tuple(found)
 

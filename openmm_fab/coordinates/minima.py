@@ -38,6 +38,7 @@ STAGES = ((20, 300.0), (20, 100.0), (20, 40.0))  # steps; kT above the limit fro
 TOGETHER = (0.3, 0.5)  # rad; of ring torsions and sides, and of periodic ones: these come down to one minimum
 EQUAL = 0.01  # kT; the mirror image of a minimum is one, too, where the atoms that exchange labels are equal
 MANY = 48  # minima of one set, the lowest
+JOINED, RARE = 3.0, 0.02  # widths; of the population. Minima that are closer share a mode, and rare ones join no others
 FOLLOWS = 0.005  # nats; an entry that follows less is left to the flow
 
 
@@ -362,7 +363,7 @@ def followers(sets: Sequence[Sequence[int]], means: Sequence[Tensor], covariance
     Of each set the means (n, n_stiff) and covariances (n, n_stiff, n_stiff) of z at its minima. How far an entry
     follows is how much its own normal distribution there differs from the standard one, (mean^2 + variance - 1 -
     log(variance)) / 2 nats, and how much of it the set tells by correlation, -log(1 - r^2) / 2, at the minimum where
-    this is most.
+    this is most. A set with one mode has none: it holds minima that differ in what is not in the set, too.
     """
     found: list[list[int]] = [[] for _ in sets]
     if not sets:
@@ -374,13 +375,45 @@ def followers(sets: Sequence[Sequence[int]], means: Sequence[Tensor], covariance
         cross = covariance[:, :, list(entries)]
         inside = covariance[:, list(entries)][:, :, list(entries)]
         told = (cross @ torch.linalg.inv(inside) * cross).sum(2) / variance
-        scores.append((differs - (1 - told).clamp(min=1e-9).log() / 2).amax(0))
+        scores.append((len(mean) > 1) * (differs - (1 - told).clamp(min=1e-9).log() / 2).amax(0))
     score = torch.stack(scores)
     known = {e for entries in sets for e in entries}
     for e in (score > FOLLOWS).any(0).nonzero()[:, 0].tolist():
         if e not in known:
             found[int(score[:, e].argmax())].append(e)
     return found
+
+
+def joined(
+    entries: Sequence[int], means: Tensor, covariances: Tensor, log_shares: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normal distributions (n, k), (n, k, k) with logarithms of shares (n,), of which those that overlap in some
+    `entries` are made one with their common mean and covariance.
+
+    Minima with little between them are no modes: of a flat nitrogen, or of a ring that turns its pucker around.
+    """
+    lead, wide = means[:, list(entries)], covariances[:, list(entries)][:, :, list(entries)]
+    away = lead[:, None] - lead
+    distance = (away * torch.linalg.solve((wide[:, None] + wide) / 2, away)).sum(2).sqrt()
+    near = distance < JOINED
+    rare = log_shares.softmax(0) < RARE
+    links = near & ~rare & ~rare[:, None]
+    for k in rare.nonzero()[:, 0].tolist():
+        nearest = int(distance[k].masked_fill(rare, torch.inf).argmin())
+        links[k, nearest] = links[nearest, k] = near[k, nearest]
+    links |= torch.eye(len(links), dtype=torch.bool)
+    for _ in range(len(links)):
+        links = (links.double() @ links.double()) > 0
+    first = links.int().argmax(1)
+    found = []
+    for group in (torch.nonzero(first == k)[:, 0] for k in first.unique()):
+        share = log_shares[group].softmax(0)
+        mean = share @ means[group]
+        apart = means[group] - mean
+        covariance = torch.einsum("m,mij->ij", share, covariances[group]) + (share * apart.mT) @ apart
+        found.append((mean, covariance, log_shares[group].logsumexp(0)))
+    means, covariances, log_shares = map(torch.stack, zip(*found, strict=True))
+    return means, covariances, log_shares
 
 
 def varied(sets: Sequence[Sequence[int]], values: Tensor, width: Tensor) -> list[list[int]]:

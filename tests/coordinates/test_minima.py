@@ -14,7 +14,7 @@ from openmm import app, unit
 
 from openmm_fab.coordinates.internal import InternalCoordinates
 from openmm_fab.coordinates.isomers import hands_of, kept_in_large_rings, mirrored, stiff_in_large_rings
-from openmm_fab.coordinates.minima import _compared, _sound, distinct, followers, ring_systems, unwrapped
+from openmm_fab.coordinates.minima import _compared, _sound, distinct, followers, joined, ring_systems, unwrapped
 from openmm_fab.coordinates.settings import CoordinateSettings
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.flow.coupling import CouplingFlow
@@ -99,6 +99,34 @@ def test_every_minimum_that_hot_dynamics_reaches_is_found(n):
     assert (away < (1.0 if n < 7 else 5.0)).all()
     for energy in energies[low]:
         assert np.abs(c.minima.energies.numpy() - energy).min() < 0.05
+
+
+def test_minima_that_overlap_share_a_mode():
+    """On one line with another that follows it: mean and covariance of the mixture, as its samples have them."""
+    means = torch.tensor([[0.0, 1.0], [10.0, -1.0], [2.0, 0.5]], dtype=torch.float64)
+    covariances = torch.tensor([[[1.0, 0.3], [0.3, 1.0]], [[1, 0], [0, 1]], [[2, -0.4], [-0.4, 1]]]).double()
+    log_shares = torch.tensor([0.2, 0.5, 0.3]).double().log() + 7.0
+    mean, covariance, shares = joined([0], means, covariances, log_shares)
+    torch.testing.assert_close(shares.exp() / math.exp(7.0), torch.tensor([0.5, 0.5]).double())
+    torch.testing.assert_close(mean[1], means[1])
+    torch.testing.assert_close(covariance[1], covariances[1])
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randn(200_000, 2, generator=random, dtype=torch.float64)
+    roots = torch.linalg.cholesky(covariances)
+    x = torch.cat([means[k] + noise[a:b] @ roots[k].T for k, a, b in ((0, 0, 80_000), (2, 80_000, 200_000))])
+    torch.testing.assert_close(mean[0], x.mean(0), rtol=0, atol=0.02)
+    torch.testing.assert_close(covariance[0], x.T.cov(), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize(("rare", "modes"), [(0.001, 2), (0.3, 1)])
+def test_rare_minima_join_no_others(rare, modes):
+    """Three in a row, each 2.5 widths from the next."""
+    means, one = torch.tensor([[0.0], [2.5], [5.0]]).double(), torch.ones(3, 1, 1).double()
+    shares = torch.tensor([0.5 - rare / 2, rare, 0.5 - rare / 2]).double()
+    mean, covariance, log_shares = joined([0], means, one, shares.log())
+    assert len(mean) == modes and float(log_shares.exp().sum()) == pytest.approx(1.0)
+    if modes == 1:
+        assert float(mean) == pytest.approx(2.5) and float(covariance) == pytest.approx(1 + 0.7 * 2.5**2)
 
 
 def test_minima_of_a_large_ring_are_those_that_hot_dynamics_reaches():
