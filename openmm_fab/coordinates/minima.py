@@ -38,7 +38,7 @@ STAGES = ((20, 300.0), (20, 100.0), (20, 40.0))  # steps; kT above the limit fro
 TOGETHER = (0.3, 0.5)  # rad; of ring torsions and sides, and of periodic ones: these come down to one minimum
 EQUAL = 0.01  # kT; the mirror image of a minimum is one, too, where the atoms that exchange labels are equal
 MANY = 48  # minima of one set, the lowest
-JOINED, RARE = 3.0, 0.02  # widths; of the population. Minima that are closer share a mode, and rare ones join no others
+JOINED, RARE = 3.0, 0.02  # widths; of the population. Minima share a mode if all are so close; rare ones join no others
 FOLLOWS = 0.005  # nats; an entry that follows less is left to the flow
 
 
@@ -387,33 +387,27 @@ def followers(sets: Sequence[Sequence[int]], means: Sequence[Tensor], covariance
 def joined(
     entries: Sequence[int], means: Tensor, covariances: Tensor, log_shares: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normal distributions (n, k), (n, k, k) with logarithms of shares (n,), of which those that overlap in some
-    `entries` are made one with their common mean and covariance.
+    """Normal distributions (n, k), (n, k, k) with logarithms of shares (n,): one with their common mean and covariance
+    where all of them overlap in some `entries`, each with another; else as they are.
 
     Minima with little between them are no modes: of a flat nitrogen, or of a ring that turns its pucker around.
     """
     lead, wide = means[:, list(entries)], covariances[:, list(entries)][:, :, list(entries)]
     away = lead[:, None] - lead
     distance = (away * torch.linalg.solve((wide[:, None] + wide) / 2, away)).sum(2).sqrt()
-    near = distance < JOINED
-    rare = log_shares.softmax(0) < RARE
+    near, rare = distance < JOINED, log_shares.softmax(0) < RARE
     links = near & ~rare & ~rare[:, None]
     for k in rare.nonzero()[:, 0].tolist():
         nearest = int(distance[k].masked_fill(rare, torch.inf).argmin())
         links[k, nearest] = links[nearest, k] = near[k, nearest]
-    links |= torch.eye(len(links), dtype=torch.bool)
-    for _ in range(len(links)):
-        links = (links.double() @ links.double()) > 0
-    first = links.int().argmax(1)
-    found = []
-    for group in (torch.nonzero(first == k)[:, 0] for k in first.unique()):
-        share = log_shares[group].softmax(0)
-        mean = share @ means[group]
-        apart = means[group] - mean
-        covariance = torch.einsum("m,mij->ij", share, covariances[group]) + (share * apart.mT) @ apart
-        found.append((mean, covariance, log_shares[group].logsumexp(0)))
-    means, covariances, log_shares = map(torch.stack, zip(*found, strict=True))
-    return means, covariances, log_shares
+    connected = torch.linalg.matrix_power(links.double() + torch.eye(len(links)), len(links)) > 0
+    if not connected.all():
+        return means, covariances, log_shares
+    share = log_shares.softmax(0)
+    mean = share @ means
+    apart = means - mean
+    covariance = torch.einsum("m,mij->ij", share, covariances) + (share * apart.mT) @ apart
+    return mean[None], covariance[None], log_shares.logsumexp(0)[None]
 
 
 def varied(sets: Sequence[Sequence[int]], values: Tensor, width: Tensor) -> list[list[int]]:

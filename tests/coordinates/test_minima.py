@@ -103,22 +103,26 @@ def test_every_minimum_that_hot_dynamics_reaches_is_found(n):
 
 def test_minima_that_overlap_share_a_mode():
     """On one line with another that follows it: mean and covariance of the mixture, as its samples have them."""
-    means = torch.tensor([[0.0, 1.0], [10.0, -1.0], [2.0, 0.5]], dtype=torch.float64)
-    covariances = torch.tensor([[[1.0, 0.3], [0.3, 1.0]], [[1, 0], [0, 1]], [[2, -0.4], [-0.4, 1]]]).double()
-    log_shares = torch.tensor([0.2, 0.5, 0.3]).double().log() + 7.0
+    means = torch.tensor([[0.0, 1.0], [2.0, 0.5]], dtype=torch.float64)
+    covariances = torch.tensor([[[1.0, 0.3], [0.3, 1.0]], [[2.0, -0.4], [-0.4, 1.0]]]).double()
+    log_shares = torch.tensor([0.2, 0.3]).double().log() + 7.0
     mean, covariance, shares = joined([0], means, covariances, log_shares)
-    torch.testing.assert_close(shares.exp() / math.exp(7.0), torch.tensor([0.5, 0.5]).double())
-    torch.testing.assert_close(mean[1], means[1])
-    torch.testing.assert_close(covariance[1], covariances[1])
+    assert float(shares.exp()) == pytest.approx(0.5 * math.exp(7.0))
     random = torch.Generator().manual_seed(0)
     noise = torch.randn(200_000, 2, generator=random, dtype=torch.float64)
     roots = torch.linalg.cholesky(covariances)
-    x = torch.cat([means[k] + noise[a:b] @ roots[k].T for k, a, b in ((0, 0, 80_000), (2, 80_000, 200_000))])
+    x = torch.cat([means[k] + part @ roots[k].T for k, part in enumerate(noise.split([80_000, 120_000]))])
     torch.testing.assert_close(mean[0], x.mean(0), rtol=0, atol=0.02)
     torch.testing.assert_close(covariance[0], x.T.cov(), rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize(("rare", "modes"), [(0.001, 2), (0.3, 1)])
+def test_with_a_mode_apart_all_stay_as_they_are():
+    means = torch.tensor([[0.0, 1.0], [10.0, -1.0], [2.0, 0.5]], dtype=torch.float64)
+    made = means, torch.eye(2, dtype=torch.float64).repeat(3, 1, 1), torch.zeros(3, dtype=torch.float64)
+    assert all(map(torch.equal, joined([0], *made), made))
+
+
+@pytest.mark.parametrize(("rare", "modes"), [(0.001, 3), (0.3, 1)])
 def test_rare_minima_join_no_others(rare, modes):
     """Three in a row, each 2.5 widths from the next."""
     means, one = torch.tensor([[0.0], [2.5], [5.0]]).double(), torch.ones(3, 1, 1).double()
