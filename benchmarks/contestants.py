@@ -31,19 +31,19 @@ class Molecule:
     Parameters
     ----------
     system : str
-        Shipped, or "united_pentane", see `beads`.
+        Shipped, or "united_pentane", see `beads`, or of `RINGS`.
     basin : callable or None
         Frames in the rarest basin above 0.1 %, of an mdtraj.Trajectory; None: it waits for its reference.
     truth : callable or None
         () -> F(basin) - F(rest), kT, its standard error, where it is from.
-    torsions : tuple of four atoms each, optional
-        That biases are on, one or two; None: those that the package would choose.
+    torsions : callable
+        () -> four atoms each of one or two torsions that biases are on; None: those that the package would choose.
     """
 
     system: str
     basin: Callable[[mdtraj.Trajectory], np.ndarray] | None = None
     truth: Callable[[], tuple[float, float, str]] | None = None
-    torsions: tuple[tuple[int, int, int, int], ...] | None = None
+    torsions: Callable[[], tuple[tuple[int, int, int, int], ...] | None] = lambda: None
 
 
 def gauche_plus(trajectory: mdtraj.Trajectory) -> np.ndarray:
@@ -61,14 +61,37 @@ def _gauche_plus_truth() -> tuple[float, float, str]:
     return math.log((1.0 - half) / half), error * (1.0 - both) / (1.0 - half), f"half of gauche; {source}"
 
 
+RINGS = {"piperidine": "C1CCNCC1", "cyclohexene": "C1CCC=CC1"}  # Sage's parameters, Gasteiger's charges, no solvent
+
+
+def across(name: str) -> tuple[int, int, int, int]:
+    """Atoms of the torsion C-C-C-C in the ring that is positive in one of two equal chairs or half-chairs."""
+    from rdkit import Chem
+
+    return Chem.MolFromSmiles(RINGS[name]).GetSubstructMatch(Chem.MolFromSmarts("[CH2][CH2][CH2][CH2]"))
+
+
+def ring(name: str) -> Molecule:
+    """One with two equal shapes, by symmetry; biases are on the torsion that tells them apart."""
+
+    def positive(trajectory: mdtraj.Trajectory) -> np.ndarray:
+        return mdtraj.compute_dihedrals(trajectory, [across(name)], periodic=False)[:, 0] > 0.0
+
+    return Molecule(name, positive, lambda: (0.0, 0.0, "symmetry"), lambda: (across(name),))
+
+
 MOLECULES = {
     "united_pentane": Molecule(
-        "united_pentane", beads.inside, lambda: calibration.truth("united_pentane"), ((0, 1, 2, 3), (1, 2, 3, 4))
+        "united_pentane",
+        beads.inside,
+        lambda: calibration.truth("united_pentane"),
+        lambda: ((0, 1, 2, 3), (1, 2, 3, 4)),
     ),
     "butane": Molecule("butane", gauche_plus, _gauche_plus_truth),
     "alanine_dipeptide": Molecule(
         "alanine_dipeptide", calibration.phi_positive, lambda: calibration.truth("alanine_dipeptide")
     ),
+    **{name: ring(name) for name in RINGS},
     "proline_dipeptide": Molecule("proline_dipeptide"),
     "alanine_tetrapeptide": Molecule("alanine_tetrapeptide"),
     "ibuprofen": Molecule("ibuprofen"),
@@ -78,6 +101,8 @@ MOLECULES = {
 
 def load(name: str) -> fab.MolecularSystem:
     """The molecule of a name of `Molecule.system`."""
+    if name in RINGS:
+        return fab.MolecularSystem.from_smiles(RINGS[name], name=name, charges="gasteiger", solvent="none")
     return beads.chain(5) if name == "united_pentane" else fab.MolecularSystem.load(name)
 
 
@@ -107,7 +132,7 @@ def by_reference(
             system = heavy(system)
             about |= {"step_fs": STEP_FS} | fastest(system)
         if method in ("metadynamics", "opes"):
-            about["torsions"] = molecule.torsions
+            about["torsions"] = molecule.torsions()
         copies = about.get("walkers", about.get("temperatures", 6) if method == "replica-exchange" else 1)
         before = about.get("equilibration_ps", 50.0) + about.get("build_ps", 0.0)
         ps = scale * FIRST_PS.get(method, WALKERS_PS)
@@ -127,7 +152,7 @@ def app_metadynamics(
     """OpenMM's own: the bias is built on the first torsions, then stays as it is, and frames are weighted by it."""
     system = heavy(system)
     build, frame, hill, step = 500.0 * scale, 1.0, 0.5, 0.001 * STEP_FS  # ps
-    torsions = molecule.torsions or chosen_torsions(system.md_topology, None)
+    torsions = molecule.torsions() or chosen_torsions(system.md_topology, None)
     copied = openmm.XmlSerializer.clone(system.system)
     variables = []
     for atoms in torsions:

@@ -15,7 +15,7 @@ import openmm
 import pytest
 import torch
 
-from benchmarks import beads, budgets, calibration, pieces, race
+from benchmarks import beads, budgets, calibration, contestants, pieces, race
 from openmm_fab.energy.compiled import CompiledEnergy
 from openmm_fab.generator.seeking import Seeking
 from openmm_fab.molecule.system import MolecularSystem
@@ -90,6 +90,21 @@ def test_a_method_runs_until_its_error_and_no_longer(places: Path, monkeypatch: 
     assert len(made) == 4  # the cell is there
     race.measure(SimpleNamespace(**_race(anew=True, cap=0.0)))
     assert len(made) == 5
+
+
+@pytest.mark.parametrize("name", list(contestants.RINGS))
+def test_the_shapes_of_rings_are_mirror_images(name: str) -> None:
+    """What is in the basin is out of it in a mirror, which changes no energy: half of all structures are."""
+    pytest.importorskip("rdkit")
+    pytest.importorskip("openff.toolkit")
+    system, molecule = contestants.load(name), contestants.MOLECULES[name]
+    x = np.array([system.minimum, system.minimum * [1.0, 1.0, -1.0]])
+    u = CompiledEnergy(system).value_and_gradient(torch.as_tensor(x))[0]
+    assert float(u[0]) == pytest.approx(float(u[1]), abs=1e-3)
+    inside = molecule.basin(mdtraj.Trajectory(x, system.md_topology))  # type: ignore[misc]
+    assert sorted(inside) == [False, True]
+    ((a, b, c, d),) = molecule.torsions()  # type: ignore[misc]
+    assert {frozenset(pair) for pair in ((a, b), (b, c), (c, d))} <= set(map(frozenset, system.graph.bonds.tolist()))
 
 
 def _race(anew: bool = False, cap: float = 1e9) -> dict[str, object]:
