@@ -70,7 +70,9 @@ class BaseDensity(nn.Module):
         """Bounds (dim,) of splines, which reach as far beyond the outer modes, and deviations (dim,), of lines."""
         bound, spread = torch.full((self.dim,), self.settings.bound), torch.ones(self.dim)
         for mixture in map(_mixture, self.mixtures):
-            bound[mixture.columns] += mixture.means.abs().amax(0).float()
+            wide = mixture.roots[:-1].square().sum(2).sqrt().clamp(min=1.0)  # of each mode, but the broad one
+            beyond = mixture.means[:-1].abs() + self.settings.bound * (wide - 1)
+            bound[mixture.columns] += beyond.amax(0).float()
             spread[mixture.columns] = mixture.spread.float()
         if self.log_temperatures:
             bound[-1] = torch.inf

@@ -55,7 +55,7 @@ class Mixture(nn.Module):
                 f"(modes,); got {tuple(columns.shape)}, {leading}, {tuple(means.shape)}, {tuple(roots.shape)} and "
                 f"{tuple(log_shares.shape)}."
             )
-        spread = (1 + means.square().mean(0)).sqrt()
+        spread = (roots.square().sum(2).clamp(min=1.0) + means.square()).mean(0).sqrt()
         broad = torch.diag(spread)
         roots = torch.cat([roots, broad[None]])
         log_widths = roots.diagonal(dim1=1, dim2=2).log() + math.log(2 * math.pi) / 2

@@ -232,3 +232,11 @@ def test_every_coordinate_is_read_by_a_layer_that_moves_others(periodic):
     read = [{*k.kept_lines.tolist(), *k.kept_circles.tolist()} for k in flow.layers]
     assert set().union(*read) == set(range(len(periodic)))
     assert set().union(*(k.moved.tolist() for k in flow.layers)) == set(range(len(periodic)))
+
+
+def test_the_range_of_splines_holds_a_wide_mode():
+    """A mode four times as wide as another line has the same number of its widths within reach."""
+    wide = (torch.tensor([0]), 1, torch.zeros(1, 1), torch.full((1, 1, 1), 4.0), torch.zeros(1))
+    plain, flow = flow_of(noise=0.0), flow_of(modes=(wide,), noise=0.0)
+    torch.testing.assert_close(flow.reach[0], 4 * plain.reach[0])
+    torch.testing.assert_close(flow.reach[1:], plain.reach[1:])
