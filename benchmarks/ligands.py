@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -356,8 +356,8 @@ def _about(figures: Figures) -> str:
         f"{', '.join(untrained) or 'none'}. Sage, NAGL's charges, GBn2 (OBC2 with phosphorus), "
         f"300 K; preset {figures['preset']}, "
         f"{figures['minutes']:g} minutes of one core for training, {figures['samples']:,} samples. t: torsions that "
-        "turn. s: of the processor, for parameters, coordinates, training, samples and audit. Clipped: share of the "
-        "weight above its 1e-4 quantile. Basins: of the torsions, with ten effective samples and more, then all that "
+        f"turn. All of it took {_span(found)} s of the processor. Basins: of the torsions, with ten effective "
+        "samples and more, then all that "
         f"were seen. Missing: minima that an audit of {figures['audit']:g} s says have too little weight, and what is "
         f"due there. RDKit: {figures['embedded']} ETKDG conformers at minima of the same energy; torsions of heavy "
         "atoms; its shares are exp(-u) of the minima alone, other isomers of amides included. "
@@ -367,15 +367,26 @@ def _about(figures: Figures) -> str:
     )
 
 
+def _span(found: dict[str, Figures]) -> str:
+    """Least and most seconds of the processor for parameters, coordinates, training, samples and audit."""
+    parts = ("made", "trained", "sampled")
+    all_of = [sum(of[part].get("cpu_seconds", 0.0) for part in parts) for of in found.values() if "sampled" in of]
+    return f"{min(all_of):.0f} to {max(all_of):.0f}" if all_of else "-"
+
+
 def _thirty(figures: Figures) -> str:
     """Those that were trained, and what failed."""
     begun = {name: of for name, of in figures["molecules"].items() if "trained" in of or "failure" in of["made"]}
     cells = [_row(_named(name, of, figures["minutes"]), of) for name, of in begun.items()]
-    head = "| atoms, t | s | ESS | k-hat | clipped, % | basins | missing, % "
-    half = -(-len(cells) // 2)
-    right = [*cells[half:], *[" | " * 7] * (2 * half - len(cells))]
-    rows = [f"| {a} | {b} |" for a, b in zip(cells[:half], right, strict=True)]
-    return "\n".join([f"| molecule {head}| molecule {head}|", "|" + "---|" * 16, *rows])
+    return _beside_each_other("| molecule, atoms, t | ESS | k-hat | basins | missing, % ", cells, 4)
+
+
+def _beside_each_other(head: str, cells: Sequence[str], across: int) -> str:
+    """A table of rows, each with `head`, so many side by side, in columns from top to bottom."""
+    columns, high = head.count("|"), -(-len(cells) // across)
+    cells = [*cells, *[" | " * (columns - 1)] * (high * across - len(cells))]
+    rows = [f"| {' | '.join(cells[k::high])} |" for k in range(high)]
+    return "\n".join([f"{head * across}|", "|" + "---|" * (columns * across), *rows])
 
 
 def _named(name: str, of: Figures, minutes: float) -> str:
@@ -386,16 +397,13 @@ def _named(name: str, of: Figures, minutes: float) -> str:
 
 def _row(name: str, of: Figures) -> str:
     made, trained, sampled = (of.get(part, {}) for part in ("made", "trained", "sampled"))
-    size = f"{made['atoms']}, {made['torsions']}" if "atoms" in made else ""
-    seconds = sum(part.get("cpu_seconds", 0.0) for part in (made, trained, sampled))
+    size = f", {made['atoms']}, {made['torsions']}" if "atoms" in made else ""
     why = next((part["failure"] for part in (made, trained, sampled) if "failure" in part), None)
     if why or "ess" not in sampled:
-        return f"{name} | {size} | {seconds:.0f} | {(why or '').partition('. ')[0][:60]} | | | | "
+        return f"{name}{size} | {(why or '').partition('. ')[0][:60]} | | | "
     audit = f"{sampled['missing']}, {100 * sampled['due']:.0f}" if sampled["missing"] else "0"
-    return (
-        f"{name} | {size} | {seconds:.0f} | {sampled['ess']:.0f} | {sampled['khat']:.2f} | "
-        f"{100 * sampled['clipped']:.0f} | {sampled['enough']} of {sampled['basins']} | {audit}"
-    )
+    basins = f"{sampled['enough']} of {sampled['basins']}"
+    return f"{name}{size} | {sampled['ess']:.0f} | {sampled['khat']:.2f} | {basins} | {audit}"
 
 
 def _beside(found: dict[str, Figures]) -> str:
@@ -410,10 +418,10 @@ def _beside(found: dict[str, Figures]) -> str:
         alone = of.get("replicas", {}).get("against walkers", {})
         pairs = [_agree(one) for one in (compared.get("walkers", {}), compared.get("replicas", {}), alone)]
         if any(rdkit + pairs):
-            rows.append(f"| {' | '.join([name, *rdkit, *pairs])} |")
+            rows.append(" | ".join([name, *rdkit, *pairs]))
     head = "| | ours above 1 % | RDKit misses | weight, % | RDKit's above 1 % | ours misses | weight, % "
-    head += "| populations: walkers | openmmtools | both |"
-    return "\n".join([head, "|" + "---|" * 10, *rows]) if rows else ""
+    head += "| populations: walkers | openmmtools | both "
+    return _beside_each_other(head, rows, 2) if rows else ""
 
 
 def _agree(of: Figures) -> str:

@@ -39,7 +39,7 @@ def test_parts_that_are_done_are_left_alone_and_failed_ones_are_made_again(tmp_p
     assert called == ["made", "trained"]  # nothing is sampled of what was not trained
     assert figures["molecules"]["aspirin"]["trained"]["failure"] == "ValueError: Expected trained."
     assert ligands.failure(figures) == "Failed: aspirin, trained."
-    assert "| aspirin | 20, 3 | 0 | ValueError: Expected trained. |" in ligands.table(figures)
+    assert "| aspirin, 20, 3 | ValueError: Expected trained. |" in ligands.table(figures)
 
     broken.clear()
     called.clear()
