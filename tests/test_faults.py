@@ -94,7 +94,7 @@ def test_checkpoints_of_other_versions_say_so(tmp_path) -> None:
 def test_checkpoints_that_versions_left_load_or_say_why_not() -> None:
     """Files in tests/data, each written by the version that had its format; today's goes on to the end."""
     target, random = Gaussian(torch.zeros(2), torch.ones(2)), torch.Generator()
-    formats = [4, 5, 6, 7, 8, 9, 10, 11, CHECKPOINT_FORMAT]
+    formats = [4, 5, 6, 7, 8, 9, 10, 11, 12, CHECKPOINT_FORMAT]
     found = [DATA / f"checkpoint_format_{number}.pt" for number in formats]
     assert set(found) == set(DATA.glob("checkpoint_format_*.pt"))
     for path in found:

@@ -21,7 +21,7 @@ from ..target import Coordinates, Target
 from ..tools.files import check_format, write_atomically
 from .settings import GeneratorSettings
 
-MODEL_FORMAT = "openmm_fab model 3"
+MODEL_FORMAT = "openmm_fab model 4"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..tools.files import DamagedFileError, check_format, load_torch, save_torch
 from .distributed import RankLostError
 
-CHECKPOINT_FORMAT = 12
+CHECKPOINT_FORMAT = 13
 
 
 def write(path: str | Path, state: dict[str, Any]) -> Path:
