@@ -5,12 +5,12 @@ deviation of ten and more, and the few annealed samples that count make the flow
 begins with objectives of little noise, and goes over to FAB once the flow's effective sample size allows it.  One
 energy with its gradient a sample, no annealing; phases follow each other by what is measured:
 
-`apart`    s by the reverse Kullback-Leibler divergence with t held fixed, which moves no weight between basins; t by its
-           weights (below), which leave the clashes.  Until such a step reaches as far as lam = `APART`.
+`apart`    s by the reverse Kullback-Leibler divergence with t held fixed, which moves no weight between basins; t by
+           its weights (below), which leave the clashes.  Until such a step reaches as far as lam = `APART`.
 `joint`    the reverse Kullback-Leibler divergence of both, the forces acting on t, too.  It learns the shapes of
            basins; rare ones are lifted, see `train.lifting`.  One in which s is learned later than in another may lose
-           its weight here.  Until lam is above `JOINT`, or the divergence falls no more.  The forces on t are whole: where those of clashes
-           are cut, the entropy is stronger, and q(t) spreads into the clashes.
+           its weight here.  Until lam is above `JOINT`, or the divergence falls no more.  The forces on t are whole:
+           where those of clashes are cut, the entropy is stronger, and q(t) spreads into the clashes.
 `weights`  t as in `apart`, with rare basins lifted: the basins get their populations; s by its weights as far as they
            reach, and by the reverse divergence, both along the paths of the samples (below).  Until the effective
            sample size is `ENOUGH`.
